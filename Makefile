@@ -1,0 +1,51 @@
+# Everything runs in a virtual environment in .venv, made by the first target that needs it.
+
+BIN := .venv/bin
+READY := .venv/.ready
+GIGABYTES := 5
+
+.DEFAULT_GOAL := help
+.PHONY: help parity test lint format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+parity: $(READY) ## Set up, then prove that every backend computes the same function
+	@$(BIN)/triptych parity alexnet_bvlc
+
+test: lint ## Set up, then run lint, type checks and all tests
+	@$(BIN)/python -m pytest -q
+
+lint: $(READY)
+	@echo "Checking style and types ..."
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY) ## Format the code
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean: ## Remove the virtual environment and caches
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+# pip is the user's own, configuration and all: set PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS … as you need.
+$(READY): pyproject.toml constraints.txt
+	@set -e; \
+	for candidate in $(PYTHON) python3 python3.11 python3.12 python3.13 python; do \
+		if "$$candidate" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
+		then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "Triptych needs Python 3.11, 3.12 or 3.13 with its venv module, and found none;" \
+			"install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; \
+	fi; \
+	if [ ! -x $(BIN)/triptych ] && [ "$$(df -Pk . | awk 'NR == 2 { print int($$4 / 1048576) }')" -lt $(GIGABYTES) ]; then \
+		echo "Triptych needs $(GIGABYTES) GB of free disk for its virtual environment here ($$(pwd)); free some." >&2; exit 1; \
+	fi; \
+	echo "Setting up .venv with $$("$$python" --version): the frameworks are large, the first time takes minutes ..."; \
+	"$$python" -m venv .venv || { \
+		echo "Could not make a virtual environment with $$python; on Debian, install python3-venv." >&2; exit 1; }; \
+	$(BIN)/python -m pip install -c constraints.txt -e '.[torch,keras,tf1,onnx,dev]' || { \
+		echo "Could not install the packages: see pip's message above. Without network, point pip to a local index" \
+			"(PIP_INDEX_URL or PIP_FIND_LINKS); then run make again, which goes on where it stopped." >&2; exit 1; }; \
+	touch $(READY)

@@ -1,0 +1,48 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import TriptychError
+
+
+def os_error_sentence(error: OSError) -> str:
+    """What the operating system said, without its number: `No space left on device`."""
+    return error.strerror or str(error)
+
+
+@contextmanager
+def written_atomically(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it does not.
+
+    Raises:
+        TriptychError: the folder does not exist, cannot be written to, or is full.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise TriptychError(f"cannot write {path}: it is a folder; give the path of a file")
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise TriptychError(f"cannot write {path}: {os_error_sentence(error)} ({path.parent})") from None
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise TriptychError(f"cannot write {path}: {os_error_sentence(error)}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

@@ -1,0 +1,52 @@
+"""Photographs: the ones that ship with scikit-image, and how a picture becomes a network's input."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.specs.architecture import Architecture
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PHOTOGRAPHS = ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png")
+"""Files inside scikit-image's own package; nothing is downloaded."""
+
+
+def photograph(index: int) -> Image:
+    """The photograph at `index`, counted round, as an RGB picture."""
+    from importlib.resources import files
+
+    from PIL import Image
+
+    with (files("skimage.data") / PHOTOGRAPHS[index % len(PHOTOGRAPHS)]).open("rb") as stream:
+        return Image.open(stream).convert("RGB")
+
+
+def preprocess(picture: Image, spec: Architecture) -> np.ndarray:
+    """A picture as a network's input: resized to cover it, cropped at the centre, normalised as the spec says.
+
+    Resizing is Pillow's bicubic filter with its antialiasing.
+
+    Returns:
+        float32, (C, H, W), channels in the order of `spec.preprocessing.channels`; grey where the network takes one.
+    """
+    from PIL import Image, ImageOps
+
+    channels, height, width = spec.input_shape
+    fitted = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+    recipe = spec.preprocessing
+    if channels == 1:
+        pixels = np.asarray(fitted.convert("L"), dtype=np.float32)[None]
+    else:
+        pixels = np.asarray(fitted, dtype=np.float32).transpose(2, 0, 1)
+        pixels = pixels[["RGB".index(channel) for channel in recipe.channels]]
+    mean, scale = (np.array(numbers, np.float32)[:channels, None, None] for numbers in (recipe.mean, recipe.scale))
+    return np.ascontiguousarray((pixels - mean) / scale)
+
+
+def photographs(spec: Architecture, count: int) -> np.ndarray:
+    """A batch of preprocessed photographs, float32, (N, C, H, W)."""
+    return np.stack([preprocess(photograph(index), spec) for index in range(count)])

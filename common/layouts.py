@@ -1,0 +1,73 @@
+"""Changes of layout, each a pure reordering of elements.
+
+Canonical, as in ONNX, Caffe and PyTorch: activations (N, C, H, W), convolution kernels (out, in, H, W), dense kernels
+(out, in), and a flatten that runs C, H, W. TensorFlow and Keras: activations (N, H, W, C), convolution kernels
+(H, W, in, out), dense kernels (in, out), and a flatten that runs H, W, C, so that the rows of a dense kernel behind a
+flatten come in another order too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from common.specs.architecture import Padding, Pair
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy import ndarray
+
+
+def to_channels_last(activation: ndarray) -> ndarray:
+    """(N, C, H, W) → (N, H, W, C); anything that is not a map stays as it is."""
+    return activation.transpose(0, 2, 3, 1) if activation.ndim == 4 else activation
+
+
+def to_channels_first(activation: ndarray) -> ndarray:
+    """(N, H, W, C) → (N, C, H, W); anything that is not a map stays as it is."""
+    return activation.transpose(0, 3, 1, 2) if activation.ndim == 4 else activation
+
+
+def conv_to_hwio(kernel: ndarray) -> ndarray:
+    """(out, in, H, W) → (H, W, in, out)."""
+    return kernel.transpose(2, 3, 1, 0)
+
+
+def conv_from_hwio(kernel: ndarray) -> ndarray:
+    """(H, W, in, out) → (out, in, H, W)."""
+    return kernel.transpose(3, 2, 0, 1)
+
+
+def dense_to_io(kernel: ndarray, flattened: tuple[int, int, int] | None = None) -> ndarray:
+    """(out, in) → (in, out).
+
+    `flattened` is the (H, W, C) of the map that was flattened into the layer's input, if one was: its rows are then
+    reordered from C, H, W to H, W, C.
+    """
+    if flattened is None:
+        return kernel.T
+    height, width, channels = flattened
+    return kernel.reshape(-1, channels, height, width).transpose(2, 3, 1, 0).reshape(kernel.shape[1], kernel.shape[0])
+
+
+def dense_from_io(kernel: ndarray, flattened: tuple[int, int, int] | None = None) -> ndarray:
+    """(in, out) → (out, in): the inverse of `dense_to_io`."""
+    if flattened is None:
+        return kernel.T
+    height, width, channels = flattened
+    return kernel.reshape(height, width, channels, -1).transpose(3, 2, 0, 1).reshape(kernel.shape[1], kernel.shape[0])
+
+
+def flat_to_channels_first(activation: ndarray, flattened: tuple[int, int, int]) -> ndarray:
+    """(N, H·W·C) → (N, C·H·W), where `flattened` is the (H, W, C) of the map."""
+    return to_channels_first(activation.reshape(-1, *flattened)).reshape(activation.shape)
+
+
+def same_padding(size: Sequence[int], kernel: Pair, stride: Sequence[int]) -> Padding:
+    """TensorFlow's SAME in pixels: as little as gives ceil(size / stride) positions, the odd one below and right."""
+    totals = [
+        max((-(-length // step) - 1) * step + window - length, 0)
+        for length, window, step in zip(size, kernel, stride, strict=True)
+    ]
+    vertical, horizontal = ((total // 2, total - total // 2) for total in totals)
+    return vertical, horizontal

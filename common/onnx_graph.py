@@ -1,0 +1,237 @@
+"""The canonical ONNX graph, and running one with every layer recorded.
+
+Each implementation traces its own model and writes what it finds through a `GraphBuilder`, so that the three exports
+share their vocabulary (one node for each layer, named after it; initializers named and laid out canonically) while the
+content of each graph comes from that framework's model alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from common.errors import TriptychError
+from common.files import written_atomically
+from common.specs.architecture import IMAGE, Padding, Pair
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 18
+IR_VERSION = 10
+BATCH = "N"
+"""The name of the dynamic first axis."""
+
+
+class GraphBuilder:
+    """An ONNX graph, written layer by layer. Each method adds one node called `name` and returns its output's name.
+
+    Values are named after the layer that makes them. Maps are (N, C, H, W).
+    """
+
+    def __init__(self, image_shape: Sequence[int], *, architecture: str | None = None) -> None:
+        self.architecture = architecture
+        self.image_shape = tuple(image_shape)
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, np.ndarray] = {}
+
+    def _node(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def _parameters(self, layer: str, **parameters: np.ndarray | None) -> list[str]:
+        given = {f"{layer}/{name}": array for name, array in parameters.items() if array is not None}
+        self.initializers |= given
+        return list(given)
+
+    def conv(
+        self,
+        name: str,
+        x: str,
+        weight: np.ndarray,
+        bias: np.ndarray | None,
+        *,
+        stride: Pair = (1, 1),
+        padding: Padding = ((0, 0), (0, 0)),
+        dilation: Pair = (1, 1),
+        groups: int = 1,
+    ) -> str:
+        """Convolution; weight (out, in / groups, H, W)."""
+        return self._node(
+            "Conv",
+            name,
+            x,
+            *self._parameters(name, weight=weight, bias=bias),
+            kernel_shape=weight.shape[2:],
+            strides=stride,
+            pads=_pads(padding),
+            dilations=dilation,
+            group=groups,
+        )
+
+    def dense(self, name: str, x: str, weight: np.ndarray, bias: np.ndarray) -> str:
+        """W·x + b; weight (out, in)."""
+        return self._node("Gemm", name, x, *self._parameters(name, weight=weight, bias=bias), transB=1)
+
+    def max_pool(self, name: str, x: str, *, kernel: Pair, stride: Pair, padding: Padding, ceil: bool = False) -> str:
+        return self._node(
+            "MaxPool", name, x, kernel_shape=kernel, strides=stride, pads=_pads(padding), ceil_mode=int(ceil)
+        )
+
+    def lrn(self, name: str, x: str, *, size: int, alpha: float, beta: float, k: float) -> str:
+        """Local response normalisation; alpha is divided by size, as in Caffe."""
+        return self._node("LRN", name, x, size=size, alpha=float(alpha), beta=float(beta), bias=float(k))
+
+    def relu(self, name: str, x: str) -> str:
+        return self._node("Relu", name, x)
+
+    def flatten(self, name: str, x: str) -> str:
+        return self._node("Flatten", name, x, axis=1)
+
+    def save(self, path: str | Path, outputs: Mapping[str, str], *, source: str) -> None:
+        """Check the graph in full and write it, whole or not at all.
+
+        Args:
+            path: where to; an existing file is replaced.
+            outputs: `logits`, and the auxiliary heads if there are any, to the layers behind them.
+            source: the framework and its version, kept in the file's metadata.
+
+        Raises:
+            TriptychError: the file cannot be written.
+        """
+        import onnx
+
+        model = self._model(outputs, source)
+        with written_atomically(path) as temporary:
+            with temporary.open("wb") as file:
+                _write(model, self.initializers, file)
+            onnx.checker.check_model(temporary, full_check=True)
+
+    def _model(self, outputs: Mapping[str, str], source: str) -> onnx.ModelProto:
+        """The model without its initializers."""
+        from onnx import TensorProto, helper
+
+        renamed = {layer: output for output, layer in outputs.items()}
+        for node in self.nodes:
+            node.input[:] = [renamed.get(value, value) for value in node.input]
+            node.output[:] = [renamed.get(value, value) for value in node.output]
+        graph = helper.make_graph(
+            self.nodes,
+            self.architecture or "network",
+            [helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, [BATCH, *self.image_shape])],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, [BATCH, None]) for output in outputs],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        properties = {"source": source} | ({"architecture": self.architecture} if self.architecture else {})
+        helper.set_model_props(model, properties)
+        return model
+
+
+def _write(model: onnx.ModelProto, initializers: Mapping[str, np.ndarray], file: BinaryIO) -> None:
+    """Serialise a model and its float32 initializers without copying the arrays.
+
+    `onnx.save` copies every array into Python bytes, into a protobuf message, and into one string for the whole file,
+    which takes several times as long as writing them. A protobuf message is the concatenation of its fields, each a
+    tag, a length and the content, so the arrays can go straight to the file.
+    """
+    import onnx
+
+    initializer = _tag(onnx.GraphProto, "initializer")
+    entries = []
+    for name, array in initializers.items():
+        header = onnx.TensorProto(name=name, dims=array.shape, data_type=onnx.TensorProto.FLOAT).SerializeToString()
+        header += _tag(onnx.TensorProto, "raw_data") + _varint(array.nbytes)
+        entries.append((initializer + _varint(len(header) + array.nbytes) + header, array))
+    graph = model.graph.SerializeToString()
+    model.ClearField("graph")
+    file.write(model.SerializeToString())
+    size = len(graph) + sum(len(header) + array.nbytes for header, array in entries)
+    file.write(_tag(onnx.ModelProto, "graph") + _varint(size) + graph)
+    for header, array in entries:
+        file.write(header)
+        file.write(np.ascontiguousarray(array, dtype="<f4").data.cast("B"))
+
+
+def _tag(message: type, field: str) -> bytes:
+    """The key of a length-delimited field (protobuf encoding, wire type 2)."""
+    return _varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)  # type: ignore[attr-defined]
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first, the top bit set on all but the last (protobuf encoding, base 128)."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number])
+
+
+def _pads(padding: Padding) -> list[int]:
+    """ONNX lists all beginnings, then all ends."""
+    (top, bottom), (left, right) = padding
+    return [top, left, bottom, right]
+
+
+def record(
+    path: str | Path, image: np.ndarray, injected: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Run an exported file with ONNX Runtime on the CPU and return every layer's output by its node's name.
+
+    Args:
+        path: a file that `GraphBuilder` wrote.
+        image: float32, (N, C, H, W).
+        injected: values that replace a layer's output for the layers behind it, after it has been recorded.
+
+    Raises:
+        TriptychError: ONNX Runtime refuses the file.
+    """
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(path)
+    injected = dict(injected or {})
+    values = {node.name: node.output[0] for node in model.graph.node}
+    inlets = {values[name]: f"{name}/injected" for name in injected}
+    for node in model.graph.node:
+        node.input[:] = [inlets.get(value, value) for value in node.input]
+    del model.graph.output[:]
+    model.graph.output.extend(_float_values(values.values()))
+    model.graph.input.extend(_float_values(inlets.values()))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    arrays = _take_initializers(model)  # ONNX Runtime reads them in place: they must outlive the session
+    options.add_external_initializers(
+        list(arrays), [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+    )
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        feeds = {IMAGE: image} | {f"{name}/injected": array for name, array in injected.items()}
+        return dict(zip(values, session.run(list(values.values()), feeds), strict=True))
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
+        raise TriptychError(f"ONNX Runtime cannot run {path}: {error}") from None
+
+
+def _float_values(names: Iterable[str]) -> list[onnx.ValueInfoProto]:
+    from onnx import TensorProto, helper
+
+    return [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
+
+
+def _take_initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Replace the initializers' data by a reference to data beside the model, and return it.
+
+    Serialising a model with its weights, only for ONNX Runtime to parse it again, takes longer than running it.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="beside")
+    return arrays

@@ -1,0 +1,224 @@
+"""The oracle: every operation in float64, and how far a correct float32 implementation may be from it.
+
+A bound here is derived, never tuned. With unit roundoff u = 2^-24, one float32 operation returns the exact result
+times (1 + δ), |δ| ≤ u (plus at most 2^-126 in absolute terms if the result underflows, also where subnormals are
+flushed), and n such factors multiply to 1 + θ, |θ| ≤ γ_n = n·u / (1 − n·u). Source: Higham, *Accuracy and Stability of
+Numerical Algorithms*, 2nd edition, sections 2.1, 2.2 and 3.1.
+
+Each function takes float32 inputs of any batch size, (N, C, H, W) or (N, features), and parameters in the canonical
+layout. The bound is about one layer, given that layer's own input: nothing accumulates over the depth of a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import singledispatch
+from math import prod
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from common.specs.architecture import LRN, Conv, Dense, Dropout, Flatten, MaxPool, Operation, Padding, Pair, ReLU
+
+UNIT_ROUNDOFF = 2.0**-24
+"""u of float32, rounding to nearest."""
+
+SMALLEST_NORMAL = 2.0**-126
+"""The most that one float32 operation can lose to underflow, subnormals flushed or not."""
+
+ELEMENTARY_ULP = 4
+"""Error of exp, log, pow, tanh and the like, in units of u.
+
+The largest documented for float32 among the libraries in use: 2 for expf and 4 for powf in the CUDA C++ Programming
+Guide's table of mathematical functions, 1 in SLEEF's u10 functions (PyTorch), 1 in glibc.
+"""
+
+
+def gamma(operations: float) -> float:
+    """γ_n for n float32 operations (Higham, section 3.1)."""
+    return operations * UNIT_ROUNDOFF / (1 - operations * UNIT_ROUNDOFF)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an operation should give, element by element; all arrays have the output's shape."""
+
+    value: np.ndarray
+    """float64, the result in real arithmetic (but for float64's own rounding, which `bound` covers)."""
+    bound: np.ndarray | None = None
+    """float64, the largest |computed − value| that float32 arithmetic explains; None: the bits must be the same."""
+    magnitude: np.ndarray | None = None
+    """Σ|product| + |bias| of each element, for operations that sum products."""
+    spread: np.ndarray | None = None
+    """√Σ product² of each element: the scale of rounding errors, which tells precisions apart."""
+
+
+@singledispatch
+def evaluate(operation: Operation, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
+    """Evaluate one operation in float64.
+
+    Args:
+        operation: from a specification.
+        inputs: float32, (N, C, H, W) or (N, features).
+        parameters: float32, in the canonical layout, keyed `weight`, `bias`, ….
+    """
+    raise NotImplementedError(f"the oracle does not know {operation.kind}")
+
+
+@evaluate.register
+def _conv(operation: Conv, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
+    """A sum of n − 1 products and a bias: |ŷ − y| ≤ γ_n (Σ|w·a| + |b|), n = fan-in + 1.
+
+    Valid for every order of summation, with and without fused multiply-add (Higham, section 3.1). It also holds behind
+    a ReLU, which brings no two numbers further apart.
+    """
+    windows = _windows(inputs[0], *operation.window, fill=0.0)
+    batch, _, height, width = windows.shape[:4]
+    kernels = parameters["weight"].reshape(operation.groups, operation.filters // operation.groups, -1)
+    sums = _Sums((batch, operation.filters, height, width), parameters["weight"], inputs[0])
+    filters = np.split(np.arange(operation.filters), operation.groups)
+    rows_at_once = max(1, _ELEMENTS_AT_ONCE // (windows[0, :, 0].size or 1))
+    for image in range(batch):
+        for top in range(0, height, rows_at_once):
+            rows = slice(top, top + rows_at_once)
+            columns = windows[image, :, rows].transpose(0, 3, 4, 1, 2).reshape(operation.groups, kernels.shape[2], -1)
+            for group, members in enumerate(filters):
+                sums.fill((image, slice(members[0], members[-1] + 1), rows), kernels[group], columns[group])
+    return sums.reference(parameters.get("bias"), terms=kernels.shape[2])
+
+
+@evaluate.register
+def _dense(operation: Dense, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
+    """As a convolution: |ŷ − y| ≤ γ_n (Σ|w·a| + |b|), n = fan-in + 1."""
+    (features,) = inputs
+    weight = parameters["weight"]
+    sums = _Sums((len(features), operation.units), weight, features)
+    units_at_once = max(1, _ELEMENTS_AT_ONCE // weight.shape[1])
+    for first in range(0, operation.units, units_at_once):
+        units = slice(first, first + units_at_once)
+        sums.fill((slice(None), units), weight[units], features.T)
+    return sums.reference(parameters.get("bias"), terms=weight.shape[1])
+
+
+_ELEMENTS_AT_ONCE = 1 << 22
+"""How many products are laid out at once: enough for fast matrix products, little enough for any machine's memory."""
+
+
+class _Sums:
+    """Sums of products Σ w·a in float64, with Σ|w·a| and Σ (w·a)² beside them.
+
+    The last two only scale a bound and a statistic, so they are computed in float32, on operands divided by a power of
+    two so that nothing overflows; `reference` makes up for what their rounding may lose.
+    """
+
+    def __init__(self, shape: tuple[int, ...], weight: np.ndarray, operand: np.ndarray) -> None:
+        self.value = np.empty(shape, np.float64)
+        self.magnitude = np.empty(shape, np.float32)
+        self.squares = np.empty(shape, np.float32)
+        self.exponents = _exponent(weight), _exponent(operand)
+
+    def fill(self, where: tuple, weight: np.ndarray, columns: np.ndarray) -> None:
+        """Multiply weight (units, terms) by columns (terms, positions) into the elements at `where`."""
+        small_weight, small_columns = (
+            np.abs(np.ldexp(array, -exponent))
+            for array, exponent in zip((weight, columns), self.exponents, strict=True)
+        )
+        for target, left, right in (
+            (self.value, weight.astype(np.float64), columns.astype(np.float64)),
+            (self.magnitude, small_weight, small_columns),
+            (self.squares, np.square(small_weight), np.square(small_columns)),
+        ):
+            place = target[where]
+            product = left @ right
+            place[...] = (product if target.ndim == 4 else product.T).reshape(place.shape)
+
+    def reference(self, bias: np.ndarray | None, terms: int) -> Reference:
+        scale = 2.0 ** sum(self.exponents)
+        magnitude = self.magnitude * np.float64(scale)
+        if bias is not None:
+            per_unit = bias.astype(np.float64).reshape(-1, *[1] * (self.value.ndim - 2))
+            self.value += per_unit
+            magnitude += np.abs(per_unit)
+        operations = terms + 1
+        # The float32 magnitude is at least (1 − γ_n) of the true one; the second γ_n more than covers float64's errors.
+        bound = gamma(operations) / (1 - 2 * gamma(operations)) * magnitude
+        bound += operations * SMALLEST_NORMAL * (1 + scale)
+        return Reference(self.value, bound, magnitude, np.sqrt(self.squares) * np.float64(scale))
+
+
+def _exponent(array: np.ndarray) -> int:
+    """The e for which the largest |element| lies in [2^(e−1), 2^e)."""
+    return int(np.frexp(np.abs(array).max(initial=0.0))[1])
+
+
+def _windows(image: np.ndarray, kernel: Pair, stride: Pair, padding: Padding, *, fill: float) -> np.ndarray:
+    """A view of every window: (N, C, output height, output width, kernel height, kernel width)."""
+    padded = np.pad(image, ((0, 0), (0, 0), *padding), constant_values=fill) if np.any(padding) else image
+    return sliding_window_view(padded, kernel, axis=(2, 3))[:, :, :: stride[0], :: stride[1]]
+
+
+@evaluate.register
+def _lrn(operation: LRN, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
+    """y = x · s^-beta with s = k + alpha / size · Σ x², and |ŷ − y| ≤ ρ |y|.
+
+    Summed directly, all terms of s are positive, so relative errors do not grow: `size` squares and size − 1 additions,
+    three operations for alpha / size · Σ in whichever order, two for k and its addition give |ŝ − s| ≤ γ_(size+5) s.
+    Caffe and ONNX Runtime instead carry s from channel to channel, adding the term that enters the window and
+    subtracting the one that leaves it; both are rounded terms that were computed alike, so only the two roundings of
+    each step remain, at most 3u s of each channel passed. The bound allows for both: |ŝ − s| ≤ ε s with
+    ε s_c = γ_(size+5) s_c + 3u Σ_(j ≤ c) s_j.
+
+    Raising to −beta gives (1 − ε)^-beta − 1 at most. The power itself, computed directly or as exp(−beta · log s), adds
+    E·u for each elementary function, that of the logarithm multiplied by |beta · log s|; the product (or quotient) with
+    x and the roundings of −beta and of its product add the rest:
+    ρ = (1 − ε)^-beta − 1 + u (E + 2) (1 + |beta · log s|), E = `ELEMENTARY_ULP`.
+    """
+    (x,) = inputs
+    exact = x.astype(np.float64)
+    before = (operation.size - 1) // 2
+    squares = np.pad(np.square(exact), ((0, 0), (before, operation.size - 1 - before), (0, 0), (0, 0)))
+    windows = sliding_window_view(squares, operation.size, axis=1)
+    scale = operation.k + operation.alpha / operation.size * windows.sum(axis=-1)
+    value = exact * scale**-operation.beta
+    error_of_scale = gamma(operation.size + 5) + 3 * UNIT_ROUNDOFF * np.cumsum(scale, axis=1) / scale
+    with np.errstate(divide="ignore"):
+        relative = np.maximum(1 - error_of_scale, 0) ** -operation.beta - 1
+    relative += UNIT_ROUNDOFF * (ELEMENTARY_ULP + 2) * (1 + np.abs(operation.beta * np.log(scale)))
+    # Products of two of these errors are below a thousandth of the larger.
+    return Reference(value, 1.001 * relative * np.abs(value) + SMALLEST_NORMAL)
+
+
+@evaluate.register
+def _max_pool(operation: MaxPool, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
+    """A choice among float32 values: nothing is rounded."""
+    windows = _windows(inputs[0], *operation.window, fill=-np.inf)
+    return Reference(windows.max(axis=(4, 5)).astype(np.float64))
+
+
+@evaluate.register
+def _relu(operation: ReLU, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
+    """A choice between x and 0: nothing is rounded."""
+    return Reference(np.maximum(inputs[0], 0).astype(np.float64))
+
+
+@evaluate.register
+def _flatten(operation: Flatten, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
+    """A change of shape: nothing is rounded."""
+    return Reference(inputs[0].reshape(len(inputs[0]), prod(inputs[0].shape[1:])).astype(np.float64))
+
+
+@evaluate.register
+def _dropout(operation: Dropout, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
+    """The identity when not training: nothing is rounded."""
+    return Reference(inputs[0].astype(np.float64))
+
+
+def parameters_of(layer: str, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One layer's parameters, keyed `weight`, `bias`, …"""
+    prefix = f"{layer}/"
+    return {
+        name.removeprefix(prefix): array
+        for name, array in weights.items()
+        if name.startswith(prefix) and "/" not in name.removeprefix(prefix)
+    }

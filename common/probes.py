@@ -1,0 +1,109 @@
+"""Probes: weights and an image chosen so that the outcome of a run proves something.
+
+*exact*: small integers, for which float32 arithmetic makes no error at all, whatever the order of summation, the number
+of threads, the device. Every layer of every backend must give the same bits as float64. That every partial sum stays
+below 2^24 is proved here, layer by layer, while the probe is made.
+
+*random* and *photo*: seeded random weights, on random numbers and on photographs. Here every layer must lie within its
+derived rounding bound (`common.oracle`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from common.errors import TriptychError
+from common.images import photographs
+from common.oracle import evaluate, parameters_of
+from common.specs.architecture import IMAGE, Architecture, Layer
+from common.weights import initial_weights, seeded_generator
+
+EXACT_LIMIT = 2.0**24
+"""Integers of smaller magnitude, and sums of them, are exact in float32."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What every backend is given, and, for an exact probe, what it must answer."""
+
+    name: str
+    weights: dict[str, np.ndarray]
+    image: np.ndarray
+    """float32, (N, C, H, W)."""
+    injected: dict[str, np.ndarray] = field(default_factory=dict)
+    """Values that replace a layer's output for the layers behind it, after its own output has been recorded."""
+    expected: dict[str, np.ndarray] = field(default_factory=dict)
+    """float32, the only correct output of each layer whose arithmetic is exact; empty if the probe is not exact."""
+    bounded: dict[str, str] = field(default_factory=dict)
+    """In an exact probe, the layers that cannot be exact, and how each is handled."""
+
+
+def exact_probe(spec: Architecture, *, seed: int = 0, batch: int = 2) -> Probe:
+    """Integer weights and images for which every layer that can be exact is exact.
+
+    Each filter has a few weights of ±1 and a bias of ±1 or ±2 (never 0, so that no −0 arises); images are integers in
+    −4…4. Behind a layer that cannot be exact (LRN raises to a power), small integers are injected.
+
+    Raises:
+        TriptychError: no such probe was found for this network.
+    """
+    for taps in (16, 8, 4, 2):
+        probe = _try_exact_probe(spec, taps, seed, batch)
+        if probe is not None:
+            return probe
+    raise TriptychError(f"{spec.name}: no integer probe keeps every sum below 2^24")
+
+
+def _try_exact_probe(spec: Architecture, taps: int, seed: int, batch: int) -> Probe | None:
+    image = seeded_generator(seed, IMAGE).integers(-4, 5, (batch, *spec.input_shape)).astype(np.float32)
+    probe = Probe("exact", {}, image)
+    values = {IMAGE: image}
+    for layer in spec.layers:
+        generator = seeded_generator(seed, layer.name)
+        parameters = _integer_parameters(spec, layer, taps, generator)
+        probe.weights.update(parameters)
+        reference = evaluate(
+            layer.operation, [values[name] for name in layer.inputs], parameters_of(layer.name, parameters)
+        )
+        if reference.magnitude is not None and reference.magnitude.max(initial=0) >= EXACT_LIMIT:
+            return None
+        if reference.bound is not None and reference.magnitude is None:
+            probe.bounded[layer.name] = f"{layer.operation.kind} rounds; held to its bound, integers injected behind it"
+            shape = (batch, *spec.shapes[layer.name])
+            values[layer.name] = probe.injected[layer.name] = generator.integers(0, 9, shape).astype(np.float32)
+        else:
+            values[layer.name] = probe.expected[layer.name] = reference.value.astype(np.float32)
+    return probe
+
+
+def _integer_parameters(
+    spec: Architecture, layer: Layer, taps: int, generator: np.random.Generator
+) -> dict[str, np.ndarray]:
+    parameters = {}
+    for name, shape in layer.operation.parameter_shapes(*spec.input_shapes(layer)).items():
+        if name == "weight":
+            rows = np.zeros((shape[0], int(np.prod(shape[1:]))), np.float32)
+            places = generator.integers(0, rows.shape[1], (shape[0], min(taps, rows.shape[1])))
+            signs = generator.choice(np.array([-1, 1], np.float32), places.shape)
+            np.put_along_axis(rows, places, signs, axis=1)
+            parameters[f"{layer.name}/weight"] = rows.reshape(shape)
+        else:
+            parameters[f"{layer.name}/{name}"] = generator.choice(np.array([-2, -1, 1, 2], np.float32), shape)
+    return parameters
+
+
+def random_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, weights: dict | None = None) -> Probe:
+    """Seeded weights, or those given, on normal random numbers with a standard deviation of 64."""
+    image = seeded_generator(seed, IMAGE).standard_normal((batch, *spec.input_shape), dtype=np.float32)
+    return Probe("random", weights or initial_weights(spec, seed), image * np.float32(64))
+
+
+def photo_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, weights: dict | None = None) -> Probe:
+    """Seeded weights, or those given, on photographs that ship with scikit-image."""
+    return Probe("photo", weights or initial_weights(spec, seed), photographs(spec, batch))
+
+
+PROBES: dict[str, Callable[..., Probe]] = {"exact": exact_probe, "random": random_probe, "photo": photo_probe}

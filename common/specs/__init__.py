@@ -1,0 +1,52 @@
+"""The catalogue: every architecture by name."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterable
+
+from common.errors import TriptychError
+from common.specs import alexnet
+from common.specs.architecture import Architecture
+
+CATALOGUE: dict[str, Callable[..., Architecture]] = {
+    "alexnet_bvlc": alexnet.alexnet_bvlc,
+}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the names that resemble it, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}."
+
+
+def list_architectures(pattern: str = "*") -> list[str]:
+    """The names in the catalogue that match a shell-style pattern, such as `alexnet*`, in catalogue order."""
+    return [name for name in CATALOGUE if fnmatch.fnmatchcase(name, pattern)]
+
+
+def get_spec(name: str, *, num_classes: int | None = None, image_size: tuple[int, int] | None = None) -> Architecture:
+    """The specification of a network.
+
+    Args:
+        name: a name that `list_architectures` gives.
+        num_classes: the number of logits; the paper's where it is not given.
+        image_size: (height, width) in pixels; the paper's where it is not given.
+
+    Raises:
+        TriptychError: the name is unknown, or the network cannot take that many classes or that image size.
+    """
+    if name not in CATALOGUE:
+        raise TriptychError(f"there is no architecture {name!r}; {nearest(name, CATALOGUE)}")
+    options: dict[str, object] = {}
+    if num_classes is not None:
+        if num_classes < 1:
+            raise TriptychError(f"{name}: num_classes is {num_classes}, but a network needs at least one class")
+        options["num_classes"] = num_classes
+    if image_size is not None:
+        if len(image_size) != 2 or min(image_size) < 1:
+            raise TriptychError(f"{name}: image_size is {image_size}, expected a positive (height, width)")
+        options["image_size"] = tuple(image_size)
+    return CATALOGUE[name](**options)

@@ -1,0 +1,261 @@
+"""The vocabulary of a specification: operations, layers, architectures.
+
+A specification says what a network *is*, independently of any framework: which operations, with which numbers, in which
+order, and therefore which shapes and parameters. It is data, checked when it is made; no model is generated from it.
+
+Shapes are those of one image, without the batch axis: (channels, height, width), or (features,) after a flatten.
+Parameters are in the canonical layout: convolution kernels (out, in / groups, height, width), dense kernels (out, in).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+
+from common.errors import TriptychError
+
+Shape = tuple[int, ...]
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+"""((top, bottom), (left, right)), in pixels of zeros."""
+
+IMAGE = "image"
+"""The name of the network's input, used as a layer name in `Layer.inputs`."""
+
+
+def _pair(value: int | Pair) -> Pair:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _padding(value: int | Padding) -> Padding:
+    return ((value, value), (value, value)) if isinstance(value, int) else value
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a layer computes. Subclasses carry the numbers; these methods derive shapes and costs from them."""
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        """The output's shape; operations that work element by element keep their input's."""
+        return inputs[0]
+
+    def parameter_shapes(self, *inputs: Shape) -> dict[str, Shape]:
+        """The shape of each parameter in the canonical layout, keyed by `weight`, `bias`, …"""
+        return {}
+
+    def multiply_adds(self, *inputs: Shape) -> int:
+        """Multiply-adds for one image in convolutions and dense layers; everything else counts as zero."""
+        return 0
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__
+
+
+@dataclass(frozen=True)
+class _Windowed(Operation):
+    """An operation that slides a window over height and width."""
+
+    kernel: int | Pair
+    stride: int | Pair = 1
+    padding: int | Padding = 0
+
+    @property
+    def window(self) -> tuple[Pair, Pair, Padding]:
+        """Kernel, stride and padding, each for height and width."""
+        return _pair(self.kernel), _pair(self.stride), _padding(self.padding)
+
+    def _positions(self, shape: Shape) -> Pair:
+        """How many windows fit, down and across."""
+        height, width = (
+            (size + sum(padding) - kernel) // stride + 1
+            for size, kernel, stride, padding in zip(shape[1:], *self.window, strict=True)
+        )
+        if height < 1 or width < 1:
+            kernel = "×".join(map(str, _pair(self.kernel)))
+            raise TriptychError(
+                f"a {kernel} window does not fit into a map of {shape[1]}×{shape[2]}; use a larger image"
+            )
+        return height, width
+
+
+@dataclass(frozen=True)
+class Conv(_Windowed):
+    """Cross-correlation with zero padding and a bias for each filter, in `groups` independent groups of channels."""
+
+    filters: int = field(kw_only=True)
+    groups: int = field(default=1, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        return (self.filters, *self._positions(inputs[0]))
+
+    def parameter_shapes(self, *inputs: Shape) -> dict[str, Shape]:
+        channels = inputs[0][0]
+        if channels % self.groups or self.filters % self.groups:
+            raise TriptychError(
+                f"{channels} channels and {self.filters} filters cannot both be split into {self.groups} groups"
+            )
+        shapes: dict[str, Shape] = {"weight": (self.filters, channels // self.groups, *_pair(self.kernel))}
+        return shapes | {"bias": (self.filters,)} if self.bias else shapes
+
+    def multiply_adds(self, *inputs: Shape) -> int:
+        return prod(self.parameter_shapes(*inputs)["weight"]) * prod(self._positions(inputs[0]))
+
+
+@dataclass(frozen=True)
+class MaxPool(_Windowed):
+    """The largest value of each window; padding never wins."""
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        return (inputs[0][0], *self._positions(inputs[0]))
+
+
+@dataclass(frozen=True)
+class ReLU(Operation):
+    """max(x, 0)."""
+
+
+@dataclass(frozen=True)
+class LRN(Operation):
+    """Local response normalisation across channels, in Caffe's convention.
+
+    y_c = x_c · (k + alpha / size · Σ x²)^-beta, the sum running over the `size` channels around c (zeros outside).
+    """
+
+    size: int
+    alpha: float
+    beta: float
+    k: float
+
+
+@dataclass(frozen=True)
+class Flatten(Operation):
+    """(C, H, W) to (C·H·W,), the last axis fastest.
+
+    `shape` is what the dense layer behind it was made for; another input shape is refused.
+    """
+
+    shape: Shape | None = None
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        if self.shape is not None and inputs[0] != self.shape:
+            found, made_for = ("×".join(map(str, shape)) for shape in (inputs[0], self.shape))
+            raise TriptychError(
+                f"the map that is flattened is {found}, but the dense weights behind it are for {made_for}"
+            )
+        return (prod(inputs[0]),)
+
+
+@dataclass(frozen=True)
+class Dense(Operation):
+    """W·x + b."""
+
+    units: int
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        return (self.units,)
+
+    def parameter_shapes(self, *inputs: Shape) -> dict[str, Shape]:
+        return {"weight": (self.units, *inputs[0]), "bias": (self.units,)}
+
+    def multiply_adds(self, *inputs: Shape) -> int:
+        return self.units * inputs[0][0]
+
+
+@dataclass(frozen=True)
+class Dropout(Operation):
+    """The identity, except while training, where each value is zeroed with probability `rate`."""
+
+    rate: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One named operation and the layers it reads."""
+
+    name: str
+    operation: Operation
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a photograph becomes the network's input: (pixel − mean) / scale, for each channel in the stated order.
+
+    Pixels are 0…255; `mean` and `scale` follow `channels`.
+    """
+
+    channels: str = "RGB"
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    scale: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network: its layers in an order in which they can be computed, and where it comes from.
+
+    Raises `TriptychError` if two layers share a name, a layer reads one that does not precede it, or the numbers do not
+    fit together.
+    """
+
+    name: str
+    family: str
+    title: str
+    year: int
+    paper: str
+    input_shape: Shape
+    layers: tuple[Layer, ...]
+    outputs: Mapping[str, str]
+    """The layer behind each output: `logits`, and `aux1`, `aux2` where there are auxiliary heads."""
+    preprocessing: Preprocessing = Preprocessing()
+
+    def __post_init__(self) -> None:
+        _ = self.shapes, self.parameter_shapes
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """The shape of the input and of every layer's output, by name."""
+        shapes = {IMAGE: self.input_shape}
+        for layer in self.layers:
+            missing = [name for name in layer.inputs if name not in shapes]
+            if missing or layer.name in shapes:
+                problem = f"reads {missing[0]}, which does not precede it" if missing else "appears twice"
+                raise TriptychError(f"{self.name}: layer {layer.name} {problem}")
+            try:
+                shapes[layer.name] = layer.operation.output_shape(*(shapes[name] for name in layer.inputs))
+            except TriptychError as error:
+                size = "×".join(map(str, self.input_shape[1:]))
+                raise TriptychError(f"{self.name} with an image of {size}, layer {layer.name}: {error}") from None
+        return shapes
+
+    def input_shapes(self, layer: Layer) -> list[Shape]:
+        return [self.shapes[name] for name in layer.inputs]
+
+    @cached_property
+    def parameter_shapes(self) -> dict[str, Shape]:
+        """The shape of every parameter in the canonical layout, keyed `layer/parameter`."""
+        return {
+            f"{layer.name}/{parameter}": shape
+            for layer in self.layers
+            for parameter, shape in layer.operation.parameter_shapes(*self.input_shapes(layer)).items()
+        }
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(map(prod, self.parameter_shapes.values()))
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds for one image."""
+        return sum(layer.operation.multiply_adds(*self.input_shapes(layer)) for layer in self.layers)
+
+
+def chain(*layers: tuple[str, Operation], after: str = IMAGE) -> tuple[Layer, ...]:
+    """Layers that each read the one before; the first reads `after`."""
+    names = [after, *(name for name, _ in layers)]
+    return tuple(
+        Layer(name, operation, (previous,)) for previous, (name, operation) in zip(names, layers, strict=False)
+    )

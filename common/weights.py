@@ -1,0 +1,142 @@
+"""Weights in the canonical layout: made from a seed, read, written, checked.
+
+Weights are a mapping from canonical parameter names (`conv1/weight`) to float32 arrays in the canonical layout (see
+`common.layouts`). On disk they are a safetensors file with the same keys.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from math import prod, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import TriptychError
+from common.files import os_error_sentence, written_atomically
+from common.names import layer_of
+from common.specs import get_spec, nearest
+from common.specs.architecture import Architecture, Shape
+
+Weights = Mapping[str, np.ndarray]
+
+
+def seeded_generator(seed: int, name: str) -> np.random.Generator:
+    """A generator that depends on a seed and a name only, so that tensors do not depend on each other's order."""
+    return np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
+
+
+def random_weights(
+    name: str, seed: int = 0, *, num_classes: int | None = None, image_size: tuple[int, int] | None = None
+) -> dict[str, np.ndarray]:
+    """Seeded weights for an architecture, float32, in the canonical layout, keyed by canonical parameter name.
+
+    Kernels are normal with variance 2 / fan-in (He et al. 2015, section 2.2), which keeps activations of one size
+    through the depth; biases are normal with standard deviation 0.1, so that a missing bias shows.
+
+    Raises:
+        TriptychError: the architecture is unknown or does not take these options.
+    """
+    return initial_weights(get_spec(name, num_classes=num_classes, image_size=image_size), seed)
+
+
+def initial_weights(spec: Architecture, seed: int) -> dict[str, np.ndarray]:
+    """`random_weights` for a specification at hand."""
+    return {name: _initial(name, shape, seeded_generator(seed, name)) for name, shape in spec.parameter_shapes.items()}
+
+
+def _initial(name: str, shape: Shape, generator: np.random.Generator) -> np.ndarray:
+    deviation = sqrt(2 / prod(shape[1:])) if name.endswith("/weight") else 0.1
+    return generator.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
+
+
+def check_weights(expected: Mapping[str, Shape], weights: Weights, *, skip: Collection[str] = ()) -> None:
+    """Refuse weights that do not fit, naming every problem at once.
+
+    Args:
+        expected: the shape of every parameter of the model, by canonical name.
+        weights: what is to be loaded.
+        skip: layers that keep their initialisation, whether `weights` has them or not.
+
+    Raises:
+        TriptychError: a layer to skip is unknown; a parameter is missing, unexpected, of the wrong shape or dtype, or
+            holds NaN or infinity.
+    """
+    layers = {layer_of(name) for name in expected}
+    problems = [
+        f"skip names {layer}, which has no weights; {nearest(layer, layers)}" for layer in skip if layer not in layers
+    ]
+    for name, shape in expected.items():
+        if layer_of(name) in skip:
+            continue
+        if name not in weights:
+            problems.append(f"{name} is missing, expected shape {shape}")
+        elif found := _unfit(weights[name], shape):
+            problems.append(f"{name} {found}")
+    problems += [
+        f"{name} is unexpected; {nearest(name, expected)}"
+        for name in weights
+        if name not in expected and layer_of(name) not in skip
+    ]
+    if problems:
+        raise TriptychError("the weights do not fit: " + "; ".join(problems))
+
+
+def _unfit(array: np.ndarray, shape: Shape) -> str | None:
+    if tuple(array.shape) != tuple(shape):
+        return f"has shape {tuple(array.shape)}, expected {tuple(shape)}"
+    if array.dtype != np.float32:
+        return f"has dtype {array.dtype}, expected float32"
+    if not np.isfinite(array).all():
+        return f"holds {np.count_nonzero(~np.isfinite(array))} values that are NaN or infinite"
+    return None
+
+
+def write_weights_file(path: str | Path, weights: Weights, *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write weights as safetensors, whole or not at all.
+
+    Args:
+        path: where to; an existing file is replaced.
+        weights: canonical names to arrays.
+        metadata: strings to keep beside them, such as the architecture.
+
+    Raises:
+        TriptychError: the file cannot be written.
+    """
+    from safetensors.numpy import save_file
+
+    with written_atomically(path) as temporary:
+        _translating_errors(
+            f"cannot write {path}",
+            lambda: save_file(
+                {name: np.ascontiguousarray(array) for name, array in weights.items()},
+                temporary,
+                metadata=dict(metadata or {}) | {"format": "triptych"},
+            ),
+        )
+
+
+def read_weights_file(path: str | Path) -> dict[str, np.ndarray]:
+    """Read a safetensors file, keyed as it is in the file.
+
+    Raises:
+        TriptychError: there is no such file, it cannot be read, or it is not a whole safetensors file.
+    """
+    from safetensors.numpy import load_file
+
+    if not Path(path).is_file():
+        raise TriptychError(f"there is no weights file {path}; give the path of a .safetensors file")
+    return _translating_errors(f"cannot read {path} as safetensors", lambda: load_file(path))
+
+
+def _translating_errors(what: str, action: Callable[[], Any]) -> Any:
+    from safetensors import SafetensorError
+
+    try:
+        return action()
+    except OSError as error:
+        raise TriptychError(f"{what}: {os_error_sentence(error)}") from None
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise TriptychError(f"{what}: {error}") from None

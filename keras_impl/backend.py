@@ -1,0 +1,140 @@
+"""Build, load, read and record: what the project asks of every framework, here of Keras on any of its backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from common import layouts
+from common.names import keras_layer, layer_of
+from common.specs import get_spec, list_architectures
+from common.weights import Weights, check_weights
+from keras_impl import alexnet
+
+BUILDERS: dict[str, Callable[..., keras.Model]] = {
+    "alexnet_bvlc": alexnet.alexnet_bvlc,
+}
+
+
+def build(
+    architecture: str, *, num_classes: int | None = None, image_size: tuple[int, int] | None = None
+) -> keras.Model:
+    """A functional model with Keras' own initialisation.
+
+    Args:
+        architecture: a name that `common.list_architectures` gives.
+        num_classes: the number of logits; the paper's where it is not given.
+        image_size: (height, width) in pixels; the paper's where it is not given.
+
+    Raises:
+        TriptychError: the architecture is unknown or does not take these options.
+    """
+    spec = get_spec(architecture, num_classes=num_classes, image_size=image_size)
+    options = {"num_classes": num_classes, "image_size": image_size}
+    return BUILDERS[spec.name](**{name: value for name, value in options.items() if value is not None})
+
+
+def canonical_names(model: keras.Model) -> dict[str, str]:
+    """Canonical layer names by Keras' own, for a model named after an architecture; other layers keep their names."""
+    names = {layer.name: layer.name for layer in model.layers}
+    if model.name in list_architectures():
+        names |= {keras_layer(layer.name): layer.name for layer in get_spec(model.name).layers}
+    return names
+
+
+def flattened_from(tensor: keras.KerasTensor) -> tuple[int, int, int] | None:
+    """The (H, W, C) of the map whose flattening a tensor of the model is, or None if it is no such thing."""
+    source = tensor._keras_history.operation
+    while isinstance(source, layers.Dropout):
+        source = source.input._keras_history.operation
+    return source.input.shape[1:] if isinstance(source, layers.Flatten) and len(source.input.shape) == 4 else None
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """A variable of the model and the way between its layout and the canonical one."""
+
+    variable: keras.Variable
+    to_keras: Callable[[np.ndarray], np.ndarray]
+    to_canonical: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def canonical_shape(self) -> tuple[int, ...]:
+        # The change of layout is applied to an array that takes no memory.
+        return self.to_canonical(np.broadcast_to(np.float32(0), self.variable.shape)).shape
+
+
+def _parameters(model: keras.Model) -> dict[str, _Parameter]:
+    """Every parameter by canonical name."""
+    names = canonical_names(model)
+    parameters = {}
+    for layer in model.layers:
+        name = names[layer.name]
+        if isinstance(layer, layers.Conv2D):
+            parameters[f"{name}/weight"] = _Parameter(layer.kernel, layouts.conv_to_hwio, layouts.conv_from_hwio)
+        elif isinstance(layer, layers.Dense):
+            flattened = flattened_from(layer.input)
+            parameters[f"{name}/weight"] = _Parameter(
+                layer.kernel,
+                partial(layouts.dense_to_io, flattened=flattened),
+                partial(layouts.dense_from_io, flattened=flattened),
+            )
+        if getattr(layer, "bias", None) is not None:
+            parameters[f"{name}/bias"] = _Parameter(layer.bias, np.asarray, np.asarray)
+    return parameters
+
+
+def load_weights(model: keras.Model, weights: Weights, *, skip: Collection[str] = ()) -> None:
+    """Copy canonical weights into the model, but for the layers in `skip`, which keep what they hold.
+
+    Raises:
+        TriptychError: the weights do not fit; nothing has been changed then.
+    """
+    parameters = _parameters(model)
+    check_weights({name: parameter.canonical_shape for name, parameter in parameters.items()}, weights, skip=skip)
+    for name, parameter in parameters.items():
+        if layer_of(name) not in skip:
+            parameter.variable.assign(parameter.to_keras(weights[name]))
+
+
+def read_weights(model: keras.Model) -> dict[str, np.ndarray]:
+    """A copy of the model's weights, float32, in the canonical layout."""
+    return {
+        name: np.array(parameter.to_canonical(ops.convert_to_numpy(parameter.variable)), order="C")
+        for name, parameter in _parameters(model).items()
+    }
+
+
+def record(
+    model: keras.Model, image: np.ndarray, injected: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Run the model and return every layer's output by canonical name, (N, C, H, W) or (N, features).
+
+    `injected` replaces a layer's output for the layers behind it, after it has been recorded. Keras has no hooks, so
+    the model's graph is walked here as `keras.Model` walks it: each layer is called on the outputs before it.
+    """
+    injected = injected or {}
+    names = canonical_names(model)
+    values = {id(model.input): ops.convert_to_tensor(layouts.to_channels_last(image))}
+    recorded = {}
+    for layer in model.layers:
+        if isinstance(layer, layers.InputLayer):
+            continue
+        name = names[layer.name]
+        inputs = keras.tree.map_structure(lambda tensor: values[id(tensor)], layer.input)
+        output = layer(inputs)  # not training, which is Keras' default outside `fit`
+        recorded[name] = _canonical_output(layer.output, ops.convert_to_numpy(output))
+        if name in injected:
+            output = ops.convert_to_tensor(layouts.to_channels_last(injected[name]))
+        values[id(layer.output)] = output
+    return recorded
+
+
+def _canonical_output(tensor: keras.KerasTensor, value: np.ndarray) -> np.ndarray:
+    flattened = flattened_from(tensor)
+    return layouts.flat_to_channels_first(value, flattened) if flattened else layouts.to_channels_first(value)

@@ -1,0 +1,113 @@
+"""ONNX from a Keras model, by walking its graph of layers.
+
+`keras.Model.export(format="onnx")` takes a minute for AlexNet and writes a file that no runtime loads (a grouped
+convolution becomes a call to a function that is not in the file). A functional model already is a graph of layers for
+which ONNX has operators, on every Keras backend, so each is written as its operator; a layer or an option without a
+faithful operator is refused.
+
+Keras' maps are (N, H, W, C) and the graph's (N, C, H, W); a dense layer behind a flatten therefore has its rows
+reordered from H, W, C to C, H, W.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from pathlib import Path
+
+import keras
+from keras import layers
+
+from common import layouts
+from common.errors import TriptychError
+from common.onnx_graph import GraphBuilder
+from common.specs.architecture import IMAGE, Padding
+from keras_impl.backend import canonical_names, flattened_from
+from keras_impl.layers import LocalResponseNormalization
+
+
+def export_onnx(model: keras.Model, path: str | Path) -> None:
+    """Write a functional or Sequential model as ONNX: input `image` (N, C, H, W), output `logits`, dynamic N.
+
+    Args:
+        model: of this package.
+        path: where to; an existing file is replaced.
+
+    Raises:
+        TriptychError: the model has a layer that cannot be exported faithfully, or the file cannot be written.
+    """
+    height, width, channels = model.input.shape[1:]
+    builder = GraphBuilder((channels, height, width), architecture=model.name)
+    names = canonical_names(model)
+    values = {id(model.input): IMAGE}
+    for layer in model.layers:
+        if not isinstance(layer, layers.InputLayer):
+            values[id(layer.output)] = _export(layer, builder, names[layer.name], values[id(layer.input)])
+    builder.save(path, {"logits": values[id(model.output)]}, source=f"keras {keras.version()}")
+
+
+@singledispatch
+def _export(layer: layers.Layer, builder: GraphBuilder, name: str, x: str) -> str:
+    """Write one layer; return the name of its output."""
+    raise TriptychError(f"cannot export {name}: a {type(layer).__name__} has no ONNX operator here")
+
+
+def _padding(name: str, layer: layers.Conv2D | layers.MaxPooling2D, kernel: tuple[int, int]) -> Padding:
+    """The padding of a convolution or pooling in pixels."""
+    if layer.data_format != "channels_last":
+        raise TriptychError(f"cannot export {name}: its maps are {layer.data_format}, expected channels_last")
+    if layer.padding == "valid":
+        return (0, 0), (0, 0)
+    return layouts.same_padding(layer.input.shape[1:3], kernel, layer.strides)
+
+
+@_export.register
+def _(layer: layers.Conv2D, builder: GraphBuilder, name: str, x: str) -> str:
+    if layer.activation is not keras.activations.linear:
+        raise TriptychError(f"cannot export {name}: write its activation as a layer of its own")
+    kernel = [(size - 1) * dilation + 1 for size, dilation in zip(layer.kernel_size, layer.dilation_rate, strict=True)]
+    return builder.conv(
+        name,
+        x,
+        layouts.conv_from_hwio(keras.ops.convert_to_numpy(layer.kernel)),
+        keras.ops.convert_to_numpy(layer.bias) if layer.use_bias else None,
+        stride=layer.strides,
+        padding=_padding(name, layer, tuple(kernel)),
+        dilation=layer.dilation_rate,
+        groups=layer.groups,
+    )
+
+
+@_export.register
+def _(layer: layers.Dense, builder: GraphBuilder, name: str, x: str) -> str:
+    if layer.activation is not keras.activations.linear:
+        raise TriptychError(f"cannot export {name}: write its activation as a layer of its own")
+    weight = layouts.dense_from_io(keras.ops.convert_to_numpy(layer.kernel), flattened_from(layer.input))
+    return builder.dense(name, x, weight, keras.ops.convert_to_numpy(layer.bias))
+
+
+@_export.register
+def _(layer: layers.MaxPooling2D, builder: GraphBuilder, name: str, x: str) -> str:
+    padding = _padding(name, layer, layer.pool_size)
+    return builder.max_pool(name, x, kernel=layer.pool_size, stride=layer.strides, padding=padding)
+
+
+@_export.register
+def _(layer: LocalResponseNormalization, builder: GraphBuilder, name: str, x: str) -> str:
+    return builder.lrn(name, x, size=layer.size, alpha=layer.alpha, beta=layer.beta, k=layer.k)
+
+
+@_export.register
+def _(layer: layers.ReLU, builder: GraphBuilder, name: str, x: str) -> str:
+    if layer.max_value is not None or layer.negative_slope or layer.threshold:
+        raise TriptychError(f"cannot export {name}: only max(x, 0) has an ONNX operator here")
+    return builder.relu(name, x)
+
+
+@_export.register
+def _(layer: layers.Flatten, builder: GraphBuilder, name: str, x: str) -> str:
+    return builder.flatten(name, x)
+
+
+@_export.register
+def _(layer: layers.Dropout, builder: GraphBuilder, name: str, x: str) -> str:
+    return x  # the identity when not training

@@ -1,0 +1,160 @@
+"""Build, load, read and record: what the project asks of every framework, here of TensorFlow 1's graph and session.
+
+A model is a `Session`. Its graph has the placeholders `images:0` (N, H, W, C) and `keep_prob:0` (1.0 unless fed), the
+output `logits:0`, and for every layer a tensor of the layer's name, such as `conv1:0`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from common import layouts
+from common.names import layer_of
+from common.specs import get_spec
+from common.weights import Weights, check_weights
+from tf1_style_impl import alexnet
+
+BUILDERS: dict[str, Callable[..., tf.Tensor]] = {
+    "alexnet_bvlc": alexnet.alexnet_bvlc,
+}
+
+ARCHITECTURE = "architecture"
+"""The graph collection that holds the architecture's name."""
+
+
+def build(
+    architecture: str, *, num_classes: int | None = None, image_size: tuple[int, int] | None = None
+) -> tf.Session:
+    """A session on a new graph, its variables set by their initialisers.
+
+    Args:
+        architecture: a name that `common.list_architectures` gives.
+        num_classes: the number of logits; the paper's where it is not given.
+        image_size: (height, width) in pixels; the paper's where it is not given.
+
+    Raises:
+        TriptychError: the architecture is unknown or does not take these options.
+    """
+    spec = get_spec(architecture, num_classes=num_classes, image_size=image_size)
+    channels, height, width = spec.input_shape
+    options = {} if num_classes is None else {"num_classes": num_classes}
+    with tf.Graph().as_default() as graph:
+        images = tf.placeholder(tf.float32, [None, height, width, channels], name="images")
+        keep_prob = tf.placeholder_with_default(1.0, [], name="keep_prob")
+        logits = BUILDERS[spec.name](images, keep_prob, **options)
+        tf.identity(logits, name="logits")
+        tf.add_to_collection(ARCHITECTURE, spec.name)
+        session = tf.Session(graph=graph)
+        session.run(tf.global_variables_initializer())
+    return session
+
+
+def flattened_from(tensor: tf.Tensor) -> tuple[int, int, int] | None:
+    """The (H, W, C) of the map whose flattening a tensor of the graph is, or None if it is no such thing."""
+    operation = without_dropout(tensor).op
+    if operation.type != "Reshape" or operation.inputs[0].shape.rank != 4 or tensor.shape.rank != 2:
+        return None
+    return tuple(operation.inputs[0].shape[1:])
+
+
+def without_dropout(tensor: tf.Tensor) -> tf.Tensor:
+    """The tensor that `layers.dropout` was applied to, if `tensor` is its output; else `tensor` itself.
+
+    TensorFlow's dropout is where(random ≥ rate, x / (1 − rate), 0).
+    """
+    if tensor.op.type == "Identity" and (select := tensor.op.inputs[0].op).type == "SelectV2":
+        condition, scaled, _ = (operand.op for operand in select.inputs)
+        if condition.type == "GreaterEqual" and condition.inputs[0].op.type.startswith("Random"):
+            return scaled.inputs[0]
+    return tensor
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """A variable of the graph and the way between its layout and the canonical one."""
+
+    variable: tf.Variable
+    to_tf: Callable[[np.ndarray], np.ndarray]
+    to_canonical: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def canonical_shape(self) -> tuple[int, ...]:
+        # The change of layout is applied to an array that takes no memory.
+        return self.to_canonical(np.broadcast_to(np.float32(0), self.variable.shape)).shape
+
+
+def _parameters(graph: tf.Graph) -> dict[str, _Parameter]:
+    """Every parameter by canonical name, which is the variable's own."""
+    parameters = {}
+    for variable in graph.get_collection(tf.GraphKeys.TRAINABLE_VARIABLES):
+        name = variable.op.name
+        to_tf = to_canonical = np.asarray
+        if variable.shape.rank == 4:
+            to_tf, to_canonical = layouts.conv_to_hwio, layouts.conv_from_hwio
+        elif variable.shape.rank == 2:
+            flattened = flattened_from(graph.get_operation_by_name(f"{layer_of(name)}/MatMul").inputs[0])
+            to_tf = partial(layouts.dense_to_io, flattened=flattened)
+            to_canonical = partial(layouts.dense_from_io, flattened=flattened)
+        parameters[name] = _Parameter(variable, to_tf, to_canonical)
+    return parameters
+
+
+def load_weights(session: tf.Session, weights: Weights, *, skip: Collection[str] = ()) -> None:
+    """Assign canonical weights to the session's variables, but for the layers in `skip`, which keep what they hold.
+
+    Raises:
+        TriptychError: the weights do not fit; nothing has been changed then.
+    """
+    parameters = _parameters(session.graph)
+    check_weights({name: parameter.canonical_shape for name, parameter in parameters.items()}, weights, skip=skip)
+    loaded = {name: parameter for name, parameter in parameters.items() if layer_of(name) not in skip}
+    # Feeding the initialiser's input keeps the values out of the graph.
+    session.run(
+        [parameter.variable.initializer for parameter in loaded.values()],
+        {
+            parameter.variable.initializer.inputs[1]: parameter.to_tf(weights[name])
+            for name, parameter in loaded.items()
+        },
+    )
+
+
+def read_weights(session: tf.Session) -> dict[str, np.ndarray]:
+    """A copy of the session's variables, float32, in the canonical layout."""
+    parameters = _parameters(session.graph)
+    values = session.run({name: parameter.variable for name, parameter in parameters.items()})
+    return {name: np.array(parameters[name].to_canonical(value), order="C") for name, value in values.items()}
+
+
+def record(
+    session: tf.Session, image: np.ndarray, injected: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Run the graph and return every layer's output by canonical name, (N, C, H, W) or (N, features).
+
+    `injected` replaces a layer's output for the layers behind it: TensorFlow 1 can feed any tensor. A tensor that is
+    fed cannot be fetched, so an injected layer's own output takes a run of its own.
+    """
+    graph = session.graph
+    operations = {operation.name for operation in graph.get_operations()}
+    (architecture,) = graph.get_collection(ARCHITECTURE)
+    names = [layer.name for layer in get_spec(architecture).layers if layer.name in operations]
+    fed = {f"{name}:0": layouts.to_channels_last(array) for name, array in (injected or {}).items()}
+    fed["images:0"] = layouts.to_channels_last(image)
+
+    def run(fetched: Collection[str]) -> dict[str, np.ndarray]:
+        fetches = {name: f"{name}:0" for name in fetched}
+        return session.run(fetches, {name: array for name, array in fed.items() if name not in fetches.values()})
+
+    outputs = run([name for name in names if f"{name}:0" not in fed])
+    for name in injected or {}:
+        outputs |= run([name])
+    return {name: _canonical_output(graph.get_tensor_by_name(f"{name}:0"), outputs[name]) for name in names}
+
+
+def _canonical_output(tensor: tf.Tensor, value: np.ndarray) -> np.ndarray:
+    flattened = flattened_from(tensor)
+    return layouts.flat_to_channels_first(value, flattened) if flattened else layouts.to_channels_first(value)

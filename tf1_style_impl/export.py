@@ -1,0 +1,149 @@
+"""ONNX from a TensorFlow 1 graph, by walking its operations from the images to the logits.
+
+tf2onnx copies 244 MB of constants through protobuf and graph optimisers and leaves a transpose around every layer. The
+graph of a TF1-style model has one operation for each layer's arithmetic, so each is written as its ONNX operator; an
+operation or an option without a faithful operator is refused.
+
+TensorFlow's maps are (N, H, W, C) and the graph's (N, C, H, W); a matrix behind a flatten therefore has its rows
+reordered from H, W, C to C, H, W.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from common import layouts
+from common.errors import TriptychError
+from common.onnx_graph import GraphBuilder
+from common.specs.architecture import IMAGE, Padding
+from tf1_style_impl.backend import ARCHITECTURE, flattened_from, without_dropout
+
+
+def export_onnx(session: tf.Session, path: str | Path) -> None:
+    """Write a session's graph and variables as ONNX: input `image` (N, C, H, W), output `logits`, dynamic N.
+
+    Args:
+        session: with the placeholder `images:0` and the output `logits:0`, as `build` makes it.
+        path: where to; an existing file is replaced.
+
+    Raises:
+        TriptychError: the graph has an operation that cannot be exported faithfully, or the file cannot be written.
+    """
+    graph = session.graph
+    images = graph.get_tensor_by_name("images:0")
+    _, height, width, channels = images.shape
+    architecture = next(iter(graph.get_collection(ARCHITECTURE)), None)
+    exporter = _Exporter(session, GraphBuilder((channels, height, width), architecture=architecture))
+    logits = exporter.value(graph.get_tensor_by_name("logits:0"))
+    exporter.builder.save(path, {"logits": logits}, source=f"tensorflow {tf.version.VERSION}")
+
+
+class _Exporter:
+    """Writes the operations that a tensor depends on, once each."""
+
+    def __init__(self, session: tf.Session, builder: GraphBuilder) -> None:
+        self.builder = builder
+        self.variables = session.run(
+            {variable.op.name: variable for variable in session.graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES)}
+        )
+        self.written = {"images:0": IMAGE}
+
+    def value(self, tensor: tf.Tensor) -> str:
+        """The ONNX value of a tensor."""
+        if tensor.name not in self.written:
+            self.written[tensor.name] = self._write(tensor)
+        return self.written[tensor.name]
+
+    def _write(self, tensor: tf.Tensor) -> str:
+        operation = without_dropout(tensor).op
+        if operation is not tensor.op:
+            return self.value(operation.outputs[0])
+        writers = {
+            "BiasAdd": self._sum_of_products,
+            "Relu": self._relu,
+            "LRN": self._lrn,
+            "MaxPool": self._max_pool,
+            "Reshape": self._flatten,
+            "Identity": self._identity,
+        }
+        if operation.type not in writers:
+            raise TriptychError(f"cannot export {operation.name}: {operation.type} has no ONNX operator here")
+        return writers[operation.type](operation)
+
+    def _variable(self, tensor: tf.Tensor) -> np.ndarray:
+        read = tensor.op
+        if read.type != "ReadVariableOp":
+            raise TriptychError(f"cannot export {read.name}: expected a variable, found the operation {read.type}")
+        return self.variables[read.inputs[0].op.name]
+
+    def _sum_of_products(self, operation: tf.Operation) -> str:
+        """A convolution or a matrix product, and the bias that ends the layer."""
+        product = operation.inputs[0].op
+        bias = self._variable(operation.inputs[1])
+        if product.type not in ("Conv2D", "MatMul"):
+            raise TriptychError(f"cannot export {operation.name}: a bias on {product.type} has no ONNX operator here")
+        x, weight = self.value(product.inputs[0]), self._variable(product.inputs[1])
+        if product.type == "MatMul":
+            if product.get_attr("transpose_a") or product.get_attr("transpose_b"):
+                raise TriptychError(f"cannot export {operation.name}: its matrix product is transposed")
+            weight = layouts.dense_from_io(weight, flattened_from(product.inputs[0]))
+            return self.builder.dense(operation.name, x, weight, bias)
+        return self.builder.conv(
+            operation.name,
+            x,
+            layouts.conv_from_hwio(weight),
+            bias,
+            stride=tuple(product.get_attr("strides")[1:3]),
+            padding=_padding(product, weight.shape[:2]),
+            dilation=tuple(product.get_attr("dilations")[1:3]),
+            groups=product.inputs[0].shape[3] // weight.shape[2],
+        )
+
+    def _relu(self, operation: tf.Operation) -> str:
+        return self.builder.relu(operation.name, self.value(operation.inputs[0]))
+
+    def _lrn(self, operation: tf.Operation) -> str:
+        size = 2 * operation.get_attr("depth_radius") + 1
+        # ONNX divides alpha by the window, TensorFlow does not.
+        return self.builder.lrn(
+            operation.name,
+            self.value(operation.inputs[0]),
+            size=size,
+            alpha=operation.get_attr("alpha") * size,
+            beta=operation.get_attr("beta"),
+            k=operation.get_attr("bias"),
+        )
+
+    def _max_pool(self, operation: tf.Operation) -> str:
+        kernel = tuple(operation.get_attr("ksize")[1:3])
+        return self.builder.max_pool(
+            operation.name,
+            self.value(operation.inputs[0]),
+            kernel=kernel,
+            stride=tuple(operation.get_attr("strides")[1:3]),
+            padding=_padding(operation, kernel),
+        )
+
+    def _flatten(self, operation: tf.Operation) -> str:
+        if flattened_from(operation.outputs[0]) is None:
+            raise TriptychError(f"cannot export {operation.name}: only a flatten has an ONNX operator here")
+        return self.builder.flatten(operation.name, self.value(operation.inputs[0]))
+
+    def _identity(self, operation: tf.Operation) -> str:
+        return self.value(operation.inputs[0])
+
+
+def _padding(operation: tf.Operation, kernel: tuple[int, int]) -> Padding:
+    """The padding of a convolution or pooling in pixels; SAME puts the odd one at the bottom or right."""
+    if operation.get_attr("data_format") != b"NHWC":
+        raise TriptychError(f"cannot export {operation.name}: its maps are not (N, H, W, C)")
+    kind = operation.get_attr("padding")
+    if kind == b"EXPLICIT":
+        numbers = operation.get_attr("explicit_paddings")
+        return tuple(numbers[2:4]), tuple(numbers[4:6])
+    if kind == b"VALID":
+        return (0, 0), (0, 0)
+    return layouts.same_padding(operation.inputs[0].shape[1:3], kernel, operation.get_attr("strides")[1:3])

@@ -1,0 +1,90 @@
+"""Build, load, read and record: what the project asks of every framework, here of PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from common.names import canonical_from_torch, layer_of
+from common.specs import get_spec
+from common.weights import Weights, check_weights
+from torch_impl import alexnet
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "alexnet_bvlc": alexnet.AlexNetBVLC,
+}
+
+
+def build(architecture: str, *, num_classes: int | None = None, image_size: tuple[int, int] | None = None) -> nn.Module:
+    """A model in evaluation mode, with PyTorch's own initialisation.
+
+    Args:
+        architecture: a name that `common.list_architectures` gives.
+        num_classes: the number of logits; the paper's where it is not given.
+        image_size: (height, width); checked here, since PyTorch's modules take any size until they are run.
+
+    Raises:
+        TriptychError: the architecture is unknown or does not take these options.
+    """
+    spec = get_spec(architecture, num_classes=num_classes, image_size=image_size)
+    options = {} if num_classes is None else {"num_classes": num_classes}
+    model = BUILDERS[spec.name](**options).eval()
+    model.architecture, model.image_shape = spec.name, spec.input_shape
+    return model
+
+
+def _parameters(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter by canonical name; PyTorch's layout is the canonical one."""
+    return {canonical_from_torch(path): parameter for path, parameter in model.named_parameters()}
+
+
+def load_weights(model: nn.Module, weights: Weights, *, skip: Collection[str] = ()) -> None:
+    """Copy canonical weights into the model, but for the layers in `skip`, which keep what they hold.
+
+    Raises:
+        TriptychError: the weights do not fit; nothing has been changed then.
+    """
+    parameters = _parameters(model)
+    check_weights({name: tuple(tensor.shape) for name, tensor in parameters.items()}, weights, skip=skip)
+    with torch.no_grad():
+        for name, tensor in parameters.items():
+            if layer_of(name) not in skip:
+                tensor.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
+
+
+def read_weights(model: nn.Module) -> dict[str, np.ndarray]:
+    """A copy of the model's weights, float32, in the canonical layout."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in _parameters(model).items()}
+
+
+@torch.no_grad()
+def record(
+    model: nn.Module, image: np.ndarray, injected: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Run the model and return every layer's output by canonical name, (N, C, H, W) or (N, features).
+
+    `injected` replaces a layer's output for the layers behind it, after it has been recorded.
+    """
+    recorded: dict[str, np.ndarray] = {}
+
+    def hook(name: str) -> Callable:
+        def keep(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor | None:
+            recorded[name] = output.cpu().numpy().copy()
+            return torch.from_numpy(injected[name]).to(output) if injected and name in injected else None
+
+        return keep
+
+    handles = [
+        module.register_forward_hook(hook(canonical_from_torch(path)))
+        for path, module in model.named_modules()
+        if not any(module.children())
+    ]
+    try:
+        model(torch.from_numpy(image))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return recorded
