@@ -113,20 +113,25 @@ class GraphBuilder:
             onnx.checker.check_model(temporary, full_check=True)
 
     def _model(self, outputs: Mapping[str, str], source: str) -> onnx.ModelProto:
-        """The model without its initializers."""
-        from onnx import TensorProto, helper
+        """The model without its initializers, the shape of every value inferred."""
+        from onnx import TensorProto, helper, shape_inference
 
         renamed = {layer: output for output, layer in outputs.items()}
         for node in self.nodes:
             node.input[:] = [renamed.get(value, value) for value in node.input]
             node.output[:] = [renamed.get(value, value) for value in node.output]
+        parameters = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape)
+            for name, array in self.initializers.items()
+        ]
+        image = helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, [BATCH, *self.image_shape])
         graph = helper.make_graph(
-            self.nodes,
-            self.architecture or "network",
-            [helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, [BATCH, *self.image_shape])],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, [BATCH, None]) for output in outputs],
+            self.nodes, self.architecture or "network", [image, *parameters], _float_values(outputs)
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        # The parameters are inputs only for as long as the shapes behind them are inferred.
+        model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+        del model.graph.input[1:]
         properties = {"source": source} | ({"architecture": self.architecture} if self.architecture else {})
         helper.set_model_props(model, properties)
         return model

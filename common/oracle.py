@@ -78,7 +78,7 @@ def _conv(operation: Conv, inputs: list[np.ndarray], parameters: Mapping[str, np
     kernels = parameters["weight"].reshape(operation.groups, operation.filters // operation.groups, -1)
     sums = _Sums((batch, operation.filters, height, width), parameters["weight"], inputs[0])
     filters = np.split(np.arange(operation.filters), operation.groups)
-    rows_at_once = max(1, _ELEMENTS_AT_ONCE // (windows[0, :, 0].size or 1))
+    rows_at_once = max(1, _ELEMENTS_AT_ONCE // (kernels[:, 0].size * width))
     for image in range(batch):
         for top in range(0, height, rows_at_once):
             rows = slice(top, top + rows_at_once)

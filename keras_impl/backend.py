@@ -13,6 +13,7 @@ from keras import layers, ops
 from common import layouts
 from common.names import keras_layer, layer_of
 from common.specs import get_spec, list_architectures
+from common.specs.architecture import Shape
 from common.weights import Weights, check_weights
 from keras_impl import alexnet
 
@@ -110,6 +111,17 @@ def read_weights(model: keras.Model) -> dict[str, np.ndarray]:
     }
 
 
+def structure(model: keras.Model) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    """The shape of every layer's output for one image, (C, H, W), and of every parameter, by canonical name."""
+    names = canonical_names(model)
+    shapes = {}
+    for layer in model.layers:
+        if not isinstance(layer, layers.InputLayer):
+            *spatial, channels = layer.output.shape[1:]
+            shapes[names[layer.name]] = (channels, *spatial)
+    return shapes, {name: parameter.canonical_shape for name, parameter in _parameters(model).items()}
+
+
 def record(
     model: keras.Model, image: np.ndarray, injected: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
@@ -120,7 +132,7 @@ def record(
     """
     injected = injected or {}
     names = canonical_names(model)
-    values = {id(model.input): ops.convert_to_tensor(layouts.to_channels_last(image))}
+    values = {id(model.inputs[0]): ops.convert_to_tensor(layouts.to_channels_last(image))}
     recorded = {}
     for layer in model.layers:
         if isinstance(layer, layers.InputLayer):

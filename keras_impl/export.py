@@ -35,14 +35,14 @@ def export_onnx(model: keras.Model, path: str | Path) -> None:
     Raises:
         TriptychError: the model has a layer that cannot be exported faithfully, or the file cannot be written.
     """
-    height, width, channels = model.input.shape[1:]
+    height, width, channels = model.inputs[0].shape[1:]
     builder = GraphBuilder((channels, height, width), architecture=model.name)
     names = canonical_names(model)
-    values = {id(model.input): IMAGE}
+    values = {id(model.inputs[0]): IMAGE}
     for layer in model.layers:
         if not isinstance(layer, layers.InputLayer):
             values[id(layer.output)] = _export(layer, builder, names[layer.name], values[id(layer.input)])
-    builder.save(path, {"logits": values[id(model.output)]}, source=f"keras {keras.version()}")
+    builder.save(path, {"logits": values[id(model.outputs[0])]}, source=f"keras {keras.version()}")
 
 
 @singledispatch

@@ -16,6 +16,7 @@ import tensorflow.compat.v1 as tf
 from common import layouts
 from common.names import layer_of
 from common.specs import get_spec
+from common.specs.architecture import Shape
 from common.weights import Weights, check_weights
 from tf1_style_impl import alexnet
 
@@ -130,6 +131,22 @@ def read_weights(session: tf.Session) -> dict[str, np.ndarray]:
     return {name: np.array(parameters[name].to_canonical(value), order="C") for name, value in values.items()}
 
 
+def _layers(graph: tf.Graph) -> list[str]:
+    """The canonical names of the layers in the graph, whose outputs are the tensors of these names."""
+    operations = {operation.name for operation in graph.get_operations()}
+    (architecture,) = graph.get_collection(ARCHITECTURE)
+    return [layer.name for layer in get_spec(architecture).layers if layer.name in operations]
+
+
+def structure(session: tf.Session) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    """The shape of every layer's output for one image, (C, H, W), and of every parameter, by canonical name."""
+    shapes = {}
+    for name in _layers(session.graph):
+        *spatial, channels = session.graph.get_tensor_by_name(f"{name}:0").shape[1:]
+        shapes[name] = (channels, *spatial)
+    return shapes, {name: parameter.canonical_shape for name, parameter in _parameters(session.graph).items()}
+
+
 def record(
     session: tf.Session, image: np.ndarray, injected: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
@@ -139,9 +156,7 @@ def record(
     fed cannot be fetched, so an injected layer's own output takes a run of its own.
     """
     graph = session.graph
-    operations = {operation.name for operation in graph.get_operations()}
-    (architecture,) = graph.get_collection(ARCHITECTURE)
-    names = [layer.name for layer in get_spec(architecture).layers if layer.name in operations]
+    names = _layers(graph)
     fed = {f"{name}:0": layouts.to_channels_last(array) for name, array in (injected or {}).items()}
     fed["images:0"] = layouts.to_channels_last(image)
 

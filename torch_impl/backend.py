@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from common.names import canonical_from_torch, layer_of
 from common.specs import get_spec
+from common.specs.architecture import Shape
 from common.weights import Weights, check_weights
 from torch_impl import alexnet
 
@@ -61,6 +63,22 @@ def read_weights(model: nn.Module) -> dict[str, np.ndarray]:
 
 
 @torch.no_grad()
+def structure(model: nn.Module) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    """The shape of every layer's output for one image, and of every parameter, by canonical name.
+
+    Where the numbers of the model do not fit together, the layers from the first that cannot be computed are missing.
+    """
+    shapes: dict[str, Shape] = {}
+
+    def hook(name: str) -> Callable:
+        return lambda module, inputs, output: shapes.update({name: tuple(output.shape[1:])})
+
+    with _hooked(model, hook), suppress(RuntimeError):
+        model(torch.zeros(1, *model.image_shape))
+    return shapes, {name: tuple(tensor.shape) for name, tensor in _parameters(model).items()}
+
+
+@torch.no_grad()
 def record(
     model: nn.Module, image: np.ndarray, injected: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
@@ -77,14 +95,21 @@ def record(
 
         return keep
 
+    with _hooked(model, hook):
+        model(torch.from_numpy(image))
+    return recorded
+
+
+@contextmanager
+def _hooked(model: nn.Module, hook: Callable[[str], Callable]) -> Iterator[None]:
+    """Call `hook(canonical name)` behind every layer."""
     handles = [
         module.register_forward_hook(hook(canonical_from_torch(path)))
         for path, module in model.named_modules()
         if not any(module.children())
     ]
     try:
-        model(torch.from_numpy(image))
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return recorded

@@ -6,14 +6,15 @@ layer that makes it and not in those behind it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from common.names import layer_of
 from common.oracle import SMALLEST_NORMAL, UNIT_ROUNDOFF, Reference, evaluate, parameters_of
 from common.probes import Probe
-from common.specs.architecture import IMAGE, Architecture, Dropout, Layer
+from common.specs.architecture import IMAGE, Architecture, Dropout, Layer, Shape
 
 IDENTICAL, CERTIFIED, DIVERGED = "identical", "certified", "diverged"
 
@@ -62,6 +63,38 @@ def judge(spec: Architecture, probe: Probe, recorded: Mapping[str, np.ndarray]) 
         values[layer.name] = probe.injected.get(layer.name, output)
         verdicts.append(_judge_layer(layer, probe, inputs, output))
     return verdicts
+
+
+def judge_structure(
+    spec: Architecture, shapes: Mapping[str, Sequence[int]], parameter_shapes: Mapping[str, Sequence[int]]
+) -> list[LayerVerdict]:
+    """The layers that are missing or have another shape than specified, which no numbers are needed to see.
+
+    Args:
+        spec: the network.
+        shapes: of each layer's output for one image, (C, H, W) or (features,).
+        parameter_shapes: of each parameter in the canonical layout.
+    """
+    problems = []
+    for layer in spec.layers:
+        found = [
+            _mismatch(name, given.get(name), expected)
+            for given, wanted in ((shapes, spec.shapes), (parameter_shapes, spec.parameter_shapes))
+            for name, expected in wanted.items()
+            if name == layer.name or (given is parameter_shapes and layer_of(name) == layer.name)
+        ]
+        if cause := next(filter(None, found), None):
+            problems.append(_diverged(layer.name, cause))
+    unexpected = sorted(set(parameter_shapes) - set(spec.parameter_shapes))
+    return problems + [_diverged(layer_of(name), f"{name} is not in the specification") for name in unexpected]
+
+
+def _mismatch(name: str, found: Sequence[int] | None, expected: Shape) -> str | None:
+    if found is None:
+        return f"{name} is missing"
+    if tuple(found) != expected:
+        return f"{name} has shape {'×'.join(map(str, found))}, expected {'×'.join(map(str, expected))}"
+    return None
 
 
 def first_divergence(verdicts: list[LayerVerdict]) -> LayerVerdict | None:
@@ -136,9 +169,7 @@ def _measure(
         return LayerVerdict(name, DIVERGED, ratio, precision, ulp, cause)
     if ratio <= 1 and precision == "fp32":
         return LayerVerdict(name, CERTIFIED, ratio, precision, ulp)
-    reduced = precision in ("tf32", "bf16")
-    cause_by_size = f"the errors have the size that {precision} would give" if reduced else None
-    return LayerVerdict(name, DIVERGED, ratio, precision, ulp, cause_by_size)
+    return LayerVerdict(name, DIVERGED, ratio, precision, ulp)
 
 
 def _precision(error: np.ndarray, reference: Reference) -> str:

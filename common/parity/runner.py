@@ -22,7 +22,16 @@ import numpy as np
 from common.errors import TriptychError
 from common.files import os_error_sentence
 from common.parity.backends import Backend, process_environment
-from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict, first_divergence, judge, overall
+from common.parity.judge import (
+    CERTIFIED,
+    DIVERGED,
+    IDENTICAL,
+    LayerVerdict,
+    first_divergence,
+    judge,
+    judge_structure,
+    overall,
+)
 from common.probes import PROBES, Probe
 from common.specs.architecture import Architecture
 from common.weights import Weights, check_weights, initial_weights, write_weights_file
@@ -207,9 +216,9 @@ class _Runner:
             for probe in prepared.result():
                 if self.stopped.is_set():
                     break
-                if not worker.alive:
-                    worker = self._start(backend)
                 results[backend.name, probe.probe.name] = self._run_probe(backend, worker, probe)
+                if not worker.alive and not self.stopped.is_set():
+                    worker = self._start(backend)  # the crash has its row; the next probe gets a chance of its own
                 self.on_progress(backend.name, probe.probe.name)
         finally:
             worker.kill()
@@ -222,27 +231,38 @@ class _Runner:
 
     def _run_probe(self, backend: Backend, worker: WorkerProcess, prepared: _PreparedProbe) -> BackendResult:
         started = time.perf_counter()
-        with tempfile.TemporaryDirectory(prefix=f"{backend.name}-", dir=self.folder) as output:
-            try:
-                answer = worker.ask({**prepared.request, "output": output}, self.plan.timeout)
-            except WorkerFailure as failure:
-                seconds = time.perf_counter() - started
-                return BackendResult(backend.name, "crashed", INCOMPLETE, str(failure), seconds)
+        timing: dict[str, float] = {}
+        try:
+            # Numbers that do not fit together stop a network from running at all; its shapes tell which layer it is.
+            structure = worker.ask({}, self.plan.timeout)
+            verdicts = judge_structure(self.spec, structure["shapes"], structure["parameter_shapes"])
+            if not verdicts:
+                verdicts, timing = self._record_and_judge(backend, worker, prepared)
+        except WorkerFailure as failure:
             seconds = time.perf_counter() - started
-            recorded = {name: np.load(path, mmap_mode="r") for name, path in answer["layers"].items()}
-            verdicts = judge(self.spec, prepared.probe, recorded)
+            return BackendResult(backend.name, "crashed", INCOMPLETE, str(failure), seconds)
         divergence = first_divergence(verdicts)
         return BackendResult(
             backend.name,
             "diverged" if divergence else "ok",
             overall(verdicts, prepared.probe),
             reason=f"{divergence.name} differs" if divergence else None,
-            seconds=seconds,
-            timing={**answer["timing"], "judge": time.perf_counter() - started - seconds},
+            seconds=time.perf_counter() - started - timing.get("judge", 0.0),
+            timing=timing,
             first_divergence=divergence.name if divergence else None,
             likely_cause=divergence.cause if divergence else None,
             layers=verdicts,
         )
+
+    def _record_and_judge(
+        self, backend: Backend, worker: WorkerProcess, prepared: _PreparedProbe
+    ) -> tuple[list[LayerVerdict], dict[str, float]]:
+        with tempfile.TemporaryDirectory(prefix=f"{backend.name}-", dir=self.folder) as output:
+            answer = worker.ask({**prepared.request, "output": output}, self.plan.timeout)
+            started = time.perf_counter()
+            recorded = {name: np.load(path, mmap_mode="r") for name, path in answer["layers"].items()}
+            verdicts = judge(self.spec, prepared.probe, recorded)
+        return verdicts, {**answer["timing"], "judge": time.perf_counter() - started}
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """One backend in a process of its own: `python -m common.parity.worker BACKEND ARCHITECTURE`.
 
-Reads one JSON request a line from standard input and answers each with one JSON line on standard output. Arrays travel
-as files: the request names the weights (safetensors) and the image (npy), the answer names one npy for each layer,
-which the other side maps into memory. The process ends when its standard input is closed, whatever it is doing, so
-that none is left behind.
+Reads one JSON request a line from standard input and answers each with one JSON line on standard output; the empty
+request asks for the shapes of the model. Arrays travel as files: the request names the weights (safetensors) and the
+image (npy), the answer names one npy for each layer, which the other side maps into memory. The process ends when its
+standard input is closed, whatever it is doing, so that none is left behind.
 """
 
 from __future__ import annotations
@@ -35,9 +35,15 @@ class Worker:
         self.backend = backend
         self.implementation = importlib.import_module(backend.implementation)
         self.importing = time.perf_counter() - started
+        self.module = importlib.import_module(f"{backend.implementation}.backend")
         self.model = self.implementation.build(architecture)
         self.loaded: str | None = None
         self.exported: Path | None = None
+
+    def structure(self) -> dict[str, Any]:
+        """The shapes of layers and parameters."""
+        shapes, parameter_shapes = self.module.structure(self.model)
+        return {"shapes": shapes, "parameter_shapes": parameter_shapes}
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Load the weights, run the image, write every layer's output; return where they are."""
@@ -73,8 +79,7 @@ class Worker:
             from common.onnx_graph import record
 
             return record(self.exported, image, injected)
-        module = importlib.import_module(f"{self.backend.implementation}.backend")
-        return module.record(self.model, image, injected)
+        return self.module.record(self.model, image, injected)
 
 
 def _watched_input() -> queue.SimpleQueue[str]:
@@ -102,8 +107,11 @@ def main() -> None:
         failure = _describe(error)
     while True:
         request = json.loads(lines.get())
+        if worker is None:
+            print(json.dumps({"error": failure}), file=answers, flush=True)
+            continue
         try:
-            answer = worker.answer(request) if worker else {"error": failure}
+            answer = worker.answer(request) if request else worker.structure()
         except Exception as error:  # a framework's own failure is a row in the report, not the end of it
             answer = {"error": _describe(error)}
         print(json.dumps(answer), file=answers, flush=True)

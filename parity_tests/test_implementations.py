@@ -1,0 +1,171 @@
+"""The three implementations: the same names, the same shapes, the same weights, the same numbers."""
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import IMPLEMENTATIONS, load_implementation
+
+from common import TriptychError, get_spec, list_architectures, random_weights
+from common.parity.judge import CERTIFIED, DIVERGED, judge, overall
+from common.probes import Probe, exact_probe
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", params=list_architectures())
+def architecture(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(implementation, architecture):
+    return implementation.build(architecture)
+
+
+@pytest.fixture(scope="module")
+def weights(architecture):
+    return random_weights(architecture, seed=3)
+
+
+def recorder(implementation):
+    return importlib.import_module(f"{implementation.__name__}.backend").record
+
+
+def test_what_goes_in_comes_out_bit_for_bit(implementation, model, weights, architecture):
+    implementation.load_weights(model, weights)
+    found = implementation.read_weights(model)
+    assert list(found) == list(get_spec(architecture).parameter_shapes)
+    for name, array in weights.items():
+        assert found[name].shape == array.shape
+        assert found[name].tobytes() == array.tobytes(), name
+
+
+def test_bad_weights_change_nothing(implementation, model, weights):
+    implementation.load_weights(model, weights)
+    last = list(weights)[-1]
+    for bad in (
+        {**weights, last: weights[last][..., :-1]},
+        {**weights, last: weights[last] * np.nan},
+        {name: -array for name, array in weights.items() if name != last},
+    ):
+        with pytest.raises(TriptychError, match=last):
+            implementation.load_weights(model, bad)
+    assert implementation.read_weights(model)[last].tobytes() == weights[last].tobytes()
+
+
+def test_skipped_layers_keep_what_they_hold(implementation):
+    model = implementation.build("alexnet_bvlc", num_classes=7)
+    before = implementation.read_weights(model)
+    weights = random_weights("alexnet_bvlc", seed=5)  # fc8 for 1000 classes, which this model has not
+    implementation.load_weights(model, weights, skip=["fc8"])
+    after = implementation.read_weights(model)
+    assert (after["fc8/weight"] == before["fc8/weight"]).all()
+    assert (after["fc7/weight"] == weights["fc7/weight"]).all()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_every_layer_is_the_specified_one(implementation, model, weights, architecture, batch):
+    """On small random numbers, so that neither shapes nor values can be right by symmetry."""
+    implementation.load_weights(model, weights)
+    spec = get_spec(architecture)
+    image = np.random.default_rng(batch).standard_normal((batch, *spec.input_shape), dtype=np.float32) * 30
+    recorded = recorder(implementation)(model, image)
+    assert {name: array.shape[1:] for name, array in recorded.items()} == {
+        layer.name: spec.shapes[layer.name] for layer in spec.layers
+    }
+    probe = Probe("random", weights, image)
+    verdicts = judge(spec, probe, recorded)
+    assert len(verdicts) == len(spec.layers)
+    assert overall(verdicts, probe) == CERTIFIED
+
+
+def test_a_non_square_image(implementation):
+    spec = get_spec("alexnet_bvlc", image_size=(227, 251))
+    probe = exact_probe(spec, batch=1)
+    model = implementation.build("alexnet_bvlc", image_size=(227, 251))
+    implementation.load_weights(model, probe.weights)
+    recorded = recorder(implementation)(model, probe.image, probe.injected)
+    assert not [verdict for verdict in judge(spec, probe, recorded) if verdict.verdict == DIVERGED]
+
+
+def test_keras_sequential_is_the_functional_model():
+    keras_impl, alexnet = load_implementation("keras_impl"), importlib.import_module("keras_impl.alexnet")
+    functional, sequential = alexnet.alexnet_bvlc(), alexnet.alexnet_bvlc_sequential()
+    assert [type(layer) for layer in sequential.layers] == [type(layer) for layer in functional.layers[1:]]
+    weights = random_weights("alexnet_bvlc")
+    image = np.random.default_rng(0).standard_normal((1, 3, 227, 227), dtype=np.float32)
+    keras_impl.load_weights(functional, weights)
+    keras_impl.load_weights(sequential, weights)
+    outputs = [recorder(keras_impl)(model, image)["fc8"] for model in (functional, sequential)]
+    assert outputs[0].tobytes() == outputs[1].tobytes()
+
+
+def test_keras_lrn_is_serialisable():
+    load_implementation("keras_impl")
+    import keras
+
+    from keras_impl.layers import LocalResponseNormalization
+
+    layer = LocalResponseNormalization(size=3, alpha=2e-3, beta=0.5, k=2.0, name="norm")
+    model = keras.Sequential([keras.layers.Input((2, 3, 5)), layer])
+    again = keras.Sequential.from_config(model.get_config())
+    assert again.layers[0].get_config() == layer.get_config()
+    with pytest.raises(ValueError, match="odd"):
+        LocalResponseNormalization(size=4)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_tf1_grouped_convolution_then_and_now(groups):
+    load_implementation("tf1_style_impl")
+    import tensorflow.compat.v1 as tf
+
+    from tf1_style_impl.layers import conv, grouped_conv2d, split_conv2d
+
+    generator = np.random.default_rng(groups)
+    image = generator.integers(-9, 10, (3, 7, 9, 8)).astype(np.float32)
+    weight = generator.integers(-9, 10, (3, 3, 8 // groups, 12)).astype(np.float32)
+    outputs = []
+    for convolve in (grouped_conv2d, split_conv2d):
+        with tf.Graph().as_default(), tf.Session() as session:
+            y = conv(tf.constant(image), 3, 12, stride=2, padding=1, groups=groups, name="conv", convolve=convolve)
+            kernel, _ = tf.trainable_variables()
+            session.run(tf.global_variables_initializer())
+            session.run(kernel.initializer, {kernel.initializer.inputs[1]: weight})
+            outputs.append(session.run(y))
+    assert outputs[0].shape == (3, 4, 5, 12)
+    assert outputs[0].tobytes() == outputs[1].tobytes()
+
+
+def builder_names(package, family):
+    """The networks that a model file defines, in order, spelt alike: `AlexNetBVLC` and `alexnet_bvlc` are one."""
+    tree = ast.parse((ROOT / package / f"{family}.py").read_text())
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return [name.replace("_", "").lower() for name in names if not name.startswith("_") and "sequential" not in name]
+
+
+def block_markers(package, family):
+    lines = (ROOT / package / f"{family}.py").read_text().splitlines()
+    return [line.strip() for line in lines if re.fullmatch(r" +# (Block \d+|Classifier)", line)]
+
+
+@pytest.mark.parametrize("family", sorted({get_spec(name).family for name in list_architectures()}))
+def test_model_files_mirror_each_other(family):
+    names = [builder_names(package, family) for package in IMPLEMENTATIONS]
+    assert names[0] == names[1] == names[2]
+    torch_blocks, keras_blocks, tf1_blocks = (block_markers(package, family) for package in IMPLEMENTATIONS)
+    assert torch_blocks == tf1_blocks
+    assert keras_blocks == torch_blocks * (len(keras_blocks) // len(torch_blocks))
+
+
+def test_every_implementation_offers_the_contract(implementation):
+    assert list(inspect.signature(implementation.build).parameters) == ["architecture", "num_classes", "image_size"]
+    assert list(inspect.signature(implementation.load_weights).parameters)[1:] == ["weights", "skip"]
+    assert len(inspect.signature(implementation.read_weights).parameters) == 1
+    assert list(inspect.signature(implementation.export_onnx).parameters)[1:] == ["path"]
+    with pytest.raises(TriptychError, match="did you mean alexnet_bvlc"):
+        implementation.build("alexnet_blvc")

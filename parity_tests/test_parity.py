@@ -1,0 +1,275 @@
+"""The harness as a user meets it: `triptych parity`, in processes of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from common import get_spec, random_weights, write_weights_file
+from common.parity.judge import DIVERGED, IDENTICAL, judge, judge_structure, overall
+from common.parity.runner import worst
+from common.probes import exact_probe
+
+ROOT = Path(__file__).parents[1]
+BACKENDS = ["torch", "keras-tensorflow", "tf1", "onnx-torch", "onnx-keras", "onnx-tf1"]
+
+
+def triptych(*arguments, cwd=ROOT, **options):
+    command = [sys.executable, "-m", "common.cli", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options
+    )
+
+
+def finish(process, timeout=300):
+    out, err = process.communicate(timeout=timeout)
+    assert "Traceback" not in err, err
+    return process.returncode, out, err
+
+
+def workers_of(process):
+    return [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "common.parity.worker" in child.cmdline()
+    ]
+
+
+def wait_for_worker(process, backend, timeout=120):
+    """The worker process of a backend, once it runs."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        for worker in workers_of(process):
+            if backend in worker.cmdline():
+                return worker
+        time.sleep(0.05)
+    raise AssertionError(f"no worker of {backend} appeared")
+
+
+def assert_gone(workers, timeout=10):
+    _, alive = psutil.wait_procs(workers, timeout=timeout)
+    assert not alive
+
+
+@pytest.fixture(scope="module")
+def report():
+    code, out, err = finish(triptych("parity", "alexnet_bvlc", "--json"))
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_six_backends_are_one_function(report):
+    assert report["verdict"] == "certified"
+    assert {run["probe"]: run["verdict"] for run in report["runs"]} == {
+        "exact": "identical",
+        "random": "certified",
+        "photo": "certified",
+    }
+    for run in report["runs"]:
+        assert (run["architecture"], run["device"], run["precision"]) == ("alexnet_bvlc", "cpu", "fp32")
+        assert [row["backend"] for row in run["backends"]] == BACKENDS
+        for row in run["backends"]:
+            assert (row["status"], row["reason"], row["first_divergence"], row["likely_cause"]) == ("ok",) + (None,) * 3
+            assert row["seconds"] > 0
+
+
+def test_every_layer_is_reported(report):
+    layers = {layer.name: layer.operation.kind for layer in get_spec("alexnet_bvlc").layers}
+    for run in report["runs"]:
+        for row in run["backends"]:
+            wanted = [name for name in layers if not (row["backend"].startswith("onnx") and name.startswith("drop"))]
+            assert [layer["name"] for layer in row["layers"]] == wanted
+            for layer in row["layers"]:
+                assert 0 <= layer["bound_ratio"] <= 1
+                assert layer["precision"] == "fp32"
+                rounds = layers[layer["name"]] == "LRN" or (
+                    run["probe"] != "exact" and layers[layer["name"]] in ("Conv", "Dense")
+                )
+                assert layer["verdict"] == ("certified" if rounds else "identical")
+
+
+def test_the_exact_probe_says_which_layers_it_cannot_hold_to_the_bit(report):
+    assert {run["probe"]: list(run["bounded"]) for run in report["runs"]} == {
+        "exact": ["norm1", "norm2"],
+        "random": [],
+        "photo": [],
+    }
+
+
+def test_the_environment_is_in_the_report(report):
+    assert {"python", "numpy", "torch", "keras", "tensorflow", "onnxruntime"} <= set(report["environment"]["versions"])
+
+
+def test_a_killed_backend_is_a_row_and_the_others_finish():
+    process = triptych("parity", "alexnet_bvlc", "--probe", "exact", "--json")
+    killed = wait_for_worker(process, "keras-tensorflow")
+    killed.send_signal(signal.SIGKILL)
+    workers = workers_of(process)
+    code, out, _ = finish(process)
+    assert code == 1
+    (run,) = json.loads(out)["runs"]
+    assert run["verdict"] == "incomplete"
+    status = {row["backend"]: row["status"] for row in run["backends"]}
+    assert status == dict.fromkeys(BACKENDS, "ok") | {"keras-tensorflow": "crashed"}
+    (row,) = [row for row in run["backends"] if row["status"] == "crashed"]
+    assert "SIGKILL" in row["reason"]
+    assert_gone(workers)
+
+
+def test_a_backend_that_hangs_is_ended(tmp_path):
+    process = triptych("parity", "alexnet_bvlc", "--probe", "exact", "--backend", "torch", "--timeout", 3, "--json")
+    stopped = wait_for_worker(process, "torch")
+    stopped.suspend()
+    code, out, _ = finish(process)
+    (row,) = json.loads(out)["runs"][0]["backends"]
+    assert (code, row["status"], row["reason"]) == (1, "crashed", "no answer within 3 s")
+    assert_gone([stopped])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_leaves_nothing_behind(number, tmp_path):
+    process = triptych("parity", "alexnet_bvlc", env={**os.environ, "TMPDIR": str(tmp_path)})
+    wait_for_worker(process, "torch")
+    workers = workers_of(process)
+    process.send_signal(number)
+    code, _, _ = finish(process, timeout=60)
+    assert_gone(workers)
+    if number != signal.SIGKILL:
+        assert code == 130
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_from_a_file(tmp_path):
+    write_weights_file(tmp_path / "w.safetensors", random_weights("alexnet_bvlc", seed=9))
+    options = ("--backend", "torch", "--probe", "random", "--batch", 1)
+    code, out, _ = finish(triptych("parity", "alexnet_bvlc", "--weights", tmp_path / "w.safetensors", *options))
+    assert code == 0
+    assert "certified" in out
+    assert "\x1b" not in out  # plain text where there is no terminal
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["parity", "alexnet_bvcl"], "did you mean alexnet_bvlc"),
+        (["parity", "vgg*"], "no architecture matches 'vgg*'"),
+        (["parity", "--backend", "tensorflow"], "did you mean keras-tensorflow"),
+        (["parity", "--weights", "nowhere.safetensors"], "there is no weights file nowhere.safetensors"),
+        (["show", "alexnet"], "did you mean alexnet_bvlc"),
+        (["export", "alexnet_bvlc", "--from", "torch", "--out", "missing/a.onnx"], "cannot write missing/a.onnx"),
+        (["export", "alexnet_bvlc", "--from", "caffe", "--out", "a.onnx"], "'caffe' is not one of"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_status_2(arguments, words):
+    code, out, err = finish(triptych(*arguments))
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+def test_weights_of_another_network_are_refused_before_anything_runs(tmp_path):
+    write_weights_file(tmp_path / "w.safetensors", {"conv1/weight": np.zeros((6, 1, 5, 5), np.float32)})
+    code, _, err = finish(triptych("parity", "alexnet_bvlc", "--weights", tmp_path / "w.safetensors"))
+    assert code == 2
+    assert "conv1/weight has shape (6, 1, 5, 5), expected (96, 3, 11, 11); conv1/bias is missing" in err
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras", "tf1"])
+def test_export_writes_what_onnx_runtime_runs(framework, tmp_path):
+    import onnxruntime
+
+    path = tmp_path / "a.onnx"
+    code, out, err = finish(triptych("export", "alexnet_bvlc", "--from", framework, "--out", path))
+    assert code == 0, err
+    assert str(path) in out
+    session = onnxruntime.InferenceSession(path)
+    for batch in (1, 3):
+        (logits,) = session.run(["logits"], {"image": np.zeros((batch, 3, 227, 227), np.float32)})
+        assert logits.shape == (batch, 1000)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_one_wrong_number_is_found_by_the_command(tmp_path):
+    """End to end, in a copy of the project with one edit; the other mistakes are in test_mutants.py."""
+    for package in ("common", "torch_impl", "tf1_style_impl"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    model = tmp_path / "tf1_style_impl" / "alexnet.py"
+    model.write_text(model.read_text().replace("alpha=2e-5", "alpha=1e-4", 1))
+    options = ("--backend", "torch", "--backend", "tf1", "--backend", "onnx-tf1", "--probe", "exact", "--json")
+    code, out, _ = finish(triptych("parity", "alexnet_bvlc", *options, cwd=tmp_path))
+    assert code == 1
+    report = json.loads(out)
+    assert report["verdict"] == DIVERGED
+    rows = {row["backend"]: (row["status"], row["first_divergence"]) for row in report["runs"][0]["backends"]}
+    assert rows == {"torch": ("ok", None), "tf1": ("diverged", "norm1"), "onnx-tf1": ("diverged", "norm1")}
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return exact_probe(get_spec("alexnet_bvlc"), batch=1)
+
+
+def answered(probe):
+    """What a perfect backend records on an exact probe."""
+    from common.oracle import evaluate
+
+    recorded = dict(probe.expected)
+    for layer in get_spec("alexnet_bvlc").layers:
+        if layer.name in probe.bounded:
+            recorded[layer.name] = evaluate(layer.operation, [recorded[layer.inputs[0]]], {}).value.astype(np.float32)
+    return recorded
+
+
+def test_a_perfect_backend_is_identical(exact):
+    verdicts = judge(get_spec("alexnet_bvlc"), exact, answered(exact))
+    assert overall(verdicts, exact) == IDENTICAL
+    assert {verdict.verdict for verdict in verdicts} == {IDENTICAL}
+
+
+@pytest.mark.parametrize("damage", ["one bit", "nan", "infinity", "missing", "shape", "negative zero"])
+def test_damage_to_one_element_is_seen(exact, damage):
+    recorded = answered(exact)
+    array = recorded["conv3"] = recorded["conv3"].copy()
+    place = np.unravel_index(np.argmax(array == 0 if damage == "negative zero" else array), array.shape)
+    if damage == "missing":
+        del recorded["conv3"]
+    elif damage == "shape":
+        recorded["conv3"] = array[:, :, :, :-1]
+    else:
+        array[place] = {
+            "one bit": np.nextafter(array[place], np.float32(np.inf)),
+            "nan": np.nan,
+            "infinity": np.inf,
+            "negative zero": np.float32(-0.0),
+        }[damage]
+    divergence = next(v for v in judge(get_spec("alexnet_bvlc"), exact, recorded) if v.verdict == DIVERGED)
+    assert divergence.name == "conv3"
+
+
+def test_a_wrong_structure_is_named():
+    spec = get_spec("alexnet_bvlc")
+    shapes, parameters = dict(spec.shapes), dict(spec.parameter_shapes)
+    assert judge_structure(spec, shapes, parameters) == []
+    shapes["pool2"] = (256, 12, 13)
+    del parameters["fc7/bias"]
+    parameters["fc9/weight"] = (3, 4)
+    found = {verdict.name: verdict.cause for verdict in judge_structure(spec, shapes, parameters)}
+    assert found == {
+        "pool2": "pool2 has shape 256×12×13, expected 256×13×13",
+        "fc7": "fc7/bias is missing",
+        "fc9": "fc9/weight is not in the specification",
+    }
+
+
+def test_the_worst_verdict_counts():
+    assert worst(["identical", "certified", "skipped"]) == "certified"
+    assert worst(["identical", "incomplete", "diverged"]) == "diverged"
+    assert worst(["certified", "incomplete"]) == "incomplete"
+    assert worst(["skipped"]) == "incomplete"
