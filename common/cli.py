@@ -269,9 +269,10 @@ def main() -> None:
     except TriptychError as error:
         print(f"triptych: {error}", file=sys.stderr)
         sys.exit(NOT_CARRIED_OUT)
-    except KeyboardInterrupt:
-        print("triptych: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("triptych: interrupted; nothing was left behind", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -71,7 +71,9 @@ def _try_exact_probe(spec: Architecture, taps: int, seed: int, batch: int) -> Pr
         if reference.magnitude is not None and reference.magnitude.max(initial=0) >= EXACT_LIMIT:
             return None
         if reference.bound is not None and reference.magnitude is None:
-            probe.bounded[layer.name] = f"{layer.operation.kind} rounds; held to its bound, integers injected behind it"
+            probe.bounded[layer.name] = (
+                f"{layer.operation.kind} rounds: held to its bound, and integers injected behind it"
+            )
             shape = (batch, *spec.shapes[layer.name])
             values[layer.name] = probe.injected[layer.name] = generator.integers(0, 9, shape).astype(np.float32)
         else:

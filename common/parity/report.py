@@ -50,8 +50,9 @@ def print_report(console: Console, runs: Sequence[Run]) -> None:
         for run in of_network:
             for result in run.backends:
                 _explain(console, run, result)
-    if bounded := {layer: how for run in runs for layer, how in run.bounded.items()}:
-        console.print(f"[dim]Exact probe: {'; '.join(f'{layer}: {how}' for layer, how in bounded.items())}.[/]")
+        for how in dict.fromkeys(how for run in of_network for how in run.bounded.values()):
+            layers = [layer for run in of_network for layer, reason in run.bounded.items() if reason == how]
+            console.print(f"[dim]Not exact: {', '.join(layers)}. {how}.[/]", highlight=False)
     verdict = worst([run.verdict for run in runs])
     console.print(f"Verdict: [{STYLES.get(verdict, 'bold yellow')}]{verdict}[/]")
 
