@@ -10,11 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.specs.architecture import Padding, Pair
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy import ndarray
 
 
@@ -61,13 +57,3 @@ def dense_from_io(kernel: ndarray, flattened: tuple[int, int, int] | None = None
 def flat_to_channels_first(activation: ndarray, flattened: tuple[int, int, int]) -> ndarray:
     """(N, H·W·C) → (N, C·H·W), where `flattened` is the (H, W, C) of the map."""
     return to_channels_first(activation.reshape(-1, *flattened)).reshape(activation.shape)
-
-
-def same_padding(size: Sequence[int], kernel: Pair, stride: Sequence[int]) -> Padding:
-    """TensorFlow's SAME in pixels: as little as gives ceil(size / stride) positions, the odd one below and right."""
-    totals = [
-        max((-(-length // step) - 1) * step + window - length, 0)
-        for length, window, step in zip(size, kernel, stride, strict=True)
-    ]
-    vertical, horizontal = ((total // 2, total - total // 2) for total in totals)
-    return vertical, horizontal

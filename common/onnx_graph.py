@@ -8,6 +8,8 @@ content of each graph comes from that framework's model alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from graphlib import TopologicalSorter
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -78,17 +80,45 @@ class GraphBuilder:
         """W·x + b; weight (out, in)."""
         return self._node("Gemm", name, x, *self._parameters(name, weight=weight, bias=bias), transB=1)
 
-    def max_pool(self, name: str, x: str, *, kernel: Pair, stride: Pair, padding: Padding, ceil: bool = False) -> str:
-        return self._node(
-            "MaxPool", name, x, kernel_shape=kernel, strides=stride, pads=_pads(padding), ceil_mode=int(ceil)
-        )
+    def max_pool(self, name: str, x: str, *, kernel: Pair, stride: Pair, padding: Padding) -> str:
+        """The largest value of each window; padding never wins."""
+        return self._node("MaxPool", name, x, kernel_shape=kernel, strides=stride, pads=_pads(padding))
 
     def lrn(self, name: str, x: str, *, size: int, alpha: float, beta: float, k: float) -> str:
         """Local response normalisation; alpha is divided by size, as in Caffe."""
         return self._node("LRN", name, x, size=size, alpha=float(alpha), beta=float(beta), bias=float(k))
 
+    def average_pool(self, name: str, x: str, *, kernel: Pair, stride: Pair) -> str:
+        return self._node("AveragePool", name, x, kernel_shape=kernel, strides=stride, pads=[0, 0, 0, 0])
+
+    def global_average_pool(self, name: str, x: str) -> str:
+        """(N, C, H, W) to (N, C, 1, 1)."""
+        return self._node("GlobalAveragePool", name, x)
+
+    def batch_norm(
+        self,
+        name: str,
+        x: str,
+        gamma: np.ndarray,
+        beta: np.ndarray,
+        mean: np.ndarray,
+        variance: np.ndarray,
+        *,
+        eps: float,
+    ) -> str:
+        """Batch normalisation with stored statistics."""
+        parameters = self._parameters(name, gamma=gamma, beta=beta, mean=mean, variance=variance)
+        return self._node("BatchNormalization", name, x, *parameters, epsilon=float(eps))
+
     def relu(self, name: str, x: str) -> str:
         return self._node("Relu", name, x)
+
+    def add(self, name: str, *inputs: str) -> str:
+        return self._node("Add", name, *inputs)
+
+    def concat(self, name: str, *inputs: str) -> str:
+        """The channels of maps one after the other."""
+        return self._node("Concat", name, *inputs, axis=1)
 
     def flatten(self, name: str, x: str) -> str:
         return self._node("Flatten", name, x, axis=1)
@@ -117,6 +147,7 @@ class GraphBuilder:
         from onnx import TensorProto, helper, shape_inference
 
         renamed = {layer: output for output, layer in outputs.items()}
+        self.nodes = _in_canonical_order(self.nodes)
         for node in self.nodes:
             node.input[:] = [renamed.get(value, value) for value in node.input]
             node.output[:] = [renamed.get(value, value) for value in node.output]
@@ -137,6 +168,27 @@ class GraphBuilder:
         return model
 
 
+def _in_canonical_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Every node behind those it reads, and of those that are ready the one first in the alphabet.
+
+    Frameworks list parallel branches in different orders; the graph should not depend on which it came from.
+    """
+    makers = {value: node.name for node in nodes for value in node.output}
+    waiting_for = {node.name: {makers[value] for value in node.input if value in makers} for node in nodes}
+    by_name = {node.name: node for node in nodes}
+    ordered = []
+    sorter = TopologicalSorter(waiting_for)
+    sorter.prepare()
+    ready: list[str] = []
+    while sorter.is_active():
+        for name in sorter.get_ready():
+            heappush(ready, name)
+        name = heappop(ready)
+        ordered.append(by_name[name])
+        sorter.done(name)
+    return ordered
+
+
 def _write(model: onnx.ModelProto, initializers: Mapping[str, np.ndarray], file: BinaryIO) -> None:
     """Serialise a model and its float32 initializers without copying the arrays.
 
@@ -148,7 +200,7 @@ def _write(model: onnx.ModelProto, initializers: Mapping[str, np.ndarray], file:
 
     initializer = _tag(onnx.GraphProto, "initializer")
     entries = []
-    for name, array in initializers.items():
+    for name, array in sorted(initializers.items()):
         header = onnx.TensorProto(name=name, dims=array.shape, data_type=onnx.TensorProto.FLOAT).SerializeToString()
         header += _tag(onnx.TensorProto, "raw_data") + _varint(array.nbytes)
         entries.append((initializer + _varint(len(header) + array.nbytes) + header, array))

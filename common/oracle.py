@@ -19,7 +19,27 @@ from math import prod
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from common.specs.architecture import LRN, Conv, Dense, Dropout, Flatten, MaxPool, Operation, Padding, Pair, ReLU
+from common.specs.architecture import (
+    LRN,
+    Add,
+    AveragePool,
+    BatchNorm,
+    Concat,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePool,
+    MaxPool,
+    Operation,
+    Padding,
+    Pair,
+    ReLU,
+    ScaledTanh,
+    SelectChannels,
+    Sigmoid,
+    SubSampling,
+)
 
 UNIT_ROUNDOFF = 2.0**-24
 """u of float32, rounding to nearest."""
@@ -73,7 +93,7 @@ def _conv(operation: Conv, inputs: list[np.ndarray], parameters: Mapping[str, np
     Valid for every order of summation, with and without fused multiply-add (Higham, section 3.1). It also holds behind
     a ReLU, which brings no two numbers further apart.
     """
-    windows = _windows(inputs[0], *operation.window, fill=0.0)
+    windows = _windows(inputs[0], *operation.window(inputs[0].shape[1:]), fill=0.0)
     batch, _, height, width = windows.shape[:4]
     kernels = parameters["weight"].reshape(operation.groups, operation.filters // operation.groups, -1)
     sums = _Sums((batch, operation.filters, height, width), parameters["weight"], inputs[0])
@@ -192,8 +212,109 @@ def _lrn(operation: LRN, inputs: list[np.ndarray], parameters: Mapping[str, np.n
 @evaluate.register
 def _max_pool(operation: MaxPool, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """A choice among float32 values: nothing is rounded."""
-    windows = _windows(inputs[0], *operation.window, fill=-np.inf)
+    windows = _windows(inputs[0], *operation.window(inputs[0].shape[1:]), fill=-np.inf)
     return Reference(windows.max(axis=(4, 5)).astype(np.float64))
+
+
+@evaluate.register
+def _average_pool(operation: AveragePool, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
+    """See `_mean`."""
+    windows = _windows(inputs[0], *operation.window(inputs[0].shape[1:]), fill=0.0)
+    return _mean(windows, axes=(4, 5), keepdims=False)
+
+
+@evaluate.register
+def _global_average_pool(
+    operation: GlobalAveragePool, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]
+) -> Reference:
+    """See `_mean`."""
+    return _mean(inputs[0], axes=(2, 3), keepdims=True)
+
+
+def _mean(x: np.ndarray, axes: tuple[int, int], keepdims: bool) -> Reference:
+    """n − 1 additions and a division, or a product with a rounded 1/n: |ŷ − y| ≤ γ_(n+1) Σ|x| / n.
+
+    Dividing by a power of two is exact, so that only then the mean of integers can be required to the bit.
+    """
+    count = prod(x.shape[axis] for axis in axes)
+    value = x.mean(axis=axes, dtype=np.float64, keepdims=keepdims)
+    magnitude = np.abs(x).mean(axis=axes, dtype=np.float64, keepdims=keepdims)
+    bound = gamma(count + 1) * magnitude + count * SMALLEST_NORMAL
+    return Reference(value, bound, magnitude if count & (count - 1) == 0 else None)
+
+
+@evaluate.register
+def _sub_sampling(operation: SubSampling, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
+    """Three additions, the product and the bias, or one factor of four more: |ŷ − y| ≤ γ_6 (|w| Σ|x| + |b|)."""
+    windows = _windows(inputs[0], (2, 2), (2, 2), ((0, 0), (0, 0)), fill=0.0)
+    weight, bias = (parameters[name].astype(np.float64) for name in ("weight", "bias"))
+    value = weight * windows.sum(axis=(4, 5), dtype=np.float64) + bias
+    magnitude = np.abs(weight) * np.abs(windows).sum(axis=(4, 5), dtype=np.float64) + np.abs(bias)
+    return Reference(value, gamma(6) * magnitude + 6 * SMALLEST_NORMAL, magnitude)
+
+
+@evaluate.register
+def _batch_norm(operation: BatchNorm, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
+    """With s = gamma / √(variance + eps): |ŷ − y| ≤ γ_(E+6) (|s| (|x| + |mean|) + |beta|), E = `ELEMENTARY_ULP`.
+
+    The sum under the root and the rounding of eps are halved by it, together one u; the inverse root takes E, or 2 as a
+    root and a quotient; the product with gamma one: s has E + 2. Computed as (x − mean)·s + beta, three more; computed
+    as x·s + (beta − mean·s), four at most behind mean·s.
+    """
+    (x,) = inputs
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    scale, shift, mean, variance = (
+        parameters[name].astype(np.float64).reshape(shape) for name in ("gamma", "beta", "mean", "variance")
+    )
+    scale = scale / np.sqrt(variance + operation.eps)
+    value = (x - mean) * scale + shift
+    magnitude = np.abs(scale) * (np.abs(x.astype(np.float64)) + np.abs(mean)) + np.abs(shift)
+    return Reference(value, gamma(ELEMENTARY_ULP + 6) * magnitude + 6 * SMALLEST_NORMAL, magnitude)
+
+
+@evaluate.register
+def _add(operation: Add, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
+    """m − 1 additions of m inputs: |ŷ − y| ≤ γ_(m−1) Σ|x|."""
+    value = np.sum([x.astype(np.float64) for x in inputs], axis=0)
+    magnitude = np.sum([np.abs(x.astype(np.float64)) for x in inputs], axis=0)
+    return Reference(value, gamma(len(inputs) - 1) * magnitude + SMALLEST_NORMAL, magnitude)
+
+
+@evaluate.register
+def _sigmoid(operation: Sigmoid, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
+    """|ŷ − y| ≤ u (E + 3) (y + 1/2), E = `ELEMENTARY_ULP`.
+
+    As 1 / (1 + exp(−x)), the exponential's relative error E·u reaches y by a factor below 1, and the sum and the
+    quotient add one each. As (1 + tanh(x / 2)) / 2, the hyperbolic tangent's error is (E / 2)·u in absolute terms,
+    however small y is.
+    """
+    value = 1 / (1 + np.exp(-inputs[0].astype(np.float64)))
+    return Reference(value, UNIT_ROUNDOFF * (ELEMENTARY_ULP + 3) * (value + 0.5))
+
+
+@evaluate.register
+def _scaled_tanh(operation: ScaledTanh, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
+    """|ŷ − y| ≤ γ_(E+5) |y|, E = `ELEMENTARY_ULP`.
+
+    The rounding of the slope and its product change tanh's argument by 2u, which tanh does not enlarge (its condition
+    number |z| / (sinh|z| cosh|z|) is at most 1); tanh adds E, the amplitude's rounding and product two.
+    """
+    value = operation.amplitude * np.tanh(operation.slope * inputs[0].astype(np.float64))
+    return Reference(value, gamma(ELEMENTARY_ULP + 5) * np.abs(value) + SMALLEST_NORMAL)
+
+
+@evaluate.register
+def _concat(operation: Concat, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
+    """A change of place: nothing is rounded."""
+    return Reference(np.concatenate(inputs, axis=1).astype(np.float64))
+
+
+@evaluate.register
+def _select_channels(
+    operation: SelectChannels, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]
+) -> Reference:
+    """A choice: nothing is rounded."""
+    return Reference(inputs[0][:, list(operation.channels)].astype(np.float64))
 
 
 @evaluate.register

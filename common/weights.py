@@ -34,7 +34,8 @@ def random_weights(
     """Seeded weights for an architecture, float32, in the canonical layout, keyed by canonical parameter name.
 
     Kernels are normal with variance 2 / fan-in (He et al. 2015, section 2.2), which keeps activations of one size
-    through the depth; biases are normal with standard deviation 0.1, so that a missing bias shows.
+    through the depth; biases are normal with standard deviation 0.1, so that a missing bias shows, and so are beta and
+    mean of a batch normalisation, gamma and variance around 1.
 
     Raises:
         TriptychError: the architecture is unknown or does not take these options.
@@ -48,8 +49,12 @@ def initial_weights(spec: Architecture, seed: int) -> dict[str, np.ndarray]:
 
 
 def _initial(name: str, shape: Shape, generator: np.random.Generator) -> np.ndarray:
-    deviation = sqrt(2 / prod(shape[1:])) if name.endswith("/weight") else 0.1
-    return generator.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
+    parameter = name.rpartition("/")[2]
+    deviation = sqrt(2 / prod(shape[1:])) if parameter == "weight" else 0.1
+    array = generator.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
+    if parameter in ("gamma", "variance"):
+        array += 1
+    return np.abs(array) if parameter == "variance" else array
 
 
 def check_weights(expected: Mapping[str, Shape], weights: Weights, *, skip: Collection[str] = ()) -> None:

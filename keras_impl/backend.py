@@ -85,6 +85,10 @@ def _parameters(model: keras.Model) -> dict[str, _Parameter]:
                 partial(layouts.dense_to_io, flattened=flattened),
                 partial(layouts.dense_from_io, flattened=flattened),
             )
+        elif isinstance(layer, layers.BatchNormalization):
+            statistics = {"mean": layer.moving_mean, "variance": layer.moving_variance}
+            for kind, variable in {"gamma": layer.gamma, "beta": layer.beta, **statistics}.items():
+                parameters[f"{name}/{kind}"] = _Parameter(variable, np.asarray, np.asarray)
         if getattr(layer, "bias", None) is not None:
             parameters[f"{name}/bias"] = _Parameter(layer.bias, np.asarray, np.asarray)
     return parameters

@@ -20,7 +20,7 @@ from keras import layers
 from common import layouts
 from common.errors import TriptychError
 from common.onnx_graph import GraphBuilder
-from common.specs.architecture import IMAGE, Padding
+from common.specs.architecture import IMAGE, Padding, same_padding
 from keras_impl.backend import canonical_names, flattened_from
 from keras_impl.layers import LocalResponseNormalization
 
@@ -41,23 +41,38 @@ def export_onnx(model: keras.Model, path: str | Path) -> None:
     values = {id(model.inputs[0]): IMAGE}
     for layer in model.layers:
         if not isinstance(layer, layers.InputLayer):
-            values[id(layer.output)] = _export(layer, builder, names[layer.name], values[id(layer.input)])
+            inputs = [values[id(tensor)] for tensor in keras.tree.flatten(layer.input)]
+            values[id(layer.output)] = _export(layer, builder, names[layer.name], *inputs)
     builder.save(path, {"logits": values[id(model.outputs[0])]}, source=f"keras {keras.version()}")
 
 
 @singledispatch
-def _export(layer: layers.Layer, builder: GraphBuilder, name: str, x: str) -> str:
+def _export(layer: layers.Layer, builder: GraphBuilder, name: str, *inputs: str) -> str:
     """Write one layer; return the name of its output."""
     raise TriptychError(f"cannot export {name}: a {type(layer).__name__} has no ONNX operator here")
 
 
 def _padding(name: str, layer: layers.Conv2D | layers.MaxPooling2D, kernel: tuple[int, int]) -> Padding:
-    """The padding of a convolution or pooling in pixels."""
+    """The padding of a convolution or pooling in pixels, that of a `ZeroPadding2D` right before it included."""
     if layer.data_format != "channels_last":
         raise TriptychError(f"cannot export {name}: its maps are {layer.data_format}, expected channels_last")
+    source = layer.input._keras_history.operation
+    if isinstance(source, layers.ZeroPadding2D):
+        if layer.padding != "valid":
+            raise TriptychError(f"cannot export {name}: it is padded twice, by {source.name} and by itself")
+        return source.padding
     if layer.padding == "valid":
         return (0, 0), (0, 0)
-    return layouts.same_padding(layer.input.shape[1:3], kernel, layer.strides)
+    return same_padding(layer.input.shape[1:3], kernel, layer.strides)
+
+
+def _is_not_negative(tensor: keras.KerasTensor) -> bool:
+    """Whether a tensor follows from ReLUs alone, through operations that keep values from becoming negative."""
+    source = tensor._keras_history.operation
+    if isinstance(source, layers.ReLU):
+        return True
+    keep = (layers.ZeroPadding2D, layers.MaxPooling2D, layers.Concatenate, LocalResponseNormalization)
+    return isinstance(source, keep) and all(map(_is_not_negative, keras.tree.flatten(source.input)))
 
 
 @_export.register
@@ -86,9 +101,46 @@ def _(layer: layers.Dense, builder: GraphBuilder, name: str, x: str) -> str:
 
 
 @_export.register
+def _(layer: layers.ZeroPadding2D, builder: GraphBuilder, name: str, x: str) -> str:
+    return x  # an attribute of the convolution or pooling behind it: see _padding
+
+
+@_export.register
 def _(layer: layers.MaxPooling2D, builder: GraphBuilder, name: str, x: str) -> str:
     padding = _padding(name, layer, layer.pool_size)
+    if isinstance(layer.input._keras_history.operation, layers.ZeroPadding2D) and not _is_not_negative(layer.input):
+        raise TriptychError(f"cannot export {name}: padding with zeros changes a maximum unless a ReLU comes before it")
     return builder.max_pool(name, x, kernel=layer.pool_size, stride=layer.strides, padding=padding)
+
+
+@_export.register
+def _(layer: layers.AveragePooling2D, builder: GraphBuilder, name: str, x: str) -> str:
+    if any(map(any, _padding(name, layer, layer.pool_size))):
+        raise TriptychError(f"cannot export {name}: only an average over whole windows has an ONNX operator here")
+    return builder.average_pool(name, x, kernel=layer.pool_size, stride=layer.strides)
+
+
+@_export.register
+def _(layer: layers.GlobalAveragePooling2D, builder: GraphBuilder, name: str, x: str) -> str:
+    if not layer.keepdims:
+        raise TriptychError(f"cannot export {name}: write keepdims=True and a Flatten behind it")
+    return builder.global_average_pool(name, x)
+
+
+@_export.register
+def _(layer: layers.BatchNormalization, builder: GraphBuilder, name: str, x: str) -> str:
+    parameters = (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
+    return builder.batch_norm(name, x, *map(keras.ops.convert_to_numpy, parameters), eps=layer.epsilon)
+
+
+@_export.register
+def _(layer: layers.Add, builder: GraphBuilder, name: str, *inputs: str) -> str:
+    return builder.add(name, *inputs)
+
+
+@_export.register
+def _(layer: layers.Concatenate, builder: GraphBuilder, name: str, *inputs: str) -> str:
+    return builder.concat(name, *inputs)
 
 
 @_export.register

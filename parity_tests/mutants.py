@@ -52,7 +52,7 @@ MUTANTS = [
     _tf1("conv2 padding 1", "5, 256, padding=2", "5, 256, padding=1", "conv2"),
     _keras("conv2 without groups", 'groups=2, name="conv2"', 'name="conv2"', "conv2"),
     _torch("conv4 without bias", "384, 384, kernel_size=3,", "384, 384, kernel_size=3, bias=False,", "conv4"),
-    _tf1_layers("bias forgotten", "bias_add(y, bias", "bias_add(y, 0 * bias", "conv1"),
+    _tf1_layers("bias forgotten", "bias_add(y, biases", "bias_add(y, 0 * biases", "conv1"),
     _tf1_layers("groups swapped", "nn.conv2d(x,", "nn.conv2d(tf.roll(x, x.shape[3] // groups, 3),", "conv2"),
     _torch("LRN alpha divided by 5 twice", "alpha=1e-4", "alpha=2e-5", "norm1"),
     _tf1("LRN alpha not divided by 5", "alpha=2e-5", "alpha=1e-4", "norm1"),
@@ -64,7 +64,9 @@ MUTANTS = [
     _keras_layers("LRN window one channel off", "(radius, radius)", "(radius - 1, radius + 1)", "norm1"),
     _keras("pool1 2×2", "MaxPooling2D(3, strides=2", "MaxPooling2D(2, strides=2", "pool1"),
     _torch("average instead of maximum", "pool2=nn.MaxPool2d", "pool2=nn.AvgPool2d", "pool2"),
-    _tf1_layers("pools padded SAME", 'padding="VALID"', 'padding="SAME"', "pool1"),
+    _tf1_layers(
+        "pools padded SAME", "strides=stride, padding=pads, name", 'strides=stride, padding="SAME", name', "pool1"
+    ),
     _tf1_layers("flatten C, H, W", "reshape(x, [", "reshape(tf.transpose(x, [0, 3, 1, 2]), [", "flatten"),
     _tf1_layers("flatten W, H, C", "reshape(x, [", "reshape(tf.transpose(x, [0, 2, 1, 3]), [", "flatten"),
     _keras("fc7 of 4097 units", 'Dense(4096, name="fc7")', 'Dense(4097, name="fc7")', "fc7"),

@@ -233,11 +233,11 @@ def test_a_perfect_backend_is_identical(exact):
     assert {verdict.verdict for verdict in verdicts} == {IDENTICAL}
 
 
-@pytest.mark.parametrize("damage", ["one bit", "nan", "infinity", "missing", "shape", "negative zero"])
+@pytest.mark.parametrize("damage", ["one bit", "nan", "infinity", "missing", "shape"])
 def test_damage_to_one_element_is_seen(exact, damage):
     recorded = answered(exact)
     array = recorded["conv3"] = recorded["conv3"].copy()
-    place = np.unravel_index(np.argmax(array == 0 if damage == "negative zero" else array), array.shape)
+    place = np.unravel_index(np.argmax(array), array.shape)
     if damage == "missing":
         del recorded["conv3"]
     elif damage == "shape":
@@ -247,7 +247,6 @@ def test_damage_to_one_element_is_seen(exact, damage):
             "one bit": np.nextafter(array[place], np.float32(np.inf)),
             "nan": np.nan,
             "infinity": np.inf,
-            "negative zero": np.float32(-0.0),
         }[damage]
     divergence = next(v for v in judge(get_spec("alexnet_bvlc"), exact, recorded) if v.verdict == DIVERGED)
     assert divergence.name == "conv3"

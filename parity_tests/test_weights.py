@@ -5,6 +5,7 @@ import pytest
 
 from common import TriptychError, layouts, random_weights, read_weights_file, write_weights_file
 from common.specs import get_spec
+from common.specs.architecture import same_padding
 from common.weights import check_weights
 
 
@@ -38,7 +39,7 @@ def test_a_dense_layer_behind_a_flatten_is_the_same_function_in_both_layouts():
     ],
 )
 def test_same_padding(size, kernel, stride, padding):
-    assert layouts.same_padding(size, kernel, stride) == padding
+    assert same_padding(size, kernel, stride) == padding
 
 
 def test_random_weights_depend_on_the_seed_and_the_name_only():

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from common import layouts
-from common.names import layer_of
+from common.names import PARAMETERS, layer_of
 from common.specs import get_spec
 from common.specs.architecture import Shape
 from common.weights import Weights, check_weights
@@ -92,8 +92,10 @@ class _Parameter:
 def _parameters(graph: tf.Graph) -> dict[str, _Parameter]:
     """Every parameter by canonical name, which is the variable's own."""
     parameters = {}
-    for variable in graph.get_collection(tf.GraphKeys.TRAINABLE_VARIABLES):
+    for variable in graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES):
         name = variable.op.name
+        if name.rpartition("/")[2] not in PARAMETERS:
+            continue  # an optimiser's
         to_tf = to_canonical = np.asarray
         if variable.shape.rank == 4:
             to_tf, to_canonical = layouts.conv_to_hwio, layouts.conv_from_hwio

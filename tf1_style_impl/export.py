@@ -18,7 +18,7 @@ import tensorflow.compat.v1 as tf
 from common import layouts
 from common.errors import TriptychError
 from common.onnx_graph import GraphBuilder
-from common.specs.architecture import IMAGE, Padding
+from common.specs.architecture import IMAGE, Padding, same_padding
 from tf1_style_impl.backend import ARCHITECTURE, flattened_from, without_dropout
 
 
@@ -67,6 +67,10 @@ class _Exporter:
             "LRN": self._lrn,
             "MaxPool": self._max_pool,
             "Reshape": self._flatten,
+            "AvgPool": self._average_pool,
+            "Mean": self._global_average_pool,
+            "AddV2": self._add,
+            "ConcatV2": self._concat,
             "Identity": self._identity,
         }
         if operation.type not in writers:
@@ -81,26 +85,46 @@ class _Exporter:
 
     def _sum_of_products(self, operation: tf.Operation) -> str:
         """A convolution or a matrix product, and the bias that ends the layer."""
-        product = operation.inputs[0].op
-        bias = self._variable(operation.inputs[1])
-        if product.type not in ("Conv2D", "MatMul"):
+        product, bias = operation.inputs[0].op, self._variable(operation.inputs[1])
+        if product.type == "Conv2D":
+            return self._conv(operation.name, product, bias)
+        if product.type != "MatMul" or product.get_attr("transpose_a") or product.get_attr("transpose_b"):
             raise TriptychError(f"cannot export {operation.name}: a bias on {product.type} has no ONNX operator here")
         x, weight = self.value(product.inputs[0]), self._variable(product.inputs[1])
-        if product.type == "MatMul":
-            if product.get_attr("transpose_a") or product.get_attr("transpose_b"):
-                raise TriptychError(f"cannot export {operation.name}: its matrix product is transposed")
-            weight = layouts.dense_from_io(weight, flattened_from(product.inputs[0]))
-            return self.builder.dense(operation.name, x, weight, bias)
+        weight = layouts.dense_from_io(weight, flattened_from(product.inputs[0]))
+        return self.builder.dense(operation.name, x, weight, bias)
+
+    def _conv(self, name: str, convolution: tf.Operation, bias: np.ndarray | None) -> str:
+        weight = self._variable(convolution.inputs[1])
         return self.builder.conv(
-            operation.name,
-            x,
+            name,
+            self.value(convolution.inputs[0]),
             layouts.conv_from_hwio(weight),
             bias,
-            stride=tuple(product.get_attr("strides")[1:3]),
-            padding=_padding(product, weight.shape[:2]),
-            dilation=tuple(product.get_attr("dilations")[1:3]),
-            groups=product.inputs[0].shape[3] // weight.shape[2],
+            stride=tuple(convolution.get_attr("strides")[1:3]),
+            padding=_padding(convolution, weight.shape[:2]),
+            dilation=tuple(convolution.get_attr("dilations")[1:3]),
+            groups=convolution.inputs[0].shape[3] // weight.shape[2],
         )
+
+    def _identity(self, operation: tf.Operation) -> str:
+        """The end of a convolution without bias or of a batch normalisation, or nothing at all."""
+        source = operation.inputs[0].op
+        if source.type == "Conv2D":
+            return self._conv(operation.name, source, None)
+        if source.type == "AddV2" and source.inputs[1].op.type == "Sub":
+            return self._batch_norm(operation.name, source)
+        return self.value(operation.inputs[0])
+
+    def _batch_norm(self, name: str, operation: tf.Operation) -> str:
+        """`tf.nn.batch_normalization`: x · (rsqrt(variance + eps) · gamma) + (beta − mean · (…))."""
+        scaled, offset = (operand.op for operand in operation.inputs)
+        x, scale = scaled.inputs
+        inverse, gamma = scale.op.inputs
+        variance, eps = inverse.op.inputs[0].op.inputs
+        beta, mean_scaled = offset.inputs
+        parameters = (self._variable(tensor) for tensor in (gamma, beta, mean_scaled.op.inputs[0], variance))
+        return self.builder.batch_norm(name, self.value(x), *parameters, eps=tf.get_static_value(eps))
 
     def _relu(self, operation: tf.Operation) -> str:
         return self.builder.relu(operation.name, self.value(operation.inputs[0]))
@@ -127,13 +151,31 @@ class _Exporter:
             padding=_padding(operation, kernel),
         )
 
+    def _average_pool(self, operation: tf.Operation) -> str:
+        kernel = tuple(operation.get_attr("ksize")[1:3])
+        if any(map(any, _padding(operation, kernel))):
+            raise TriptychError(f"cannot export {operation.name}: only whole windows have an ONNX operator here")
+        stride = tuple(operation.get_attr("strides")[1:3])
+        return self.builder.average_pool(operation.name, self.value(operation.inputs[0]), kernel=kernel, stride=stride)
+
+    def _global_average_pool(self, operation: tf.Operation) -> str:
+        if list(tf.get_static_value(operation.inputs[1])) != [1, 2] or not operation.get_attr("keep_dims"):
+            raise TriptychError(f"cannot export {operation.name}: only a mean over the map has an ONNX operator here")
+        return self.builder.global_average_pool(operation.name, self.value(operation.inputs[0]))
+
+    def _add(self, operation: tf.Operation) -> str:
+        return self.builder.add(operation.name, *map(self.value, operation.inputs))
+
+    def _concat(self, operation: tf.Operation) -> str:
+        *parts, axis = operation.inputs
+        if tf.get_static_value(axis) not in (3, -1):
+            raise TriptychError(f"cannot export {operation.name}: only channels can be concatenated")
+        return self.builder.concat(operation.name, *map(self.value, parts))
+
     def _flatten(self, operation: tf.Operation) -> str:
         if flattened_from(operation.outputs[0]) is None:
             raise TriptychError(f"cannot export {operation.name}: only a flatten has an ONNX operator here")
         return self.builder.flatten(operation.name, self.value(operation.inputs[0]))
-
-    def _identity(self, operation: tf.Operation) -> str:
-        return self.value(operation.inputs[0])
 
 
 def _padding(operation: tf.Operation, kernel: tuple[int, int]) -> Padding:
@@ -146,4 +188,4 @@ def _padding(operation: tf.Operation, kernel: tuple[int, int]) -> Padding:
         return tuple(numbers[2:4]), tuple(numbers[4:6])
     if kind == b"VALID":
         return (0, 0), (0, 0)
-    return layouts.same_padding(operation.inputs[0].shape[1:3], kernel, operation.get_attr("strides")[1:3])
+    return same_padding(operation.inputs[0].shape[1:3], kernel, operation.get_attr("strides")[1:3])

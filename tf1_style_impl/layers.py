@@ -30,15 +30,23 @@ def split_conv2d(x, weight, *, groups, strides, padding):
     return tf.concat(outputs, axis=3)
 
 
-def conv(x, kernel, filters, *, stride=1, padding=0, groups=1, name, convolve: Convolve = grouped_conv2d):
-    """Convolution and bias, `padding` pixels of zeros on every side; `convolve` says how groups are computed."""
+def conv(x, kernel, filters, *, stride=1, padding=0, groups=1, bias=True, name, convolve: Convolve = grouped_conv2d):
+    """Convolution, `padding` pixels of zeros on every side (or "SAME"); `convolve` says how groups are computed."""
     with tf.variable_scope(name) as scope:
-        channels = x.shape[3]
-        weight = tf.get_variable("weight", [kernel, kernel, channels // groups, filters])
-        bias = tf.get_variable("bias", [filters], initializer=tf.zeros_initializer())
-        pads = [[0, 0], [padding, padding], [padding, padding], [0, 0]]
-        y = convolve(x, weight, groups=groups, strides=[1, stride, stride, 1], padding=pads)
-        return tf.nn.bias_add(y, bias, name=scope.original_name_scope)
+        weight = tf.get_variable("weight", [kernel, kernel, x.shape[3] // groups, filters])
+        pads = padding if isinstance(padding, str) else explicit(padding)
+        strides = [1, stride, stride, 1]
+        y = convolve(x, weight, groups=groups, strides=strides, padding=pads)
+        if not bias:
+            return tf.identity(y, name=scope.original_name_scope)
+        biases = tf.get_variable("bias", [filters], initializer=tf.zeros_initializer())
+        return tf.nn.bias_add(y, biases, name=scope.original_name_scope)
+
+
+def explicit(padding):
+    """Pixels on every side, or ((top, bottom), (left, right)), as `tf.nn` takes them for (N, H, W, C)."""
+    height, width = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
+    return [[0, 0], list(height), list(width), [0, 0]]
 
 
 def fc(x, units, *, name):
@@ -49,9 +57,35 @@ def fc(x, units, *, name):
         return tf.nn.bias_add(tf.matmul(x, weight), bias, name=scope.original_name_scope)
 
 
-def max_pool(x, kernel, *, stride, name):
-    """Maximum over `kernel`×`kernel` windows that lie wholly inside the map."""
-    return tf.nn.max_pool2d(x, ksize=kernel, strides=stride, padding="VALID", name=name)
+def max_pool(x, kernel, *, stride, padding=0, name):
+    """Maximum over `kernel`×`kernel` windows; padding (pixels, or "SAME") never wins."""
+    pads = padding if isinstance(padding, str) else explicit(padding)
+    return tf.nn.max_pool2d(x, ksize=kernel, strides=stride, padding=pads, name=name)
+
+
+def avg_pool(x, kernel, *, stride, name):
+    """Mean over `kernel`×`kernel` windows that lie wholly inside the map."""
+    return tf.nn.avg_pool2d(x, ksize=kernel, strides=stride, padding="VALID", name=name)
+
+
+def global_avg_pool(x, *, name):
+    """(N, H, W, C) → (N, 1, 1, C)."""
+    return tf.reduce_mean(x, axis=[1, 2], keepdims=True, name=name)
+
+
+def batch_norm(x, *, eps, name):
+    """Batch normalisation with stored statistics, `mean` and `variance`.
+
+    `tf.nn.fused_batch_norm` silently raises eps to 1.001e-5; `tf.nn.batch_normalization` takes it as it is.
+    """
+    with tf.variable_scope(name) as scope:
+        channels = [x.shape[3]]
+        gamma = tf.get_variable("gamma", channels, initializer=tf.ones_initializer())
+        beta = tf.get_variable("beta", channels, initializer=tf.zeros_initializer())
+        mean = tf.get_variable("mean", channels, initializer=tf.zeros_initializer(), trainable=False)
+        variance = tf.get_variable("variance", channels, initializer=tf.ones_initializer(), trainable=False)
+        y = tf.nn.batch_normalization(x, mean, variance, beta, gamma, eps)
+        return tf.identity(y, name=scope.original_name_scope)
 
 
 def lrn(x, *, radius, alpha, beta, bias, name):

@@ -38,9 +38,19 @@ def build(architecture: str, *, num_classes: int | None = None, image_size: tupl
     return model
 
 
+_BATCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "variance"}
+
+
 def _parameters(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Every parameter by canonical name; PyTorch's layout is the canonical one."""
-    return {canonical_from_torch(path): parameter for path, parameter in model.named_parameters()}
+    """Every parameter and stored statistic by canonical name; PyTorch's layout is the canonical one."""
+    parameters = {}
+    for path, module in model.named_modules():
+        normalises = isinstance(module, nn.BatchNorm2d)
+        own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+        for name, tensor in own.items():
+            if name != "num_batches_tracked":
+                parameters[f"{canonical_from_torch(path)}/{_BATCH_NORM[name] if normalises else name}"] = tensor
+    return parameters
 
 
 def load_weights(model: nn.Module, weights: Weights, *, skip: Collection[str] = ()) -> None:

@@ -17,6 +17,7 @@ from common.errors import TriptychError
 from common.names import canonical_from_torch
 from common.onnx_graph import GraphBuilder
 from common.specs.architecture import IMAGE
+from torch_impl import layers
 
 
 def export_onnx(model: nn.Module, path: str | Path) -> None:
@@ -32,7 +33,7 @@ def export_onnx(model: nn.Module, path: str | Path) -> None:
     builder = GraphBuilder(model.image_shape, architecture=getattr(model, "architecture", None))
     values: dict[fx.Node, str] = {}
     outputs: dict[str, str] = {}
-    for node in fx.symbolic_trace(model).graph.nodes:
+    for node in _Tracer().trace(model).nodes:
         if node.op == "placeholder":
             values[node] = IMAGE
         elif node.op == "call_module":
@@ -46,8 +47,15 @@ def export_onnx(model: nn.Module, path: str | Path) -> None:
     builder.save(path, outputs, source=f"torch {torch.__version__}")
 
 
+class _Tracer(fx.Tracer):
+    """A tracer to which the modules of `torch_impl.layers` are layers, as those of `torch.nn` are."""
+
+    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+        return type(module).__module__ == layers.__name__ or super().is_leaf_module(module, path)
+
+
 @singledispatch
-def _export(module: nn.Module, builder: GraphBuilder, name: str, x: str) -> str:
+def _export(module: nn.Module, builder: GraphBuilder, name: str, *inputs: str) -> str:
     """Write one module; return the name of its output."""
     raise TriptychError(f"cannot export {name}: a {type(module).__name__} has no ONNX operator here")
 
@@ -88,16 +96,45 @@ def _(module: nn.Linear, builder: GraphBuilder, name: str, x: str) -> str:
 
 @_export.register
 def _(module: nn.MaxPool2d, builder: GraphBuilder, name: str, x: str) -> str:
-    if module.dilation != 1:
-        raise TriptychError(f"cannot export {name}: a dilated pooling has no ONNX operator here")
-    return builder.max_pool(
-        name,
-        x,
-        kernel=_pair(module.kernel_size),
-        stride=_pair(module.stride),
-        padding=_symmetric(module.padding),
-        ceil=module.ceil_mode,
-    )
+    kernel, stride, padding = _pair(module.kernel_size), _pair(module.stride), _symmetric(module.padding)
+    if module.dilation != 1 or (module.ceil_mode and (any(map(any, padding)) or min(kernel) < max(stride))):
+        raise TriptychError(
+            f"cannot export {name}: a dilated pooling, or one padded and rounded up, has no ONNX operator here"
+        )
+    if module.ceil_mode:
+        # Rounding up lets the last window hang over the edge, by at most one pixel less than the stride.
+        padding = ((0, stride[0] - 1), (0, stride[1] - 1))
+    return builder.max_pool(name, x, kernel=kernel, stride=stride, padding=padding)
+
+
+@_export.register
+def _(module: nn.AvgPool2d, builder: GraphBuilder, name: str, x: str) -> str:
+    if any(map(any, _symmetric(module.padding))) or module.ceil_mode or module.divisor_override:
+        raise TriptychError(f"cannot export {name}: only an average over whole windows has an ONNX operator here")
+    return builder.average_pool(name, x, kernel=_pair(module.kernel_size), stride=_pair(module.stride))
+
+
+@_export.register
+def _(module: nn.AdaptiveAvgPool2d, builder: GraphBuilder, name: str, x: str) -> str:
+    if module.output_size not in (1, (1, 1)):
+        raise TriptychError(f"cannot export {name}: only a global average has an ONNX operator here")
+    return builder.global_average_pool(name, x)
+
+
+@_export.register
+def _(module: nn.BatchNorm2d, builder: GraphBuilder, name: str, x: str) -> str:
+    parameters = (module.weight, module.bias, module.running_mean, module.running_var)
+    return builder.batch_norm(name, x, *map(_array, parameters), eps=module.eps)
+
+
+@_export.register
+def _(module: layers.Add, builder: GraphBuilder, name: str, *inputs: str) -> str:
+    return builder.add(name, *inputs)
+
+
+@_export.register
+def _(module: layers.Concat, builder: GraphBuilder, name: str, *inputs: str) -> str:
+    return builder.concat(name, *inputs)
 
 
 @_export.register

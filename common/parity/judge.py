@@ -119,10 +119,12 @@ def _diverged(name: str, cause: str | None) -> LayerVerdict:
 
 
 def same_bits(left: np.ndarray, right: np.ndarray) -> bool:
-    """Whether two float32 arrays hold the same bits, so that −0 and 0 differ and NaN equals nothing of another kind."""
-    if left.shape != right.shape or left.dtype != np.float32:
-        return False
-    return np.array_equal(np.ascontiguousarray(left).view(np.uint32), np.ascontiguousarray(right).view(np.uint32))
+    """Whether two float32 arrays hold the same bits, but for the sign of zero; NaN is the same as nothing.
+
+    A sum that is zero is +0 or −0 depending on whether it starts at zero or with its first product: that is an order of
+    summation, and no arithmetic of the network sees it.
+    """
+    return left.dtype == right.dtype == np.float32 and np.array_equal(left, right)
 
 
 def _judge_layer(layer: Layer, probe: Probe, inputs: list[np.ndarray], output: np.ndarray) -> LayerVerdict:

@@ -9,7 +9,7 @@ Parameters are in the canonical layout: convolution kernels (out, in / groups, h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -19,7 +19,10 @@ from common.errors import TriptychError
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
-"""((top, bottom), (left, right)), in pixels of zeros."""
+"""((top, bottom), (left, right)), in pixels."""
+
+SAME = "same"
+"""TensorFlow's SAME padding, for the variants that are defined by it; see `same_padding`."""
 
 IMAGE = "image"
 """The name of the network's input, used as a layer name in `Layer.inputs`."""
@@ -29,8 +32,14 @@ def _pair(value: int | Pair) -> Pair:
     return (value, value) if isinstance(value, int) else value
 
 
-def _padding(value: int | Padding) -> Padding:
-    return ((value, value), (value, value)) if isinstance(value, int) else value
+def same_padding(size: Sequence[int], kernel: Pair, stride: Pair) -> Padding:
+    """TensorFlow's SAME in pixels: as little as gives ceil(size / stride) positions, the odd one below and right."""
+    totals = [
+        max((-(-length // step) - 1) * step + window - length, 0)
+        for length, window, step in zip(size, kernel, stride, strict=True)
+    ]
+    vertical, horizontal = ((total // 2, total - total // 2) for total in totals)
+    return vertical, horizontal
 
 
 @dataclass(frozen=True)
@@ -55,23 +64,29 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class _Windowed(Operation):
-    """An operation that slides a window over height and width."""
+class Windowed(Operation):
+    """An operation that slides a window over height and width. `padding` is in pixels, or `SAME`."""
 
     kernel: int | Pair
     stride: int | Pair = 1
-    padding: int | Padding = 0
+    padding: int | Padding | str = 0
 
-    @property
-    def window(self) -> tuple[Pair, Pair, Padding]:
-        """Kernel, stride and padding, each for height and width."""
-        return _pair(self.kernel), _pair(self.stride), _padding(self.padding)
+    def window(self, shape: Shape) -> tuple[Pair, Pair, Padding]:
+        """Kernel, stride and padding, each for height and width, on an input of (channels, height, width)."""
+        kernel, stride = _pair(self.kernel), _pair(self.stride)
+        if isinstance(self.padding, int):
+            return kernel, stride, ((self.padding, self.padding), (self.padding, self.padding))
+        return (
+            kernel,
+            stride,
+            same_padding(shape[1:], kernel, stride) if isinstance(self.padding, str) else self.padding,
+        )
 
     def _positions(self, shape: Shape) -> Pair:
         """How many windows fit, down and across."""
         height, width = (
             (size + sum(padding) - kernel) // stride + 1
-            for size, kernel, stride, padding in zip(shape[1:], *self.window, strict=True)
+            for size, kernel, stride, padding in zip(shape[1:], *self.window(shape), strict=True)
         )
         if height < 1 or width < 1:
             kernel = "×".join(map(str, _pair(self.kernel)))
@@ -82,7 +97,7 @@ class _Windowed(Operation):
 
 
 @dataclass(frozen=True)
-class Conv(_Windowed):
+class Conv(Windowed):
     """Cross-correlation with zero padding and a bias for each filter, in `groups` independent groups of channels."""
 
     filters: int = field(kw_only=True)
@@ -106,7 +121,7 @@ class Conv(_Windowed):
 
 
 @dataclass(frozen=True)
-class MaxPool(_Windowed):
+class MaxPool(Windowed):
     """The largest value of each window; padding never wins."""
 
     def output_shape(self, *inputs: Shape) -> Shape:
@@ -114,8 +129,96 @@ class MaxPool(_Windowed):
 
 
 @dataclass(frozen=True)
+class AveragePool(Windowed):
+    """The mean of each window, which lies wholly inside the map."""
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        return (inputs[0][0], *self._positions(inputs[0]))
+
+
+@dataclass(frozen=True)
+class GlobalAveragePool(Operation):
+    """The mean of each channel: (C, H, W) to (C, 1, 1)."""
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        return (inputs[0][0], 1, 1)
+
+
+@dataclass(frozen=True)
+class SubSampling(Operation):
+    """LeNet-5's: the sum of each 2×2 window, times a trainable coefficient, plus a trainable bias, for each channel.
+
+    Source: LeCun et al. 1998, section II.B, layer S2.
+    """
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        channels, height, width = inputs[0]
+        return (channels, height // 2, width // 2)
+
+    def parameter_shapes(self, *inputs: Shape) -> dict[str, Shape]:
+        channels = inputs[0][0]
+        return {"weight": (channels, 1, 1), "bias": (channels, 1, 1)}
+
+
+@dataclass(frozen=True)
 class ReLU(Operation):
     """max(x, 0)."""
+
+
+@dataclass(frozen=True)
+class Sigmoid(Operation):
+    """1 / (1 + exp(−x))."""
+
+
+@dataclass(frozen=True)
+class ScaledTanh(Operation):
+    """amplitude · tanh(slope · x).
+
+    Source: LeCun et al. 1998, appendix A, with 1.7159 and 2/3.
+    """
+
+    amplitude: float
+    slope: float
+
+
+@dataclass(frozen=True)
+class BatchNorm(Operation):
+    """gamma · (x − mean) / √(variance + eps) + beta for each channel, with stored statistics."""
+
+    eps: float
+
+    def parameter_shapes(self, *inputs: Shape) -> dict[str, Shape]:
+        return dict.fromkeys(("gamma", "beta", "mean", "variance"), inputs[0][:1])
+
+
+@dataclass(frozen=True)
+class Add(Operation):
+    """The sum of its inputs, element by element."""
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        if len(set(inputs)) != 1:
+            raise TriptychError(f"maps of different shapes cannot be added: {', '.join(map(str, inputs))}")
+        return inputs[0]
+
+
+@dataclass(frozen=True)
+class Concat(Operation):
+    """Its inputs' channels one after the other."""
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        if len({shape[1:] for shape in inputs}) != 1:
+            raise TriptychError(f"maps of different sizes cannot be concatenated: {', '.join(map(str, inputs))}")
+        return (sum(shape[0] for shape in inputs), *inputs[0][1:])
+
+
+@dataclass(frozen=True)
+class SelectChannels(Operation):
+    """Some of the input's channels, by number."""
+
+    channels: tuple[int, ...]
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        return (len(self.channels), *inputs[0][1:])
 
 
 @dataclass(frozen=True)
@@ -245,7 +348,10 @@ class Architecture:
 
     @property
     def parameter_count(self) -> int:
-        return sum(map(prod, self.parameter_shapes.values()))
+        """Trainable parameters: all but the stored statistics of batch normalisation."""
+        return sum(
+            prod(shape) for name, shape in self.parameter_shapes.items() if not name.endswith(("/mean", "/variance"))
+        )
 
     @property
     def multiply_adds(self) -> int:
