@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from common.errors import TriptychError
+from common.files import os_error_sentence
 from common.specs import CATALOGUE, get_spec, list_architectures, nearest
 from common.specs.architecture import Architecture, Layer
 
@@ -168,13 +169,17 @@ def parity(
     json: Json = False,
 ) -> None:
     """Run networks in every backend and prove that they compute the same function."""
+    from rich.console import Console
+
     from common.parity.backends import select
-    from common.parity.report import as_json, print_report
+    from common.parity.report import as_json, print_network, print_verdict
     from common.parity.runner import INCOMPLETE, Plan, run_parity, worst
     from common.probes import PROBES
     from common.weights import read_weights_file
 
     names = _matching(architectures or ["*"])
+    if weights and len(names) > 1:
+        raise TriptychError(f"--weights {weights} belongs to one network, but {len(names)} match; name the one")
     plan = Plan(
         backends=select(backend),
         probes=[choice.value for choice in probe] if probe else list(PROBES),
@@ -185,14 +190,20 @@ def parity(
         timeout=timeout,
         required=bool(backend),
     )
+    console = _console()
     runs = []
-    with _progress(len(names) * len(plan.backends) * len(plan.probes)) as advance:
+    with _progress(
+        len(names) * len(plan.backends) * len(plan.probes), Console(stderr=True) if json else console
+    ) as advance:
         for name in names:
-            runs += run_parity(get_spec(name), plan, lambda *what: advance(" ".join(what)))
+            of_network = run_parity(get_spec(name), plan, lambda *what, name=name: advance(" ".join((name, *what))))
+            runs += of_network
+            if not json:
+                print_network(console, of_network)
     if json:
         _print_json(as_json(runs))
     else:
-        print_report(_console(), runs)
+        print_verdict(console, runs)
     verdict = worst([run.verdict for run in runs])
     statuses = {result.status for run in runs for result in run.backends}
     if verdict == INCOMPLETE and "crashed" not in statuses:
@@ -202,13 +213,14 @@ def parity(
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar on standard error if that is a terminal."""
+def _progress(total: int, console: Console) -> Iterator[Callable[[str], None]]:
+    """A progress bar on a terminal: below what `console` prints if that is one, else on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
+    console = console if console.is_terminal else Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task("starting", total=total)
         yield lambda what: bars.update(task, advance=1, description=f"{what} done")
 
@@ -268,6 +280,9 @@ def main() -> None:
         app()
     except TriptychError as error:
         print(f"triptych: {error}", file=sys.stderr)
+        sys.exit(NOT_CARRIED_OUT)
+    except OSError as error:
+        print(f"triptych: cannot write the answer: {os_error_sentence(error)}", file=sys.stderr)
         sys.exit(NOT_CARRIED_OUT)
     except SystemExit as end:
         if end.code == INTERRUPTED:

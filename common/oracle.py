@@ -95,17 +95,20 @@ def _conv(operation: Conv, inputs: list[np.ndarray], parameters: Mapping[str, np
     """
     windows = _windows(inputs[0], *operation.window(inputs[0].shape[1:]), fill=0.0)
     batch, _, height, width = windows.shape[:4]
-    kernels = parameters["weight"].reshape(operation.groups, operation.filters // operation.groups, -1)
-    sums = _Sums((batch, operation.filters, height, width), parameters["weight"], inputs[0])
-    filters = np.split(np.arange(operation.filters), operation.groups)
-    rows_at_once = max(1, _ELEMENTS_AT_ONCE // (kernels[:, 0].size * width))
+    weight = parameters["weight"]
+    terms = prod(weight.shape[1:])
+    sums = _Sums((batch, operation.filters, height, width), weight, inputs[0])
+    kernels = [sums.scaled_weight(group) for group in np.split(weight.reshape(-1, terms), operation.groups)]
+    per_group = operation.filters // operation.groups
+    rows_at_once = max(1, _ELEMENTS_AT_ONCE // (terms * width))
     for image in range(batch):
         for top in range(0, height, rows_at_once):
             rows = slice(top, top + rows_at_once)
-            columns = windows[image, :, rows].transpose(0, 3, 4, 1, 2).reshape(operation.groups, kernels.shape[2], -1)
-            for group, members in enumerate(filters):
-                sums.fill((image, slice(members[0], members[-1] + 1), rows), kernels[group], columns[group])
-    return sums.reference(parameters.get("bias"), terms=kernels.shape[2])
+            columns = windows[image, :, rows].transpose(0, 3, 4, 1, 2).reshape(operation.groups, terms, -1)
+            for group, kernel in enumerate(kernels):
+                filters = slice(group * per_group, (group + 1) * per_group)
+                sums.fill((image, filters, rows), kernel, columns[group])
+    return sums.reference(parameters.get("bias"), terms)
 
 
 @evaluate.register
@@ -117,12 +120,15 @@ def _dense(operation: Dense, inputs: list[np.ndarray], parameters: Mapping[str, 
     units_at_once = max(1, _ELEMENTS_AT_ONCE // weight.shape[1])
     for first in range(0, operation.units, units_at_once):
         units = slice(first, first + units_at_once)
-        sums.fill((slice(None), units), weight[units], features.T)
+        sums.fill((slice(None), units), sums.scaled_weight(weight[units]), features.T)
     return sums.reference(parameters.get("bias"), terms=weight.shape[1])
 
 
-_ELEMENTS_AT_ONCE = 1 << 22
-"""How many products are laid out at once: enough for fast matrix products, little enough for any machine's memory."""
+_ELEMENTS_AT_ONCE = 1 << 18
+"""How many factors are laid out at once: few enough to stay in the processor's cache."""
+
+_Scaled = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Factors in float64; their magnitudes, and the squares of these, in float32 and divided by a power of two."""
 
 
 class _Sums:
@@ -138,17 +144,14 @@ class _Sums:
         self.squares = np.empty(shape, np.float32)
         self.exponents = _exponent(weight), _exponent(operand)
 
-    def fill(self, where: tuple, weight: np.ndarray, columns: np.ndarray) -> None:
-        """Multiply weight (units, terms) by columns (terms, positions) into the elements at `where`."""
-        small_weight, small_columns = (
-            np.abs(np.ldexp(array, -exponent))
-            for array, exponent in zip((weight, columns), self.exponents, strict=True)
-        )
-        for target, left, right in (
-            (self.value, weight.astype(np.float64), columns.astype(np.float64)),
-            (self.magnitude, small_weight, small_columns),
-            (self.squares, np.square(small_weight), np.square(small_columns)),
-        ):
+    def scaled_weight(self, weight: np.ndarray) -> _Scaled:
+        """Weights (units, terms), prepared for `fill`."""
+        return _scaled(weight, self.exponents[0])
+
+    def fill(self, where: tuple, weight: _Scaled, columns: np.ndarray) -> None:
+        """Multiply prepared weights by columns (terms, positions) into the elements at `where`."""
+        targets: tuple[np.ndarray, ...] = (self.value, self.magnitude, self.squares)
+        for target, left, right in zip(targets, weight, _scaled(columns, self.exponents[1]), strict=True):
             place = target[where]
             product = left @ right
             place[...] = (product if target.ndim == 4 else product.T).reshape(place.shape)
@@ -165,6 +168,11 @@ class _Sums:
         bound = gamma(operations) / (1 - 2 * gamma(operations)) * magnitude
         bound += operations * SMALLEST_NORMAL * (1 + scale)
         return Reference(self.value, bound, magnitude, np.sqrt(self.squares) * np.float64(scale))
+
+
+def _scaled(array: np.ndarray, exponent: int) -> _Scaled:
+    magnitude = np.abs(np.ldexp(array, -exponent))
+    return array.astype(np.float64), magnitude, np.square(magnitude)
 
 
 def _exponent(array: np.ndarray) -> int:

@@ -23,6 +23,8 @@ BACKENDS = ["torch", "keras-tensorflow", "tf1", "onnx-torch", "onnx-keras", "onn
 
 
 def triptych(*arguments, cwd=ROOT, **options):
+    # A shell starts its background jobs with Ctrl-C ignored, and every process inherits that: not the ones under test.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, "-m", "common.cli", *map(str, arguments)]
     return subprocess.Popen(
         command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options

@@ -6,7 +6,8 @@ layer that makes it and not in those behind it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,14 +42,23 @@ class LayerVerdict:
     cause: str | None = None
 
 
-def judge(spec: Architecture, probe: Probe, recorded: Mapping[str, np.ndarray]) -> list[LayerVerdict]:
+Memory = MutableMapping[tuple[str, bytes], LayerVerdict]
+"""Verdicts by layer and digest of what went in and came out, for one probe."""
+
+
+def judge(
+    spec: Architecture, probe: Probe, recorded: Mapping[str, np.ndarray], memory: Memory | None = None
+) -> list[LayerVerdict]:
     """Judge every layer of one backend.
 
     Args:
         spec: the network.
         probe: what the backend was given.
         recorded: what it computed, (N, C, H, W) or (N, features) by canonical layer name. A dropout may be absent.
+        memory: verdicts on the same probe; a layer for which another backend had the very same input and output is
+            not judged again.
     """
+    memory = {} if memory is None else memory
     values: dict[str, np.ndarray] = {IMAGE: probe.image}
     verdicts = []
     for layer in spec.layers:
@@ -61,8 +71,19 @@ def judge(spec: Architecture, probe: Probe, recorded: Mapping[str, np.ndarray]) 
             verdicts.append(_diverged(layer.name, f"{layer.name} was not computed"))
             continue
         values[layer.name] = probe.injected.get(layer.name, output)
-        verdicts.append(_judge_layer(layer, probe, inputs, output))
+        key = (layer.name, _digest([*inputs, output]))
+        if key not in memory:
+            memory[key] = _judge_layer(layer, probe, inputs, output)
+        verdicts.append(memory[key])
     return verdicts
+
+
+def _digest(arrays: Sequence[np.ndarray]) -> bytes:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(repr((array.shape, array.dtype.str)).encode())
+        digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+    return digest.digest()
 
 
 def judge_structure(

@@ -12,7 +12,14 @@ from rich.table import Table
 from common.parity.environment import describe
 from common.parity.runner import BackendResult, Run, worst
 
-STYLES = {"identical": "bold green", "certified": "green", "diverged": "bold red", "crashed": "red", "skipped": "dim"}
+STYLES = {
+    "identical": "bold green",
+    "certified": "green",
+    "diverged": "bold red",
+    "incomplete": "bold yellow",
+    "crashed": "red",
+    "skipped": "dim",
+}
 
 
 def as_json(runs: Sequence[Run]) -> dict[str, Any]:
@@ -42,19 +49,40 @@ def _backend_as_json(result: BackendResult) -> dict[str, Any]:
     return row
 
 
-def print_report(console: Console, runs: Sequence[Run]) -> None:
-    """One table for each network, backends down and probes across; then what went wrong; then the verdict."""
-    for name in dict.fromkeys(run.architecture for run in runs):
-        of_network = [run for run in runs if run.architecture == name]
-        console.print(_table(name, of_network))
-        for run in of_network:
-            for result in run.backends:
-                _explain(console, run, result)
-        for how in dict.fromkeys(how for run in of_network for how in run.bounded.values()):
-            layers = [layer for run in of_network for layer, reason in run.bounded.items() if reason == how]
-            console.print(f"[dim]Not exact: {', '.join(layers)}. {how}.[/]", highlight=False)
-    verdict = worst([run.verdict for run in runs])
-    console.print(f"Verdict: [{STYLES.get(verdict, 'bold yellow')}]{verdict}[/]")
+def print_network(console: Console, runs: Sequence[Run]) -> None:
+    """The runs of one network: a table, backends down and probes across; then what went wrong."""
+    console.print(_table(runs[0].architecture, runs))
+    for run in runs:
+        for result in run.backends:
+            _explain(console, run, result)
+    for how in dict.fromkeys(how for run in runs for how in run.bounded.values()):
+        layers = [layer for run in runs for layer, reason in run.bounded.items() if reason == how]
+        console.print(f"[dim]Not exact: {', '.join(layers)}. {how}.[/]", highlight=False, soft_wrap=True)
+
+
+def print_verdict(console: Console, runs: Sequence[Run]) -> None:
+    """The verdict on everything; where there are many networks, a line for each before it."""
+    networks = list(dict.fromkeys(run.architecture for run in runs))
+    if len(networks) > 1:
+        console.print(_summary(networks, runs))
+    console.print(f"Verdict: {_styled(worst([run.verdict for run in runs]))}")
+
+
+def _summary(networks: Sequence[str], runs: Sequence[Run]) -> Table:
+    """Networks down, probes across."""
+    table = Table(title="All networks", title_justify="left", title_style="bold")
+    probes = list(dict.fromkeys(run.probe for run in runs))
+    for heading in ("network", *probes):
+        table.add_column(heading)
+    table.add_column("error ÷ bound", justify="right")
+    table.add_column("seconds", justify="right")
+    for name in networks:
+        of_network = {run.probe: run for run in runs if run.architecture == name}
+        results = [result for run in of_network.values() for result in run.backends]
+        seconds = sum(result.seconds + result.timing.get("judge", 0.0) for result in results)
+        verdicts = (_styled(of_network[probe].verdict) for probe in probes)
+        table.add_row(name, *verdicts, _largest_ratio(results), f"{seconds:.0f}")
+    return table
 
 
 def _table(architecture: str, runs: Sequence[Run]) -> Table:
@@ -97,7 +125,11 @@ def _explain(console: Console, run: Run, result: BackendResult) -> None:
         return
     what = f"{result.backend} on the {run.probe} probe"
     if result.status != "diverged":
-        console.print(f"  {result.backend} {result.status} on the {run.probe} probe: {result.reason}", highlight=False)
+        console.print(
+            f"  {result.backend} {result.status} on the {run.probe} probe: {result.reason}",
+            highlight=False,
+            soft_wrap=True,
+        )
         return
     cause = f"; {result.likely_cause}" if result.likely_cause else ""
     console.print(

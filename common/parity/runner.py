@@ -27,6 +27,7 @@ from common.parity.judge import (
     DIVERGED,
     IDENTICAL,
     LayerVerdict,
+    Memory,
     first_divergence,
     judge,
     judge_structure,
@@ -121,18 +122,22 @@ def run_parity(spec: Architecture, plan: Plan, on_progress: Progress = lambda ba
     A backend that crashes, hangs or cannot run the network becomes a row that says so; the others finish. No process
     and no file is left behind, also when this is interrupted.
 
+    Where the probes themselves cannot be made (there is no space for them, say), every row says so.
+
     Raises:
-        TriptychError: the weights do not fit the network, or there is no space for the files in between.
+        TriptychError: the weights do not fit the network.
     """
     if plan.weights is not None:
         check_weights(spec.parameter_shapes, plan.weights)
     try:
         with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder:
             return _Runner(spec, plan, Path(folder), on_progress).run()
+    except TriptychError as error:
+        reason = str(error)
     except OSError as error:
-        raise TriptychError(
-            f"cannot keep intermediate files: {os_error_sentence(error)} ({tempfile.gettempdir()})"
-        ) from None
+        reason = f"cannot keep intermediate files: {os_error_sentence(error)} ({tempfile.gettempdir()})"
+    rows = [BackendResult(backend.name, "crashed", INCOMPLETE, reason) for backend in plan.backends]
+    return [Run(spec.name, probe, {}, rows) for probe in plan.probes]
 
 
 class _Runner:
@@ -261,7 +266,7 @@ class _Runner:
             answer = worker.ask({**prepared.request, "output": output}, self.plan.timeout)
             started = time.perf_counter()
             recorded = {name: np.load(path, mmap_mode="r") for name, path in answer["layers"].items()}
-            verdicts = judge(self.spec, prepared.probe, recorded)
+            verdicts = judge(self.spec, prepared.probe, recorded, prepared.memory)
         return verdicts, {**answer["timing"], "judge": time.perf_counter() - started}
 
 
@@ -271,6 +276,7 @@ class _PreparedProbe:
 
     probe: Probe
     request: dict[str, Any]
+    memory: Memory = field(default_factory=dict)
 
 
 class WorkerFailure(Exception):
