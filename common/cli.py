@@ -33,14 +33,6 @@ DIFFERENCE_FOUND, NOT_CARRIED_OUT, INTERRUPTED = 1, 2, 130
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
-class Probe(StrEnum):
-    """The probes that `parity` knows."""
-
-    EXACT = "exact"
-    RANDOM = "random"
-    PHOTO = "photo"
-
-
 class Framework(StrEnum):
     """The implementations."""
 
@@ -160,7 +152,9 @@ def parity(
     backend: Annotated[
         list[str] | None, typer.Option(help="A backend; may be repeated. All installed by default.")
     ] = None,
-    probe: Annotated[list[Probe] | None, typer.Option(help="A probe; may be repeated. All by default.")] = None,
+    probe: Annotated[
+        list[str] | None, typer.Option(help="exact, random, photo or an image file; may be repeated. All by default.")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="Canonical safetensors for the random and photo probes.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the probes and of the weights.")] = 0,
@@ -171,18 +165,24 @@ def parity(
     """Run networks in every backend and prove that they compute the same function."""
     from rich.console import Console
 
+    from common.images import read_photograph
     from common.parity.backends import select
     from common.parity.report import as_json, print_network, print_verdict
     from common.parity.runner import INCOMPLETE, Plan, run_parity, worst
     from common.probes import PROBES
     from common.weights import read_weights_file
 
+    for name in probe or ():
+        if name not in PROBES and not Path(name).is_file():
+            raise TriptychError(f"there is no probe and no image {name!r}; probes are {', '.join(PROBES)}")
+        if name not in PROBES:
+            read_photograph(name)
     names = _matching(architectures or ["*"])
     if weights and len(names) > 1:
         raise TriptychError(f"--weights {weights} belongs to one network, but {len(names)} match; name the one")
     plan = Plan(
         backends=select(backend),
-        probes=[choice.value for choice in probe] if probe else list(PROBES),
+        probes=probe or list(PROBES),
         weights=read_weights_file(weights) if weights else None,
         seed=seed,
         batch=batch,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.errors import TriptychError
+from common.files import os_error_sentence
 from common.specs.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -23,6 +26,23 @@ def photograph(index: int) -> Image:
 
     with (files("skimage.data") / PHOTOGRAPHS[index % len(PHOTOGRAPHS)]).open("rb") as stream:
         return Image.open(stream).convert("RGB")
+
+
+def read_photograph(path: str | Path) -> Image:
+    """The picture in a file, as RGB.
+
+    Raises:
+        TriptychError: there is no such file, or it is not a picture that Pillow reads.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except UnidentifiedImageError:
+        raise TriptychError(f"{path} is not an image; give the path of a JPEG or PNG file") from None
+    except OSError as error:
+        raise TriptychError(f"cannot read the image {path}: {os_error_sentence(error)}") from None
 
 
 def preprocess(picture: Image, spec: Architecture) -> np.ndarray:

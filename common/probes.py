@@ -17,7 +17,7 @@ from math import prod
 import numpy as np
 
 from common.errors import TriptychError
-from common.images import photographs
+from common.images import photographs, preprocess, read_photograph
 from common.oracle import evaluate, parameters_of
 from common.specs.architecture import (
     IMAGE,
@@ -31,7 +31,7 @@ from common.specs.architecture import (
     Layer,
     ReLU,
 )
-from common.weights import initial_weights, seeded_generator
+from common.weights import Weights, initial_weights, seeded_generator
 
 EXACT_LIMIT = 2.0**24
 """Integers of smaller magnitude, and sums of them, are exact in float32."""
@@ -42,7 +42,7 @@ class Probe:
     """What every backend is given, and, for an exact probe, what it must answer."""
 
     name: str
-    weights: dict[str, np.ndarray]
+    weights: Weights
     image: np.ndarray
     """float32, (N, C, H, W)."""
     injected: dict[str, np.ndarray] = field(default_factory=dict)
@@ -74,7 +74,8 @@ def exact_probe(spec: Architecture, *, seed: int = 0, batch: int = 2) -> Probe:
 def _try_exact_probe(spec: Architecture, taps: int, seed: int, batch: int) -> Probe | None:
     """A probe with that many weights in each filter, or None if a sum leaves the exact range."""
     image = seeded_generator(seed, IMAGE).integers(-4, 5, (batch, *spec.input_shape)).astype(np.float32)
-    probe = Probe("exact", {}, image)
+    weights: dict[str, np.ndarray] = {}
+    probe = Probe("exact", weights, image)
     values = {IMAGE: image}
     quanta = {IMAGE: 1.0}
     """For each layer, the power of two that all its values are multiples of."""
@@ -86,7 +87,7 @@ def _try_exact_probe(spec: Architecture, taps: int, seed: int, batch: int) -> Pr
             parameters = _exact_batch_norm(spec, layer, inputs[0], generator)
         else:
             parameters = _integer_parameters(spec, layer, taps, generator)
-        probe.weights.update(parameters)
+        weights.update(parameters)
         reference = evaluate(layer.operation, inputs, parameters_of(layer.name, parameters))
         if reference.bound is not None and reference.magnitude is None:
             probe.bounded[layer.name] = (
@@ -160,15 +161,29 @@ def _ends_in_addition(spec: Architecture, name: str) -> bool:
     )
 
 
-def random_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, weights: dict | None = None) -> Probe:
+def random_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, weights: Weights | None = None) -> Probe:
     """Seeded weights, or those given, on normal random numbers with a standard deviation of 64."""
     image = seeded_generator(seed, IMAGE).standard_normal((batch, *spec.input_shape), dtype=np.float32)
     return Probe("random", weights or initial_weights(spec, seed), image * np.float32(64))
 
 
-def photo_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, weights: dict | None = None) -> Probe:
+def photo_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, weights: Weights | None = None) -> Probe:
     """Seeded weights, or those given, on photographs that ship with scikit-image."""
     return Probe("photo", weights or initial_weights(spec, seed), photographs(spec, batch))
 
 
 PROBES: dict[str, Callable[..., Probe]] = {"exact": exact_probe, "random": random_probe, "photo": photo_probe}
+
+
+def make_probe(name: str, spec: Architecture, *, seed: int, batch: int, weights: Weights | None) -> Probe:
+    """The probe of that name, or, if there is none, one of the photograph in the file of that name.
+
+    Raises:
+        TriptychError: there is no such probe, and no such photograph either.
+    """
+    if name == "exact":
+        return exact_probe(spec, seed=seed, batch=batch)
+    if name in PROBES:
+        return PROBES[name](spec, seed=seed, batch=batch, weights=weights)
+    image = preprocess(read_photograph(name), spec)
+    return Probe(name, weights or initial_weights(spec, seed), np.stack([image] * batch))

@@ -165,6 +165,7 @@ def test_weights_from_a_file(tmp_path):
         (["parity", "vgg*"], "no architecture matches 'vgg*'"),
         (["parity", "--backend", "tensorflow"], "did you mean keras-tensorflow"),
         (["parity", "--weights", "nowhere.safetensors"], "there is no weights file nowhere.safetensors"),
+        (["parity", "--probe", "foto"], "there is no probe and no image 'foto'; probes are exact, random, photo"),
         (["show", "alexnet"], "did you mean alexnet_bvlc"),
         (["export", "alexnet_bvlc", "--from", "torch", "--out", "missing/a.onnx"], "cannot write missing/a.onnx"),
         (["export", "alexnet_bvlc", "--from", "caffe", "--out", "a.onnx"], "'caffe' is not one of"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -89,7 +90,7 @@ def _table(architecture: str, runs: Sequence[Run]) -> Table:
     table = Table(title=architecture, title_justify="left", title_style="bold")
     table.add_column("backend")
     for run in runs:
-        table.add_column(run.probe)
+        table.add_column(Path(run.probe).name)
     table.add_column("error ÷ bound", justify="right")
     table.add_column("precision")
     table.add_column("seconds", justify="right")

@@ -33,7 +33,7 @@ from common.parity.judge import (
     judge_structure,
     overall,
 )
-from common.probes import PROBES, Probe
+from common.probes import PROBES, Probe, make_probe
 from common.specs.architecture import Architecture
 from common.weights import Weights, check_weights, initial_weights, write_weights_file
 
@@ -191,12 +191,11 @@ class _Runner:
         weights = self.plan.weights
         if weights is None and set(self.plan.probes) - {"exact"}:
             weights = initial_weights(self.spec, self.plan.seed)
-        prepared = []
+        prepared: list[_PreparedProbe] = []
         files: dict[int, Path] = {}
         for name in self.plan.probes:
-            options = {"seed": self.plan.seed, "batch": self.plan.batch}
-            probe = PROBES[name](self.spec, **options, **({} if name == "exact" else {"weights": weights}))
-            folder = self.folder / name
+            probe = make_probe(name, self.spec, seed=self.plan.seed, batch=self.plan.batch, weights=weights)
+            folder = self.folder / f"probe{len(prepared)}"
             folder.mkdir()
             if id(probe.weights) not in files:
                 files[id(probe.weights)] = folder / "weights.safetensors"

@@ -24,6 +24,7 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.parity.backends import BACKENDS, Backend
+from common.specs import get_spec
 from common.weights import read_weights_file
 
 
@@ -37,6 +38,7 @@ class Worker:
         self.importing = time.perf_counter() - started
         self.module = importlib.import_module(f"{backend.implementation}.backend")
         self.model = self.implementation.build(architecture)
+        self.outputs = tuple(get_spec(architecture).outputs)
         self.loaded: str | None = None
         self.exported: Path | None = None
 
@@ -72,7 +74,7 @@ class Worker:
         self.loaded = path
         if self.backend.through_onnx:
             self.exported = folder.with_suffix(".onnx")
-            self.implementation.export_onnx(self.model, self.exported)
+            self.implementation.export_onnx(self.model, self.exported, outputs=self.outputs)
 
     def _record(self, image: np.ndarray, injected: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if self.exported is not None:
