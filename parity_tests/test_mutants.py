@@ -1,4 +1,4 @@
-"""The proof of the prover: every porting mistake is caught by each probe, at the layer where it was made."""
+"""The proof of the prover: every porting mistake is caught by each probe, at the layer where it was made, and named."""
 
 import pytest
 from conftest import load_implementation
@@ -24,3 +24,4 @@ def test_the_mistake_is_caught_where_it_was_made(mutant, probe, probes):
     divergence = judge_mutant(mutant, probes[probe])
     assert divergence is not None, "the mutant survived"
     assert divergence.name == mutant.layer, divergence
+    assert mutant.cause in str(divergence.cause)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from common.names import layer_of
 from common.oracle import SMALLEST_NORMAL, UNIT_ROUNDOFF, Reference, evaluate, parameters_of
+from common.parity.causes import explain_shape, find_cause, observe
 from common.probes import Probe
 from common.specs.architecture import IMAGE, Architecture, Dropout, Layer, Shape
 
@@ -40,6 +41,8 @@ class LayerVerdict:
     max_ulp: int | None = 0
     """The largest distance from the correctly rounded result in units in the last place; None if not comparable."""
     cause: str | None = None
+    excluded: tuple[str, ...] = ()
+    """Where it diverged, the mistakes that were tried and do not explain it (see `common.parity.causes`)."""
 
 
 Memory = MutableMapping[tuple[str, bytes], LayerVerdict]
@@ -73,9 +76,19 @@ def judge(
         values[layer.name] = probe.injected.get(layer.name, output)
         key = (layer.name, _digest([*inputs, output]))
         if key not in memory:
-            memory[key] = _judge_layer(layer, probe, inputs, output)
+            verdict = _judge_layer(layer, probe, inputs, output)
+            if verdict.verdict == DIVERGED and not any(v.verdict == DIVERGED for v in verdicts):
+                finding = find_cause(observe(spec, layer, probe.weights, inputs, output), _certifies)
+                causes = [cause for cause in (finding.cause, verdict.cause) if cause]
+                verdict = replace(verdict, cause="; ".join(causes) or None, excluded=tuple(finding.excluded))
+            memory[key] = verdict
         verdicts.append(memory[key])
     return verdicts
+
+
+def _certifies(output: np.ndarray, reference: Reference) -> bool:
+    rounded = reference.value.astype(np.float32)
+    return same_bits(output, rounded) or _measure("", output, rounded, reference, False).verdict == CERTIFIED
 
 
 def _digest(arrays: Sequence[np.ndarray]) -> bytes:
@@ -96,7 +109,7 @@ def judge_structure(
         shapes: of each layer's output for one image, (C, H, W) or (features,).
         parameter_shapes: of each parameter in the canonical layout.
     """
-    problems = []
+    problems: list[LayerVerdict] = []
     for layer in spec.layers:
         found = [
             _mismatch(name, given.get(name), expected)
@@ -105,7 +118,10 @@ def judge_structure(
             if name == layer.name or (given is parameter_shapes and layer_of(name) == layer.name)
         ]
         if cause := next(filter(None, found), None):
-            problems.append(_diverged(layer.name, cause))
+            given, made = spec.input_shapes(layer)[0], tuple(shapes.get(layer.name, ()))
+            unexplained = problems or made in ((), spec.shapes[layer.name])
+            mistake = None if unexplained else explain_shape(layer.operation, given, made)
+            problems.append(_diverged(layer.name, f"{cause}, as if {mistake}" if mistake else cause))
     unexpected = sorted(set(parameter_shapes) - set(spec.parameter_shapes))
     return problems + [_diverged(layer_of(name), f"{name} is not in the specification") for name in unexpected]
 
@@ -183,7 +199,7 @@ def _measure(
     precision = _precision(error, reference)
     ulp = _ulp_distance(output, rounded)
     if reference.bound is None:
-        return LayerVerdict(name, DIVERGED, None, "other", ulp, f"{name} selects values, but gives others")
+        return LayerVerdict(name, DIVERGED, None, "other", ulp)
     ratio = float(np.max(error / reference.bound, initial=0.0))
     if not np.isfinite(ratio):
         return LayerVerdict(name, DIVERGED, None, "other", ulp, f"{name} holds NaN or infinity")

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -240,8 +240,9 @@ class _Runner:
             # Numbers that do not fit together stop a network from running at all; its shapes tell which layer it is.
             structure = worker.ask({}, self.plan.timeout)
             verdicts = judge_structure(self.spec, structure["shapes"], structure["parameter_shapes"])
-            if not verdicts:
-                verdicts, timing = self._record_and_judge(backend, worker, prepared)
+            with suppress(WorkerFailure) if verdicts else nullcontext():
+                found, timing = self._record_and_judge(backend, worker, prepared)
+                verdicts = found if first_divergence(found) else verdicts or found
         except WorkerFailure as failure:
             seconds = time.perf_counter() - started
             return BackendResult(backend.name, "crashed", INCOMPLETE, str(failure), seconds)
