@@ -10,8 +10,8 @@ GIGABYTES := 5
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-parity: $(READY) ## Set up, then prove that every backend computes the same function
-	@$(BIN)/triptych parity alexnet_bvlc
+parity: $(READY) ## Set up, then prove one network of each family in every backend
+	@$(BIN)/triptych parity lenet5 alexnet_bvlc vgg11 googlenet resnet50 densenet121
 
 test: lint ## Set up, then run lint, type checks and all tests
 	@$(BIN)/python -m pytest -q

@@ -54,6 +54,16 @@ def dense_from_io(kernel: ndarray, flattened: tuple[int, int, int] | None = None
     return kernel.reshape(height, width, channels, -1).transpose(3, 2, 0, 1).reshape(kernel.shape[1], kernel.shape[0])
 
 
+def per_channel_to_hwc(parameter: ndarray) -> ndarray:
+    """(C, 1, 1) → (1, 1, C)."""
+    return parameter.transpose(1, 2, 0)
+
+
+def per_channel_from_hwc(parameter: ndarray) -> ndarray:
+    """(1, 1, C) → (C, 1, 1)."""
+    return parameter.transpose(2, 0, 1)
+
+
 def flat_to_channels_first(activation: ndarray, flattened: tuple[int, int, int]) -> ndarray:
     """(N, H·W·C) → (N, C·H·W), where `flattened` is the (H, W, C) of the map."""
     return to_channels_first(activation.reshape(-1, *flattened)).reshape(activation.shape)

@@ -17,7 +17,8 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.files import written_atomically
-from common.specs.architecture import IMAGE, Padding, Pair
+from common.specs import nearest
+from common.specs.architecture import IMAGE, AdaptiveAveragePool, Padding, Pair
 
 if TYPE_CHECKING:
     import onnx
@@ -31,7 +32,8 @@ BATCH = "N"
 class GraphBuilder:
     """An ONNX graph, written layer by layer. Each method adds one node called `name` and returns its output's name.
 
-    Values are named after the layer that makes them. Maps are (N, C, H, W).
+    Where ONNX needs several nodes for a layer, the last bears its name, and the others' names and the constants' begin
+    with it: `s2/sum`. Values are named after the layer that makes them. Maps are (N, C, H, W).
     """
 
     def __init__(self, image_shape: Sequence[int], *, architecture: str | None = None) -> None:
@@ -91,6 +93,19 @@ class GraphBuilder:
     def average_pool(self, name: str, x: str, *, kernel: Pair, stride: Pair) -> str:
         return self._node("AveragePool", name, x, kernel_shape=kernel, strides=stride, pads=[0, 0, 0, 0])
 
+    def adaptive_average_pool(self, name: str, x: str, operation: AdaptiveAveragePool, size: Pair) -> str:
+        """The mean at every place, then the places that are wanted: ONNX has no operator for it."""
+        rows, columns = (operation.windows(length) for length in size)
+        kernel = (rows[0][1], columns[0][1])
+        means = self._node("AveragePool", f"{name}/average", x, kernel_shape=kernel, strides=(1, 1), pads=[0, 0, 0, 0])
+        starts = self._parameters(
+            name,
+            rows=np.array([begin for begin, _ in rows], np.int64),
+            columns=np.array([begin for begin, _ in columns], np.int64),
+        )
+        chosen = self._node("Gather", f"{name}/row_means", means, starts[0], axis=2)
+        return self._node("Gather", name, chosen, starts[1], axis=3)
+
     def global_average_pool(self, name: str, x: str) -> str:
         """(N, C, H, W) to (N, C, 1, 1)."""
         return self._node("GlobalAveragePool", name, x)
@@ -113,6 +128,29 @@ class GraphBuilder:
     def relu(self, name: str, x: str) -> str:
         return self._node("Relu", name, x)
 
+    def sigmoid(self, name: str, x: str) -> str:
+        return self._node("Sigmoid", name, x)
+
+    def scaled_tanh(self, name: str, x: str, *, amplitude: float, slope: float) -> str:
+        """amplitude · tanh(slope · x), in three nodes."""
+        factors = self._parameters(name, slope=_scalar(slope), amplitude=_scalar(amplitude))
+        scaled = self._node("Mul", f"{name}/scaled", x, factors[0])
+        return self._node("Mul", name, self._node("Tanh", f"{name}/tanh", scaled), factors[1])
+
+    def sub_sampling(self, name: str, x: str, weight: np.ndarray, bias: np.ndarray) -> str:
+        """The sum of each 2×2 window, times weight (C, 1, 1), plus bias (C, 1, 1), in four nodes.
+
+        ONNX has no sum over windows: it is four times the average, and that factor rounds nothing.
+        """
+        four, factor, summand = self._parameters(name, four=_scalar(4), weight=weight, bias=bias)
+        average = self.average_pool(f"{name}/average", x, kernel=(2, 2), stride=(2, 2))
+        sums = self._node("Mul", f"{name}/sum", average, four)
+        return self._node("Add", name, self._node("Mul", f"{name}/scaled", sums, factor), summand)
+
+    def select_channels(self, name: str, x: str, channels: Sequence[int]) -> str:
+        """Some channels of a map, by number."""
+        return self._node("Gather", name, x, *self._parameters(name, channels=np.array(channels, np.int64)), axis=1)
+
     def add(self, name: str, *inputs: str) -> str:
         return self._node("Add", name, *inputs)
 
@@ -123,24 +161,42 @@ class GraphBuilder:
     def flatten(self, name: str, x: str) -> str:
         return self._node("Flatten", name, x, axis=1)
 
-    def save(self, path: str | Path, outputs: Mapping[str, str], *, source: str) -> None:
+    def save(self, path: str | Path, values: Mapping[str, str], outputs: Sequence[str], *, source: str) -> None:
         """Check the graph in full and write it, whole or not at all.
+
+        Layers that lead to none of the outputs are left out, and their parameters with them.
 
         Args:
             path: where to; an existing file is replaced.
-            outputs: `logits`, and the auxiliary heads if there are any, to the layers behind them.
+            values: `logits`, and the auxiliary heads if there are any, to the layers behind them.
+            outputs: which of them the graph has, in this order.
             source: the framework and its version, kept in the file's metadata.
 
         Raises:
-            TriptychError: the file cannot be written.
+            TriptychError: an output is unknown or none is asked for, or the file cannot be written.
         """
         import onnx
 
-        model = self._model(outputs, source)
+        for name in outputs:
+            if name not in values:
+                raise TriptychError(f"cannot export the output {name!r}; {nearest(name, values)}")
+        if not outputs:
+            raise TriptychError(f"cannot export a network without outputs; {nearest('', values)}")
+        self._keep_only(values[name] for name in outputs)
+        model = self._model({name: values[name] for name in outputs}, source)
         with written_atomically(path) as temporary:
             with temporary.open("wb") as file:
                 _write(model, self.initializers, file)
             onnx.checker.check_model(temporary, full_check=True)
+
+    def _keep_only(self, values: Iterable[str]) -> None:
+        """Drop the nodes that lead to none of the values, and the initializers that only they read."""
+        needed = set(values)
+        for node in reversed(_in_canonical_order(self.nodes)):
+            if not needed.isdisjoint(node.output):
+                needed.update(node.input)
+        self.nodes = [node for node in self.nodes if not needed.isdisjoint(node.output)]
+        self.initializers = {name: array for name, array in self.initializers.items() if name in needed}
 
     def _model(self, outputs: Mapping[str, str], source: str) -> onnx.ModelProto:
         """The model without its initializers, the shape of every value inferred."""
@@ -152,7 +208,7 @@ class GraphBuilder:
             node.input[:] = [renamed.get(value, value) for value in node.input]
             node.output[:] = [renamed.get(value, value) for value in node.output]
         parameters = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape)
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
             for name, array in self.initializers.items()
         ]
         image = helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, [BATCH, *self.image_shape])
@@ -190,7 +246,7 @@ def _in_canonical_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]
 
 
 def _write(model: onnx.ModelProto, initializers: Mapping[str, np.ndarray], file: BinaryIO) -> None:
-    """Serialise a model and its float32 initializers without copying the arrays.
+    """Serialise a model and its initializers without copying the arrays.
 
     `onnx.save` copies every array into Python bytes, into a protobuf message, and into one string for the whole file,
     which takes several times as long as writing them. A protobuf message is the concatenation of its fields, each a
@@ -201,7 +257,8 @@ def _write(model: onnx.ModelProto, initializers: Mapping[str, np.ndarray], file:
     initializer = _tag(onnx.GraphProto, "initializer")
     entries = []
     for name, array in sorted(initializers.items()):
-        header = onnx.TensorProto(name=name, dims=array.shape, data_type=onnx.TensorProto.FLOAT).SerializeToString()
+        data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        header = onnx.TensorProto(name=name, dims=array.shape, data_type=data_type).SerializeToString()
         header += _tag(onnx.TensorProto, "raw_data") + _varint(array.nbytes)
         entries.append((initializer + _varint(len(header) + array.nbytes) + header, array))
     graph = model.graph.SerializeToString()
@@ -211,7 +268,7 @@ def _write(model: onnx.ModelProto, initializers: Mapping[str, np.ndarray], file:
     file.write(_tag(onnx.ModelProto, "graph") + _varint(size) + graph)
     for header, array in entries:
         file.write(header)
-        file.write(np.ascontiguousarray(array, dtype="<f4").data.cast("B"))
+        file.write(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data.cast("B"))
 
 
 def _tag(message: type, field: str) -> bytes:
@@ -226,6 +283,10 @@ def _varint(number: int) -> bytes:
         encoded.append(number & 0x7F | 0x80)
         number >>= 7
     return bytes([*encoded, number])
+
+
+def _scalar(number: float) -> np.ndarray:
+    return np.array(number, np.float32)
 
 
 def _pads(padding: Padding) -> list[int]:

@@ -21,6 +21,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from common.specs.architecture import (
     LRN,
+    AdaptiveAveragePool,
     Add,
     AveragePool,
     BatchNorm,
@@ -242,6 +243,16 @@ def _global_average_pool(
 ) -> Reference:
     """See `_mean`."""
     return _mean(inputs[0], axes=(2, 3), keepdims=True)
+
+
+@evaluate.register
+def _adaptive_average_pool(
+    operation: AdaptiveAveragePool, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]
+) -> Reference:
+    """See `_mean`."""
+    rows, columns = (np.array([range(*window) for window in operation.windows(n)]) for n in inputs[0].shape[2:])
+    windows = inputs[0][:, :, rows[:, None, :, None], columns[None, :, None, :]]
+    return _mean(windows, axes=(4, 5), keepdims=False)
 
 
 def _mean(x: np.ndarray, axes: tuple[int, int], keepdims: bool) -> Reference:

@@ -21,7 +21,7 @@ from common.images import photographs, preprocess, read_photograph
 from common.oracle import evaluate, parameters_of
 from common.specs.architecture import (
     IMAGE,
-    Add,
+    AdaptiveAveragePool,
     Architecture,
     AveragePool,
     BatchNorm,
@@ -29,7 +29,6 @@ from common.specs.architecture import (
     Dense,
     GlobalAveragePool,
     Layer,
-    ReLU,
 )
 from common.weights import Weights, initial_weights, seeded_generator
 
@@ -56,15 +55,14 @@ class Probe:
 def exact_probe(spec: Architecture, *, seed: int = 0, batch: int = 2) -> Probe:
     """Integer weights and images for which every layer that can be exact is exact.
 
-    Each filter has a few weights of ±1; biases are ±1 or ±2; images are integers in −4…4. Batch normalisation gets a
-    scale of exactly 1 and a whole shift (see `_exact_batch_norm`). Behind a layer that cannot be exact (LRN raises to a
-    power, an average over 49 does not terminate in binary), small integers are injected.
+    Each filter has a few weights of ±1; biases are ±1 or ±2; images are integers in −4…4. Behind a layer that cannot be
+    exact (LRN raises to a power, batch normalisation takes an inverse root, an average over 49 does not terminate in
+    binary), small integers are injected.
 
     Raises:
         TriptychError: no such probe was found for this network.
     """
-    normalised = any(isinstance(layer.operation, BatchNorm) for layer in spec.layers)
-    for taps in (3, 2) if normalised else (16, 8, 4, 2):
+    for taps in (16, 8, 4, 2):
         probe = _try_exact_probe(spec, taps, seed, batch)
         if probe is not None:
             return probe
@@ -83,10 +81,7 @@ def _try_exact_probe(spec: Architecture, taps: int, seed: int, batch: int) -> Pr
         inputs = [values[name] for name in layer.inputs]
         quantum = min(quanta[name] for name in layer.inputs)
         generator = seeded_generator(seed, layer.name)
-        if isinstance(layer.operation, BatchNorm):
-            parameters = _exact_batch_norm(spec, layer, inputs[0], generator)
-        else:
-            parameters = _integer_parameters(spec, layer, taps, generator)
+        parameters = _integer_parameters(spec, layer, taps, generator)
         weights.update(parameters)
         reference = evaluate(layer.operation, inputs, parameters_of(layer.name, parameters))
         if reference.bound is not None and reference.magnitude is None:
@@ -94,18 +89,20 @@ def _try_exact_probe(spec: Architecture, taps: int, seed: int, batch: int) -> Pr
                 f"{layer.operation.kind} rounds: held to its bound, and integers injected behind it"
             )
             shape = (batch, *spec.shapes[layer.name])
-            values[layer.name] = probe.injected[layer.name] = generator.integers(0, 9, shape).astype(np.float32)
+            # Negative where the layer's own output can be: a ReLU behind it needs both, zero padding only the one.
+            lowest = -8 if reference.value.min(initial=0) < 0 else 0
+            values[layer.name] = probe.injected[layer.name] = generator.integers(lowest, 9, shape).astype(np.float32)
             quanta[layer.name] = 1.0
             continue
         if isinstance(layer.operation, AveragePool):
             quantum /= prod(layer.operation.window(inputs[0].shape[1:])[0])
+        elif isinstance(layer.operation, AdaptiveAveragePool):
+            quantum /= prod(stop - start for n in inputs[0].shape[2:] for start, stop in layer.operation.windows(n)[:1])
         elif isinstance(layer.operation, GlobalAveragePool):
             quantum /= prod(inputs[0].shape[2:])
         if reference.magnitude is not None and reference.magnitude.max(initial=0) >= EXACT_LIMIT * quantum:
             return None
-        # The scale of a batch normalisation is 1 but for 2^-25, which its value shows in float64 only.
-        expected = np.rint(reference.value / quantum) * quantum
-        values[layer.name] = probe.expected[layer.name] = expected.astype(np.float32)
+        values[layer.name] = probe.expected[layer.name] = reference.value.astype(np.float32)
         quanta[layer.name] = quantum
     return probe
 
@@ -113,7 +110,10 @@ def _try_exact_probe(spec: Architecture, taps: int, seed: int, batch: int) -> Pr
 def _integer_parameters(
     spec: Architecture, layer: Layer, taps: int, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Kernels with `taps` weights of ±1 for each output, everything else ±1 or ±2 (never 0)."""
+    """Kernels with `taps` weights of ±1 for each output, everything else ±1 or ±2 (never 0).
+
+    The variance of a batch normalisation is a few times its eps, so that a wrong eps changes its output.
+    """
     parameters = {}
     for name, shape in layer.operation.parameter_shapes(*spec.input_shapes(layer)).items():
         if name == "weight" and isinstance(layer.operation, Conv | Dense):
@@ -122,43 +122,12 @@ def _integer_parameters(
             signs = generator.choice(np.array([-1, 1], np.float32), places.shape)
             np.put_along_axis(rows, places, signs, axis=1)
             parameters[f"{layer.name}/{name}"] = rows.reshape(shape)
+        elif name == "variance" and isinstance(layer.operation, BatchNorm):
+            multiples = generator.integers(1, 5, shape).astype(np.float32)
+            parameters[f"{layer.name}/{name}"] = multiples * np.float32(layer.operation.eps)
         else:
             parameters[f"{layer.name}/{name}"] = generator.choice(np.array([-2, -1, 1, 2], np.float32), shape)
     return parameters
-
-
-def _exact_batch_norm(
-    spec: Architecture, layer: Layer, x: np.ndarray, generator: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Parameters for which a batch normalisation is exactly x − mean + beta, and activations stay small.
-
-    gamma is 1 and the variance such that variance + eps rounds to 1. The mean is a value of the channel itself: its
-    60 % quantile, so that a good part of it survives the ReLU; on a residual branch its maximum less 6, so that a trunk
-    to which such branches are added again and again grows slowly.
-    """
-    assert isinstance(layer.operation, BatchNorm)
-    channels = x.shape[1]
-    by_channel = np.sort(x.transpose(1, 0, 2, 3).reshape(channels, -1), axis=1)
-    if _ends_in_addition(spec, layer.name):
-        mean = by_channel[:, -1] - 6
-    else:
-        mean = by_channel[:, int(0.6 * by_channel.shape[1])]
-    return {
-        f"{layer.name}/gamma": np.ones(channels, np.float32),
-        f"{layer.name}/beta": generator.choice(np.array([-2, -1, 1, 2], np.float32), channels),
-        f"{layer.name}/mean": mean,
-        f"{layer.name}/variance": np.full(channels, 1 - layer.operation.eps, np.float32),
-    }
-
-
-def _ends_in_addition(spec: Architecture, name: str) -> bool:
-    """Whether a layer's output reaches an addition, through ReLUs at most."""
-    readers = [layer for layer in spec.layers if name in layer.inputs]
-    return any(
-        isinstance(reader.operation, Add)
-        or (isinstance(reader.operation, ReLU) and _ends_in_addition(spec, reader.name))
-        for reader in readers
-    )
 
 
 def random_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, weights: Weights | None = None) -> Probe:

@@ -15,10 +15,46 @@ from common.names import keras_layer, layer_of
 from common.specs import get_spec, list_architectures
 from common.specs.architecture import Shape
 from common.weights import Weights, check_weights
-from keras_impl import alexnet
+from keras_impl import alexnet, alexnet_variants, densenet, googlenet, lenet, resnet, resnet_tutorial, vgg
+from keras_impl.layers import SubSampling
 
 BUILDERS: dict[str, Callable[..., keras.Model]] = {
+    "lenet5": lenet.lenet5,
+    "lenet5_sparse": lenet.lenet5_sparse,
+    "lenet_caffe": lenet.lenet_caffe,
     "alexnet_bvlc": alexnet.alexnet_bvlc,
+    "alexnet_paper": alexnet.alexnet_paper,
+    "alexnet_single_tower": alexnet_variants.alexnet_single_tower,
+    "alexnet_four_conv": alexnet_variants.alexnet_four_conv,
+    "alexnet_mnist": alexnet_variants.alexnet_mnist,
+    "alexnet_d2l": alexnet_variants.alexnet_d2l,
+    "alexnet_owt": alexnet_variants.alexnet_owt,
+    "vgg11": vgg.vgg11,
+    "vgg13": vgg.vgg13,
+    "vgg16": vgg.vgg16,
+    "vgg19": vgg.vgg19,
+    "vgg16_gap": vgg.vgg16_gap,
+    "vgg19_gap": vgg.vgg19_gap,
+    "googlenet": googlenet.googlenet,
+    "googlenet_tutorial": googlenet.googlenet_tutorial,
+    "googlenet_bn": googlenet.googlenet_bn,
+    "resnet18": resnet.resnet18,
+    "resnet34": resnet.resnet34,
+    "resnet50": resnet.resnet50,
+    "resnet101": resnet.resnet101,
+    "resnet152": resnet.resnet152,
+    "resnet50_v1_5": resnet.resnet50_v1_5,
+    "resnet101_v1_5": resnet.resnet101_v1_5,
+    "resnet152_v1_5": resnet.resnet152_v1_5,
+    "resnet18_tutorial": resnet_tutorial.resnet18_tutorial,
+    "resnet34_tutorial": resnet_tutorial.resnet34_tutorial,
+    "resnet50_tutorial": resnet_tutorial.resnet50_tutorial,
+    "resnet101_tutorial": resnet_tutorial.resnet101_tutorial,
+    "resnet152_tutorial": resnet_tutorial.resnet152_tutorial,
+    "densenet121": densenet.densenet121,
+    "densenet161": densenet.densenet161,
+    "densenet169": densenet.densenet169,
+    "densenet201": densenet.densenet201,
 }
 
 
@@ -53,7 +89,11 @@ def flattened_from(tensor: keras.KerasTensor) -> tuple[int, int, int] | None:
     source = tensor._keras_history.operation
     while isinstance(source, layers.Dropout):
         source = source.input._keras_history.operation
-    return source.input.shape[1:] if isinstance(source, layers.Flatten) and len(source.input.shape) == 4 else None
+    if not isinstance(source, layers.Flatten) or len(source.input.shape) != 4:
+        return None
+    before = source.input._keras_history.operation
+    # A permutation is a mistake; it must not change what the order is taken to be.
+    return before.input.shape[1:] if isinstance(before, layers.Permute) else source.input.shape[1:]
 
 
 @dataclass(frozen=True)
@@ -89,7 +129,12 @@ def _parameters(model: keras.Model) -> dict[str, _Parameter]:
             statistics = {"mean": layer.moving_mean, "variance": layer.moving_variance}
             for kind, variable in {"gamma": layer.gamma, "beta": layer.beta, **statistics}.items():
                 parameters[f"{name}/{kind}"] = _Parameter(variable, np.asarray, np.asarray)
-        if getattr(layer, "bias", None) is not None:
+        if isinstance(layer, SubSampling):
+            for kind, variable in (("weight", layer.weight), ("bias", layer.bias)):
+                parameters[f"{name}/{kind}"] = _Parameter(
+                    variable, layouts.per_channel_to_hwc, layouts.per_channel_from_hwc
+                )
+        elif getattr(layer, "bias", None) is not None:
             parameters[f"{name}/bias"] = _Parameter(layer.bias, np.asarray, np.asarray)
     return parameters
 

@@ -11,6 +11,7 @@ reordered from H, W, C to C, H, W.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import singledispatch
 from pathlib import Path
 
@@ -20,20 +21,22 @@ from keras import layers
 from common import layouts
 from common.errors import TriptychError
 from common.onnx_graph import GraphBuilder
-from common.specs.architecture import IMAGE, Padding, same_padding
+from common.specs.architecture import IMAGE, AdaptiveAveragePool, Padding, same_padding
 from keras_impl.backend import canonical_names, flattened_from
-from keras_impl.layers import LocalResponseNormalization
+from keras_impl.layers import LocalResponseNormalization, ScaledTanh, SelectChannels, SubSampling
 
 
-def export_onnx(model: keras.Model, path: str | Path) -> None:
-    """Write a functional or Sequential model as ONNX: input `image` (N, C, H, W), output `logits`, dynamic N.
+def export_onnx(model: keras.Model, path: str | Path, *, outputs: Sequence[str] = ("logits",)) -> None:
+    """Write a functional or Sequential model as ONNX: input `image` (N, C, H, W), outputs by name, dynamic N.
 
     Args:
         model: of this package.
         path: where to; an existing file is replaced.
+        outputs: of `logits`, `aux1` and `aux2`, those to write; layers that lead to none of them are left out.
 
     Raises:
-        TriptychError: the model has a layer that cannot be exported faithfully, or the file cannot be written.
+        TriptychError: the model has no such output or a layer that cannot be exported faithfully, or the file cannot be
+            written.
     """
     height, width, channels = model.inputs[0].shape[1:]
     builder = GraphBuilder((channels, height, width), architecture=model.name)
@@ -43,7 +46,9 @@ def export_onnx(model: keras.Model, path: str | Path) -> None:
         if not isinstance(layer, layers.InputLayer):
             inputs = [values[id(tensor)] for tensor in keras.tree.flatten(layer.input)]
             values[id(layer.output)] = _export(layer, builder, names[layer.name], *inputs)
-    builder.save(path, {"logits": values[id(model.outputs[0])]}, source=f"keras {keras.version()}")
+    named = model.output if len(model.outputs) > 1 else {"logits": model.outputs[0]}
+    heads = {name: values[id(tensor)] for name, tensor in named.items()}
+    builder.save(path, heads, outputs, source=f"keras {keras.version()}")
 
 
 @singledispatch
@@ -121,6 +126,13 @@ def _(layer: layers.AveragePooling2D, builder: GraphBuilder, name: str, x: str) 
 
 
 @_export.register
+def _(layer: layers.AdaptiveAveragePooling2D, builder: GraphBuilder, name: str, x: str) -> str:
+    if len(set(layer.output_size)) != 1:
+        raise TriptychError(f"cannot export {name}: write its output size as one number")
+    return builder.adaptive_average_pool(name, x, AdaptiveAveragePool(layer.output_size[0]), layer.input.shape[1:3])
+
+
+@_export.register
 def _(layer: layers.GlobalAveragePooling2D, builder: GraphBuilder, name: str, x: str) -> str:
     if not layer.keepdims:
         raise TriptychError(f"cannot export {name}: write keepdims=True and a Flatten behind it")
@@ -141,6 +153,29 @@ def _(layer: layers.Add, builder: GraphBuilder, name: str, *inputs: str) -> str:
 @_export.register
 def _(layer: layers.Concatenate, builder: GraphBuilder, name: str, *inputs: str) -> str:
     return builder.concat(name, *inputs)
+
+
+@_export.register
+def _(layer: SelectChannels, builder: GraphBuilder, name: str, x: str) -> str:
+    return builder.select_channels(name, x, layer.channels)
+
+
+@_export.register
+def _(layer: SubSampling, builder: GraphBuilder, name: str, x: str) -> str:
+    parameters = map(keras.ops.convert_to_numpy, (layer.weight, layer.bias))
+    return builder.sub_sampling(name, x, *map(layouts.per_channel_from_hwc, parameters))
+
+
+@_export.register
+def _(layer: ScaledTanh, builder: GraphBuilder, name: str, x: str) -> str:
+    return builder.scaled_tanh(name, x, amplitude=layer.amplitude, slope=layer.slope)
+
+
+@_export.register
+def _(layer: layers.Activation, builder: GraphBuilder, name: str, x: str) -> str:
+    if layer.activation is not keras.activations.sigmoid:
+        raise TriptychError(f"cannot export {name}: of the activations by name, only sigmoid has an ONNX operator here")
+    return builder.sigmoid(name, x)
 
 
 @_export.register

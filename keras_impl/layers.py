@@ -36,3 +36,61 @@ class LocalResponseNormalization(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "size": self.size, "alpha": self.alpha, "beta": self.beta, "k": self.k}
+
+
+@keras.saving.register_keras_serializable(package="triptych")
+class SelectChannels(keras.layers.Layer):
+    """Some channels of (N, H, W, C), by number."""
+
+    def __init__(self, channels, **kwargs):
+        super().__init__(**kwargs)
+        self.channels = list(channels)
+
+    def call(self, inputs):
+        return ops.take(inputs, self.channels, axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], len(self.channels))
+
+    def get_config(self):
+        return {**super().get_config(), "channels": self.channels}
+
+
+@keras.saving.register_keras_serializable(package="triptych")
+class SubSampling(keras.layers.Layer):
+    """LeNet-5's: the sum of each 2×2 window, times a trainable coefficient, plus a trainable bias, for each channel.
+
+    A new layer is the mean of each window.
+    """
+
+    def build(self, input_shape):
+        shape = (1, 1, input_shape[-1])
+        self.weight = self.add_weight(name="weight", shape=shape, initializer=keras.initializers.Constant(0.25))
+        self.bias = self.add_weight(name="bias", shape=shape, initializer="zeros")
+
+    def call(self, inputs):
+        means = ops.average_pool(inputs, pool_size=2, strides=2, data_format="channels_last")
+        return 4 * means * self.weight + self.bias
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, channels = input_shape
+        return (batch, height // 2, width // 2, channels)
+
+
+@keras.saving.register_keras_serializable(package="triptych")
+class ScaledTanh(keras.layers.Layer):
+    """amplitude · tanh(slope · x)."""
+
+    def __init__(self, amplitude, slope, **kwargs):
+        super().__init__(**kwargs)
+        self.amplitude = amplitude
+        self.slope = slope
+
+    def call(self, inputs):
+        return self.amplitude * ops.tanh(self.slope * inputs)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "amplitude": self.amplitude, "slope": self.slope}

@@ -10,7 +10,42 @@ from common.names import canonical_from_torch, keras_layer, tf1_layer, torch_lay
 from common.specs.architecture import Conv, Dense, MaxPool, ReLU, chain
 
 PUBLISHED_PARAMETERS = {
+    "lenet5": 156 + 12 + 2_416 + 32 + 48_120 + 10_164 + 850,  # layer by layer in LeCun et al. 1998; output dense
+    "lenet5_sparse": 156 + 12 + 1_516 + 32 + 48_120 + 10_164 + 850,
+    "lenet_caffe": 520 + 25_050 + 1_600_500 + 5_010,
     "alexnet_bvlc": 60_965_224,  # the size of bvlc_alexnet.npy's float32 data, 243,860,896 bytes, over 4
+    "vgg11": 132_863_336,  # torchvision's documentation, here and for vgg13
+    "vgg13": 133_047_848,
+    "vgg16": 138_357_544,  # the paper says 138 million; keras.applications, here and for vgg19
+    "vgg19": 143_667_240,
+    "vgg16_gap": 14_714_688 + 512 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000,  # VGG16 without its top, …
+    "vgg19_gap": 20_024_384 + 512 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000,
+    "googlenet": 6_998_552 + 3_188_840 + 3_190_888,  # keras and Caffe ports agree on the first; see test_googlenet.py
+    "googlenet_tutorial": 6_998_552 + 3_188_840 + 3_190_888,
+    "googlenet_bn": 13_004_888,  # torchvision's with both heads; 6,624,904 in its documentation, without
+    "alexnet_paper": 60_965_224,  # as BVLC's: the same towers
+    "alexnet_single_tower": 62_378_344,  # as counted in many write-ups
+    "alexnet_four_conv": 62_378_344 - 1_327_488,  # less 384 filters of 384·3·3 weights and a bias
+    "alexnet_mnist": 11_712 + 614_656 + 885_120 + 1_327_488 + 884_992 + 4_198_400 + 16_781_312 + 40_970,  # by hand
+    "alexnet_d2l": 11_712 + 614_656 + 885_120 + 1_327_488 + 884_992 + 26_218_496 + 16_781_312 + 40_970,  # by hand
+    "alexnet_owt": 61_100_840,  # torchvision's documentation
+    "resnet18": 11_689_512,  # torchvision's documentation, as the next four
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+    "resnet50_v1_5": 25_557_032,  # the stride has no weights
+    "resnet101_v1_5": 44_549_160,
+    "resnet152_v1_5": 60_192_808,
+    "resnet18_tutorial": 11_689_512 + 4_800,  # a bias for each filter: half of what BN has
+    "resnet34_tutorial": 21_797_672 + 8_512,
+    "resnet50_tutorial": 25_636_712 - 53_120,  # keras.applications' total less its stored statistics, as the next two
+    "resnet101_tutorial": 44_707_176 - 105_344,
+    "resnet152_tutorial": 60_419_944 - 151_424,
+    "densenet121": 7_978_856,  # torchvision's documentation, as the next three
+    "densenet161": 28_681_000,
+    "densenet169": 14_149_480,
+    "densenet201": 20_013_928,
 }
 
 ALEXNET_SHAPES = {

@@ -43,3 +43,44 @@ def alexnet_bvlc(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 100
     x = tf.nn.relu(x, name="relu7")
     x = dropout(x, keep_prob, name="drop7")
     return fc(x, num_classes, name="fc8")
+
+
+def alexnet_paper(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) -> tf.Tensor:
+    """AlexNet as the paper describes it: `alexnet_bvlc` but for the constants of its normalisation.
+
+    Takes (N, 227, 227, 3) float32; gives (N, num_classes) logits. k is 2, not 1, and alpha is not divided by the window
+    of 5. The paper says 224×224, but its 55×55 maps follow from 227 (or from 224 padded by 2 and 1). BVLC's weights fit
+    in, silently, and give other numbers.
+
+    Source: sections 3.3 to 3.5 and 4.2 of Krizhevsky et al. 2012.
+    """
+    # Block 1
+    x = conv(images, 11, 96, stride=4, name="conv1")  # 55×55×96
+    x = tf.nn.relu(x, name="relu1")
+    # TensorFlow does not divide alpha by the window, nor does the paper; radius 2 is size 5.
+    x = lrn(x, radius=2, alpha=1e-4, beta=0.75, bias=2.0, name="norm1")
+    x = max_pool(x, 3, stride=2, name="pool1")  # 27×27×96
+    # Block 2
+    x = conv(x, 5, 256, padding=2, groups=2, name="conv2")  # 27×27×256
+    x = tf.nn.relu(x, name="relu2")
+    x = lrn(x, radius=2, alpha=1e-4, beta=0.75, bias=2.0, name="norm2")
+    x = max_pool(x, 3, stride=2, name="pool2")  # 13×13×256
+    # Block 3
+    x = conv(x, 3, 384, padding=1, name="conv3")  # 13×13×384
+    x = tf.nn.relu(x, name="relu3")
+    # Block 4
+    x = conv(x, 3, 384, padding=1, groups=2, name="conv4")  # 13×13×384
+    x = tf.nn.relu(x, name="relu4")
+    # Block 5
+    x = conv(x, 3, 256, padding=1, groups=2, name="conv5")  # 13×13×256
+    x = tf.nn.relu(x, name="relu5")
+    x = max_pool(x, 3, stride=2, name="pool5")  # 6×6×256
+    # Classifier
+    x = flatten(x, name="flatten")  # 9216, in the order H, W, C
+    x = fc(x, 4096, name="fc6")
+    x = tf.nn.relu(x, name="relu6")
+    x = dropout(x, keep_prob, name="drop6")
+    x = fc(x, 4096, name="fc7")
+    x = tf.nn.relu(x, name="relu7")
+    x = dropout(x, keep_prob, name="drop7")
+    return fc(x, num_classes, name="fc8")

@@ -1,7 +1,8 @@
 """Build, load, read and record: what the project asks of every framework, here of TensorFlow 1's graph and session.
 
 A model is a `Session`. Its graph has the placeholders `images:0` (N, H, W, C) and `keep_prob:0` (1.0 unless fed), the
-output `logits:0`, and for every layer a tensor of the layer's name, such as `conv1:0`.
+output `logits:0`, and for every layer a tensor of the layer's name, such as `conv1:0`. Auxiliary heads are the tensors
+of their last layers, `aux1/classifier:0` and `aux2/classifier:0`: computed where they are fetched, and only there.
 """
 
 from __future__ import annotations
@@ -18,10 +19,45 @@ from common.names import PARAMETERS, layer_of
 from common.specs import get_spec
 from common.specs.architecture import Shape
 from common.weights import Weights, check_weights
-from tf1_style_impl import alexnet
+from tf1_style_impl import alexnet, alexnet_variants, densenet, googlenet, lenet, resnet, resnet_tutorial, vgg
 
-BUILDERS: dict[str, Callable[..., tf.Tensor]] = {
+BUILDERS: dict[str, Callable[..., tf.Tensor | dict[str, tf.Tensor]]] = {
+    "lenet5": lenet.lenet5,
+    "lenet5_sparse": lenet.lenet5_sparse,
+    "lenet_caffe": lenet.lenet_caffe,
     "alexnet_bvlc": alexnet.alexnet_bvlc,
+    "alexnet_paper": alexnet.alexnet_paper,
+    "alexnet_single_tower": alexnet_variants.alexnet_single_tower,
+    "alexnet_four_conv": alexnet_variants.alexnet_four_conv,
+    "alexnet_mnist": alexnet_variants.alexnet_mnist,
+    "alexnet_d2l": alexnet_variants.alexnet_d2l,
+    "alexnet_owt": alexnet_variants.alexnet_owt,
+    "vgg11": vgg.vgg11,
+    "vgg13": vgg.vgg13,
+    "vgg16": vgg.vgg16,
+    "vgg19": vgg.vgg19,
+    "vgg16_gap": vgg.vgg16_gap,
+    "vgg19_gap": vgg.vgg19_gap,
+    "googlenet": googlenet.googlenet,
+    "googlenet_tutorial": googlenet.googlenet_tutorial,
+    "googlenet_bn": googlenet.googlenet_bn,
+    "resnet18": resnet.resnet18,
+    "resnet34": resnet.resnet34,
+    "resnet50": resnet.resnet50,
+    "resnet101": resnet.resnet101,
+    "resnet152": resnet.resnet152,
+    "resnet50_v1_5": resnet.resnet50_v1_5,
+    "resnet101_v1_5": resnet.resnet101_v1_5,
+    "resnet152_v1_5": resnet.resnet152_v1_5,
+    "resnet18_tutorial": resnet_tutorial.resnet18_tutorial,
+    "resnet34_tutorial": resnet_tutorial.resnet34_tutorial,
+    "resnet50_tutorial": resnet_tutorial.resnet50_tutorial,
+    "resnet101_tutorial": resnet_tutorial.resnet101_tutorial,
+    "resnet152_tutorial": resnet_tutorial.resnet152_tutorial,
+    "densenet121": densenet.densenet121,
+    "densenet161": densenet.densenet161,
+    "densenet169": densenet.densenet169,
+    "densenet201": densenet.densenet201,
 }
 
 ARCHITECTURE = "architecture"
@@ -47,12 +83,21 @@ def build(
     with tf.Graph().as_default() as graph:
         images = tf.placeholder(tf.float32, [None, height, width, channels], name="images")
         keep_prob = tf.placeholder_with_default(1.0, [], name="keep_prob")
-        logits = BUILDERS[spec.name](images, keep_prob, **options)
-        tf.identity(logits, name="logits")
+        outputs = BUILDERS[spec.name](images, keep_prob, **options)
+        tf.identity(outputs["logits"] if isinstance(outputs, dict) else outputs, name="logits")
         tf.add_to_collection(ARCHITECTURE, spec.name)
         session = tf.Session(graph=graph)
         session.run(tf.global_variables_initializer())
     return session
+
+
+def heads_of(graph: tf.Graph) -> dict[str, tf.Tensor]:
+    """The outputs of a graph that `build` made: `logits`, and `aux1`, `aux2` where there are auxiliary heads."""
+    architecture = next(iter(graph.get_collection(ARCHITECTURE)), None)
+    layers = get_spec(architecture).outputs if architecture else {}
+    return {name: graph.get_tensor_by_name(f"{layer}:0") for name, layer in layers.items()} | {
+        "logits": graph.get_tensor_by_name("logits:0")
+    }
 
 
 def flattened_from(tensor: tf.Tensor) -> tuple[int, int, int] | None:
@@ -60,7 +105,10 @@ def flattened_from(tensor: tf.Tensor) -> tuple[int, int, int] | None:
     operation = without_dropout(tensor).op
     if operation.type != "Reshape" or operation.inputs[0].shape.rank != 4 or tensor.shape.rank != 2:
         return None
-    return tuple(operation.inputs[0].shape[1:])
+    source = operation.inputs[0]
+    if source.op.type == "Transpose":  # a mistake; it must not change what the order is taken to be
+        source = source.op.inputs[0]
+    return tuple(source.shape[1:])
 
 
 def without_dropout(tensor: tf.Tensor) -> tf.Tensor:
@@ -99,6 +147,8 @@ def _parameters(graph: tf.Graph) -> dict[str, _Parameter]:
         to_tf = to_canonical = np.asarray
         if variable.shape.rank == 4:
             to_tf, to_canonical = layouts.conv_to_hwio, layouts.conv_from_hwio
+        elif variable.shape.rank == 3:
+            to_tf, to_canonical = layouts.per_channel_to_hwc, layouts.per_channel_from_hwc
         elif variable.shape.rank == 2:
             flattened = flattened_from(graph.get_operation_by_name(f"{layer_of(name)}/MatMul").inputs[0])
             to_tf = partial(layouts.dense_to_io, flattened=flattened)
@@ -155,20 +205,27 @@ def record(
     """Run the graph and return every layer's output by canonical name, (N, C, H, W) or (N, features).
 
     `injected` replaces a layer's output for the layers behind it: TensorFlow 1 can feed any tensor. A tensor that is
-    fed cannot be fetched, so an injected layer's own output takes a run of its own.
+    fed cannot be fetched, so an injected layer's own output takes a run of its own, unless the layer ends in an
+    identity, whose input is the same output and can be fetched.
     """
     graph = session.graph
     names = _layers(graph)
     fed = {f"{name}:0": layouts.to_channels_last(array) for name, array in (injected or {}).items()}
     fed["images:0"] = layouts.to_channels_last(image)
+    fetched = {name: f"{name}:0" for name in names}
+    for name in injected or {}:
+        layer = graph.get_operation_by_name(name)
+        if layer.type == "Identity":
+            fetched[name] = layer.inputs[0].name
 
-    def run(fetched: Collection[str]) -> dict[str, np.ndarray]:
-        fetches = {name: f"{name}:0" for name in fetched}
+    def run(names: Collection[str]) -> dict[str, np.ndarray]:
+        fetches = {name: fetched[name] for name in names}
         return session.run(fetches, {name: array for name, array in fed.items() if name not in fetches.values()})
 
-    outputs = run([name for name in names if f"{name}:0" not in fed])
-    for name in injected or {}:
-        outputs |= run([name])
+    outputs = run([name for name in names if fetched[name] not in fed])
+    for name in names:
+        if fetched[name] in fed:
+            outputs |= run([name])
     return {name: _canonical_output(graph.get_tensor_by_name(f"{name}:0"), outputs[name]) for name in names}
 
 

@@ -10,6 +10,7 @@ reordered from H, W, C to C, H, W.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,27 +19,36 @@ import tensorflow.compat.v1 as tf
 from common import layouts
 from common.errors import TriptychError
 from common.onnx_graph import GraphBuilder
-from common.specs.architecture import IMAGE, Padding, same_padding
-from tf1_style_impl.backend import ARCHITECTURE, flattened_from, without_dropout
+from common.specs.architecture import IMAGE, AdaptiveAveragePool, Padding, same_padding
+from tf1_style_impl.backend import ARCHITECTURE, flattened_from, heads_of, without_dropout
 
 
-def export_onnx(session: tf.Session, path: str | Path) -> None:
-    """Write a session's graph and variables as ONNX: input `image` (N, C, H, W), output `logits`, dynamic N.
+def export_onnx(session: tf.Session, path: str | Path, *, outputs: Sequence[str] = ("logits",)) -> None:
+    """Write a session's graph and variables as ONNX: input `image` (N, C, H, W), outputs by name, dynamic N.
 
     Args:
         session: with the placeholder `images:0` and the output `logits:0`, as `build` makes it.
         path: where to; an existing file is replaced.
+        outputs: of `logits`, `aux1` and `aux2`, those to write; layers that lead to none of them are left out.
 
     Raises:
-        TriptychError: the graph has an operation that cannot be exported faithfully, or the file cannot be written.
+        TriptychError: the graph has no such output or an operation that cannot be exported faithfully, or the file
+            cannot be written.
     """
     graph = session.graph
     images = graph.get_tensor_by_name("images:0")
     _, height, width, channels = images.shape
     architecture = next(iter(graph.get_collection(ARCHITECTURE)), None)
     exporter = _Exporter(session, GraphBuilder((channels, height, width), architecture=architecture))
-    logits = exporter.value(graph.get_tensor_by_name("logits:0"))
-    exporter.builder.save(path, {"logits": logits}, source=f"tensorflow {tf.version.VERSION}")
+    heads = {name: exporter.write(tensor) for name, tensor in heads_of(graph).items()}
+    exporter.builder.save(path, heads, outputs, source=f"tensorflow {tf.version.VERSION}")
+
+
+class _NotWrittenYet(Exception):
+    """An operation reads a tensor that has no ONNX value yet."""
+
+    def __init__(self, tensor: tf.Tensor) -> None:
+        self.tensor = tensor
 
 
 class _Exporter:
@@ -51,10 +61,22 @@ class _Exporter:
         )
         self.written = {"images:0": IMAGE}
 
+    def write(self, tensor: tf.Tensor) -> str:
+        """Write a tensor, and before it what it depends on; a network is too deep to do that by recursion."""
+        waiting = [tensor]
+        while waiting:
+            try:
+                if waiting[-1].name not in self.written:
+                    self.written[waiting[-1].name] = self._write(waiting[-1])
+                waiting.pop()
+            except _NotWrittenYet as needed:
+                waiting.append(needed.tensor)
+        return self.written[tensor.name]
+
     def value(self, tensor: tf.Tensor) -> str:
-        """The ONNX value of a tensor."""
+        """The ONNX value of a tensor that an operation reads, asked for before the operation is written."""
         if tensor.name not in self.written:
-            self.written[tensor.name] = self._write(tensor)
+            raise _NotWrittenYet(tensor)
         return self.written[tensor.name]
 
     def _write(self, tensor: tf.Tensor) -> str:
@@ -72,6 +94,9 @@ class _Exporter:
             "AddV2": self._add,
             "ConcatV2": self._concat,
             "Identity": self._identity,
+            "GatherV2": self._select_channels,
+            "Sigmoid": self._sigmoid,
+            "Mul": self._scaled_tanh,
         }
         if operation.type not in writers:
             raise TriptychError(f"cannot export {operation.name}: {operation.type} has no ONNX operator here")
@@ -136,7 +161,7 @@ class _Exporter:
             operation.name,
             self.value(operation.inputs[0]),
             size=size,
-            alpha=operation.get_attr("alpha") * size,
+            alpha=_as_written(operation.get_attr("alpha")) * size,
             beta=operation.get_attr("beta"),
             k=operation.get_attr("bias"),
         )
@@ -164,7 +189,56 @@ class _Exporter:
         return self.builder.global_average_pool(operation.name, self.value(operation.inputs[0]))
 
     def _add(self, operation: tf.Operation) -> str:
+        if operation.inputs[1].op.type == "ReadVariableOp":
+            return self._sub_sampling(operation)
         return self.builder.add(operation.name, *map(self.value, operation.inputs))
+
+    def _sub_sampling(self, operation: tf.Operation) -> str:
+        """`layers.sub_sampling`: 4 · (mean of 2×2) · weight + bias."""
+        scaled, bias = operation.inputs
+        if [tensor.op.type for tensor in scaled.op.inputs] != ["Mul", "ReadVariableOp"]:
+            raise TriptychError(f"cannot export {operation.name}: a bias on {scaled.op.type} has no ONNX operator here")
+        sums, weight = scaled.op.inputs
+        factor, means = sums.op.inputs
+        pool = means.op
+        windows = [list(pool.get_attr(name)) for name in ("ksize", "strides")] if pool.type == "AvgPool" else []
+        if windows != [[1, 2, 2, 1]] * 2 or any(map(any, _padding(pool, (2, 2)))) or tf.get_static_value(factor) != 4:
+            raise TriptychError(f"cannot export {operation.name}: only sums of 2×2 have an ONNX operator here")
+        parameters = (layouts.per_channel_from_hwc(self._variable(tensor)) for tensor in (weight, bias))
+        return self.builder.sub_sampling(operation.name, self.value(pool.inputs[0]), *parameters)
+
+    def _scaled_tanh(self, operation: tf.Operation) -> str:
+        """`layers.scaled_tanh`: amplitude · tanh(slope · x)."""
+        amplitude, tanh = (tensor.op for tensor in operation.inputs)
+        if (amplitude.type, tanh.type, tanh.inputs[0].op.type) != ("Const", "Tanh", "Mul"):
+            raise TriptychError(f"cannot export {operation.name}: this product has no ONNX operator here")
+        slope, x = tanh.inputs[0].op.inputs
+        amplitude, slope = (tf.get_static_value(tensor) for tensor in (operation.inputs[0], slope))
+        return self.builder.scaled_tanh(operation.name, self.value(x), amplitude=amplitude, slope=slope)
+
+    def _sigmoid(self, operation: tf.Operation) -> str:
+        return self.builder.sigmoid(operation.name, self.value(operation.inputs[0]))
+
+    def _select_channels(self, operation: tf.Operation) -> str:
+        x, channels, axis = operation.inputs
+        if tf.get_static_value(axis) == 2:
+            return self._adaptive_average_pool(operation)
+        channels = tf.get_static_value(channels)
+        if channels is None or tf.get_static_value(axis) not in (3, -1):
+            raise TriptychError(f"cannot export {operation.name}: only channels can be selected, by fixed numbers")
+        return self.builder.select_channels(operation.name, self.value(x), channels)
+
+    def _adaptive_average_pool(self, operation: tf.Operation) -> str:
+        """`layers.adaptive_avg_pool`: the mean at every place, then some rows and some columns."""
+        rows = operation.inputs[0].op
+        means = rows.inputs[0].op
+        x = means.inputs[0]
+        found = AdaptiveAveragePool(operation.inputs[1].shape[0])
+        expected = [[begin for begin, _ in found.windows(length)] for length in x.shape[1:3]]
+        numbers = [tf.get_static_value(gather.inputs[1]).tolist() for gather in (rows, operation)]
+        if means.type != "AvgPool" or numbers != expected or list(means.get_attr("strides")) != [1, 1, 1, 1]:
+            raise TriptychError(f"cannot export {operation.name}: only an adaptive average has an ONNX operator here")
+        return self.builder.adaptive_average_pool(operation.name, self.value(x), found, tuple(x.shape[1:3]))
 
     def _concat(self, operation: tf.Operation) -> str:
         *parts, axis = operation.inputs
@@ -176,6 +250,11 @@ class _Exporter:
         if flattened_from(operation.outputs[0]) is None:
             raise TriptychError(f"cannot export {operation.name}: only a flatten has an ONNX operator here")
         return self.builder.flatten(operation.name, self.value(operation.inputs[0]))
+
+
+def _as_written(number: float) -> float:
+    """The shortest decimal that rounds to a float32 attribute: 1e-4, where the attribute holds 0.0000999999974738."""
+    return float(str(np.float32(number)))
 
 
 def _padding(operation: tf.Operation, kernel: tuple[int, int]) -> Padding:

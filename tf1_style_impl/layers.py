@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import tensorflow.compat.v1 as tf
 
+from common.specs.architecture import AdaptiveAveragePool
+
 Convolve = Callable[..., tf.Tensor]
 
 
@@ -68,6 +70,15 @@ def avg_pool(x, kernel, *, stride, name):
     return tf.nn.avg_pool2d(x, ksize=kernel, strides=stride, padding="VALID", name=name)
 
 
+def adaptive_avg_pool(x, positions, *, name):
+    """PyTorch's: the means of `positions`×`positions` windows, spread evenly and all of one size."""
+    rows, columns = (AdaptiveAveragePool(positions).windows(length) for length in x.shape[1:3])
+    with tf.name_scope(name) as scope:
+        means = tf.nn.avg_pool2d(x, ksize=[rows[0][1], columns[0][1]], strides=1, padding="VALID")
+        chosen = tf.gather(means, [begin for begin, _ in rows], axis=1)
+        return tf.gather(chosen, [begin for begin, _ in columns], axis=2, name=scope)
+
+
 def global_avg_pool(x, *, name):
     """(N, H, W, C) → (N, 1, 1, C)."""
     return tf.reduce_mean(x, axis=[1, 2], keepdims=True, name=name)
@@ -86,6 +97,27 @@ def batch_norm(x, *, eps, name):
         variance = tf.get_variable("variance", channels, initializer=tf.ones_initializer(), trainable=False)
         y = tf.nn.batch_normalization(x, mean, variance, beta, gamma, eps)
         return tf.identity(y, name=scope.original_name_scope)
+
+
+def select_channels(x, channels, *, name):
+    """Some channels of a map, by number."""
+    return tf.gather(x, channels, axis=3, name=name)
+
+
+def sub_sampling(x, *, name):
+    """LeNet-5's: the sum of each 2×2 window, times a trainable coefficient, plus a trainable bias, for each channel."""
+    with tf.variable_scope(name) as scope:
+        shape = [1, 1, x.shape[3]]
+        weight = tf.get_variable("weight", shape, initializer=tf.constant_initializer(0.25))  # at first, the mean
+        bias = tf.get_variable("bias", shape, initializer=tf.zeros_initializer())
+        sums = 4.0 * tf.nn.avg_pool2d(x, ksize=2, strides=2, padding="VALID")
+        return tf.add(sums * weight, bias, name=scope.original_name_scope)
+
+
+def scaled_tanh(x, *, amplitude, slope, name):
+    """amplitude · tanh(slope · x)."""
+    with tf.name_scope(name) as scope:
+        return tf.multiply(amplitude, tf.tanh(slope * x), name=scope)
 
 
 def lrn(x, *, radius, alpha, beta, bias, name):

@@ -51,3 +51,52 @@ class AlexNetBVLC(nn.Sequential):
                 fc8=nn.Linear(4096, num_classes),
             )
         )
+
+
+class AlexNetPaper(nn.Sequential):
+    """AlexNet as the paper describes it: `AlexNetBVLC` but for the constants of its normalisation.
+
+    Takes (N, 3, 227, 227) float32; gives (N, num_classes) logits. k is 2, not 1, and alpha is not divided by the window
+    of 5. The paper says 224×224, but its 55×55 maps follow from 227 (or from 224 padded by 2 and 1). BVLC's weights fit
+    in, silently, and give other numbers.
+
+    Source: sections 3.3 to 3.5 and 4.2 of Krizhevsky et al. 2012.
+    """
+
+    image_shape = (3, 227, 227)
+
+    def __init__(self, num_classes: int = 1000) -> None:
+        super().__init__(
+            OrderedDict(
+                # Block 1
+                conv1=nn.Conv2d(3, 96, kernel_size=11, stride=4),  # 96×55×55
+                relu1=nn.ReLU(),
+                # PyTorch divides alpha by size, the paper does not: 5e-4 = 5 · 1e-4.
+                norm1=nn.LocalResponseNorm(size=5, alpha=5e-4, beta=0.75, k=2.0),
+                pool1=nn.MaxPool2d(kernel_size=3, stride=2),  # 96×27×27
+                # Block 2
+                conv2=nn.Conv2d(96, 256, kernel_size=5, padding=2, groups=2),  # 256×27×27
+                relu2=nn.ReLU(),
+                norm2=nn.LocalResponseNorm(size=5, alpha=5e-4, beta=0.75, k=2.0),
+                pool2=nn.MaxPool2d(kernel_size=3, stride=2),  # 256×13×13
+                # Block 3
+                conv3=nn.Conv2d(256, 384, kernel_size=3, padding=1),  # 384×13×13
+                relu3=nn.ReLU(),
+                # Block 4
+                conv4=nn.Conv2d(384, 384, kernel_size=3, padding=1, groups=2),  # 384×13×13
+                relu4=nn.ReLU(),
+                # Block 5
+                conv5=nn.Conv2d(384, 256, kernel_size=3, padding=1, groups=2),  # 256×13×13
+                relu5=nn.ReLU(),
+                pool5=nn.MaxPool2d(kernel_size=3, stride=2),  # 256×6×6
+                # Classifier
+                flatten=nn.Flatten(),  # 9216, in the order C, H, W
+                fc6=nn.Linear(9216, 4096),
+                relu6=nn.ReLU(),
+                drop6=nn.Dropout(p=0.5),
+                fc7=nn.Linear(4096, 4096),
+                relu7=nn.ReLU(),
+                drop7=nn.Dropout(p=0.5),
+                fc8=nn.Linear(4096, num_classes),
+            )
+        )

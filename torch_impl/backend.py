@@ -13,10 +13,45 @@ from common.names import canonical_from_torch, layer_of
 from common.specs import get_spec
 from common.specs.architecture import Shape
 from common.weights import Weights, check_weights
-from torch_impl import alexnet
+from torch_impl import alexnet, alexnet_variants, densenet, googlenet, lenet, resnet, resnet_tutorial, vgg
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "lenet5": lenet.LeNet5,
+    "lenet5_sparse": lenet.LeNet5Sparse,
+    "lenet_caffe": lenet.LeNetCaffe,
     "alexnet_bvlc": alexnet.AlexNetBVLC,
+    "alexnet_paper": alexnet.AlexNetPaper,
+    "alexnet_single_tower": alexnet_variants.AlexNetSingleTower,
+    "alexnet_four_conv": alexnet_variants.AlexNetFourConv,
+    "alexnet_mnist": alexnet_variants.AlexNetMNIST,
+    "alexnet_d2l": alexnet_variants.AlexNetD2L,
+    "alexnet_owt": alexnet_variants.AlexNetOWT,
+    "vgg11": vgg.vgg11,
+    "vgg13": vgg.vgg13,
+    "vgg16": vgg.vgg16,
+    "vgg19": vgg.vgg19,
+    "vgg16_gap": vgg.vgg16_gap,
+    "vgg19_gap": vgg.vgg19_gap,
+    "googlenet": googlenet.GoogLeNet,
+    "googlenet_tutorial": googlenet.googlenet_tutorial,
+    "googlenet_bn": googlenet.googlenet_bn,
+    "resnet18": resnet.resnet18,
+    "resnet34": resnet.resnet34,
+    "resnet50": resnet.resnet50,
+    "resnet101": resnet.resnet101,
+    "resnet152": resnet.resnet152,
+    "resnet50_v1_5": resnet.resnet50_v1_5,
+    "resnet101_v1_5": resnet.resnet101_v1_5,
+    "resnet152_v1_5": resnet.resnet152_v1_5,
+    "resnet18_tutorial": resnet_tutorial.resnet18_tutorial,
+    "resnet34_tutorial": resnet_tutorial.resnet34_tutorial,
+    "resnet50_tutorial": resnet_tutorial.resnet50_tutorial,
+    "resnet101_tutorial": resnet_tutorial.resnet101_tutorial,
+    "resnet152_tutorial": resnet_tutorial.resnet152_tutorial,
+    "densenet121": densenet.densenet121,
+    "densenet161": densenet.densenet161,
+    "densenet169": densenet.densenet169,
+    "densenet201": densenet.densenet201,
 }
 
 
@@ -77,14 +112,16 @@ def structure(model: nn.Module) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """The shape of every layer's output for one image, and of every parameter, by canonical name.
 
     Where the numbers of the model do not fit together, the layers from the first that cannot be computed are missing.
+    Only shapes are computed: on the meta device a tensor has no content.
     """
     shapes: dict[str, Shape] = {}
+    state = {name: tensor.to("meta") for name, tensor in model.state_dict().items()}
 
     def hook(name: str) -> Callable:
         return lambda module, inputs, output: shapes.update({name: tuple(output.shape[1:])})
 
     with _hooked(model, hook), suppress(RuntimeError):
-        model(torch.zeros(1, *model.image_shape))
+        torch.func.functional_call(model, state, torch.empty(1, *model.image_shape, device="meta"))
     return shapes, {name: tuple(tensor.shape) for name, tensor in _parameters(model).items()}
 
 
@@ -112,14 +149,28 @@ def record(
 
 @contextmanager
 def _hooked(model: nn.Module, hook: Callable[[str], Callable]) -> Iterator[None]:
-    """Call `hook(canonical name)` behind every layer."""
+    """Call `hook(canonical name)` behind every layer, those of the auxiliary heads included."""
     handles = [
         module.register_forward_hook(hook(canonical_from_torch(path)))
         for path, module in model.named_modules()
         if not any(module.children())
     ]
     try:
-        yield
+        with every_head(model):
+            yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def every_head(model: nn.Module) -> Iterator[None]:
+    """Have a model with auxiliary heads return them too, as it does while training."""
+    before = getattr(model, "auxiliary", None)
+    if before is not None:
+        model.auxiliary = True
+    try:
+        yield
+    finally:
+        if before is not None:
+            model.auxiliary = before

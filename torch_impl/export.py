@@ -7,6 +7,7 @@ module or an option without a faithful operator is refused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import singledispatch
 from pathlib import Path
 
@@ -16,35 +17,48 @@ from torch import fx, nn
 from common.errors import TriptychError
 from common.names import canonical_from_torch
 from common.onnx_graph import GraphBuilder
-from common.specs.architecture import IMAGE
+from common.specs.architecture import IMAGE, AdaptiveAveragePool, same_padding
 from torch_impl import layers
+from torch_impl.backend import every_head, structure
 
 
-def export_onnx(model: nn.Module, path: str | Path) -> None:
-    """Write a model of this package as ONNX: input `image` (N, C, H, W), output `logits`, dynamic N.
+def export_onnx(model: nn.Module, path: str | Path, *, outputs: Sequence[str] = ("logits",)) -> None:
+    """Write a model of this package as ONNX: input `image` (N, C, H, W), outputs by name, dynamic N.
 
     Args:
         model: with an attribute `image_shape`, (C, H, W), as every model of this package has.
         path: where to; an existing file is replaced.
+        outputs: of `logits`, `aux1` and `aux2`, those to write; layers that lead to none of them are left out.
 
     Raises:
-        TriptychError: the model has a layer that cannot be exported faithfully, or the file cannot be written.
+        TriptychError: the model has no such output or a layer that cannot be exported faithfully, or the file cannot be
+            written.
     """
     builder = GraphBuilder(model.image_shape, architecture=getattr(model, "architecture", None))
+    shapes = {IMAGE: tuple(model.image_shape), **structure(model)[0]}
     values: dict[fx.Node, str] = {}
-    outputs: dict[str, str] = {}
-    for node in _Tracer().trace(model).nodes:
+    heads: dict[str, str] = {}
+    with every_head(model):
+        graph = _Tracer().trace(model)
+    for node in graph.nodes:
         if node.op == "placeholder":
             values[node] = IMAGE
         elif node.op == "call_module":
             inputs = [values[argument] for argument in node.args]
             name = canonical_from_torch(node.target)
-            values[node] = _export(model.get_submodule(node.target), builder, name, *inputs)
+            module = model.get_submodule(node.target)
+            if isinstance(module, layers.SameConv2d | layers.SameMaxPool2d | nn.AdaptiveAvgPool2d):
+                # These are a number of pixels on a map of known size only.
+                values[node] = _export(module, builder, name, *inputs, size=shapes[inputs[0]][1:])
+            else:
+                values[node] = _export(module, builder, name, *inputs)
         elif node.op == "output":
-            outputs["logits"] = values[node.args[0]]
+            (result,) = node.args
+            named = result if isinstance(result, dict) else {"logits": result}
+            heads = {name: values[head] for name, head in named.items()}
         else:
             raise TriptychError(f"cannot export {node.name}: {node.op} {node.target} has no ONNX operator here")
-    builder.save(path, outputs, source=f"torch {torch.__version__}")
+    builder.save(path, heads, outputs, source=f"torch {torch.__version__}")
 
 
 class _Tracer(fx.Tracer):
@@ -108,6 +122,26 @@ def _(module: nn.MaxPool2d, builder: GraphBuilder, name: str, x: str) -> str:
 
 
 @_export.register
+def _(module: layers.SameConv2d, builder: GraphBuilder, name: str, x: str, *, size: tuple[int, int]) -> str:
+    return builder.conv(
+        name,
+        x,
+        _array(module.weight),
+        _array(module.bias),
+        stride=module.stride,
+        padding=same_padding(size, module.kernel_size, module.stride),
+        dilation=module.dilation,
+        groups=module.groups,
+    )
+
+
+@_export.register
+def _(module: layers.SameMaxPool2d, builder: GraphBuilder, name: str, x: str, *, size: tuple[int, int]) -> str:
+    kernel, stride = _pair(module.kernel_size), _pair(module.stride)
+    return builder.max_pool(name, x, kernel=kernel, stride=stride, padding=same_padding(size, kernel, stride))
+
+
+@_export.register
 def _(module: nn.AvgPool2d, builder: GraphBuilder, name: str, x: str) -> str:
     if any(map(any, _symmetric(module.padding))) or module.ceil_mode or module.divisor_override:
         raise TriptychError(f"cannot export {name}: only an average over whole windows has an ONNX operator here")
@@ -115,10 +149,12 @@ def _(module: nn.AvgPool2d, builder: GraphBuilder, name: str, x: str) -> str:
 
 
 @_export.register
-def _(module: nn.AdaptiveAvgPool2d, builder: GraphBuilder, name: str, x: str) -> str:
-    if module.output_size not in (1, (1, 1)):
-        raise TriptychError(f"cannot export {name}: only a global average has an ONNX operator here")
-    return builder.global_average_pool(name, x)
+def _(module: nn.AdaptiveAvgPool2d, builder: GraphBuilder, name: str, x: str, *, size: tuple[int, int]) -> str:
+    if not isinstance(module.output_size, int):
+        raise TriptychError(f"cannot export {name}: write its output size as one number")
+    if module.output_size == 1:
+        return builder.global_average_pool(name, x)
+    return builder.adaptive_average_pool(name, x, AdaptiveAveragePool(module.output_size), size)
 
 
 @_export.register
@@ -135,6 +171,26 @@ def _(module: layers.Add, builder: GraphBuilder, name: str, *inputs: str) -> str
 @_export.register
 def _(module: layers.Concat, builder: GraphBuilder, name: str, *inputs: str) -> str:
     return builder.concat(name, *inputs)
+
+
+@_export.register
+def _(module: layers.SelectChannels, builder: GraphBuilder, name: str, x: str) -> str:
+    return builder.select_channels(name, x, module.channels)
+
+
+@_export.register
+def _(module: layers.SubSampling, builder: GraphBuilder, name: str, x: str) -> str:
+    return builder.sub_sampling(name, x, _array(module.weight), _array(module.bias))
+
+
+@_export.register
+def _(module: layers.ScaledTanh, builder: GraphBuilder, name: str, x: str) -> str:
+    return builder.scaled_tanh(name, x, amplitude=module.amplitude, slope=module.slope)
+
+
+@_export.register
+def _(module: nn.Sigmoid, builder: GraphBuilder, name: str, x: str) -> str:
+    return builder.sigmoid(name, x)
 
 
 @_export.register

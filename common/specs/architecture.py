@@ -145,6 +145,28 @@ class GlobalAveragePool(Operation):
 
 
 @dataclass(frozen=True)
+class AdaptiveAveragePool(Operation):
+    """The means of `positions`×`positions` windows, spread evenly and all of one size: (C, H, W) to (C, p, p).
+
+    Source: torch.nn.AdaptiveAvgPool2d.
+    """
+
+    positions: int
+
+    def windows(self, length: int) -> list[tuple[int, int]]:
+        """Where the windows along an axis begin and end: from ⌊i·n / p⌋ to ⌈(i + 1)·n / p⌉."""
+        bounds = [(i * length // self.positions, -(-(i + 1) * length // self.positions)) for i in range(self.positions)]
+        if len({end - begin for begin, end in bounds}) != 1:
+            raise TriptychError(f"{length} pixels give {self.positions} adaptive windows of different sizes")
+        return bounds
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        for length in inputs[0][1:]:
+            self.windows(length)
+        return (inputs[0][0], self.positions, self.positions)
+
+
+@dataclass(frozen=True)
 class SubSampling(Operation):
     """LeNet-5's: the sum of each 2×2 window, times a trainable coefficient, plus a trainable bias, for each channel.
 

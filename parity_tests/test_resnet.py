@@ -1,0 +1,203 @@
+"""ResNet against figures and implementations that come from outside this code."""
+
+import numpy as np
+import pytest
+from conftest import load_implementation
+from keras_applications import as_in_keras, renamed, with_pooling_split
+from reference_graphs import assert_same_graph, our_graph, reference_graph
+
+from common import get_spec, list_architectures
+from common.parity.judge import CERTIFIED, IDENTICAL, first_divergence, judge, judge_structure, overall
+from common.probes import exact_probe, random_probe
+from common.specs.architecture import ReLU
+
+IN_KERAS = {
+    r"conv1_conv": "conv1",
+    r"conv1_(bn|relu)": r"\g<1>1",
+    r"pool1_pool": "pool1",
+    r"(conv\d_block\d+)_0_(conv|bn)": r"\1_shortcut_\2",
+    r"(conv\d_block\d+)_(\d)_(conv|bn|relu)": r"\1_\3\2",
+    r"(conv\d_block\d+)_out": r"\1_relu",
+    r"predictions": "fc",
+}
+
+TABLE_1 = {  # the paper's: each stage's output size, filters and blocks; FLOPs are multiply-adds
+    "resnet18": ((64, 128, 256, 512), (2, 2, 2, 2), 1.8e9),
+    "resnet34": ((64, 128, 256, 512), (3, 4, 6, 3), 3.6e9),
+    "resnet50": ((256, 512, 1024, 2048), (3, 4, 6, 3), 3.8e9),
+    "resnet101": ((256, 512, 1024, 2048), (3, 4, 23, 3), 7.6e9),
+    "resnet152": ((256, 512, 1024, 2048), (3, 8, 36, 3), 11.3e9),
+}
+
+
+@pytest.mark.parametrize("name", list_architectures("resnet*"))
+def test_stages_are_those_of_table_1(name):
+    filters, blocks, multiply_adds = TABLE_1[name.split("_")[0]]
+    spec = get_spec(name)
+    assert spec.shapes["conv1"] == (64, 112, 112)
+    assert spec.shapes["pool1"] == (64, 56, 56)
+    for stage, (channels, count, size) in enumerate(zip(filters, blocks, (56, 28, 14, 7), strict=True), start=2):
+        assert f"conv{stage}_block{count + 1}/add" not in spec.shapes
+        for number in range(1, count + 1):
+            assert spec.shapes[f"conv{stage}_block{number}/add"] == (channels, size, size)
+    # The paper rounds down; v1.5 does more in the 3×3 convolutions of three blocks.
+    assert spec.multiply_adds == pytest.approx(multiply_adds, rel=0.09 if name.endswith("v1_5") else 0.02)
+
+
+def test_torchvisions_figures():
+    """GFLOPS of torchvision's documentation: 1.81, 3.66, 4.09, 7.80, 11.51, its bottlenecks being v1.5."""
+    names = ["resnet18", "resnet34", "resnet50_v1_5", "resnet101_v1_5", "resnet152_v1_5"]
+    assert [round(get_spec(name).multiply_adds / 1e9, 2) for name in names] == [1.81, 3.66, 4.09, 7.80, 11.51]
+
+
+def test_v1_and_v1_5_take_the_same_weights():
+    for name in list_architectures("resnet*_v1_5"):
+        assert get_spec(name).parameter_shapes == get_spec(name.removesuffix("_v1_5")).parameter_shapes
+
+
+def test_the_tutorials_additions():
+    """ReLU on both sides of every addition; behind it in basic blocks only."""
+    for name in list_architectures("resnet*_tutorial"):
+        operations = {layer.name: layer.operation for layer in get_spec(name).layers}
+        additions = [layer for layer in get_spec(name).layers if layer.name.endswith("/add")]
+        for layer in additions:
+            assert isinstance(operations[layer.inputs[0]], ReLU)
+        assert ("conv2_block1/relu" in operations) == (name in ("resnet18_tutorial", "resnet34_tutorial"))
+        assert isinstance(operations["conv3_block1/shortcut_relu"], ReLU)
+
+
+@pytest.fixture(scope="module")
+def keras():
+    load_implementation("keras_impl")
+    import keras
+
+    return keras
+
+
+def keras_resnet(keras, name):
+    build = getattr(keras.applications, name.replace("resnet", "ResNet"))
+    model = build(weights=None, input_shape=(64, 96, 3), classes=1000, classifier_activation=None)
+    return renamed(model, name, IN_KERAS)
+
+
+@pytest.mark.parametrize("name", ["resnet101", "resnet152"])
+def test_layers_of_keras_applications(keras, name):
+    from keras_impl.backend import structure
+
+    shapes, parameters = structure(keras_resnet(keras, name))
+    spec = as_in_keras(get_spec(name, image_size=(64, 96)), conv_bias=True)
+    assert judge_structure(spec, with_pooling_split(shapes), parameters) == []
+
+
+def test_keras_applications_computes_the_specified_layers(keras):
+    """`keras.applications.ResNet50` with our weights, every layer of it, within the rounding bound."""
+    from keras_impl.backend import load_weights, record, structure
+
+    model = keras_resnet(keras, "resnet50")
+    spec = as_in_keras(get_spec("resnet50", image_size=(64, 96)), conv_bias=True)
+    shapes, parameters = structure(model)
+    assert judge_structure(spec, with_pooling_split(shapes), parameters) == []
+    probe = random_probe(spec, batch=1)
+    load_weights(model, probe.weights)
+    recorded = with_pooling_split(record(model, probe.image))
+    assert overall(judge(spec, probe, recorded), probe) == CERTIFIED
+    other = as_in_keras(get_spec("resnet50_v1_5", image_size=(64, 96)), conv_bias=True)
+    first = next(verdict for verdict in judge(other, probe, recorded) if verdict.verdict == "diverged")
+    assert first.name == "conv3_block1/conv1"  # where v1.5 does not stride
+
+
+def test_the_graph_is_the_reference_in_the_onnx_package(tmp_path):
+    """`light_resnet50`, trained with Caffe2, is v1.5: it strides in the 3×3. Node for node, up to this list.
+
+    - The reference adds with Sum, ours with Add.
+    - It averages 7×7 with an AveragePool, which on a map of 7×7 is a GlobalAveragePool.
+    - It flattens with a Reshape, ours with a Flatten; it ends in a Softmax, which ours leaves out.
+    - Its eps is 1.0000001e-5, one unit in the last place more than the float32 nearest to 1e-5.
+    """
+    reference = reference_graph("light_resnet50")
+    torch_impl = load_implementation("torch_impl")
+    torch_impl.export_onnx(torch_impl.build("resnet50_v1_5"), tmp_path / "v1_5.onnx")
+    assert_same_graph(our_graph(tmp_path / "v1_5.onnx"), reference)
+    torch_impl.export_onnx(torch_impl.build("resnet50"), tmp_path / "v1.onnx")
+    with pytest.raises(
+        AssertionError, match=r"^conv\d_block1/conv2 is .*'strides': \[1, 1\].* is .*'strides': \[2, 2\]"
+    ):
+        assert_same_graph(our_graph(tmp_path / "v1.onnx"), reference)
+
+
+def swap(left, right):
+    left.data, right.data = right.data, left.data
+
+
+def stride_on_the_3x3(block):
+    block.conv1.stride, block.conv2.stride = (1, 1), (2, 2)
+
+
+def without(model, name):
+    """The model without a layer that keeps its input's shape: its output is its first input."""
+    block, _, layer = name.rpartition("/")
+    getattr(model, block).get_submodule(layer).forward = lambda x, *others: x
+
+
+MISTAKES = {
+    "eps 1.001e-5": (lambda m: setattr(m.conv3_block1.bn2, "eps", 1.001e-5), "conv3_block1/bn2"),
+    "eps 1e-3 in the stem": (lambda m: setattr(m.bn1, "eps", 1e-3), "bn1"),
+    "gamma and beta": (lambda m: swap(m.conv4_block1.bn1.weight, m.conv4_block1.bn1.bias), "conv4_block1/bn1"),
+    "another mean": (lambda m: m.conv4_block3.bn3.running_mean[7].add_(1), "conv4_block3/bn3"),
+    "stride on the 3×3": (lambda m: stride_on_the_3x3(m.conv4_block1), "conv4_block1/conv1"),
+    "one channel of the shortcut": (
+        lambda m: m.conv5_block1.shortcut_conv.weight[9].zero_(),
+        "conv5_block1/shortcut_conv",
+    ),
+    "no addition": (lambda m: without(m, "conv3_block4/add"), "conv3_block4/add"),
+    "no ReLU after the addition": (lambda m: without(m, "conv5_block2/relu"), "conv5_block2/relu"),
+    "no ReLU in a block": (lambda m: without(m, "conv2_block2/relu2"), "conv2_block2/relu2"),
+    "pooling padded SAME": (lambda m: setattr(m.pool1, "padding", 0) or setattr(m.pool1, "ceil_mode", True), "pool1"),
+}
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return exact_probe(get_spec("resnet50", image_size=(64, 96)), batch=1)
+
+
+@pytest.mark.parametrize("mistake", [None, *MISTAKES])
+def test_the_exact_probe_sees_every_mistake(exact, mistake):
+    import torch
+
+    torch_impl = load_implementation("torch_impl")
+    from torch_impl.backend import record
+
+    model = torch_impl.build("resnet50", image_size=(64, 96))
+    torch_impl.load_weights(model, exact.weights)
+    change, layer = MISTAKES.get(mistake, (lambda model: None, None))
+    with torch.no_grad():
+        change(model)
+    verdicts = judge(get_spec("resnet50", image_size=(64, 96)), exact, record(model, exact.image, exact.injected))
+    divergence = first_divergence(verdicts)
+    assert (divergence.name if divergence else None) == layer
+    assert (overall(verdicts, exact) == IDENTICAL) == (layer is None)
+
+
+def test_same_padding_in_torch_is_tensorflows():
+    """On maps of even and odd height and width."""
+    torch_impl = load_implementation("torch_impl")
+    import tensorflow as tf
+    import torch
+
+    from common.layouts import conv_to_hwio, to_channels_first, to_channels_last
+    from torch_impl.layers import SameConv2d, SameMaxPool2d
+
+    assert torch_impl
+    generator = np.random.default_rng(0)
+    conv, pool = SameConv2d(3, 4, kernel_size=3, stride=2, bias=False), SameMaxPool2d(kernel_size=3, stride=2)
+    weight = generator.integers(-3, 4, conv.weight.shape).astype(np.float32)
+    conv.weight.data = torch.from_numpy(weight)
+    for height, width in ((6, 9), (7, 8), (1, 2)):
+        image = generator.integers(-9, 0, (2, 3, height, width)).astype(np.float32)
+        last = to_channels_last(image)
+        convolved = tf.nn.conv2d(last, conv_to_hwio(weight), strides=2, padding="SAME").numpy()
+        pooled = tf.nn.max_pool2d(last, 3, strides=2, padding="SAME").numpy()
+        with torch.no_grad():
+            assert (conv(torch.from_numpy(image)).numpy() == to_channels_first(convolved)).all()
+            assert (pool(torch.from_numpy(image)).numpy() == to_channels_first(pooled)).all()
