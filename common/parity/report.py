@@ -24,7 +24,11 @@ STYLES = {
 
 
 def as_json(runs: Sequence[Run]) -> dict[str, Any]:
-    """The report as the structure that docs/parity-json.md describes."""
+    """The report for programs.
+
+    `environment`, the overall `verdict`, and `runs`: one for each network and probe, with a row for each backend, which
+    has an entry for each layer (see `LayerVerdict`). Numbers that are not finite are null.
+    """
     return {
         "environment": describe(),
         "verdict": worst([run.verdict for run in runs]),
