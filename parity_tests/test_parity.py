@@ -162,9 +162,9 @@ def test_weights_from_a_file(tmp_path):
     ("arguments", "words"),
     [
         (["parity", "alexnet_bvcl"], "did you mean alexnet_bvlc"),
-        (["parity", "vgg*"], "no architecture matches 'vgg*'"),
+        (["parity", "inception*"], "no architecture matches 'inception*'"),
         (["parity", "--backend", "tensorflow"], "did you mean keras-tensorflow"),
-        (["parity", "--weights", "nowhere.safetensors"], "there is no weights file nowhere.safetensors"),
+        (["parity", "lenet5", "--weights", "nowhere.safetensors"], "there is no weights file nowhere.safetensors"),
         (["parity", "--probe", "foto"], "there is no probe and no image 'foto'; probes are exact, random, photo"),
         (["show", "alexnet"], "did you mean alexnet_bvlc"),
         (["export", "alexnet_bvlc", "--from", "torch", "--out", "missing/a.onnx"], "cannot write missing/a.onnx"),

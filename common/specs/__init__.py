@@ -51,9 +51,10 @@ CATALOGUE: dict[str, Callable[..., Architecture]] = {
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the names that resemble it, or all of them."""
+    """The end of a sentence about an unknown name: those that begin with it or resemble it, or all."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close = [other for other in known if name and other.startswith(name)]
+    close = close or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}."
 
 
