@@ -62,7 +62,8 @@ def print_network(console: Console, runs: Sequence[Run]) -> None:
             _explain(console, run, result)
     for how in dict.fromkeys(how for run in runs for how in run.bounded.values()):
         layers = [layer for run in runs for layer, reason in run.bounded.items() if reason == how]
-        console.print(f"[dim]Not exact: {', '.join(layers)}. {how}.[/]", highlight=False, soft_wrap=True)
+        names = ", ".join(layers) if len(layers) <= 4 else f"{layers[0]} … {layers[-1]} ({len(layers)} layers)"
+        console.print(f"[dim]Not exact: {names}. {how}.[/]", highlight=False, soft_wrap=True)
 
 
 def print_verdict(console: Console, runs: Sequence[Run]) -> None:
