@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -237,6 +238,7 @@ def export(
 
     from common.weights import random_weights, read_weights_file
 
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's chatter, which is no answer
     spec = get_spec(architecture)
     values = read_weights_file(weights) if weights else random_weights(spec.name)
     implementation = importlib.import_module(PACKAGES[source])
