@@ -1,9 +1,10 @@
 """The oracle: every operation in float64, and how far a correct float32 implementation may be from it.
 
-A bound here is derived, never tuned. With unit roundoff u = 2^-24, one float32 operation returns the exact result
-times (1 + δ), |δ| ≤ u (plus at most 2^-126 in absolute terms if the result underflows, also where subnormals are
-flushed), and n such factors multiply to 1 + θ, |θ| ≤ γ_n = n·u / (1 − n·u). Source: Higham, *Accuracy and Stability of
-Numerical Algorithms*, 2nd edition, sections 2.1, 2.2 and 3.1.
+A bound here is derived; its one assumption is how well elementary functions are computed (`ELEMENTARY_ULP`). With unit
+roundoff u = 2^-24, one float32 operation returns the exact result times (1 + δ), |δ| ≤ u (plus at most 2^-126 in
+absolute terms if the result underflows, also where subnormals are flushed), and n such factors multiply to 1 + θ,
+|θ| ≤ γ_n = n·u / (1 − n·u). Source: Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd edition, sections
+2.1, 2.2 and 3.1.
 
 Each function takes float32 inputs of any batch size, (N, C, H, W) or (N, features), and parameters in the canonical
 layout. The bound is about one layer, given that layer's own input: nothing accumulates over the depth of a network.
@@ -49,10 +50,10 @@ SMALLEST_NORMAL = 2.0**-126
 """The most that one float32 operation can lose to underflow, subnormals flushed or not."""
 
 ELEMENTARY_ULP = 4
-"""Error of exp, log, pow, tanh and the like, in units of u.
+"""The allowance for exp, log, pow, tanh and the like, in units of u; one unit in the last place is at most 2u.
 
-The largest documented for float32 among the libraries in use: 2 for expf and 4 for powf in the CUDA C++ Programming
-Guide's table of mathematical functions, 1 in SLEEF's u10 functions (PyTorch), 1 in glibc.
+An assumption about the libraries in use, not a derivation: nothing in IEEE 754 bounds these functions. No CPU backend
+has been seen to need more; it has not been checked against the libraries' documentation, nor on a GPU.
 """
 
 

@@ -23,8 +23,8 @@ IDENTICAL, CERTIFIED, DIVERGED = "identical", "certified", "diverged"
 PRECISIONS = {"fp32": 180.0, "tf32": 13_000.0, "bf16": 400_000.0}
 """The largest RMS of error ÷ (u·√Σp²) of each precision.
 
-Half-way, on a logarithmic scale, between what was measured over whole networks: float32 1.5–9.4, TF32 3,300–5,700,
-bfloat16 26,000–44,000. The table is in docs/proofs.md.
+Chosen, not derived: half-way, on a logarithmic scale, between what a prototype of this check measured over whole
+networks, TF32 and bfloat16 simulated: 1.5–9.4, 3,300–5,700, 26,000–44,000. The table is in docs/proofs.md.
 """
 
 
