@@ -53,18 +53,26 @@ def preprocess(picture: Image, spec: Architecture) -> np.ndarray:
     Returns:
         float32, (C, H, W), channels in the order of `spec.preprocessing.channels`; grey where the network takes one.
     """
-    from PIL import Image, ImageOps
-
     channels, height, width = spec.input_shape
-    fitted = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
     recipe = spec.preprocessing
-    if channels == 1:
-        pixels = np.asarray(fitted.convert("L"), dtype=np.float32)[None]
-    else:
-        pixels = np.asarray(fitted, dtype=np.float32).transpose(2, 0, 1)
-        pixels = pixels[["RGB".index(channel) for channel in recipe.channels]]
+    pixels = fitted(picture, (height, width), spec).transpose(2, 0, 1).astype(np.float32)
     mean, scale = (np.array(numbers, np.float32)[:channels, None, None] for numbers in (recipe.mean, recipe.scale))
     return np.ascontiguousarray((pixels - mean) / scale)
+
+
+def fitted(picture: Image, size: tuple[int, int], spec: Architecture) -> np.ndarray:
+    """A picture resized to cover (height, width) and cropped at the centre.
+
+    Returns:
+        uint8, (H, W, C), channels in the order of `spec.preprocessing.channels`; grey where the network takes one.
+    """
+    from PIL import Image, ImageOps
+
+    height, width = size
+    scaled = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+    if spec.input_shape[0] == 1:
+        return np.array(scaled.convert("L"))[..., None]
+    return np.asarray(scaled)[..., ["RGB".index(channel) for channel in spec.preprocessing.channels]]
 
 
 def photographs(spec: Architecture, count: int) -> np.ndarray:

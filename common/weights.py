@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Collection, Mapping
+from hashlib import sha256
 from math import prod, sqrt
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from common.errors import TriptychError
 from common.files import os_error_sentence, written_atomically
 from common.names import layer_of
-from common.specs import get_spec, nearest
+from common.specs import get_spec, list_architectures, nearest
 from common.specs.architecture import Architecture, Shape
 
 Weights = Mapping[str, np.ndarray]
@@ -35,7 +36,8 @@ def random_weights(
 
     Kernels are normal with variance 2 / fan-in (He et al. 2015, section 2.2), which keeps activations of one size
     through the depth; biases are normal with standard deviation 0.1, so that a missing bias shows, and so are beta and
-    mean of a batch normalisation, gamma and variance around 1.
+    mean of a batch normalisation, gamma and variance around 1. In every fourth channel gamma is 2^8 and variance 2^16
+    times smaller: their scale is of the same size, but there eps matters, as it does in trained networks.
 
     Raises:
         TriptychError: the architecture is unknown or does not take these options.
@@ -53,8 +55,50 @@ def _initial(name: str, shape: Shape, generator: np.random.Generator) -> np.ndar
     deviation = sqrt(2 / prod(shape[1:])) if parameter == "weight" else 0.1
     array = generator.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
     if parameter in ("gamma", "variance"):
-        array += 1
-    return np.abs(array) if parameter == "variance" else array
+        array = np.abs(array + 1) if parameter == "variance" else array + 1
+        array[::4] *= np.float32(2.0**-16 if parameter == "variance" else 2.0**-8)
+    return array
+
+
+def weights_sha256(weights: Weights) -> str:
+    """What identifies weights, whatever file they are in: SHA-256 in hexadecimal, over the parameters sorted by name.
+
+    Of each, the line `name dtype shape` (`conv1/weight float32 96,3,11,11`), then its bytes, little-endian, in C order.
+    """
+    digest = sha256()
+    for name, array in sorted(weights.items()):
+        digest.update(f"{name} {array.dtype.name} {','.join(map(str, array.shape))}\n".encode())
+        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        digest.update(little.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def identify(weights: Weights, architecture: str | None = None) -> Architecture:
+    """The network that weights belong to, with as many classes as they have.
+
+    Args:
+        weights: of a whole network, by canonical name.
+        architecture: the one they are said to belong to; any of the catalogue if None.
+
+    Raises:
+        TriptychError: no network has these parameters, or several have, or the one that was named has others.
+    """
+    fitting = []
+    for name in [architecture] if architecture else list_architectures():
+        spec = get_spec(name)
+        head = weights.get(f"{spec.outputs['logits']}/weight")
+        if head is not None and head.ndim and len(head):
+            spec = get_spec(name, num_classes=len(head))
+        if {key: tuple(array.shape) for key, array in weights.items()} == spec.parameter_shapes:
+            fitting.append(spec)
+    if architecture and not fitting:
+        check_weights(spec.parameter_shapes, weights)  # says what is wrong with them
+    if not fitting:
+        raise TriptychError("the weights belong to no network of the catalogue; `triptych show ARCH` lists its layers")
+    if len(fitting) > 1:
+        names = ", ".join(spec.name for spec in fitting)
+        raise TriptychError(f"the weights fit {names}, which have the same parameters; name the architecture")
+    return fitting[0]
 
 
 def check_weights(expected: Mapping[str, Shape], weights: Weights, *, skip: Collection[str] = ()) -> None:
@@ -134,6 +178,21 @@ def read_weights_file(path: str | Path) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
         raise TriptychError(f"there is no weights file {path}; give the path of a .safetensors file")
     return _translating_errors(f"cannot read {path} as safetensors", lambda: load_file(path))
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What a safetensors file says of itself, such as `architecture` and `preprocessing`; nothing of it is checked.
+
+    Raises:
+        TriptychError: there is no such file, or it is not a whole safetensors file.
+    """
+    from safetensors import safe_open
+
+    def read() -> dict[str, str]:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+
+    return _translating_errors(f"cannot read {path} as safetensors", read)
 
 
 def _translating_errors(what: str, action: Callable[[], Any]) -> Any:

@@ -1,0 +1,107 @@
+"""What is in a photograph: decoded and resized once, the same array for every backend."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from common.errors import TriptychError
+from common.files import os_error_sentence
+from common.images import preprocess, read_photograph
+from common.parity.backends import Backend
+from common.porting.formats import read_source
+from common.porting.matching import Network, understand
+from common.porting.targets import FRAMEWORKS, import_framework
+from common.specs.architecture import Architecture
+
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class and how likely it is."""
+
+    number: int
+    label: str | None
+    probability: float
+    logit: float
+
+
+def understand_weights(path: Path, architecture: str | None = None) -> Network:
+    """The network that a weights file of any format holds.
+
+    Raises:
+        TriptychError: it cannot be read, or it is not clear which network it is.
+    """
+    return understand(read_source(path), architecture)
+
+
+def read_labels(path: Path, spec: Architecture) -> list[str]:
+    """The names of the classes, one a line.
+
+    Raises:
+        TriptychError: the file cannot be read, is not text, or has another number of lines than the network classes.
+    """
+    try:
+        labels = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise TriptychError(f"cannot read the labels {path}: {os_error_sentence(error)}") from None
+    except UnicodeDecodeError:
+        raise TriptychError(f"the labels {path} are not UTF-8 text") from None
+    if len(labels) != spec.num_classes:
+        raise TriptychError(f"{path} has {len(labels)} labels, but {spec.name} has {spec.num_classes} classes here")
+    return labels
+
+
+def classify(
+    images: Sequence[Path], network: Network, backend: Backend, labels: Sequence[str] | None = None
+) -> list[list[Guess]]:
+    """The likeliest classes of each photograph.
+
+    Args:
+        images: files that Pillow reads.
+        network: from `understand_weights`.
+        backend: what to compute in.
+        labels: a name for each class.
+
+    Raises:
+        TriptychError: a file is no image; the backend is not installed, or cannot run the network.
+    """
+    if backend.missing:
+        raise TriptychError(f"cannot classify with {backend.name}: {backend.how_to_install}")
+    spec = replace(network.spec, preprocessing=network.preprocessing)
+    inputs = [preprocess(read_photograph(path), spec)[None] for path in images]
+    return [_guesses(logits, labels) for logits in _logits(inputs, network, backend)]
+
+
+def _logits(inputs: Sequence[np.ndarray], network: Network, backend: Backend) -> list[np.ndarray]:
+    os.environ.update(backend.environment)
+    (framework,) = (name for name, (package, _) in FRAMEWORKS.items() if package == backend.implementation)
+    implementation = import_framework(framework)
+    model = implementation.build(network.spec.name, num_classes=network.spec.num_classes)
+    implementation.load_weights(model, network.weights)
+    if backend.through_onnx:
+        from common.onnx_session import run_as_deployed
+
+        with TemporaryDirectory(prefix="triptych-") as folder:
+            path = Path(folder) / "model.onnx"
+            implementation.export_onnx(model, path)
+            return [run_as_deployed(path, image)["logits"][0] for image in inputs]
+    record = sys.modules[f"{implementation.__name__}.backend"].record
+    head = network.spec.outputs["logits"]
+    return [record(model, image)[head][0] for image in inputs]
+
+
+def _guesses(logits: np.ndarray, labels: Sequence[str] | None) -> list[Guess]:
+    """The `TOP` largest, the first of equals first; softmax in float64."""
+    values = logits.astype(np.float64)
+    exponentials = np.exp(values - values.max())
+    probabilities = exponentials / exponentials.sum()
+    order = np.argsort(-values, kind="stable")[:TOP]
+    return [Guess(int(i), labels[i] if labels else None, float(probabilities[i]), float(logits[i])) for i in order]

@@ -1,0 +1,72 @@
+"""Which reader a file is for, by its content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.errors import TriptychError
+from common.porting import (
+    caffe_files,
+    checkpoint_files,
+    keras_files,
+    numpy_files,
+    onnx_files,
+    safetensors_files,
+    torch_files,
+)
+from common.porting.archives import Archive
+from common.porting.source import Source, corrupt, mapped
+
+READ = (
+    "NumPy (.npy, .npz), safetensors, PyTorch (.pth), Keras (.keras, .h5), ONNX, Caffe (.caffemodel), TF1 checkpoints"
+)
+
+HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def read_source(path: str | Path) -> Source:
+    """Read a foreign weights file, whatever its name is.
+
+    Nothing in the file is run, and no more memory is taken than a few times its size.
+
+    Raises:
+        TriptychError: there is no such file, its format is not known, or it is damaged or hostile.
+    """
+    path = Path(path)
+    if prefix := checkpoint_files.prefix_of(path):
+        return checkpoint_files.read_checkpoint(prefix)
+    content = mapped(path)
+    if content[:6] == numpy_files.MAGIC:
+        return numpy_files.read_npy(path, content)
+    if content[:8] == HDF5:
+        return keras_files.read_hdf5(path, content)
+    if content[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return _read_archive(path, Archive(path, content))
+    if content[:1] == b"\x80":
+        return torch_files.read_legacy(path, content)
+    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") < 1 << 48:
+        return safetensors_files.read_safetensors(path, content)
+    if onnx_files.looks_like_model(content):
+        return onnx_files.read_onnx(path, content)
+    if caffe_files.looks_like_net(content):
+        return caffe_files.read_caffemodel(path, content)
+    raise corrupt(path, f"its content is that of no format known here, which are {READ}")
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether a file is an ONNX model, by its content.
+
+    Raises:
+        TriptychError: there is no such file.
+    """
+    return onnx_files.looks_like_model(mapped(path))
+
+
+def _read_archive(path: Path, archive: Archive) -> Source:
+    if keras_files.WEIGHTS in archive:
+        return keras_files.read_keras(path, archive)
+    if any(name == "data.pkl" or name.endswith("/data.pkl") for name in archive.members):
+        return torch_files.read_zip(path, archive)
+    if archive.members and all(name.endswith(".npy") for name in archive.members):
+        return numpy_files.read_npz(path, archive)
+    raise TriptychError(f"cannot read {path}: a zip archive that is neither NumPy's, PyTorch's nor Keras'")

@@ -1,0 +1,124 @@
+"""Where the arrays of an HDF5 file lie: `python -m common.porting.hdf5_index FILE START` prints it as JSON.
+
+The HDF5 library is written in C and was not made for files that mean harm. It runs here, in a process of its own with a
+limit on memory and time, and reads no array: the other side takes the arrays from the file itself. START is where the
+HDF5 file begins in FILE, which may be an archive.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+MEMORY, SECONDS = 2 << 30, 60
+MOST_OBJECTS, DEEPEST = 20_000, 16
+TEXTS = ("name", "model_config", "triptych")
+"""The attributes that are read."""
+
+
+class _Refused(Exception):
+    pass
+
+
+class _Tail(io.RawIOBase):
+    """A file from an offset on."""
+
+    def __init__(self, path: str, start: int, size: int) -> None:
+        self.file = open(path, "rb", buffering=0)  # noqa: SIM115
+        self.start, self.size = start, size
+        self.seek(0)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        base = (0, self.tell(), self.size)[whence]
+        return self.file.seek(self.start + max(0, base + offset)) - self.start
+
+    def tell(self) -> int:
+        return self.file.tell() - self.start
+
+    def readinto(self, buffer: Any) -> int:
+        room = max(0, min(len(buffer), self.size - self.tell()))
+        return self.file.readinto(memoryview(buffer)[:room]) or 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
+def main() -> None:
+    """Print `{"datasets": [{"path", "dtype", "shape", "offset"}, …], "texts": {"path@attribute": …}}`, or an error."""
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    import h5py
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    path, start, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    texts: dict[str, str] = {}
+    try:
+        with h5py.File(_Tail(path, start, size), "r") as file:
+            if file.userblock_size:
+                raise _Refused("it has a user block, which no Keras file has")
+            datasets = list(_walk(h5py, file, "", texts, set(), 0))
+        answer: dict[str, Any] = {"datasets": datasets, "texts": texts}
+    except _Refused as refusal:
+        answer = {"error": str(refusal)}
+    except Exception as error:  # whatever h5py makes of the library's errors
+        answer = {
+            "error": f"the HDF5 library cannot read it ({str(error).splitlines()[0][:200] if str(error) else error!r})"
+        }
+    print(json.dumps(answer))
+
+
+def _walk(
+    h5py: Any, group: Any, path: str, texts: dict[str, str], seen: set[int], depth: int
+) -> Iterator[dict[str, Any]]:
+    seen.add(_address(h5py, group, path, seen))
+    if depth > DEEPEST or len(seen) > MOST_OBJECTS:
+        raise _Refused(f"it has more than {MOST_OBJECTS} objects or {DEEPEST} levels")
+    for attribute in TEXTS:
+        if attribute in group.attrs and (text := _text(h5py, group, attribute)) is not None:
+            texts[f"{path}@{attribute}"] = text
+    for name in group:
+        child = f"{path}/{name}".lstrip("/")
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise _Refused(f"{child} is a link to another place or file")
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            yield from _walk(h5py, item, child, texts, seen, depth + 1)
+        elif isinstance(item, h5py.Dataset):
+            seen.add(_address(h5py, item, child, seen))
+            yield _dataset(item, child)
+        else:
+            raise _Refused(f"{child} is neither a group nor an array")
+
+
+def _address(h5py: Any, item: Any, path: str, seen: set[int]) -> int:
+    address = h5py.h5o.get_info(item.id).addr
+    if address in seen:
+        raise _Refused(f"{path} is in the file under two names")
+    return address
+
+
+def _text(h5py: Any, group: Any, attribute: str) -> str | None:
+    handle = group.attrs.get_id(attribute)
+    if handle.shape != () or h5py.check_string_dtype(handle.dtype) is None:
+        return None
+    value = group.attrs[attribute]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _dataset(item: Any, path: str) -> dict[str, Any]:
+    if item.is_virtual or item.external:
+        raise _Refused(f"the data of {path} lie in another file")
+    if item.dtype.hasobject:
+        raise _Refused(f"{path} is an array of objects, expected float32")
+    return {"path": path, "dtype": item.dtype.str, "shape": item.shape, "offset": item.id.get_offset()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""The proof that nothing was lost, given by another process: `python -m common.porting.proof`.
+
+It reads the source once more, reads the target by the framework's own means, compares every tensor bit by bit, and runs
+the target on a photograph, every layer of which must lie within its rounding bound. What the process that wrote the
+target had in memory has no part in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import TriptychError
+from common.images import photograph, preprocess
+from common.parity.judge import DIVERGED, first_divergence, judge, overall
+from common.porting.formats import read_source
+from common.porting.matching import Network, understand
+from common.porting.targets import Target, import_framework
+from common.probes import Probe
+from common.weights import Weights
+
+TIMEOUT = 1800.0
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the other process found."""
+
+    tensors: int
+    """How many were compared, all of them equal bit by bit."""
+    verdict: str
+    """Of the run on a photograph: `identical` or `certified`."""
+    bound_ratio: float | None
+    """The largest error of any layer as a fraction of its bound."""
+    framework: str
+    """What it was run in."""
+
+
+def prove(source: Path, request: Mapping[str, Any], target: Target) -> Proof:
+    """Have a fresh process compare the target with the source, and run it.
+
+    Args:
+        source: the file that was ported.
+        request: the options of `understand`.
+        target: what was written.
+
+    Raises:
+        TriptychError: a tensor differs, a layer is not within its bound, or the process failed.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    asked = {"source": str(source), "options": request, "target": {**asdict(target), "path": str(target.path)}}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "common.porting.proof"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+        text=True,
+        start_new_session=True,  # Ctrl-C reaches its parent, which ends it
+    )
+    try:
+        out, err = process.communicate(json.dumps(asked), timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        raise TriptychError(
+            f"the proof took more than {TIMEOUT:.0f} s; --no-verify writes the file without it"
+        ) from None
+    finally:
+        process.kill()
+        process.wait()
+    try:
+        answer = json.loads(out)
+    except ValueError:
+        last = [line for line in err.splitlines() if line.strip()][-1:]
+        raise TriptychError(
+            f"the process that was to prove the port ended with status {process.returncode}: {last}"
+        ) from None
+    if "error" in answer:
+        raise TriptychError(answer["error"])
+    return Proof(**answer)
+
+
+def main() -> None:
+    """Answer the request on standard input with one JSON line."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a framework prints must not get between
+    asked = json.load(sys.stdin)
+    target = Target(asked["target"]["kind"], Path(asked["target"]["path"]), asked["target"]["names"])
+    try:
+        network = understand(read_source(asked["source"]), **asked["options"])
+        answer: dict[str, Any] = asdict(_prove(network, target))
+    except TriptychError as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer), file=answers, flush=True)
+
+
+def _prove(network: Network, target: Target) -> Proof:
+    found, record = _restored(network, target)
+    expected = network.weights
+    problems = [name for name in expected if name not in found or not _same_bits(found[name], expected[name])]
+    problems += [f"{name} (unexpected)" for name in found if name not in expected]
+    if problems:
+        raise TriptychError(f"the target does not hold what the source does: {', '.join(problems[:10])}")
+    spec = replace(network.spec, preprocessing=network.preprocessing)
+    image = preprocess(photograph(0), spec)[None]
+    probe = Probe("photo", {name: np.ascontiguousarray(array) for name, array in expected.items()}, image)
+    verdicts = judge(spec, probe, record(image))
+    if overall(verdicts, probe) == DIVERGED:
+        first = first_divergence(verdicts)
+        assert first is not None
+        raise TriptychError(
+            f"the target's weights are the source's, but on a photograph its layer {first.name} is not within its bound"
+            + (f": {first.cause}" if first.cause else "")
+        )
+    ratios = [verdict.bound_ratio for verdict in verdicts]
+    worst = None if None in ratios else max(ratio for ratio in ratios if ratio is not None)
+    return Proof(len(expected), overall(verdicts, probe), worst, target.framework)
+
+
+def _same_bits(left: np.ndarray, right: np.ndarray) -> bool:
+    if left.dtype != right.dtype or left.shape != right.shape:
+        return False
+    left, right = (np.ascontiguousarray(array).reshape(-1).view(np.uint32) for array in (left, right))
+    return bool(np.array_equal(left, right))
+
+
+def _restored(network: Network, target: Target) -> tuple[Weights, Any]:
+    """The weights in the target, and a function that runs it and records every layer."""
+    spec = network.spec
+    if target.kind == "onnx":
+        import onnx
+
+        from common.onnx_session import RecordingSession
+
+        graph = onnx.load(target.path).graph
+        found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        return {name: found[name] for name in spec.parameter_shapes if name in found}, RecordingSession(
+            target.path
+        ).record
+    implementation = import_framework(target.framework)
+    model = implementation.build(spec.name, num_classes=spec.num_classes)
+    if target.kind == "safetensors":
+        from safetensors.numpy import load_file
+
+        implementation.load_weights(model, load_file(target.path))
+    else:
+        options = {"names": target.spelled(spec)} if target.names else {}
+        model = implementation.restore_weights(model, target.path, **options) or model
+    backend = sys.modules[f"{implementation.__name__}.backend"]
+    return implementation.read_weights(model), lambda image: backend.record(model, image)
+
+
+if __name__ == "__main__":
+    main()

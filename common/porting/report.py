@@ -1,0 +1,122 @@
+"""The report of a port, and what a weights file is, for people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from common.errors import TriptychError
+from common.porting.formats import read_source
+from common.porting.known import known_file
+from common.porting.matching import understand
+from common.porting.port import Report
+
+DIGITS = 16
+"""Of each digest that the table shows; `--json` has them whole."""
+
+
+def print_report(console: Console, report: Report) -> None:
+    """Where every tensor came from and went, what was changed on the way, and what was proved."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("source", "shape", "change", "target", f"SHA-256 ({DIGITS} digits)"):
+        table.add_column(heading, overflow="fold")
+    for tensor in report.tensors:
+        shape = "×".join(map(str, tensor["source_shape"]))
+        cost = f" (rounded, ≤ {tensor['error']:.1e})" if tensor["error"] else ""
+        table.add_row(
+            tensor["source"] or "–", shape, f"{tensor['change']}{cost}", tensor["target"], tensor["sha256"][:DIGITS]
+        )
+    console.print(table, highlight=False)
+    known = f", {report.known_as}" if report.known_as else ""
+    lines = [
+        f"{report.source}: {report.format}, {report.convention} names, {report.architecture}"
+        f" with {report.num_classes} classes{known}",
+        f"SHA-256 {report.source_sha256}",
+        f"preprocessing: {_recipe(report.preprocessing)}",
+        *(f"note: {note}" for note in report.notes),
+        _rounding(report),
+        f"{report.target}: {report.kind}, {len(report.tensors)} tensors; {_proved(report)}",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _recipe(preprocessing: dict[str, Any]) -> str:
+    return "{channels}, (pixel − {mean}) / {scale}".format(**preprocessing)
+
+
+def _rounding(report: Report) -> str:
+    changed = [tensor for tensor in report.tensors if tensor["error"]]
+    if not changed:
+        return "every tensor is the source's, bit for bit"
+    worst = max(tensor["error"] for tensor in changed)
+    count = f"{len(changed)} of {len(report.tensors)}"
+    return (
+        f"{count} tensors had to be computed, and were rounded by at most {worst:.1e} of a value; the rest bit for bit"
+    )
+
+
+def _proved(report: Report) -> str:
+    proof = report.proof
+    if proof is None:
+        return "not verified (--no-verify)"
+    ratio = "∞" if proof.bound_ratio is None else f"{proof.bound_ratio:.3g}"
+    return (
+        f"read back in another process, {proof.tensors} tensors equal bit by bit; "
+        f"on a photograph, in {proof.framework}: {proof.verdict}, error ÷ bound {ratio}"
+    )
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """What a weights file is: its format, its network if it is one's, what it says of itself, its tensors.
+
+    Raises:
+        TriptychError: it cannot be read.
+    """
+    source = read_source(path)
+    digest = source.sha256
+    description: dict[str, Any] = {"path": str(path), "format": source.format, "sha256": digest}
+    description["known_as"] = known_file(digest)
+    try:
+        network = understand(source)
+        description |= {"architecture": network.spec.name, "names": network.convention}
+        description["preprocessing"] = json.loads(network.preprocessing.as_json())
+        description["notes"] = list(network.notes)
+    except TriptychError as error:
+        description |= {"architecture": None, "notes": [str(error)]}
+    description["metadata"] = dict(source.metadata)
+    description["tensors"] = [
+        {"name": source.spelled.get(name, name), "shape": array.shape, "dtype": str(array.dtype)}
+        for name, array in source.tensors.items()
+    ]
+    return description
+
+
+def print_file(console: Console, description: dict[str, Any]) -> None:
+    """What `describe_file` found."""
+    known = f", {description['known_as']}" if description["known_as"] else ""
+    lines = [
+        f"{description['path']}: {description['format']}{known}",
+        f"SHA-256 {description['sha256']}",
+        f"architecture: {description['architecture'] or 'not recognised'}",
+    ]
+    if "preprocessing" in description:
+        lines.append(f"preprocessing: {_recipe(description['preprocessing'])}")
+    lines += [
+        f"{key}: {text}"
+        for key, text in sorted(description["metadata"].items())
+        if key not in ("architecture", "preprocessing")
+    ]
+    lines += [f"note: {note}" for note in description["notes"]]
+    table = Table(box=None, pad_edge=False)
+    for heading in ("tensor", "shape", "dtype"):
+        table.add_column(heading)
+    for tensor in description["tensors"]:
+        table.add_row(tensor["name"], "×".join(map(str, tensor["shape"])), tensor["dtype"])
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    console.print(table, highlight=False)

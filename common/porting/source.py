@@ -1,0 +1,79 @@
+"""What a reader gives: the tensors of a foreign file as they are stored in it."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import TriptychError
+from common.files import os_error_sentence
+
+
+@dataclass(frozen=True)
+class Source:
+    """A weights file, read but not yet understood as a network."""
+
+    path: Path
+    format: str
+    """What it was recognised as, such as `NumPy`."""
+    conventions: tuple[str, ...]
+    """The names in `common.porting.conventions.CONVENTIONS` that its tensors may follow."""
+    tensors: Mapping[str, np.ndarray]
+    """In the file's own layout; most are read-only views of the mapped file, which takes no memory."""
+    spelled: Mapping[str, str] = field(default_factory=dict)
+    """How the file itself spells a tensor's name, where that differs from the key in `tensors`."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What a file of ours says about itself: `architecture`, `preprocessing` and so on."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the report."""
+    changes: Mapping[str, str] = field(default_factory=dict)
+    """What the reader itself has changed about a tensor's layout."""
+    errors: Mapping[str, float] = field(default_factory=dict)
+    """The largest relative rounding error of the tensors that the reader had to compute."""
+    batch_norm_eps: float | None = None
+    """The eps of the file's batch normalisations, if it states one."""
+    files: tuple[Path, ...] = ()
+    """What it consists of, where that is not the one file at `path`."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, or of its files one after the other."""
+        digest = sha256()
+        for file in self.files or (self.path,):
+            digest.update(mapped(file))
+        return digest.hexdigest()
+
+
+def mapped(path: Path) -> memoryview:
+    """The content of a file, mapped into memory and not yet read.
+
+    Raises:
+        TriptychError: there is no such file, it is empty, or it cannot be read.
+    """
+    if path.exists() and not path.is_file():
+        raise TriptychError(f"{path} is not a file; give the path of a weights file")
+    try:
+        with path.open("rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError:
+        raise TriptychError(f"there is no file {path}; give the path of a weights file") from None
+    except ValueError:
+        raise TriptychError(f"{path} is empty; it was perhaps not downloaded in full") from None
+    except OSError as error:
+        raise TriptychError(f"cannot read {path}: {os_error_sentence(error)}") from None
+
+
+def corrupt(path: Path, what: str) -> TriptychError:
+    """The error of a file that is not what it says it is."""
+    return TriptychError(f"cannot read {path}: {one_line(what)}; get a fresh copy of the file")
+
+
+def one_line(text: str, length: int = 600) -> str:
+    """A text that a file may have had a part in, as part of one sentence: printable, and not too long."""
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    return printable if len(printable) <= length else f"{printable[:length]} …"

@@ -1,0 +1,154 @@
+"""Writing weights for a framework, through that framework."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
+
+from common.errors import TriptychError
+from common.files import os_error_sentence
+from common.names import keras_layer, layer_of
+from common.porting.conventions import CONVENTIONS
+from common.porting.matching import Network
+from common.specs import nearest
+from common.specs.architecture import Architecture
+from common.weights import write_weights_file
+
+FRAMEWORKS = {
+    "torch": ("torch_impl", "torch"),
+    "keras": ("keras_impl", "keras"),
+    "tf1": ("tf1_style_impl", "tensorflow"),
+}
+"""The implementation of each, and the module that it needs."""
+
+SUFFIXES = {"keras": (".keras", ".weights.h5"), "onnx": (".onnx",)}
+"""Where a framework goes by the name of a file, the names that it takes."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to write: `safetensors`, `torch`, `keras`, `tf1` or `onnx`."""
+
+    kind: str
+    path: Path
+    names: str | None = None
+    """Whose names a state dict bears; ours if None."""
+
+    @property
+    def framework(self) -> str:
+        """Whose implementation writes it and runs it: its own, or the first that is installed.
+
+        Raises:
+            TriptychError: there is none.
+        """
+        candidates = [self.kind] if self.kind in FRAMEWORKS else list(FRAMEWORKS)
+        for name in candidates:
+            if find_spec(FRAMEWORKS[name][1]):
+                return name
+        missing = " or ".join(FRAMEWORKS[name][1] for name in candidates)
+        raise TriptychError(
+            f"{self.kind} needs {missing}, not installed; pip install -c constraints.txt -e '.[{candidates[0]}]'"
+        )
+
+    def spelled(self, spec: Architecture) -> dict[str, str]:
+        """What each canonical parameter is called in the target."""
+        if self.kind == "torch":
+            return CONVENTIONS[self.names or "torch"].names(spec)
+        if self.kind == "keras":
+            return {name: f"{keras_layer(layer_of(name))}/{name.rpartition('/')[2]}" for name in spec.parameter_shapes}
+        return {name: name for name in spec.parameter_shapes}
+
+
+def check_target(target: Target, spec: Architecture) -> None:
+    """Refuse what cannot be written, before anything is read in full.
+
+    Raises:
+        TriptychError: the name of the file is not one that the framework takes; the framework is not installed; or the
+            network has no names of that kind.
+    """
+    suffixes = SUFFIXES.get(target.kind)
+    if suffixes and not target.path.name.endswith(suffixes):
+        raise TriptychError(
+            f"--to {target.kind} needs a name that ends in {' or '.join(suffixes)}, not {target.path.name}"
+        )
+    if target.names is not None:
+        if target.kind != "torch" or target.names != "torchvision":
+            raise TriptychError(f"--names {target.names} is for --to torch, and can only be torchvision")
+        published = CONVENTIONS["torchvision"].architectures
+        if spec.name not in published:
+            raise TriptychError(f"torchvision has no {spec.name}; {nearest(spec.name, published)}")
+    if target.kind != "safetensors":
+        _ = target.framework
+    if target.kind == "onnx" and not find_spec("onnx"):
+        raise TriptychError("onnx is not installed; pip install -c constraints.txt -e '.[onnx]'")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a path of the same name in a temporary folder beside; move everything there to its place at the end.
+
+    Frameworks go by the names of files, and write several.
+
+    Raises:
+        TriptychError: the folder does not exist, cannot be written to, or is full.
+    """
+    if path.is_dir():
+        raise TriptychError(f"cannot write {path}: it is a folder; give the path of a file")
+    try:
+        with TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as folder:
+            yield Path(folder) / path.name
+            for file in sorted(Path(folder).iterdir(), reverse=True):
+                file.replace(path.parent / file.name)
+    except OSError as error:
+        raise TriptychError(f"cannot write {path}: {os_error_sentence(error)} ({path.parent})") from None
+
+
+def write_target(network: Network, target: Target, metadata: Mapping[str, str]) -> None:
+    """Write the network's weights.
+
+    Raises:
+        TriptychError: the framework is not installed, or the file cannot be written.
+    """
+    if target.kind == "safetensors":
+        write_weights_file(target.path, network.weights, metadata=metadata)
+        return
+    implementation = import_framework(target.framework)
+    model = implementation.build(network.spec.name, num_classes=network.spec.num_classes)
+    implementation.load_weights(model, network.weights)
+    if target.kind == "onnx":
+        _export(implementation, model, network, target.path, metadata)
+        return
+    options: dict[str, Any] = {"names": target.spelled(network.spec)} if target.names else {}
+    implementation.save_weights(model, target.path, metadata=metadata, **options)
+
+
+def _export(implementation: ModuleType, model: Any, network: Network, path: Path, metadata: Mapping[str, str]) -> None:
+    import onnx
+
+    from common.onnx_graph import ExportOptions
+
+    outputs = tuple(network.spec.outputs)
+    implementation.export_onnx(model, path, ExportOptions(outputs, preprocessing=network.preprocessing))
+    said = {
+        key: text for key, text in metadata.items() if key not in ("architecture", "preprocessing", "weights_sha256")
+    }
+    # A protobuf message is the concatenation of its fields, so more of them can be appended to the file.
+    with path.open("ab") as file:
+        entries = [onnx.StringStringEntryProto(key=key, value=text) for key, text in said.items()]
+        file.write(onnx.ModelProto(metadata_props=entries).SerializeToString())
+
+
+def import_framework(name: str) -> ModuleType:
+    """The implementation for `torch`, `keras` or `tf1`, TensorFlow's chatter turned down."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if name == "keras":
+        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    return importlib.import_module(FRAMEWORKS[name][0])
