@@ -1,4 +1,4 @@
-"""The canonical ONNX graph, and running one with every layer recorded.
+"""The canonical ONNX graph.
 
 Each implementation traces its own model and writes what it finds through a `GraphBuilder`, so that the three exports
 share their vocabulary (one node for each layer, named after it; initializers named and laid out canonically) while the
@@ -7,26 +7,63 @@ content of each graph comes from that framework's model alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from heapq import heappop, heappush
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common.errors import TriptychError
-from common.files import written_atomically
-from common.specs import nearest
-from common.specs.architecture import IMAGE, AdaptiveAveragePool, Padding, Pair
+from common.names import PARAMETERS
+from common.onnx_file import write_onnx
+from common.specs import CATALOGUE, get_spec, nearest
+from common.specs.architecture import IMAGE, AdaptiveAveragePool, Padding, Pair, Preprocessing
+from common.weights import weights_sha256
 
 if TYPE_CHECKING:
     import onnx
 
-OPSET = 18
+ELEMENTS = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
+"""ONNX's name of each element type."""
+
+OPSETS = {"float32": 18, "float16": 18, "bfloat16": 22}
+"""The version of the operators by element type; convolutions and pools take bfloat16 since 22 only."""
+
 IR_VERSION = 10
 BATCH = "N"
 """The name of the dynamic first axis."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What an exported graph should be like."""
+
+    outputs: Sequence[str] = ("logits",)
+    """Of `logits`, `aux1` and `aux2`, those to write; layers that lead to none of them are left out."""
+    softmax: bool = False
+    """End in a layer `softmax` and give its output, `probabilities`, in place of the logits."""
+    batch: int | None = None
+    """The number of images, if it is to be fixed."""
+    dtype: str = "float32"
+    """Of everything in the graph, the image included: `float32`, `float16` or `bfloat16`."""
+    fold: bool = False
+    """Multiply each batch normalisation that stands right behind a convolution into it."""
+    external_data: bool = False
+    """Put the weights into `<path>.data`; they are put there in any case if they do not fit into one file."""
+    preprocessing: Preprocessing | None = None
+    """How photographs become the image, kept in the file's metadata; the specification's if not given."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ELEMENTS:
+            raise TriptychError(f"cannot export as {self.dtype!r}; {nearest(self.dtype, ELEMENTS)}")
+        if self.batch is not None and self.batch < 1:
+            raise TriptychError(f"cannot export a batch of {self.batch}; it has at least one image")
+        if not self.outputs:
+            raise TriptychError("cannot export a network without outputs; name logits, aux1 or aux2")
 
 
 class GraphBuilder:
@@ -49,7 +86,8 @@ class GraphBuilder:
         return name
 
     def _parameters(self, layer: str, **parameters: np.ndarray | None) -> list[str]:
-        given = {f"{layer}/{name}": array for name, array in parameters.items() if array is not None}
+        # A change of layout is often a view: made contiguous here, it is not copied again to be hashed and written.
+        given = {f"{layer}/{name}": _contiguous(array) for name, array in parameters.items() if array is not None}
         self.initializers |= given
         return list(given)
 
@@ -161,7 +199,7 @@ class GraphBuilder:
     def flatten(self, name: str, x: str) -> str:
         return self._node("Flatten", name, x, axis=1)
 
-    def save(self, path: str | Path, values: Mapping[str, str], outputs: Sequence[str], *, source: str) -> None:
+    def save(self, path: str | Path, values: Mapping[str, str], options: ExportOptions, *, source: str) -> None:
         """Check the graph in full and write it, whole or not at all.
 
         Layers that lead to none of the outputs are left out, and their parameters with them.
@@ -169,25 +207,43 @@ class GraphBuilder:
         Args:
             path: where to; an existing file is replaced.
             values: `logits`, and the auxiliary heads if there are any, to the layers behind them.
-            outputs: which of them the graph has, in this order.
+            options: see `ExportOptions`.
             source: the framework and its version, kept in the file's metadata.
 
         Raises:
-            TriptychError: an output is unknown or none is asked for, or the file cannot be written.
+            TriptychError: an output is unknown, a weight does not fit into the element type, or the file cannot be
+                written.
         """
-        import onnx
-
-        for name in outputs:
+        for name in options.outputs:
             if name not in values:
                 raise TriptychError(f"cannot export the output {name!r}; {nearest(name, values)}")
-        if not outputs:
-            raise TriptychError(f"cannot export a network without outputs; {nearest('', values)}")
-        self._keep_only(values[name] for name in outputs)
-        model = self._model({name: values[name] for name in outputs}, source)
-        with written_atomically(path) as temporary:
-            with temporary.open("wb") as file:
-                _write(model, self.initializers, file)
-            onnx.checker.check_model(temporary, full_check=True)
+        metadata = self._metadata(options, source)
+        outputs = {name: values[name] for name in options.outputs}
+        self._keep_only(outputs.values())
+        if options.fold:
+            self._fold_batch_norms(outputs.values())
+        if options.softmax and "logits" in outputs:
+            softmax = self._node("Softmax", "softmax", outputs["logits"], axis=1)
+            outputs = {"probabilities" if name == "logits" else name: value for name, value in outputs.items()}
+            outputs["probabilities"] = softmax
+        if options.dtype != "float32":
+            self._round(options.dtype)
+        write_onnx(
+            self._model(outputs, options, metadata), self.initializers, path, external_data=options.external_data
+        )
+
+    def _metadata(self, options: ExportOptions, source: str) -> dict[str, str]:
+        """What the file says of itself; the digest is of the whole network's weights, before any change to them."""
+        weights = {name: array for name, array in self.initializers.items() if name.rpartition("/")[2] in PARAMETERS}
+        metadata = {"source": source, "weights_sha256": weights_sha256(weights)}
+        preprocessing = options.preprocessing
+        if self.architecture:
+            metadata["architecture"] = self.architecture
+        if self.architecture in CATALOGUE:
+            preprocessing = preprocessing or get_spec(self.architecture).preprocessing
+        if preprocessing:
+            metadata["preprocessing"] = preprocessing.as_json()
+        return metadata
 
     def _keep_only(self, values: Iterable[str]) -> None:
         """Drop the nodes that lead to none of the values, and the initializers that only they read."""
@@ -198,10 +254,49 @@ class GraphBuilder:
         self.nodes = [node for node in self.nodes if not needed.isdisjoint(node.output)]
         self.initializers = {name: array for name, array in self.initializers.items() if name in needed}
 
-    def _model(self, outputs: Mapping[str, str], source: str) -> onnx.ModelProto:
+    def _fold_batch_norms(self, outputs: Iterable[str]) -> None:
+        """Make conv, then (x − mean) · s + beta with s = gamma / √(variance + eps), one convolution.
+
+        Its kernel is W · s and its bias (b − mean) · s + beta, computed in float64 and rounded once. The node keeps the
+        convolution's name; the value that it makes bears the normalisation's.
+        """
+        convolutions = {node.output[0]: node for node in self.nodes if node.op_type == "Conv"}
+        readers = Counter(value for node in self.nodes for value in node.input)
+        readers.update(outputs)
+        for node in [node for node in self.nodes if node.op_type == "BatchNormalization"]:
+            convolution = convolutions.get(node.input[0])
+            if convolution is None or readers[node.input[0]] > 1:
+                continue
+            gamma, beta, mean, variance = (self.initializers.pop(name).astype(np.float64) for name in node.input[1:])
+            scale = gamma / np.sqrt(variance + node.attribute[0].f)
+            name = convolution.name
+            weight = self.initializers[f"{name}/weight"] * scale[:, None, None, None]
+            bias = (self.initializers.get(f"{name}/bias", np.float64(0)) - mean) * scale + beta
+            folded = {"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}
+            convolution.input[1:] = self._parameters(name, **folded)
+            convolution.output[0] = node.output[0]
+            self.nodes.remove(node)
+
+    def _round(self, dtype: str) -> None:
+        """Round every floating-point constant of the graph to a shorter type."""
+        from onnx import TensorProto, helper
+
+        element = helper.tensor_dtype_to_np_dtype(TensorProto.DataType.Value(ELEMENTS[dtype]))
+        for name, array in self.initializers.items():
+            if array.dtype != np.float32:
+                continue
+            with np.errstate(over="ignore"):
+                self.initializers[name] = rounded = array.astype(element)
+            if not np.isfinite(rounded.astype(np.float32)).all():
+                raise TriptychError(f"cannot export as {dtype}: {name} holds {np.abs(array).max():g}, beyond its range")
+
+    def _model(
+        self, outputs: Mapping[str, str], options: ExportOptions, metadata: Mapping[str, str]
+    ) -> onnx.ModelProto:
         """The model without its initializers, the shape of every value inferred."""
         from onnx import TensorProto, helper, shape_inference
 
+        element = TensorProto.DataType.Value(ELEMENTS[options.dtype])
         renamed = {layer: output for output, layer in outputs.items()}
         self.nodes = _in_canonical_order(self.nodes)
         for node in self.nodes:
@@ -211,16 +306,15 @@ class GraphBuilder:
             helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
             for name, array in self.initializers.items()
         ]
-        image = helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, [BATCH, *self.image_shape])
-        graph = helper.make_graph(
-            self.nodes, self.architecture or "network", [image, *parameters], _float_values(outputs)
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        image = helper.make_tensor_value_info(IMAGE, element, [options.batch or BATCH, *self.image_shape])
+        results = [helper.make_tensor_value_info(name, element, None) for name in outputs]
+        graph = helper.make_graph(self.nodes, self.architecture or "network", [image, *parameters], results)
+        opset = helper.make_opsetid("", OPSETS[options.dtype])
+        model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
         # The parameters are inputs only for as long as the shapes behind them are inferred.
         model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
         del model.graph.input[1:]
-        properties = {"source": source} | ({"architecture": self.architecture} if self.architecture else {})
-        helper.set_model_props(model, properties)
+        helper.set_model_props(model, dict(metadata))
         return model
 
 
@@ -245,44 +339,8 @@ def _in_canonical_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]
     return ordered
 
 
-def _write(model: onnx.ModelProto, initializers: Mapping[str, np.ndarray], file: BinaryIO) -> None:
-    """Serialise a model and its initializers without copying the arrays.
-
-    `onnx.save` copies every array into Python bytes, into a protobuf message, and into one string for the whole file,
-    which takes several times as long as writing them. A protobuf message is the concatenation of its fields, each a
-    tag, a length and the content, so the arrays can go straight to the file.
-    """
-    import onnx
-
-    initializer = _tag(onnx.GraphProto, "initializer")
-    entries = []
-    for name, array in sorted(initializers.items()):
-        data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-        header = onnx.TensorProto(name=name, dims=array.shape, data_type=data_type).SerializeToString()
-        header += _tag(onnx.TensorProto, "raw_data") + _varint(array.nbytes)
-        entries.append((initializer + _varint(len(header) + array.nbytes) + header, array))
-    graph = model.graph.SerializeToString()
-    model.ClearField("graph")
-    file.write(model.SerializeToString())
-    size = len(graph) + sum(len(header) + array.nbytes for header, array in entries)
-    file.write(_tag(onnx.ModelProto, "graph") + _varint(size) + graph)
-    for header, array in entries:
-        file.write(header)
-        file.write(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data.cast("B"))
-
-
-def _tag(message: type, field: str) -> bytes:
-    """The key of a length-delimited field (protobuf encoding, wire type 2)."""
-    return _varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)  # type: ignore[attr-defined]
-
-
-def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first, the top bit set on all but the last (protobuf encoding, base 128)."""
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*encoded, number])
+def _contiguous(array: np.ndarray) -> np.ndarray:
+    return array if array.flags.c_contiguous else array.copy()
 
 
 def _scalar(number: float) -> np.ndarray:
@@ -293,63 +351,3 @@ def _pads(padding: Padding) -> list[int]:
     """ONNX lists all beginnings, then all ends."""
     (top, bottom), (left, right) = padding
     return [top, left, bottom, right]
-
-
-def record(
-    path: str | Path, image: np.ndarray, injected: Mapping[str, np.ndarray] | None = None
-) -> dict[str, np.ndarray]:
-    """Run an exported file with ONNX Runtime on the CPU and return every layer's output by its node's name.
-
-    Args:
-        path: a file that `GraphBuilder` wrote.
-        image: float32, (N, C, H, W).
-        injected: values that replace a layer's output for the layers behind it, after it has been recorded.
-
-    Raises:
-        TriptychError: ONNX Runtime refuses the file.
-    """
-    import onnx
-    import onnxruntime
-
-    model = onnx.load(path)
-    injected = dict(injected or {})
-    values = {node.name: node.output[0] for node in model.graph.node}
-    inlets = {values[name]: f"{name}/injected" for name in injected}
-    for node in model.graph.node:
-        node.input[:] = [inlets.get(value, value) for value in node.input]
-    del model.graph.output[:]
-    model.graph.output.extend(_float_values(values.values()))
-    model.graph.input.extend(_float_values(inlets.values()))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    arrays = _take_initializers(model)  # ONNX Runtime reads them in place: they must outlive the session
-    options.add_external_initializers(
-        list(arrays), [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
-    )
-    try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        feeds = {IMAGE: image} | {f"{name}/injected": array for name, array in injected.items()}
-        return dict(zip(values, session.run(list(values.values()), feeds), strict=True))
-    except Exception as error:  # ONNX Runtime's exceptions have no common base class
-        raise TriptychError(f"ONNX Runtime cannot run {path}: {error}") from None
-
-
-def _float_values(names: Iterable[str]) -> list[onnx.ValueInfoProto]:
-    from onnx import TensorProto, helper
-
-    return [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
-
-
-def _take_initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Replace the initializers' data by a reference to data beside the model, and return it.
-
-    Serialising a model with its weights, only for ONNX Runtime to parse it again, takes longer than running it.
-    """
-    from onnx import TensorProto, numpy_helper
-
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    for tensor in model.graph.initializer:
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value="beside")
-    return arrays

@@ -11,7 +11,6 @@ reordered from H, W, C to C, H, W.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import singledispatch
 from pathlib import Path
 
@@ -20,19 +19,19 @@ from keras import layers
 
 from common import layouts
 from common.errors import TriptychError
-from common.onnx_graph import GraphBuilder
+from common.onnx_graph import ExportOptions, GraphBuilder
 from common.specs.architecture import IMAGE, AdaptiveAveragePool, Padding, same_padding
 from keras_impl.backend import canonical_names, flattened_from
 from keras_impl.layers import LocalResponseNormalization, ScaledTanh, SelectChannels, SubSampling
 
 
-def export_onnx(model: keras.Model, path: str | Path, *, outputs: Sequence[str] = ("logits",)) -> None:
-    """Write a functional or Sequential model as ONNX: input `image` (N, C, H, W), outputs by name, dynamic N.
+def export_onnx(model: keras.Model, path: str | Path, options: ExportOptions = ExportOptions()) -> None:
+    """Write a functional or Sequential model as ONNX: input `image` (N, C, H, W), outputs by name, N dynamic.
 
     Args:
         model: of this package.
         path: where to; an existing file is replaced.
-        outputs: of `logits`, `aux1` and `aux2`, those to write; layers that lead to none of them are left out.
+        options: which outputs, of what type, and so on; see `common.onnx_graph.ExportOptions`.
 
     Raises:
         TriptychError: the model has no such output or a layer that cannot be exported faithfully, or the file cannot be
@@ -48,7 +47,7 @@ def export_onnx(model: keras.Model, path: str | Path, *, outputs: Sequence[str] 
             values[id(layer.output)] = _export(layer, builder, names[layer.name], *inputs)
     named = model.output if len(model.outputs) > 1 else {"logits": model.outputs[0]}
     heads = {name: values[id(tensor)] for name, tensor in named.items()}
-    builder.save(path, heads, outputs, source=f"keras {keras.version()}")
+    builder.save(path, heads, options, source=f"keras {keras.version()}")
 
 
 @singledispatch

@@ -1,5 +1,6 @@
 """ONNX exports: one graph from three frameworks, accepted by tools that this project did not write."""
 
+import errno
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,15 @@ from conftest import IMPLEMENTATIONS, load_implementation
 from onnx.reference import ReferenceEvaluator
 from reference_graphs import assert_same_graph, our_graph, reference_graph
 
-from common import TriptychError, get_spec, random_weights
-from common.onnx_graph import record
-from common.parity.judge import CERTIFIED, judge, overall
+from common import TriptychError, get_spec, onnx_file, random_weights
+from common.onnx_file import read_summary
+from common.onnx_graph import ExportOptions
+from common.onnx_session import record, run_as_deployed
+from common.oracle import BF16, FP16
+from common.parity.judge import CERTIFIED, DIVERGED, judge, overall
 from common.probes import Probe
+from common.specs.architecture import BatchNorm, Conv, Layer, Preprocessing, Softmax
+from common.weights import weights_sha256
 
 
 @pytest.fixture(scope="module", params=["alexnet_bvlc", "googlenet"])
@@ -35,7 +41,7 @@ def exports(architecture, weights, tmp_path_factory):
         model = implementation.build(architecture)
         implementation.load_weights(model, weights)
         paths[name] = folder / f"{name}.onnx"
-        implementation.export_onnx(model, paths[name], outputs=tuple(get_spec(architecture).outputs))
+        implementation.export_onnx(model, paths[name], ExportOptions(tuple(get_spec(architecture).outputs)))
     return paths
 
 
@@ -91,7 +97,7 @@ def test_auxiliary_heads_are_exported_on_request(implementation, tmp_path):
     assert [value.name for value in whole.output] == ["logits"]
     names = {node.name for node in whole.node} | {tensor.name for tensor in whole.initializer}
     assert not [name for name in names if name.startswith("aux")]
-    implementation.export_onnx(model, path, outputs=("aux1",))
+    implementation.export_onnx(model, path, ExportOptions(("aux1",)))
     head = onnx.load(path).graph
     assert [value.name for value in head.output] == ["aux1"]
     names = {node.name for node in head.node}
@@ -99,9 +105,9 @@ def test_auxiliary_heads_are_exported_on_request(implementation, tmp_path):
     assert not [name for name in names if name.startswith(("aux2", "inception_4b", "inception_5", "fc"))]
     path.unlink()
     with pytest.raises(TriptychError, match="cannot export the output 'aux3'; did you mean"):
-        implementation.export_onnx(model, path, outputs=("logits", "aux3"))
+        implementation.export_onnx(model, path, ExportOptions(("logits", "aux3")))
     with pytest.raises(TriptychError, match="without outputs"):
-        implementation.export_onnx(model, path, outputs=())
+        ExportOptions(())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -178,4 +184,165 @@ def test_what_has_no_operator_is_refused_and_leaves_nothing(tmp_path):
         export_onnx(model, tmp_path / "a.onnx")
     with pytest.raises(TriptychError, match="cannot write"):
         export_onnx(AlexNetBVLC(), tmp_path / "missing" / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+SMALL = {"lenet5": None, "lenet5_sparse": None, "googlenet": None, "resnet18": (64, 96), "densenet121": (64, 96)}
+"""Every operator of the catalogue, and the size of image to run it on."""
+
+
+def exported(architecture, path, *options, package="torch_impl", **more):
+    """The spec, the weights and the file of a network whose batch normalisations are not the identity."""
+    size = SMALL[architecture]
+    implementation = load_implementation(package)
+    model = implementation.build(architecture, image_size=size)
+    weights = random_weights(architecture, seed=5)
+    implementation.load_weights(model, weights)
+    implementation.export_onnx(model, path, ExportOptions(*options, **more))
+    return get_spec(architecture, image_size=size), weights
+
+
+@pytest.mark.parametrize("precision", [FP16, BF16], ids=lambda precision: precision.name)
+@pytest.mark.parametrize("architecture", SMALL)
+def test_shorter_types_are_certified_at_their_precision(architecture, precision, tmp_path):
+    """And not at float32's: the judge does not take the one for the other."""
+    dtype = {"fp16": "float16", "bf16": "bfloat16"}[precision.name]
+    spec, _ = exported(architecture, tmp_path / "a.onnx", tuple(get_spec(architecture).outputs), dtype=dtype)
+    model = onnx.load(tmp_path / "a.onnx")
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert {array.dtype.name for name, array in arrays.items() if name in spec.parameter_shapes} == {dtype}
+    batch = 1 if architecture == "googlenet" else 3
+    image = np.random.default_rng(3).standard_normal((batch, *spec.input_shape), dtype=np.float32)
+    element = onnx.helper.tensor_dtype_to_np_dtype(model.graph.input[0].type.tensor_type.elem_type)
+    assert element.name == dtype
+    weights = {name: arrays[name].astype(np.float32) for name in spec.parameter_shapes}
+    probe = Probe("random", weights, image.astype(element).astype(np.float32))
+    recorded = record(tmp_path / "a.onnx", image)
+    assert overall(judge(spec, probe, recorded, precision=precision), probe) == CERTIFIED
+    assert overall(judge(spec, probe, recorded), probe) == DIVERGED
+
+
+def test_weights_beyond_the_range_of_a_shorter_type_are_refused(tmp_path):
+    implementation = load_implementation("torch_impl")
+    model = implementation.build("lenet5")
+    weights = random_weights("lenet5")
+    weights["f6/weight"][3, 5] = 1e5
+    implementation.load_weights(model, weights)
+    with pytest.raises(TriptychError, match="cannot export as float16: f6/weight holds 100000, beyond its range"):
+        implementation.export_onnx(model, tmp_path / "a.onnx", ExportOptions(dtype="float16"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "densenet121"])
+def test_folding_makes_one_convolution_of_each_pair(architecture, tmp_path):
+    """Which computes what the pair did: certified with the folded kernel, and the kernel is the right one, rounded."""
+    spec, weights = exported(architecture, tmp_path / "a.onnx", fold=True)
+    model = onnx.load(tmp_path / "a.onnx")
+    kinds = [node.op_type for node in model.graph.node]
+    normalisations = [layer for layer in spec.layers if isinstance(layer.operation, BatchNorm)]
+    convolutions = {layer.name for layer in spec.layers if isinstance(layer.operation, Conv)}
+    behind = {layer.inputs[0]: layer for layer in normalisations if layer.inputs[0] in convolutions}
+    assert len(behind) > 20 or architecture == "resnet18"
+    assert kinds.count("BatchNormalization") == len(normalisations) - len(behind)
+    assert kinds.count("Conv") == len(convolutions)
+    image = np.random.default_rng(3).standard_normal((3, *spec.input_shape), dtype=np.float32)
+    recorded = record(tmp_path / "a.onnx", image)
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    layers, outputs = [], {node.name: node.output[0] for node in model.graph.node}
+    for layer in spec.layers:
+        if layer.name in behind:
+            layers.append(replace(layer, operation=replace(layer.operation, bias=True)))
+            batch_norm = behind[layer.name]
+            assert outputs[layer.name] == batch_norm.name
+            gamma, beta, mean, variance = (
+                weights[f"{batch_norm.name}/{kind}"].astype(np.float64)
+                for kind in ("gamma", "beta", "mean", "variance")
+            )
+            scale = gamma / np.sqrt(variance + np.float32(batch_norm.operation.eps))
+            bias = weights.get(f"{layer.name}/bias", np.zeros_like(mean))
+            kernel = (weights[f"{layer.name}/weight"] * scale[:, None, None, None]).astype(np.float32)
+            assert arrays[f"{layer.name}/weight"].tobytes() == kernel.tobytes()
+            np.testing.assert_array_max_ulp(
+                arrays[f"{layer.name}/bias"], ((bias - mean) * scale + beta).astype(np.float32), maxulp=1
+            )
+        elif layer not in behind.values():
+            inputs = tuple({made.name: name for name, made in behind.items()}.get(name, name) for name in layer.inputs)
+            layers.append(replace(layer, inputs=inputs))
+    folded = replace(spec, layers=tuple(layers))
+    probe = Probe("random", arrays, image)
+    assert overall(judge(folded, probe, recorded), probe) == CERTIFIED
+
+
+def test_softmax_only_where_asked_and_a_fixed_batch(implementation, tmp_path):
+    model = implementation.build("lenet5", num_classes=7)
+    weights = random_weights("lenet5", num_classes=7)
+    implementation.load_weights(model, weights)
+    implementation.export_onnx(model, tmp_path / "a.onnx", ExportOptions(softmax=True, batch=3))
+    graph = onnx.load(tmp_path / "a.onnx").graph
+    assert [value.name for value in graph.output] == ["probabilities"]
+    assert graph.node[-1].name == "softmax"
+    assert graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
+    assert graph.output[0].type.tensor_type.shape.dim[0].dim_value == 3
+    spec = get_spec("lenet5", num_classes=7)
+    spec = replace(spec, layers=(*spec.layers, Layer("softmax", Softmax(), ("output",))))
+    image = np.random.default_rng(3).standard_normal((3, *spec.input_shape), dtype=np.float32) * 40
+    probe = Probe("random", weights, image)
+    recorded = record(tmp_path / "a.onnx", image)
+    assert overall(judge(spec, probe, recorded), probe) == CERTIFIED
+    deployed = run_as_deployed(tmp_path / "a.onnx", image)["probabilities"]
+    assert (deployed.argmax(1) == recorded["softmax"].argmax(1)).all()
+    with pytest.raises(TriptychError, match="ONNX Runtime cannot run"):
+        record(tmp_path / "a.onnx", image[:2])
+
+
+def test_weights_beside_the_model(implementation, tmp_path, monkeypatch):
+    """On request, and where one file could not hold them: the limit is lowered here."""
+    model = implementation.build("lenet5")
+    implementation.export_onnx(model, tmp_path / "one.onnx")
+    implementation.export_onnx(model, tmp_path / "two.onnx", ExportOptions(external_data=True))
+    monkeypatch.setattr(onnx_file, "LARGEST_MESSAGE", 200_000)
+    implementation.export_onnx(model, tmp_path / "large.onnx")
+    names = ["large.onnx", "large.onnx.data", "one.onnx", "two.onnx", "two.onnx.data"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert (tmp_path / "two.onnx").stat().st_size < 20_000
+    image = np.random.default_rng(3).standard_normal((2, 1, 32, 32), dtype=np.float32)
+    one, *others = (run_as_deployed(tmp_path / f"{name}.onnx", image)["logits"] for name in ("one", "two", "large"))
+    assert all(other.tobytes() == one.tobytes() for other in others)
+    recorded = [record(tmp_path / f"{name}.onnx", image)["output"].tobytes() for name in ("one", "two")]
+    assert recorded[0] == recorded[1]
+    whole, beside = (onnx.load(tmp_path / f"{name}.onnx").graph.initializer for name in ("one", "two"))
+    arrays = [{t.name: onnx.numpy_helper.to_array(t).tobytes() for t in tensors} for tensors in (whole, beside)]
+    assert arrays[0] == arrays[1]
+
+
+def test_the_file_says_where_it_is_from(implementation, tmp_path):
+    model = implementation.build("lenet_caffe")
+    weights = implementation.read_weights(model)
+    recipe = Preprocessing("L", (0.5,), (2.0,))
+    implementation.export_onnx(model, tmp_path / "a.onnx", ExportOptions(preprocessing=recipe))
+    metadata = read_summary(tmp_path / "a.onnx").metadata
+    assert metadata["architecture"] == "lenet_caffe"
+    assert metadata["source"].split()[0] in ("torch", "keras", "tensorflow")
+    assert metadata["weights_sha256"] == weights_sha256(weights)
+    assert Preprocessing.from_json(metadata["preprocessing"]) == recipe
+
+
+@pytest.mark.parametrize("full", [1, 70_000])
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, full):
+    """The disk is full after a byte, and after some of the weights."""
+    load_implementation("torch_impl")
+    from torch_impl import build, export_onnx
+
+    written = []
+
+    def failing(array):
+        written.append(array.nbytes)
+        if sum(written) > full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return memoryview(array.tobytes())
+
+    monkeypatch.setattr(onnx_file, "_raw", failing)
+    for options in (ExportOptions(), ExportOptions(external_data=True)):
+        with pytest.raises(TriptychError, match=r"cannot write .*\.onnx.*: No space left on device"):
+            export_onnx(build("lenet5"), tmp_path / "a.onnx", options)
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,6 @@ reordered from H, W, C to C, H, W.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +17,18 @@ import tensorflow.compat.v1 as tf
 
 from common import layouts
 from common.errors import TriptychError
-from common.onnx_graph import GraphBuilder
+from common.onnx_graph import ExportOptions, GraphBuilder
 from common.specs.architecture import IMAGE, AdaptiveAveragePool, Padding, same_padding
 from tf1_style_impl.backend import ARCHITECTURE, flattened_from, heads_of, without_dropout
 
 
-def export_onnx(session: tf.Session, path: str | Path, *, outputs: Sequence[str] = ("logits",)) -> None:
-    """Write a session's graph and variables as ONNX: input `image` (N, C, H, W), outputs by name, dynamic N.
+def export_onnx(session: tf.Session, path: str | Path, options: ExportOptions = ExportOptions()) -> None:
+    """Write a session's graph and variables as ONNX: input `image` (N, C, H, W), outputs by name, N dynamic.
 
     Args:
         session: with the placeholder `images:0` and the output `logits:0`, as `build` makes it.
         path: where to; an existing file is replaced.
-        outputs: of `logits`, `aux1` and `aux2`, those to write; layers that lead to none of them are left out.
+        options: which outputs, of what type, and so on; see `common.onnx_graph.ExportOptions`.
 
     Raises:
         TriptychError: the graph has no such output or an operation that cannot be exported faithfully, or the file
@@ -41,7 +40,7 @@ def export_onnx(session: tf.Session, path: str | Path, *, outputs: Sequence[str]
     architecture = next(iter(graph.get_collection(ARCHITECTURE)), None)
     exporter = _Exporter(session, GraphBuilder((channels, height, width), architecture=architecture))
     heads = {name: exporter.write(tensor) for name, tensor in heads_of(graph).items()}
-    exporter.builder.save(path, heads, outputs, source=f"tensorflow {tf.version.VERSION}")
+    exporter.builder.save(path, heads, options, source=f"tensorflow {tf.version.VERSION}")
 
 
 class _NotWrittenYet(Exception):

@@ -7,7 +7,6 @@ module or an option without a faithful operator is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import singledispatch
 from pathlib import Path
 
@@ -16,19 +15,19 @@ from torch import fx, nn
 
 from common.errors import TriptychError
 from common.names import canonical_from_torch
-from common.onnx_graph import GraphBuilder
+from common.onnx_graph import ExportOptions, GraphBuilder
 from common.specs.architecture import IMAGE, AdaptiveAveragePool, same_padding
 from torch_impl import layers
 from torch_impl.backend import every_head, structure
 
 
-def export_onnx(model: nn.Module, path: str | Path, *, outputs: Sequence[str] = ("logits",)) -> None:
-    """Write a model of this package as ONNX: input `image` (N, C, H, W), outputs by name, dynamic N.
+def export_onnx(model: nn.Module, path: str | Path, options: ExportOptions = ExportOptions()) -> None:
+    """Write a model of this package as ONNX: input `image` (N, C, H, W), outputs by name, N dynamic.
 
     Args:
         model: with an attribute `image_shape`, (C, H, W), as every model of this package has.
         path: where to; an existing file is replaced.
-        outputs: of `logits`, `aux1` and `aux2`, those to write; layers that lead to none of them are left out.
+        options: which outputs, of what type, and so on; see `common.onnx_graph.ExportOptions`.
 
     Raises:
         TriptychError: the model has no such output or a layer that cannot be exported faithfully, or the file cannot be
@@ -39,7 +38,7 @@ def export_onnx(model: nn.Module, path: str | Path, *, outputs: Sequence[str] = 
     values: dict[fx.Node, str] = {}
     heads: dict[str, str] = {}
     with every_head(model):
-        graph = _Tracer().trace(model)
+        graph = Tracer().trace(model)
     for node in graph.nodes:
         if node.op == "placeholder":
             values[node] = IMAGE
@@ -58,10 +57,10 @@ def export_onnx(model: nn.Module, path: str | Path, *, outputs: Sequence[str] = 
             heads = {name: values[head] for name, head in named.items()}
         else:
             raise TriptychError(f"cannot export {node.name}: {node.op} {node.target} has no ONNX operator here")
-    builder.save(path, heads, outputs, source=f"torch {torch.__version__}")
+    builder.save(path, heads, options, source=f"torch {torch.__version__}")
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
     """A tracer to which the modules of `torch_impl.layers` are layers, as those of `torch.nn` are."""
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:

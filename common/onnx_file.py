@@ -1,0 +1,202 @@
+"""ONNX files: written without copying the weights, checked, and read back as a table of layers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from common.errors import TriptychError
+from common.files import os_error_sentence, written_atomically
+
+if TYPE_CHECKING:
+    import onnx
+
+LARGEST_MESSAGE = 2**31 - 1
+"""Bytes: no protobuf message can be longer, so larger weights go beside the model."""
+
+_ALIGNMENT = 4096
+"""Bytes: where each tensor begins in a file beside the model, so that it can be mapped into memory by pages."""
+
+
+def write_onnx(
+    model: onnx.ModelProto, initializers: Mapping[str, np.ndarray], path: str | Path, *, external_data: bool = False
+) -> None:
+    """Write a model with its initializers, checked in full, whole or not at all.
+
+    Args:
+        model: without the initializers.
+        initializers: by name, of any type that ONNX has.
+        path: where to; an existing file is replaced.
+        external_data: put the initializers into `<path>.data`, which must then stay beside the model. They are put
+            there in any case if the model would otherwise be larger than 2 GiB.
+
+    Raises:
+        TriptychError: the file cannot be written.
+    """
+    import onnx
+
+    path = Path(path)
+    size = model.ByteSize() + sum(array.nbytes + 1024 for array in initializers.values())
+    if not (external_data or size > LARGEST_MESSAGE):
+        with written_atomically(path) as temporary:
+            with temporary.open("wb") as file:
+                _write_whole(model, initializers, file)
+            onnx.checker.check_model(temporary, full_check=True)
+        return
+    data = path.with_name(f"{path.name}.data")
+    with ExitStack() as stack:
+        # Checked under the names that it will have, in a folder of its own; then moved, the model last.
+        written = stack.enter_context(written_atomically(path))
+        written_data = stack.enter_context(written_atomically(data))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)))
+        with (folder / data.name).open("wb") as file:
+            for tensor in _tensors_beside(initializers, data.name, file):
+                model.graph.initializer.append(tensor)
+        (folder / path.name).write_bytes(model.SerializeToString())
+        onnx.checker.check_model(folder / path.name, full_check=True)
+        (folder / data.name).replace(written_data)
+        (folder / path.name).replace(written)
+
+
+def _tensors_beside(
+    initializers: Mapping[str, np.ndarray], location: str, file: BinaryIO
+) -> Iterable[onnx.TensorProto]:
+    """Write each array to a file, and yield the tensor that says where it lies."""
+    from onnx import TensorProto
+
+    for name, array in sorted(initializers.items()):
+        file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+        tensor = TensorProto(
+            name=name, dims=array.shape, data_type=_data_type(array), data_location=TensorProto.EXTERNAL
+        )
+        for key, value in (("location", location), ("offset", file.tell()), ("length", array.nbytes)):
+            tensor.external_data.add(key=key, value=str(value))
+        file.write(_raw(array))
+        yield tensor
+
+
+def _write_whole(model: onnx.ModelProto, initializers: Mapping[str, np.ndarray], file: BinaryIO) -> None:
+    """Serialise a model and its initializers without copying the arrays.
+
+    `onnx.save` copies every array into Python bytes, into a protobuf message, and into one string for the whole file,
+    which takes several times as long as writing them. A protobuf message is the concatenation of its fields, each a
+    tag, a length and the content, so the arrays can go straight to the file.
+    """
+    import onnx
+
+    initializer = _tag(onnx.GraphProto, "initializer")
+    entries = []
+    for name, array in sorted(initializers.items()):
+        header = onnx.TensorProto(name=name, dims=array.shape, data_type=_data_type(array)).SerializeToString()
+        header += _tag(onnx.TensorProto, "raw_data") + _varint(array.nbytes)
+        entries.append((initializer + _varint(len(header) + array.nbytes) + header, array))
+    graph = model.graph.SerializeToString()
+    rest = type(model)()
+    rest.CopyFrom(model)
+    rest.ClearField("graph")
+    file.write(rest.SerializeToString())
+    size = len(graph) + sum(len(header) + array.nbytes for header, array in entries)
+    file.write(_tag(onnx.ModelProto, "graph") + _varint(size) + graph)
+    for header, array in entries:
+        file.write(header)
+        file.write(_raw(array))
+
+
+def _data_type(array: np.ndarray) -> int:
+    from onnx import helper
+
+    return helper.np_dtype_to_tensor_dtype(array.dtype)
+
+
+def _raw(array: np.ndarray) -> memoryview:
+    """The array's bytes, little-endian and in C order, copied only if they are not."""
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return little.reshape(-1).view(np.uint8).data
+
+
+def _tag(message: type, field: str) -> bytes:
+    """The key of a length-delimited field (protobuf encoding, wire type 2)."""
+    return _varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)  # type: ignore[attr-defined]
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first, the top bit set on all but the last (protobuf encoding, base 128)."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number])
+
+
+@dataclass(frozen=True)
+class FileLayer:
+    """A node of a file."""
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    """The values that it reads, parameters left out."""
+    output: tuple[int | str, ...]
+    """Its shape, a symbolic axis by its name; empty if it cannot be inferred."""
+    parameters: int
+
+
+@dataclass(frozen=True)
+class FileSummary:
+    """What an ONNX file says of itself."""
+
+    metadata: dict[str, str]
+    opset: int
+    inputs: dict[str, tuple[int | str, ...]]
+    outputs: dict[str, tuple[int | str, ...]]
+    layers: list[FileLayer]
+    """In the file's order."""
+
+
+def read_summary(path: str | Path) -> FileSummary:
+    """Read an ONNX file, ours or another, without its weights where they lie beside it.
+
+    Raises:
+        TriptychError: there is no such file, or it is not an ONNX model.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except OSError as error:
+        raise TriptychError(f"cannot read {path}: {os_error_sentence(error)}") from None
+    except (DecodeError, onnx.shape_inference.InferenceError, UnicodeDecodeError) as error:
+        raise TriptychError(f"{path} is not an ONNX model: {error}") from None
+    if not graph.node:
+        raise TriptychError(f"{path} is not an ONNX model: it has no nodes")
+    values = {value.name: _dimensions(value) for value in (*graph.input, *graph.value_info, *graph.output)}
+    sizes = {tensor.name: prod(tensor.dims) for tensor in graph.initializer}
+    return FileSummary(
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+        opset=max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0),
+        inputs={value.name: values[value.name] for value in graph.input if value.name not in sizes},
+        outputs={value.name: values[value.name] for value in graph.output},
+        layers=[
+            FileLayer(
+                node.name or ", ".join(node.output),
+                node.op_type,
+                tuple(name for name in node.input if name and name not in sizes),
+                values.get(node.output[0], ()) if node.output else (),
+                sum(sizes.get(name, 0) for name in node.input),
+            )
+            for node in graph.node
+        ],
+    )
+
+
+def _dimensions(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    return tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim)
