@@ -1,0 +1,85 @@
+"""`triptych parity --gradients`: the backward pass for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from common.parity.backends import Backend
+from common.parity.environment import describe
+from common.parity.gradients import GradientRun, run_gradients
+from common.parity.report import STYLES
+from common.parity.runner import worst
+from common.specs import get_spec
+
+
+def gradient_command(
+    console: Console,
+    names: Sequence[str],
+    backends: Sequence[Backend],
+    *,
+    seed: int,
+    batch: int,
+    timeout: float,
+    progress: Callable[[int, Console], AbstractContextManager[Callable[[str], None]]],
+) -> dict[str, Any]:
+    """Differentiate some networks in every backend, print a table of each, and return the report for programs.
+
+    Raises:
+        TriptychError: no backend that can differentiate is installed.
+    """
+    runs: list[GradientRun] = []
+    with progress(len(names) * len(backends) * 4, console) as advance:
+        for name in names:
+            found = run_gradients(
+                get_spec(name), backends, seed=seed, batch=batch, timeout=timeout, on_progress=advance
+            )
+            runs += found
+            console.print(_table(name, found))
+            for run in found:
+                for result in run.backends:
+                    if result.reason:
+                        text = f"  {result.backend} on the {run.probe} probe, {run.mode}: {result.reason}"
+                        console.print(text, highlight=False, soft_wrap=True)
+    verdict = worst([result.verdict for run in runs for result in run.backends])
+    console.print(f"Verdict: [{STYLES[verdict]}]{verdict}[/]")
+    return {"environment": describe(), "verdict": verdict, "runs": [_as_json(run) for run in runs]}
+
+
+def _as_json(run: GradientRun) -> dict[str, Any]:
+    return {
+        "architecture": run.architecture,
+        "probe": run.probe,
+        "mode": run.mode,
+        "rounding": run.rounding,
+        "backends": [
+            {
+                "backend": result.backend,
+                "status": result.status,
+                "verdict": result.verdict,
+                "reason": result.reason,
+                "gradients": [asdict(verdict) for verdict in result.verdicts],
+            }
+            for result in run.backends
+        ],
+    }
+
+
+def _table(name: str, runs: Sequence[GradientRun]) -> Table:
+    """Backends down, probes across."""
+    table = Table(title=f"{name}, backward", title_justify="left", title_style="bold")
+    table.add_column("backend")
+    for run in runs:
+        table.add_column(f"{run.probe}, {run.mode}")
+    table.add_column("error ÷ bound", justify="right")
+    for row in zip(*(run.backends for run in runs), strict=True):
+        ratios = [result.bound_ratio for result in row]
+        largest = "∞" if None in ratios else f"{max(ratio for ratio in ratios if ratio is not None):.3g}"
+        verdicts = (f"[{STYLES[result.verdict]}]{result.verdict}[/]" for result in row)
+        table.add_row(row[0].backend, *verdicts, largest)
+    return table

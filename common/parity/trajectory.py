@@ -1,0 +1,350 @@
+"""Trajectory parity: from the same weights, the same batches take every framework the same way.
+
+Each backend trains in a process of its own (`python -m common.parity.trajectory BACKEND`), with its implementation's
+own `train`: its own pipeline, optimiser, weight decay and schedule. The processes go in step, and after each step every
+parameter of every backend is compared. Dropout is off: no two frameworks draw the same masks.
+
+In float64 the trajectories must agree to `FLOAT64_AGREEMENT`. In float32 they part, and chaotic as training is, the
+distance grows. How fast it may grow is measured: the envelope is the distance between two float64 trainings of which
+one rounds its parameters to float32 after every step. A float32 training makes at least these errors, and hardly any
+larger ones: the rounding of a gradient reaches a parameter only times the learning rate.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import TriptychError
+from common.names import layer_of
+from common.oracle import SMALLEST_NORMAL
+from common.parity.backends import BACKENDS, Backend, Hardware
+from common.parity.processes import WorkerFailure, WorkerProcess
+from common.specs import get_spec
+from common.specs.architecture import Architecture
+from common.training.data import Data, Split
+from common.training.recipe import Recipe, starting_weights
+from common.training.run import Monitor, Step
+from common.weights import seeded_generator
+
+FLOAT64_AGREEMENT = 1e-12
+"""How far a float64 parameter may be from the first backend's; see `Distance`."""
+
+ENVELOPE_FACTOR = 16.0
+"""How far above the envelope a float32 trajectory may be; see `_judge_float32`."""
+
+PICTURES, STEPS_IN_EPOCH = 16, 4
+CLASSES = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process is to train."""
+
+    architecture: str
+    num_classes: int
+    image_size: tuple[int, int]
+    steps: int
+    seed: int
+    dtype: str
+    """`float64` or `float32`."""
+    rounded: bool = False
+    """Whether the parameters are rounded to float32 after every step."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """What differs from `recipe_for`."""
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a backend's parameters are from the reference's after one step."""
+
+    relative: float
+    """The largest |difference| of an element, relative to the largest |element|: of its tensor where two float64
+    trajectories are compared, else of its layer's parameters. A bias that starts at 0 is the sum of its gradients and
+    nothing else; where these cancel, float32's rounding of them is large beside it, but nothing beside the kernel.
+    """
+    parameter: str
+    """Where it is that large."""
+
+
+@dataclass
+class Trajectory:
+    """One backend's way in one precision."""
+
+    backend: str
+    dtype: str
+    status: str = "ok"
+    """`ok`, `diverged`, `crashed` or `skipped`."""
+    reason: str | None = None
+    distances: list[Distance] = field(default_factory=list)
+    """For each step; from the first backend's float64 training."""
+
+    @property
+    def largest(self) -> float | None:
+        return max((distance.relative for distance in self.distances), default=None)
+
+
+@dataclass(frozen=True)
+class TrajectoryRun:
+    """One network in every backend, in float64 and float32."""
+
+    architecture: str
+    image_size: tuple[int, int]
+    steps: int
+    trajectories: list[Trajectory]
+    envelope: list[float]
+    """For each step, the distance that rounding the parameters alone makes."""
+
+    @property
+    def verdict(self) -> str:
+        statuses = [trajectory.status for trajectory in self.trajectories]
+        if "diverged" in statuses:
+            return "diverged"
+        return "incomplete" if "crashed" in statuses or "ok" not in statuses else "certified"
+
+
+def small_spec(architecture: str) -> Architecture:
+    """The network with few classes, on the smallest image of a few usual sizes that it takes."""
+    for size in (32, 64, 224):
+        try:
+            return get_spec(architecture, num_classes=CLASSES, image_size=(size, size))
+        except TriptychError:
+            continue
+    return get_spec(architecture, num_classes=CLASSES)
+
+
+def recipe_for(job: Job) -> Recipe:
+    """Few pictures a step, and a schedule with two changes of the learning rate on the way."""
+    numbers: dict[str, Any] = {
+        "epochs": -(-job.steps // STEPS_IN_EPOCH),
+        "batch_size": PICTURES // STEPS_IN_EPOCH,
+        "learning_rate": 0.001,
+        "dropout": False,
+        "augment": ("crop", "flip", "colour"),
+        "seed": job.seed,
+    }
+    return Recipe(**numbers | dict(job.recipe))
+
+
+def pictures_for(job: Job) -> Data:
+    """Sections of the photographs that ship with scikit-image; the class says which photograph."""
+    from common.images import photograph
+
+    generator = seeded_generator(job.seed, "sections")
+    sections, size = [], 96
+    for number in range(PICTURES):
+        picture = np.asarray(photograph(number % CLASSES))
+        top, left = (int(generator.integers(0, length - size)) for length in picture.shape[:2])
+        sections.append(picture[top : top + size, left : left + size])
+    split = Split(np.stack(sections), np.arange(PICTURES) % CLASSES)
+    return Data("photographs", split, split.take(np.arange(CLASSES)), tuple("abcd"))
+
+
+# The process of a backend
+
+
+class _Enough(Exception):
+    """As many steps as were asked for have been made."""
+
+
+class _Export(Monitor):
+    """Writes the parameters after each step, then waits until the next step is asked for."""
+
+    def __init__(self, job: Job, read: Callable, load: Callable, answer: Callable, wait: Callable) -> None:
+        self.job, self.read, self.load, self.answer, self.wait = job, read, load, answer, wait
+        self.made = 0
+
+    def step(self, step: Step) -> None:
+        self.made += 1
+        weights = self.read()
+        if self.job.rounded:
+            weights = {name: array.astype(np.float32) for name, array in weights.items()}
+            self.load(weights)
+        path = Path(self.job.folder) / f"{self.made}.npz"
+        np.savez(path, **weights)
+        self.answer({"path": str(path), "loss": step.loss})
+        if self.made == self.job.steps:
+            raise _Enough
+        self.wait()
+
+
+def _train(job: Job, backend: Backend, answer: Callable, wait: Callable) -> None:
+    """Train as the job says, giving an answer after each step."""
+    package = importlib.import_module(backend.implementation)
+    module = importlib.import_module(f"{backend.implementation}.backend")
+    height, width = job.image_size
+    spec = get_spec(job.architecture, num_classes=job.num_classes, image_size=(height, width))
+    build = module.build_float64 if job.dtype == "float64" else module.build
+    model = build(job.architecture, num_classes=job.num_classes, image_size=(height, width))
+    package.load_weights(model, starting_weights(spec, job.seed))
+    monitor = _Export(
+        job, lambda: package.read_weights(model), lambda weights: package.load_weights(model, weights), answer, wait
+    )
+    try:
+        package.train(model, pictures_for(job), recipe_for(job), monitor=monitor)
+    except _Enough:
+        return
+
+
+def main() -> None:
+    """Wait for a job on standard input, then answer each line with one step."""
+    from common.parity.worker import describe_error, watched_input
+
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a framework prints must not get between the answers
+    lines = watched_input()
+
+    def answer(content: Mapping[str, Any]) -> None:
+        print(json.dumps(content), file=answers, flush=True)
+
+    job = Job(**json.loads(lines.get()))
+    try:
+        _train(job, BACKENDS[sys.argv[1]], answer, lines.get)
+    except Exception as error:  # a framework's own failure is a row in the report, not the end of it
+        answer({"error": describe_error(error)})
+    lines.get()
+
+
+# The other side
+
+
+def run_trajectories(
+    spec: Architecture,
+    backends: Sequence[Backend],
+    *,
+    steps: int,
+    seed: int = 0,
+    timeout: float = 600.0,
+    recipe: Mapping[str, Any] | None = None,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> TrajectoryRun:
+    """Train a network in every backend, in float64 and float32, and compare every parameter after every step.
+
+    A backend that crashes or hangs becomes a row that says so; the others finish. No process and no file is left
+    behind, also when this is interrupted.
+
+    Raises:
+        TriptychError: none of the backends is installed.
+    """
+    installed = [backend for backend in backends if not (backend.missing or backend.through_onnx or backend.compiled)]
+    if not installed:
+        raise TriptychError("no backend that can train is installed; see triptych doctor")
+    num_classes, size = spec.shapes[spec.outputs["logits"]][0], (spec.input_shape[1], spec.input_shape[2])
+    job = Job(spec.name, num_classes, size, steps, seed, "float64", recipe=recipe or {})
+    lanes = [(backend, replace(job, dtype=dtype)) for dtype in ("float64", "float32") for backend in installed]
+    lanes.insert(len(installed), (installed[0], replace(job, rounded=True)))
+    with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder:
+        return _Race(spec, lanes, Path(folder), timeout, on_step).run()
+
+
+class _Race:
+    """All processes of one network, going in step."""
+
+    def __init__(
+        self,
+        spec: Architecture,
+        lanes: Sequence[tuple[Backend, Job]],
+        folder: Path,
+        timeout: float,
+        on_step: Callable[[int], None],
+    ) -> None:
+        self.spec, self.timeout, self.on_step = spec, timeout, on_step
+        self.jobs: list[Job] = []
+        self.workers: list[WorkerProcess] = []
+        for number, (backend, job) in enumerate(lanes):
+            home = folder / str(number)
+            home.mkdir()
+            self.jobs.append(replace(job, folder=str(home)))
+            self.workers.append(WorkerProcess(backend, Hardware(), home / "log", module="common.parity.trajectory"))
+        self.trajectories = [Trajectory(backend.name, job.dtype) for backend, job in lanes]
+
+    def run(self) -> TrajectoryRun:
+        steps = self.jobs[0].steps
+        rounded = next(number for number, job in enumerate(self.jobs) if job.rounded)
+        try:
+            with ThreadPoolExecutor(len(self.workers)) as executor:
+                for step in range(1, steps + 1):
+                    paths = list(executor.map(self._ask, range(len(self.workers))))
+                    if paths[0] is None:
+                        break
+                    self._compare(paths)
+                    self.on_step(step)
+        finally:
+            for worker in self.workers:
+                worker.kill()
+        envelope = [distance.relative for distance in self.trajectories[rounded].distances]
+        trajectories = [trajectory for number, trajectory in enumerate(self.trajectories) if number != rounded]
+        for trajectory in trajectories:
+            _judge(trajectory, envelope)
+        size = self.jobs[0].image_size
+        return TrajectoryRun(self.spec.name, size, steps, trajectories, envelope)
+
+    def _ask(self, lane: int) -> Path | None:
+        """Have a process make a step; where its parameters are then, or None if it is out of the race."""
+        trajectory = self.trajectories[lane]
+        if trajectory.status != "ok":
+            return None
+        try:
+            request = {} if trajectory.distances else asdict(self.jobs[lane])
+            return Path(self.workers[lane].ask(request, self.timeout)["path"])
+        except WorkerFailure as failure:
+            trajectory.status, trajectory.reason = "crashed", str(failure)
+            return None
+
+    def _compare(self, paths: Sequence[Path | None]) -> None:
+        """Measure every process against the first, and forget what was written."""
+        assert paths[0] is not None
+        with np.load(paths[0]) as reference:
+            of_tensors = {n: max(float(np.abs(reference[n]).max()), SMALLEST_NORMAL) for n in reference.files}
+            of_layers: dict[str, float] = {}
+            for name, size in of_tensors.items():
+                of_layers[layer_of(name)] = max(size, of_layers.get(layer_of(name), 0.0))
+            by_layer = {name: of_layers[layer_of(name)] for name in of_tensors}
+            for trajectory, job, path in zip(self.trajectories, self.jobs, paths, strict=True):
+                if path is not None:
+                    precise = job.dtype == "float64" and not job.rounded
+                    with np.load(path) as found:
+                        trajectory.distances.append(_distance(found, reference, of_tensors if precise else by_layer))
+        for path in paths:
+            if path is not None:
+                path.unlink()
+
+
+def _distance(found: Mapping, reference: Mapping, scales: Mapping[str, float]) -> Distance:
+    """The largest distance of all parameters, each relative to its scale."""
+    relative = {}
+    for name, scale in scales.items():
+        difference = float(np.abs(found[name] - reference[name]).max()) / scale
+        relative[name] = difference if np.isfinite(difference) else np.inf
+    worst = max(relative, key=relative.__getitem__)
+    return Distance(relative[worst], worst)
+
+
+def _judge(trajectory: Trajectory, envelope: Sequence[float]) -> None:
+    """In float64 the agreement required; in float32 `ENVELOPE_FACTOR` times the envelope's largest until then."""
+    for number, distance in enumerate(trajectory.distances):
+        allowed = FLOAT64_AGREEMENT
+        if trajectory.dtype == "float32":
+            allowed = ENVELOPE_FACTOR * max(envelope[: number + 1])
+        if distance.relative > allowed:
+            trajectory.status = "diverged"
+            trajectory.reason = (
+                f"{distance.parameter} differs by {distance.relative:.2g} after step {number + 1}, "
+                f"{allowed:.2g} is explained by {trajectory.dtype}"
+            )
+            return
+
+
+if __name__ == "__main__":
+    main()

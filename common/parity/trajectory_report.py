@@ -1,0 +1,134 @@
+"""`triptych parity --steps`: trajectories for people and for programs, and as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from common.files import written_atomically
+from common.parity.backends import Backend
+from common.parity.environment import describe
+from common.parity.report import STYLES
+from common.parity.runner import worst
+from common.parity.trajectory import ENVELOPE_FACTOR, Trajectory, TrajectoryRun, run_trajectories, small_spec
+
+
+def trajectory_command(
+    console: Console,
+    names: Sequence[str],
+    backends: Sequence[Backend],
+    *,
+    steps: int,
+    seed: int,
+    timeout: float,
+    plots: Path | None,
+    progress: Callable[[int, Console], AbstractContextManager[Callable[[str], None]]],
+) -> dict[str, Any]:
+    """Run the trajectories of some networks, print a table of each, and return the report for programs.
+
+    Raises:
+        TriptychError: no backend that can train is installed, or a picture cannot be written.
+    """
+    runs = []
+    with progress(len(names) * steps, console) as advance:
+        for name in names:
+            spec = small_spec(name)
+            run = run_trajectories(
+                spec,
+                backends,
+                steps=steps,
+                seed=seed,
+                timeout=timeout,
+                on_step=lambda step, name=name: advance(f"{name} step {step}"),  # type: ignore[misc]
+            )
+            runs.append(run)
+            console.print(_table(run))
+            for trajectory in run.trajectories:
+                if trajectory.reason:
+                    console.print(
+                        f"  {trajectory.backend} in {trajectory.dtype} {trajectory.status}: {trajectory.reason}",
+                        highlight=False,
+                        soft_wrap=True,
+                    )
+            if plots:
+                plots.mkdir(parents=True, exist_ok=True)
+                _plot(run, plots / f"{run.architecture}.png")
+    verdict = worst([run.verdict for run in runs])
+    console.print(f"Verdict: [{STYLES[verdict]}]{verdict}[/]")
+    return {"environment": describe(), "verdict": verdict, "runs": [_as_json(run) for run in runs]}
+
+
+def _as_json(run: TrajectoryRun) -> dict[str, Any]:
+    return {
+        "architecture": run.architecture,
+        "image_size": run.image_size,
+        "steps": run.steps,
+        "verdict": run.verdict,
+        "envelope": run.envelope,
+        "backends": [
+            {
+                "backend": trajectory.backend,
+                "precision": trajectory.dtype,
+                "status": trajectory.status,
+                "reason": trajectory.reason,
+                "distances": [
+                    {
+                        "relative": distance.relative if isfinite(distance.relative) else None,
+                        "parameter": distance.parameter,
+                    }
+                    for distance in trajectory.distances
+                ],
+            }
+            for trajectory in run.trajectories
+        ],
+    }
+
+
+def _table(run: TrajectoryRun) -> Table:
+    size = "×".join(map(str, run.image_size))
+    title = f"{run.architecture}, {size}, {run.steps} steps, dropout off"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for heading in ("backend", "float64", "float32"):
+        table.add_column(heading)
+    table.add_column("largest difference in float64", justify="right")
+    table.add_column("in float32", justify="right")
+    by_backend: dict[str, dict[str, Trajectory]] = {}
+    for trajectory in run.trajectories:
+        by_backend.setdefault(trajectory.backend, {})[trajectory.dtype] = trajectory
+    for backend, trajectories in by_backend.items():
+        both = [trajectories["float64"], trajectories["float32"]]
+        table.add_row(
+            backend,
+            *(trajectory.status for trajectory in both),
+            *("–" if trajectory.largest is None else f"{trajectory.largest:.1e}" for trajectory in both),
+        )
+    if run.envelope:
+        rounding = max(run.envelope)
+        table.add_row("[dim]rounded parameters[/]", "", "", "", f"[dim]{rounding:.1e} × {ENVELOPE_FACTOR:g}[/]")
+    return table
+
+
+def _plot(run: TrajectoryRun, path: Path) -> None:
+    """The distance from the first backend's float64 training against the step, on a logarithmic scale."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    steps = range(1, run.steps + 1)
+    for trajectory in run.trajectories:
+        curve = [max(distance.relative, 1e-17) for distance in trajectory.distances]
+        style = "-" if trajectory.dtype == "float32" else ":"
+        axes.plot(steps[: len(curve)], curve, style, label=f"{trajectory.backend}, {trajectory.dtype}")
+    allowed = [ENVELOPE_FACTOR * max(run.envelope[: number + 1]) for number in range(len(run.envelope))]
+    axes.plot(steps[: len(allowed)], allowed, "k--", label="what rounding explains in float32")
+    axes.set(xlabel="step", ylabel="largest relative difference", yscale="log", title=run.architecture)
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    with written_atomically(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

@@ -1,0 +1,129 @@
+"""`triptych train`: a training with its progress on the terminal."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from common.specs import get_spec
+from common.training.data import digits, read_data
+from common.training.plot import plot_history
+from common.training.recipe import Recipe, starting_weights
+from common.training.run import PLOT, WEIGHTS, Epoch, Monitor, Step, last_folder, next_folder
+from common.weights import read_weights_file, write_weights_file
+
+RUNS = Path("runs")
+
+
+def train_command(
+    console: Console,
+    architecture: str,
+    framework: str,
+    implementation: str,
+    recipe: Recipe,
+    *,
+    data: Path | None = None,
+    bad_files: str = "refuse",
+    finetune: Path | None = None,
+    skip: Sequence[str] = (),
+    num_classes: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train a network and write its weights, its history and its plot; returns the report for programs.
+
+    Raises:
+        TriptychError: something that was asked for cannot be done; one sentence says what.
+    """
+    get_spec(architecture)
+    name = f"{architecture}-{framework}"
+    folder = out or (last_folder(RUNS, name) if resume else next_folder(RUNS, name))
+    pictures = digits(recipe.seed) if data is None else read_data(data, bad_files=bad_files, seed=recipe.seed)
+    for sentence in pictures.skipped:
+        console.print(f"skipped: {sentence}", highlight=False, soft_wrap=True)
+    spec = get_spec(architecture, num_classes=num_classes or len(pictures.classes), image_size=image_size)
+    weights = starting_weights(spec, recipe.seed)
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's chatter, which is no answer
+    package = importlib.import_module(implementation)
+    model = package.build(spec.name, num_classes=num_classes or len(pictures.classes), image_size=image_size)
+    package.load_weights(model, weights)
+    if finetune:
+        package.load_weights(model, read_weights_file(finetune), skip=skip)
+    console.print(
+        f"{spec.name} with {framework} on {pictures.name}: {len(pictures.train):,} pictures to learn from, "
+        f"{len(pictures.test):,} to test with, {len(pictures.classes)} classes; in {folder}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    try:
+        with _shown(console, recipe) as monitor:
+            history = package.train(model, pictures, recipe, folder=folder, resume=resume, monitor=monitor)
+    except KeyboardInterrupt:
+        print(f"triptych: go on with --resume --out {folder}, from the last epoch that was finished", file=sys.stderr)
+        raise
+    result = {"architecture": spec.name, "classes": "\n".join(pictures.classes)}
+    write_weights_file(folder / WEIGHTS, package.read_weights(model), metadata=result)
+    plot_history(history, folder / PLOT, f"{spec.name} with {framework}")
+    last = history[-1]
+    console.print(
+        f"top-1 {last.top1:.2%}, top-5 {last.top5:.2%} of {len(pictures.test):,} held-out pictures; "
+        f"{folder / WEIGHTS}, {folder / PLOT}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return {
+        "architecture": spec.name,
+        "framework": framework,
+        "weights": str(folder / WEIGHTS),
+        "plot": str(folder / PLOT),
+        "skipped": list(pictures.skipped),
+        "history": [
+            {
+                "learning_rate": epoch.learning_rate,
+                "loss": epoch.loss,
+                "test_loss": epoch.test_loss,
+                "top1": epoch.top1,
+                "top5": epoch.top5,
+            }
+            for epoch in history
+        ],
+    }
+
+
+@contextmanager
+def _shown(console: Console, recipe: Recipe) -> Iterator[Monitor]:
+    """A line for each epoch, and below them, on a terminal, a bar with the loss of the latest step."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        yield _Shown(console, bars, recipe)
+
+
+class _Shown(Monitor):
+    def __init__(self, console: Console, bars: Progress, recipe: Recipe) -> None:
+        self.console, self.bars, self.recipe = console, bars, recipe
+        self.task = bars.add_task("the first step takes longest", total=None)
+
+    def step(self, step: Step) -> None:
+        self.bars.update(
+            self.task,
+            completed=(step.epoch - 1) * step.steps + step.step,
+            total=self.recipe.epochs * step.steps,
+            description=f"epoch {step.epoch}, loss {step.loss:.4f}",
+        )
+
+    def epoch(self, number: int, epoch: Epoch) -> None:
+        self.console.print(
+            f"epoch {number:3}  loss {epoch.loss:.4f}  test loss {epoch.test_loss:.4f}  "
+            f"top-1 {epoch.top1:7.2%}  top-5 {epoch.top5:7.2%}  learning rate {epoch.learning_rate:g}",
+            highlight=False,
+        )

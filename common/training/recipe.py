@@ -1,0 +1,122 @@
+"""How a network is trained: stochastic gradient descent with momentum, weight decay and a falling learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.errors import TriptychError
+from common.specs.architecture import IMAGE, Architecture, Dropout
+from common.weights import seeded_generator
+
+AUXILIARY_WEIGHT = 0.3
+"""What the loss of each auxiliary head counts. Source: section 5 of Szegedy et al. 2014."""
+
+AUGMENTATIONS = ("crop", "flip", "colour")
+"""Random crops, horizontal flips and shifts along the principal components of the colours (see `common.training.plan`).
+
+Source: section 4.1 of Krizhevsky et al. 2012.
+"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The numbers of a training; momentum and weight decay are AlexNet's.
+
+    With learning rate ε, momentum µ and decay λ, a step is v ← µ·v + (∂L/∂w + λ·w), w ← w − ε·v, starting from v = 0.
+    Only what is called `weight` decays: no bias, and no gamma or beta. The loss is the mean cross-entropy of a batch,
+    plus `AUXILIARY_WEIGHT` times that of each auxiliary head.
+
+    The paper has ε inside v, as Caffe and Keras do. That is the same until ε changes; then v there still holds the
+    larger rate for some ten steps. Here it does not, as in PyTorch and `tf.train.MomentumOptimizer`.
+
+    Source: section 5 of Krizhevsky et al. 2012.
+    """
+
+    epochs: int = 12
+    batch_size: int = 16
+    learning_rate: float = 0.01
+    milestones: tuple[int, ...] | None = None
+    """Epochs (from 0) at whose beginning the rate is divided by ten; at two thirds and at eight ninths if not given."""
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    dropout: bool = True
+    augment: tuple[str, ...] = ("crop",)
+    """Any of `AUGMENTATIONS`."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {value}, expected {expected}"
+            for name, value, expected, wrong in (
+                ("epochs", self.epochs, "at least 1", self.epochs < 1),
+                ("batch_size", self.batch_size, "at least 1", self.batch_size < 1),
+                ("learning_rate", self.learning_rate, "a positive number", not 0 < self.learning_rate < np.inf),
+                ("momentum", self.momentum, "from 0 to below 1", not 0 <= self.momentum < 1),
+                ("weight_decay", self.weight_decay, "0 or a positive number", not 0 <= self.weight_decay < np.inf),
+                ("augment", self.augment, f"any of {', '.join(AUGMENTATIONS)}", {*self.augment} - {*AUGMENTATIONS}),
+            )
+            if wrong
+        ]
+        if problems:
+            raise TriptychError("; ".join(problems))
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        milestones = self.milestones
+        if milestones is None:
+            milestones = (self.epochs * 2 // 3, self.epochs * 8 // 9)
+        return self.learning_rate / 10 ** sum(epoch >= milestone for milestone in milestones if milestone > 0)
+
+
+def decays(parameter: str) -> bool:
+    """Whether weight decay applies to a parameter, given its canonical name."""
+    return parameter.endswith("/weight")
+
+
+def keep_prob(spec: Architecture) -> float:
+    """The probability with which the dropout before the classifier keeps a value while training; 1 without one."""
+    rates = [layer.operation.rate for layer in spec.layers if isinstance(layer.operation, Dropout)]
+    return 1 - rates[-1] if rates else 1.0
+
+
+PIXEL_MEAN, PIXEL_DEVIATION = 112.0, 64.0
+"""Of the pixels of photographs, roughly."""
+
+
+def starting_weights(spec: Architecture, seed: int) -> dict[str, np.ndarray]:
+    """Weights to start a training from, float32, canonical: the same for every framework.
+
+    Kernels are normal with variance 2 / fan-in, which supposes inputs whose mean square is 1; those that read the image
+    are divided by the root mean square that its pixels have after preprocessing. Biases, beta and mean are 0, gamma and
+    variance 1; the coefficients of LeNet's sub-sampling make it a mean.
+
+    Source: section 2.2 of He et al. 2015, Delving Deep into Rectifiers.
+    """
+    weights = {}
+    for layer in spec.layers:
+        for kind, shape in layer.operation.parameter_shapes(*spec.input_shapes(layer)).items():
+            name = f"{layer.name}/{kind}"
+            if kind == "weight" and layer.operation.kind == "SubSampling":
+                weights[name] = np.full(shape, 0.25, np.float32)
+            elif kind == "weight":
+                deviation = np.sqrt(2 / np.prod(shape[1:]))
+                if IMAGE in layer.inputs:
+                    recipe = spec.preprocessing
+                    deviation *= recipe.scale[0] / np.hypot(PIXEL_DEVIATION, PIXEL_MEAN - recipe.mean[0])
+                values = seeded_generator(seed, name).standard_normal(shape, dtype=np.float32)
+                weights[name] = values * np.float32(deviation)
+            else:
+                weights[name] = np.full(shape, 1 if kind in ("gamma", "variance") else 0, np.float32)
+    return weights
+
+
+def trained_spec(architecture: str, input_shape: Sequence[int], parameter_shapes: dict) -> Architecture:
+    """The specification of a model that is at hand, its number of classes and its image size included."""
+    from common.specs import get_spec
+
+    classes = parameter_shapes[f"{get_spec(architecture).outputs['logits']}/weight"][0]
+    height, width = input_shape[1:]
+    return get_spec(architecture, num_classes=classes, image_size=(height, width))

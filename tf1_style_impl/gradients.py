@@ -1,0 +1,118 @@
+"""The gradients of a TensorFlow 1 graph by every variable, every layer's output and the images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from common import layouts
+from common.specs import get_spec
+from common.specs.architecture import IMAGE
+from common.training.recipe import AUXILIARY_WEIGHT
+from tf1_style_impl import layers
+from tf1_style_impl.backend import (
+    ARCHITECTURE,
+    BUILDERS,
+    canonical_output,
+    flattened_from,
+    named_variables,
+    read_weights,
+    to_canonical,
+)
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def record_gradients(
+    session: tf.Session, image: np.ndarray, *, cuts: Arrays, drives: Arrays, labels: np.ndarray | None, training: bool
+) -> dict[str, dict[str, np.ndarray]]:
+    """Differentiate Σ drive · output over the layers in `drives`, plus the training loss where there are labels.
+
+    Args:
+        session: with weights.
+        image: float32, (N, C, H, W).
+        cuts: values that replace a layer's output for the layers behind it, and let no gradient through.
+        drives: the gradient that a layer's own output is given, by canonical layer name.
+        labels: int64, (N,).
+        training: whether batch normalisation uses the batch; dropout is off in any case.
+
+    Returns:
+        `outputs`, each layer's own; `gradients` by what the layers behind each were given, and by `image`;
+        `parameters`, the gradients by each; `weights`, as they are afterwards.
+    """
+    graph = session.graph
+    spec = get_spec(graph.get_collection(ARCHITECTURE)[0])
+    variables = {name: v for name, v in named_variables(graph).items() if v.trainable}
+    with graph.as_default():
+        scope, updates = _training_tower(graph, variables) if training else ("", [])
+        tensors = {layer.name: graph.get_tensor_by_name(f"{scope}{layer.name}:0") for layer in spec.layers}
+        pixels = graph.get_tensor_by_name("images:0")
+
+        def native(name: str, array: np.ndarray) -> np.ndarray:
+            flattened = flattened_from(tensors[name])
+            if flattened:
+                height, width, channels = flattened
+                return array.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(array.shape)
+            return layouts.to_channels_last(array)
+
+        fed = {tensors[name]: native(name, array) for name, array in cuts.items()}
+        fed[pixels] = layouts.to_channels_last(image)
+        ends = [{name: tf.constant(native(name, array)) for name, array in drives.items() if name not in cuts}]
+        ends += [{name: tf.constant(native(name, drives[name]))} for name in cuts]
+        found: dict[str, np.ndarray] = {}
+        outputs: dict[str, np.ndarray] = {}
+        # What is fed is not computed: the section of the graph that ends in a cut takes a run of its own.
+        for section, driven in enumerate(ends):
+            sources = {
+                IMAGE: pixels,
+                **{n: t for n, t in tensors.items() if n not in driven or n not in cuts},
+                **variables,
+            }
+            ys, grad_ys = [tensors[name] for name in driven], list(driven.values())
+            if section == 0 and labels is not None:
+                ys.append(_loss(spec.outputs, tensors, labels))
+                grad_ys.append(tf.constant(1.0))
+            if not ys:
+                continue
+            stops = [tensors[name] for name in cuts if name not in driven]
+            gradients = tf.gradients(ys, list(sources.values()), grad_ys, stop_gradients=stops)
+            fetches = {name: g for name, g in zip(sources, gradients, strict=True) if g is not None}
+            own = {n: t for n, t in tensors.items() if n in driven or (section == 0 and n not in cuts)}
+            feed = {tensor: array for tensor, array in fed.items() if tensor not in [own.get(n) for n in driven]}
+            gradients, recorded = session.run([fetches, own], feed)
+            outputs |= recorded
+            for name, gradient in gradients.items():
+                found[name] = found[name] + gradient if name in found else gradient
+        session.run(updates, fed)
+    return {
+        "outputs": {name: canonical_output(tensors[name], array) for name, array in outputs.items()},
+        "gradients": {IMAGE: layouts.to_channels_first(found[IMAGE])}
+        | {name: canonical_output(tensors[name], found[name]) for name in tensors if name in found},
+        "parameters": {name: to_canonical(graph, name, found[name]) for name in variables if name in found},
+        "weights": read_weights(session),
+    }
+
+
+def _training_tower(graph: tf.Graph, variables: Mapping[str, tf.Variable]) -> tuple[str, list[tf.Operation]]:
+    """The network once more on the same variables, as it is while training; its name scope, and its updates."""
+    spec = get_spec(graph.get_collection(ARCHITECTURE)[0])
+    classes = variables[f"{spec.outputs['logits']}/weight"].shape[-1]
+    with (
+        tf.variable_scope(tf.get_variable_scope(), reuse=True),
+        tf.name_scope("gradients_of_training") as scope,
+        layers.training(0, tf.constant(0, tf.int64)) as updates,
+    ):
+        images, keep_prob = graph.get_tensor_by_name("images:0"), tf.constant(1.0)
+        BUILDERS[spec.name](images, keep_prob, num_classes=classes)
+    return scope, updates
+
+
+def _loss(outputs: Mapping[str, str], tensors: Mapping[str, tf.Tensor], labels: np.ndarray) -> tf.Tensor:
+    """The cross-entropy of the logits, and of the auxiliary heads by their weight."""
+    total = tf.constant(0.0)
+    for head, layer in outputs.items():
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=tensors[layer])
+        total += (1.0 if head == "logits" else AUXILIARY_WEIGHT) * tf.reduce_mean(losses)
+    return total

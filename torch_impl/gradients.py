@@ -1,0 +1,66 @@
+"""The gradients of a PyTorch model by every parameter, every layer's output and the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from common.specs.architecture import IMAGE
+from torch_impl.backend import hooked, named_parameters, read_weights
+from torch_impl.train import losses_of, training_mode
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def record_gradients(
+    model: nn.Module, image: np.ndarray, *, cuts: Arrays, drives: Arrays, labels: np.ndarray | None, training: bool
+) -> dict[str, dict[str, np.ndarray]]:
+    """Differentiate Σ drive · output over the layers in `drives`, plus the training loss where there are labels.
+
+    Args:
+        model: with weights.
+        image: float32, (N, C, H, W).
+        cuts: values that replace a layer's output for the layers behind it, and let no gradient through.
+        drives: the gradient that a layer's own output is given, by canonical layer name.
+        labels: int64, (N,).
+        training: whether batch normalisation uses the batch; dropout is off in any case.
+
+    Returns:
+        `outputs`, each layer's own; `gradients` by what the layers behind each were given, and by `image`;
+        `parameters`, the gradients by each; `weights`, as they are afterwards.
+    """
+    outputs: dict[str, np.ndarray] = {}
+    given: dict[str, torch.Tensor] = {IMAGE: torch.from_numpy(image).requires_grad_()}
+    terms = []
+
+    def hook(name: str) -> Callable:
+        def keep(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+            outputs[name] = output.detach().numpy().copy()
+            if name in drives:
+                terms.append((output * torch.from_numpy(drives[name])).sum())
+            if name in cuts:
+                output = torch.from_numpy(cuts[name]).requires_grad_()
+            else:
+                output.retain_grad()
+            given[name] = output
+            return output
+
+        return keep
+
+    training_mode(model, dropout=False) if training else model.eval()
+    model.zero_grad(set_to_none=True)
+    with hooked(model, hook):
+        heads = model(given[IMAGE])
+    if labels is not None:
+        terms.append(losses_of(heads, torch.from_numpy(labels))[1])
+    torch.stack(terms).sum().backward()
+    model.eval()
+    return {
+        "outputs": outputs,
+        "gradients": {name: t.grad.numpy().copy() for name, t in given.items() if t.grad is not None},
+        "parameters": {n: p.grad.numpy().copy() for n, p in named_parameters(model).items() if p.grad is not None},
+        "weights": read_weights(model),
+    }
