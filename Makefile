@@ -3,18 +3,30 @@
 BIN := .venv/bin
 READY := .venv/.ready
 GIGABYTES := 5
+PROCESSES := 2
+NETWORKS := lenet5 alexnet_bvlc vgg11 googlenet resnet50 densenet121
+BACKENDS := torch keras-tensorflow tf1 onnx-torch onnx-keras onnx-tf1
 
 .DEFAULT_GOAL := help
-.PHONY: help parity test lint format clean
+.PHONY: help parity explore test mutants no-false-alarms lint format clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 parity: $(READY) ## Set up, then prove one network of each family in every backend
-	@$(BIN)/triptych parity lenet5 alexnet_bvlc vgg11 googlenet resnet50 densenet121
+	@$(BIN)/triptych parity $(NETWORKS) $(addprefix --backend ,$(BACKENDS))
+
+explore: $(READY) ## Set up, then write the side-by-side pages into explorer/
+	@$(BIN)/triptych explore
 
 test: lint ## Set up, then run lint, type checks and all tests
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadgroup --durations 15
+
+mutants: $(READY) ## Inject porting mistakes into the implementations; each must be caught, placed and named
+	@$(BIN)/python -m parity_tests.mutants
+
+no-false-alarms: $(READY) ## Judge correct implementations on 240 random combinations; none may be accused
+	@$(BIN)/python -m pytest -q -m exhaustive parity_tests/test_no_false_alarms.py
 
 lint: $(READY)
 	@echo "Checking style and types ..."
@@ -45,7 +57,7 @@ $(READY): pyproject.toml constraints.txt
 	echo "Setting up .venv with $$("$$python" --version): the frameworks are large, the first time takes minutes ..."; \
 	"$$python" -m venv .venv || { \
 		echo "Could not make a virtual environment with $$python; on Debian, install python3-venv." >&2; exit 1; }; \
-	$(BIN)/python -m pip install $(if $(wildcard $(BIN)/triptych),--quiet) -c constraints.txt -e '.[torch,keras,tf1,onnx,dev]' || { \
+	$(BIN)/python -m pip install $(if $(wildcard $(BIN)/triptych),--quiet) -c constraints.txt -e '.[torch,keras,jax,tf1,onnx,dev]' || { \
 		echo "Could not install the packages: see pip's message above. Without network, point pip to a local index" \
 			"(PIP_INDEX_URL or PIP_FIND_LINKS); then run make again, which goes on where it stopped." >&2; exit 1; }; \
 	touch $(READY)

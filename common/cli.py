@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json as json_module
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -21,6 +22,8 @@ from common.specs.architecture import Architecture, Layer
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from common.onnx_graph import ExportOptions
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,7 +45,30 @@ class Framework(StrEnum):
     TF1 = "tf1"
 
 
+class ElementType(StrEnum):
+    """What an export's numbers can be."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+class PortTarget(StrEnum):
+    """What weights can be ported to."""
+
+    SAFETENSORS = "safetensors"
+    TORCH = "torch"
+    KERAS = "keras"
+    TF1 = "tf1"
+    ONNX = "onnx"
+
+
 PACKAGES = {Framework.TORCH: "torch_impl", Framework.KERAS: "keras_impl", Framework.TF1: "tf1_style_impl"}
+
+
+def _complete(incomplete: str) -> list[str]:
+    """What the shell offers for the name of a network."""
+    return [name for name in CATALOGUE if name.startswith(incomplete)]
 
 
 def _console() -> Console:
@@ -56,13 +82,16 @@ def _print_json(report: Any) -> None:
     print(json_module.dumps(report, indent=2, ensure_ascii=False))
 
 
-def _shape(shape: tuple[int, ...]) -> str:
+def _shape(shape: Sequence[int | str]) -> str:
     return "×".join(map(str, shape))
 
 
 @app.command("list")
 def list_command(
-    pattern: Annotated[str, typer.Argument(help="A shell-style pattern, such as 'alexnet*'.")] = "*", json: Json = False
+    pattern: Annotated[
+        str, typer.Argument(help="A shell-style pattern, such as 'alexnet*'.", autocompletion=_complete)
+    ] = "*",
+    json: Json = False,
 ) -> None:
     """List the architectures: family, input, parameters, paper."""
     names = _matching([pattern])
@@ -106,31 +135,103 @@ def _matching(patterns: list[str]) -> list[str]:
 
 @app.command()
 def show(
-    architecture: Annotated[str, typer.Argument(help="A name that `triptych list` prints.")], json: Json = False
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="ARCH|FILE",
+            help="A name that `triptych list` prints, or a file of weights or ONNX.",
+            autocompletion=_complete,
+        ),
+    ],
+    framework: Annotated[
+        Framework | None, typer.Option(help="Build it and print this framework's own summary instead.")
+    ] = None,
+    json: Json = False,
 ) -> None:
     """Show a network's layers: name, operation, output shape, parameters, multiply-adds."""
-    spec = get_spec(architecture)
+    if framework:
+        _show_summary(get_spec(what), framework, json)
+        return
+    if what not in CATALOGUE and (what.endswith(".onnx") or Path(what).is_file()):
+        _show_file(Path(what), json)
+        return
+    if what not in CATALOGUE and Path(f"{what}.index").is_file():
+        _show_weights(Path(what), json)
+        return
+    spec = get_spec(what)
     rows = [_layer_row(spec, layer) for layer in spec.layers]
     if json:
         _print_json({**_summary(spec), "outputs": spec.outputs, "layers": rows})
         return
+    _print_layers(
+        f"{spec.name}: {spec.title}, input {_shape(spec.input_shape)}",
+        rows,
+        f"{spec.parameter_count:,} parameters, {spec.multiply_adds:,} multiply-adds",
+    )
+
+
+def _show_summary(spec: Architecture, framework: Framework, json: bool) -> None:
+    """What Keras, PyTorch or TensorFlow 1 itself says of the network."""
+    from common.explorer.summary import summarise
+
+    summary = summarise(framework.value, spec.name)
+    if json:
+        _print_json({"architecture": spec.name, "framework": framework.value, "summary": summary})
+    else:
+        print(summary.rstrip())
+
+
+def _show_weights(path: Path, json: bool) -> None:
+    """What a weights file is, and its tensors."""
+    from common.porting.report import describe_file, print_file
+
+    description = describe_file(path)
+    if json:
+        _print_json(description)
+    else:
+        print_file(_console(), description)
+
+
+def _show_file(path: Path, json: bool) -> None:
+    """The layers of an ONNX file, as the file itself has them, or the tensors of another."""
+    from dataclasses import asdict
+
+    from common.onnx_file import read_summary
+    from common.porting.formats import is_onnx
+
+    if path.is_file() and not is_onnx(path):
+        _show_weights(path, json)
+        return
+
+    summary = read_summary(path)
+    if json:
+        _print_json({"path": str(path), **asdict(summary)})
+        return
+    said = "".join(f"\n{key}: {value}" for key, value in sorted(summary.metadata.items()))
+    values = (f"{name} {_shape(shape)}" for name, shape in (*summary.inputs.items(), *summary.outputs.items()))
+    rows = [
+        {"name": layer.name, "operation": layer.operator, "output": layer.output, "parameters": layer.parameters}
+        for layer in summary.layers
+    ]
+    parameters = sum(layer.parameters for layer in summary.layers)
+    _print_layers(f"{path}: {', '.join(values)}{said}", rows, f"{parameters:,} parameters, operators {summary.opset}")
+
+
+def _print_layers(title: str, rows: list[dict[str, Any]], total: str) -> None:
     from rich.table import Table
 
     table = Table("layer", "operation", "output", box=None, pad_edge=False)
     table.add_column("parameters", justify="right")
-    table.add_column("multiply-adds", justify="right")
+    counted = "multiply_adds" in rows[0]
+    if counted:
+        table.add_column("multiply-adds", justify="right")
     for row in rows:
-        table.add_row(
-            row["name"],
-            row["operation"],
-            _shape(row["output"]),
-            f"{row['parameters']:,}" if row["parameters"] else "",
-            f"{row['multiply_adds']:,}" if row["multiply_adds"] else "",
-        )
+        numbers = [row["parameters"], row["multiply_adds"]] if counted else [row["parameters"]]
+        table.add_row(row["name"], row["operation"], _shape(row["output"]), *(f"{n:,}" if n else "" for n in numbers))
     console = _console()
-    console.print(f"{spec.name}: {spec.title}, input {_shape(spec.input_shape)}", highlight=False)
+    console.print(title, highlight=False, soft_wrap=True)
     console.print(table)
-    console.print(f"{spec.parameter_count:,} parameters, {spec.multiply_adds:,} multiply-adds", highlight=False)
+    console.print(total, highlight=False)
 
 
 def _layer_row(spec: Architecture, layer: Layer) -> dict[str, Any]:
@@ -148,29 +249,82 @@ def _layer_row(spec: Architecture, layer: Layer) -> dict[str, Any]:
 
 
 @app.command()
+def compare(
+    architecture: Annotated[str, typer.Argument(help="A name that `triptych list` prints.", autocompletion=_complete)],
+    layer: Annotated[str, typer.Argument(help="A layer, by the name that any of the frameworks has for it.")],
+    json: Json = False,
+) -> None:
+    """Print the three ways of writing one layer, side by side."""
+    from rich.console import Console
+
+    from common.explorer import compare as comparison
+
+    spec = get_spec(architecture)
+    fact, ways = comparison.compare(spec, layer)
+    if json:
+        _print_json(comparison.as_json(spec, fact, ways))
+    else:
+        console = Console() if sys.stdout.isatty() else Console(width=160)
+        comparison.print_comparison(console, spec, fact, ways)
+
+
+@app.command()
+def explore(
+    out: Annotated[Path, typer.Option(help="The folder to write the pages into.")] = Path("explorer"),
+    report: Annotated[
+        Path | None,
+        typer.Option(help="What `triptych parity --report` or `--json` wrote, to show beside the networks."),
+    ] = None,
+) -> None:
+    """Write the pages that show every network in three columns of source; open index.html in a browser."""
+    from common.explorer.results import read_report
+    from common.explorer.site import write_site
+
+    results = read_report(report) if report else None
+    with _progress(len(CATALOGUE), _console()) as advance:
+        index = write_site(out, report=results, on_page=advance)
+    _console().print(f"{index}: {len(CATALOGUE)} networks", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def parity(
-    architectures: Annotated[list[str] | None, typer.Argument(help="Names or patterns; all if none is given.")] = None,
+    architectures: Annotated[
+        list[str] | None, typer.Argument(help="Names or patterns; all if none is given.", autocompletion=_complete)
+    ] = None,
     backend: Annotated[
         list[str] | None, typer.Option(help="A backend; may be repeated. All installed by default.")
     ] = None,
     probe: Annotated[
-        list[str] | None, typer.Option(help="exact, random, photo or an image file; may be repeated. All by default.")
+        list[str] | None,
+        typer.Option(help="exact, random, photo; tiny, huge, subnormal; or an image file. The first three by default."),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Canonical safetensors for the random and photo probes.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 2,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="fp32 or, on a GPU, tf32.")] = "fp32",
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images in a batch; 2 on the exact probe and 1 on the others by default.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the probes and of the weights.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Backends that run at the same time.")] = 2,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that a backend may take for one probe.")] = 600,
+    report: Annotated[
+        Path | None, typer.Option(help="A folder for the outcome as a page, as JSON and as JUnit's XML.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Instead of probes, train for so many steps.")] = None,
+    gradients: Annotated[bool, typer.Option("--gradients", help="Compare the backward pass instead.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="With --steps: a folder for a picture of each divergence.")] = None,
     json: Json = False,
 ) -> None:
     """Run networks in every backend and prove that they compute the same function."""
     from rich.console import Console
 
+    from common.explorer.report import prepare, write_report
     from common.images import read_photograph
-    from common.parity.backends import select
+    from common.parity.backends import Hardware, require, select
+    from common.parity.processes import Workers
     from common.parity.report import as_json, print_network, print_verdict
     from common.parity.runner import INCOMPLETE, Plan, run_parity, worst
-    from common.probes import PROBES
+    from common.probes import PROBES, USUAL
     from common.weights import read_weights_file
 
     for name in probe or ():
@@ -179,38 +333,82 @@ def parity(
         if name not in PROBES:
             read_photograph(name)
     names = _matching(architectures or ["*"])
+    if (gradients or steps is not None) and (probe or weights or report or device != "cpu"):
+        raise TriptychError("--gradients and --steps take no --probe, --weights, --report or --device; leave these out")
+    if gradients:
+        from common.parity.gradient_report import gradient_command
+
+        found = gradient_command(
+            Console(stderr=True) if json else _console(),
+            names,
+            select(backend),
+            seed=seed,
+            batch=batch or 2,
+            timeout=timeout,
+            progress=_progress,
+        )
+        _finish(found, json)
+    if steps is not None:
+        from common.parity.trajectory_report import trajectory_command
+
+        found = trajectory_command(
+            Console(stderr=True) if json else _console(),
+            names,
+            select(backend),
+            steps=steps,
+            seed=seed,
+            timeout=timeout,
+            plots=plot,
+            progress=_progress,
+        )
+        _finish(found, json)
     if weights and len(names) > 1:
         raise TriptychError(f"--weights {weights} belongs to one network, but {len(names)} match; name the one")
     plan = Plan(
         backends=select(backend),
-        probes=probe or list(PROBES),
+        probes=probe or USUAL,
         weights=read_weights_file(weights) if weights else None,
         seed=seed,
         batch=batch,
+        hardware=Hardware(device, precision),
         jobs=jobs,
         timeout=timeout,
         required=bool(backend),
     )
+    require(plan.hardware)
+    if report:
+        prepare(report)
     console = _console()
     runs = []
-    with _progress(
-        len(names) * len(plan.backends) * len(plan.probes), Console(stderr=True) if json else console
-    ) as advance:
+    results = len(names) * len(plan.backends) * len(plan.probes)
+    with _progress(results, Console(stderr=True) if json else console) as advance, Workers(plan.hardware) as workers:
         for name in names:
-            of_network = run_parity(get_spec(name), plan, lambda *what, name=name: advance(" ".join((name, *what))))
+            done = lambda *what, name=name: advance(" ".join((name, *what)))  # noqa: E731
+            of_network = run_parity(get_spec(name), plan, done, workers)
             runs += of_network
             if not json:
                 print_network(console, of_network)
+    outcome = as_json(runs)
+    page = write_report(report, outcome, shlex.join(["triptych", *sys.argv[1:]])) if report else None
     if json:
-        _print_json(as_json(runs))
+        _print_json(outcome)
     else:
         print_verdict(console, runs)
+        if page:
+            console.print(f"Report: {page}", highlight=False, soft_wrap=True)
     verdict = worst([run.verdict for run in runs])
     statuses = {result.status for run in runs for result in run.backends}
     if verdict == INCOMPLETE and "crashed" not in statuses:
         raise typer.Exit(NOT_CARRIED_OUT)
     if verdict in ("diverged", INCOMPLETE):
         raise typer.Exit(DIFFERENCE_FOUND)
+
+
+def _finish(report: dict[str, Any], json: bool) -> NoReturn:
+    """End a command whose report has a verdict, with the status that goes with it."""
+    if json:
+        _print_json(report)
+    raise typer.Exit(DIFFERENCE_FOUND if report["verdict"] in ("diverged", "incomplete") else 0)
 
 
 @contextmanager
@@ -228,24 +426,252 @@ def _progress(total: int, console: Console) -> Iterator[Callable[[str], None]]:
 
 @app.command()
 def export(
-    architecture: Annotated[str, typer.Argument(help="A name that `triptych list` prints.")],
+    what: Annotated[
+        str, typer.Argument(metavar="ARCH|PATTERN|FILE", help="A name, a pattern such as 'vgg*', or a file of weights.")
+    ],
     source: Annotated[Framework, typer.Option("--from", help="Whose model to trace.")],
-    out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
+    out: Annotated[Path, typer.Option(help="The ONNX file to write; for a pattern, the folder for NAME.onnx.")],
     weights: Annotated[Path | None, typer.Option(help="Canonical safetensors; seeded ones if not given.")] = None,
+    output: Annotated[
+        list[str] | None, typer.Option(help="logits, aux1 or aux2; may be repeated. The logits by default.")
+    ] = None,
+    softmax: Annotated[bool, typer.Option("--softmax", help="End in probabilities instead of logits.")] = False,
+    batch: Annotated[int | None, typer.Option(min=1, help="Fix the number of images.")] = None,
+    dtype: Annotated[
+        ElementType, typer.Option(help="Of the image, the weights and all between.")
+    ] = ElementType.FLOAT32,
+    fold: Annotated[bool, typer.Option("--fold", help="Fold batch normalisations into convolutions.")] = False,
+    external_data: Annotated[
+        bool, typer.Option("--external-data", help="Put the weights into a file of their own, OUT.data.")
+    ] = False,
+    json: Json = False,
 ) -> None:
-    """Export a network to ONNX by tracing one framework's own model."""
-    import importlib
+    """Export networks to ONNX by tracing one framework's own model."""
+    from rich.console import Console
 
-    from common.weights import random_weights, read_weights_file
+    from common.onnx_graph import ExportOptions
+
+    options = ExportOptions(tuple(output or ("logits",)), softmax, batch, dtype.value, fold, external_data)
+    if Path(what).is_file():
+        if weights:
+            raise TriptychError(f"{what} is a file of weights itself; name an architecture, or leave --weights out")
+        jobs: list[tuple[str | None, Path | None, Path]] = [(None, Path(what), out)]
+    else:
+        names = _matching([what])
+        several = len(names) > 1 or what not in CATALOGUE
+        if weights and several:
+            raise TriptychError(f"--weights {weights} belongs to one network, but {what!r} is a pattern; name the one")
+        if several and out.exists() and not out.is_dir():
+            raise TriptychError(f"{what!r} is a pattern, so --out must be a folder, and {out} is a file")
+        if several:
+            out.mkdir(parents=True, exist_ok=True)
+        jobs = [(name, weights, out / f"{name}.onnx" if several else out) for name in names]
+    written = []
+    with _progress(len(jobs), Console(stderr=True)) as advance:
+        for name, file, path in jobs:
+            written.append(_export_one(source, name, file, path, options))
+            advance(written[-1]["architecture"])
+            if not json:
+                text = "{path}: {architecture} from {source}, {bytes:,} bytes".format(**written[-1])
+                _console().print(text, highlight=False, soft_wrap=True)
+    if json:
+        _print_json(written)
+
+
+def _export_one(
+    source: Framework, architecture: str | None, weights: Path | None, path: Path, options: ExportOptions
+) -> dict[str, Any]:
+    """Build, load and export one network; what was written."""
+    import importlib
+    from dataclasses import replace
+
+    from common.specs.architecture import Preprocessing
+    from common.weights import identify, random_weights, read_metadata, read_weights_file
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's chatter, which is no answer
-    spec = get_spec(architecture)
-    values = read_weights_file(weights) if weights else random_weights(spec.name)
+    metadata = read_metadata(weights) if weights else {}
+    values = read_weights_file(weights) if weights else random_weights(architecture or "")
+    spec = identify(values, architecture or metadata.get("architecture"))
+    if "preprocessing" in metadata:
+        options = replace(options, preprocessing=Preprocessing.from_json(metadata["preprocessing"]))
     implementation = importlib.import_module(PACKAGES[source])
-    model = implementation.build(spec.name)
+    model = implementation.build(spec.name, num_classes=spec.num_classes)
     implementation.load_weights(model, values)
-    implementation.export_onnx(model, out)
-    _console().print(f"{out}: {spec.name} from {source.value}, {out.stat().st_size:,} bytes", highlight=False)
+    implementation.export_onnx(model, path, options)
+    data = path.with_name(f"{path.name}.data")
+    size = path.stat().st_size + (data.stat().st_size if options.external_data else 0)
+    return {"path": str(path), "architecture": spec.name, "source": source.value, "bytes": size}
+
+
+class Augmentation(StrEnum):
+    """What is done to training pictures at random."""
+
+    NONE = "none"
+    CROP = "crop"
+    FLIP = "flip"
+    COLOUR = "colour"
+
+
+class BadFiles(StrEnum):
+    """What is done about images that cannot be read."""
+
+    REFUSE = "refuse"
+    SKIP = "skip"
+
+
+@app.command()
+def train(
+    architecture: Annotated[str, typer.Argument(help="A name that `triptych list` prints.")],
+    framework: Annotated[Framework, typer.Option("--with", help="Whose idiom.")],
+    data: Annotated[
+        Path | None, typer.Option(help="IDX files or a folder of images for each class; scikit-learn's digits if not.")
+    ] = None,
+    finetune: Annotated[Path | None, typer.Option(help="Canonical safetensors to start from.")] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="A layer that starts anew when fine-tuning; may be repeated.")
+    ] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(min=1, help="Logits; as many as the data have if not given.")
+    ] = None,
+    image_size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH; the network's own if not given.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Times that all pictures are seen.")] = 12,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures in a step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="At first.")] = 0.01,
+    milestone: Annotated[
+        list[int] | None,
+        typer.Option(help="After this many epochs divide the rate by 10; may be repeated. By default at 2/3 and 8/9."),
+    ] = None,
+    momentum: Annotated[float, typer.Option(help="AlexNet's by default.")] = 0.9,
+    weight_decay: Annotated[float, typer.Option(help="Of the kernels; AlexNet's by default.")] = 5e-4,
+    dropout: Annotated[bool, typer.Option(help="Drop where the network does.")] = True,
+    augment: Annotated[
+        list[Augmentation] | None, typer.Option(help="AlexNet's; may be repeated; crop if not given.")
+    ] = None,
+    bad_files: Annotated[BadFiles, typer.Option(help="Images that cannot be read.")] = BadFiles.REFUSE,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="The folder of the run; a new one in runs if not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run was interrupted.")] = False,
+    json: Json = False,
+) -> None:
+    """Train a network in one framework's own idiom; checkpoints, weights and a plot go to a folder."""
+    from rich.console import Console
+
+    from common.training.command import train_command
+    from common.training.recipe import Recipe
+
+    recipe = Recipe(
+        epochs=epochs,
+        batch_size=batch,
+        learning_rate=learning_rate,
+        milestones=tuple(milestone) if milestone else None,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        dropout=dropout,
+        augment=tuple(sorted({choice.value for choice in augment or [Augmentation.CROP]} - {Augmentation.NONE})),
+        seed=seed,
+    )
+    report = train_command(
+        Console(stderr=True) if json else _console(),
+        architecture,
+        framework.value,
+        PACKAGES[framework],
+        recipe,
+        data=data,
+        bad_files=bad_files.value,
+        finetune=finetune,
+        skip=skip or (),
+        num_classes=num_classes,
+        image_size=_size(image_size) if image_size else None,
+        out=out,
+        resume=resume,
+    )
+    if json:
+        _print_json(report)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise TriptychError(f"--image-size is {text!r}, expected HEIGHTxWIDTH such as 224x224")
+    return int(height), int(width)
+
+
+@app.command()
+def port(
+    source: Annotated[
+        Path, typer.Argument(help="Weights: .npy, .npz, safetensors, .pth, .keras, .h5, ONNX, Caffe, TF1.")
+    ],
+    to: Annotated[PortTarget, typer.Option(help="What to write.")],
+    out: Annotated[Path, typer.Option(help="The file to write; for tf1, the checkpoint's prefix.")],
+    arch: Annotated[str | None, typer.Option(help="The architecture, where the file's content does not say.")] = None,
+    names: Annotated[str | None, typer.Option(help="torchvision: a state dict with torchvision's names.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="A layer to leave initialised; may be repeated.")] = None,
+    num_classes: Annotated[int | None, typer.Option(min=1, help="Logits, if not as many as in the file.")] = None,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Write without proof; the file says so.")] = False,
+    json: Json = False,
+) -> None:
+    """Port weights from one format to another, and prove that nothing was lost."""
+    from rich.console import Console
+
+    from common.porting.port import port as port_weights
+    from common.porting.report import print_report
+    from common.porting.targets import Target
+
+    with _progress(3, Console(stderr=True)) as advance:
+        report = port_weights(
+            source,
+            Target(to.value, out, names),
+            architecture=arch,
+            skip=skip or (),
+            num_classes=num_classes,
+            verify=not no_verify,
+            on_progress=advance,
+        )
+    if json:
+        _print_json(report.as_json())
+    else:
+        print_report(_console(), report)
+
+
+@app.command()
+def classify(
+    images: Annotated[list[Path], typer.Argument(help="Photographs.")],
+    weights: Annotated[Path, typer.Option(help="Weights in any format that `triptych port` reads.")],
+    arch: Annotated[str | None, typer.Option(help="The architecture, where the file's content does not say.")] = None,
+    backend: Annotated[str, typer.Option(help="What to compute in.")] = "torch",
+    labels: Annotated[Path | None, typer.Option(help="The names of the classes, one a line.")] = None,
+    json: Json = False,
+) -> None:
+    """Say what is in photographs: the five likeliest classes of each."""
+    from dataclasses import asdict
+
+    from common.parity.backends import select
+    from common.porting.classify import classify as classify_images
+    from common.porting.classify import read_labels, understand_weights
+
+    (chosen,) = select([backend])
+    network = understand_weights(weights, arch)
+    names = read_labels(labels, network.spec) if labels else None
+    answers = classify_images(images, network, chosen, names)
+    if json:
+        _print_json(
+            {
+                "architecture": network.spec.name,
+                "backend": chosen.name,
+                "preprocessing": json_module.loads(network.preprocessing.as_json()),
+                "images": [
+                    {"path": str(path), "classes": [asdict(guess) for guess in guesses]}
+                    for path, guesses in zip(images, answers, strict=True)
+                ],
+            }
+        )
+        return
+    console = _console()
+    for path, guesses in zip(images, answers, strict=True):
+        console.print(f"{path}: {network.spec.name} in {chosen.name}", highlight=False, soft_wrap=True, markup=False)
+        for guess in guesses:
+            label = f"  {guess.label}" if guess.label else ""
+            console.print(f"{guess.probability:8.2%}  class {guess.number}{label}", highlight=False, markup=False)
 
 
 @app.command()
@@ -288,7 +714,7 @@ def main() -> None:
         sys.exit(NOT_CARRIED_OUT)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            print("triptych: interrupted; nothing was left behind", file=sys.stderr)
+            print("triptych: interrupted; nothing half-done was left behind", file=sys.stderr)
         raise
 
 

@@ -2,7 +2,7 @@
 
 A bound here is derived; its one assumption is how well elementary functions are computed (`ELEMENTARY_ULP`). With unit
 roundoff u = 2^-24, one float32 operation returns the exact result times (1 + δ), |δ| ≤ u (plus at most 2^-126 in
-absolute terms if the result underflows, also where subnormals are flushed), and n such factors multiply to 1 + θ,
+absolute terms if an operand or the result underflows and is flushed), and n such factors multiply to 1 + θ,
 |θ| ≤ γ_n = n·u / (1 − n·u). Source: Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd edition, sections
 2.1, 2.2 and 3.1.
 
@@ -13,7 +13,7 @@ layout. The bound is about one layer, given that layer's own input: nothing accu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from math import prod
 
@@ -40,6 +40,7 @@ from common.specs.architecture import (
     ScaledTanh,
     SelectChannels,
     Sigmoid,
+    Softmax,
     SubSampling,
 )
 
@@ -57,6 +58,29 @@ has been seen to need more; it has not been checked against the libraries' docum
 """
 
 
+@dataclass(frozen=True)
+class Precision:
+    """How a backend keeps and multiplies numbers; sums of products are taken to be in float32 always."""
+
+    name: str
+    stored: float
+    """Unit roundoff of what passes from layer to layer."""
+    factors: float = 0.0
+    """The largest relative change of each factor before convolutions and dense layers multiply them."""
+    smallest_normal: float = SMALLEST_NORMAL
+    """Of the stored type: the most that storing a number can lose to underflow."""
+
+
+FP32 = Precision("fp32", UNIT_ROUNDOFF)
+TF32 = Precision("tf32", UNIT_ROUNDOFF, factors=2.0**-10)
+"""11 significant bits of each factor; hardware may cut the others off instead of rounding."""
+PRECISIONS = {precision.name: precision for precision in (FP32, TF32)}
+"""Those that a backend computes in; the others are those of stored numbers."""
+
+FP16 = Precision("fp16", 2.0**-11, smallest_normal=2.0**-14)
+BF16 = Precision("bf16", 2.0**-8)
+
+
 def gamma(operations: float) -> float:
     """γ_n for n float32 operations (Higham, section 3.1)."""
     return operations * UNIT_ROUNDOFF / (1 - operations * UNIT_ROUNDOFF)
@@ -67,13 +91,37 @@ class Reference:
     """What an operation should give, element by element; all arrays have the output's shape."""
 
     value: np.ndarray
-    """float64, the result in real arithmetic (but for float64's own rounding, which `bound` covers)."""
+    """float64, the result in real arithmetic (but for float64's own rounding, which `bound` covers); float32 where each
+    element is one of the inputs'."""
     bound: np.ndarray | None = None
     """float64, the largest |computed − value| that float32 arithmetic explains; None: the bits must be the same."""
     magnitude: np.ndarray | None = None
     """Σ|product| + |bias| of each element, for operations that sum products."""
     spread: np.ndarray | None = None
     """√Σ product² of each element: the scale of rounding errors, which tells precisions apart."""
+
+
+def at_precision(operation: Operation, reference: Reference, precision: Precision) -> Reference:
+    """What `evaluate` gives, its bound widened to a precision below float32's.
+
+    Factors that are changed by at most t each: a product changes by (2t + t²) |w·a|, and the bound on the sum's own
+    rounding grows by (1 + t)². Results stored with unit roundoff v add v (|y| + bound). Where a layer is several
+    operations on an element, each may be stored so: the bound, at most fourteen roundings, is then that of float32
+    arithmetic with v in place of u, but for (1 − 14u) / (1 − 14v) < 1.06.
+    """
+    if reference.bound is None or precision == FP32:
+        return reference
+    value, bound, magnitude = reference.value, reference.bound, reference.magnitude
+    if precision.factors and isinstance(operation, Conv | Dense) and magnitude is not None:
+        change = precision.factors
+        bound = (1 + change) ** 2 * bound + (2 * change + change**2) * magnitude
+    if precision.stored > UNIT_ROUNDOFF:
+        if isinstance(operation, LRN | BatchNorm | Add | Sigmoid | ScaledTanh | SubSampling | Softmax):
+            bound = 1.06 * precision.stored / UNIT_ROUNDOFF * bound
+        else:
+            bound = bound + precision.stored * (np.abs(value) + bound)
+        bound = bound + 6 * precision.smallest_normal
+    return replace(reference, bound=bound)
 
 
 @singledispatch
@@ -168,7 +216,8 @@ class _Sums:
         operations = terms + 1
         # The float32 magnitude is at least (1 − γ_n) of the true one; the second γ_n more than covers float64's errors.
         bound = gamma(operations) / (1 - 2 * gamma(operations)) * magnitude
-        bound += operations * SMALLEST_NORMAL * (1 + scale)
+        # What underflow takes from a product or a sum, from a factor that is flushed, from the magnitude itself.
+        bound += operations * SMALLEST_NORMAL * (1 + sum(2.0**exponent for exponent in self.exponents) + scale)
         return Reference(self.value, bound, magnitude, np.sqrt(self.squares) * np.float64(scale))
 
 
@@ -179,7 +228,7 @@ def _scaled(array: np.ndarray, exponent: int) -> _Scaled:
 
 def _exponent(array: np.ndarray) -> int:
     """The e for which the largest |element| lies in [2^(e−1), 2^e)."""
-    return int(np.frexp(np.abs(array).max(initial=0.0))[1])
+    return int(np.frexp(max(array.max(initial=0.0), -array.min(initial=0.0)))[1])
 
 
 def _windows(image: np.ndarray, kernel: Pair, stride: Pair, padding: Padding, *, fill: float) -> np.ndarray:
@@ -207,7 +256,7 @@ def _lrn(operation: LRN, inputs: list[np.ndarray], parameters: Mapping[str, np.n
     (x,) = inputs
     factor, relative = lrn_factor(operation, x)
     value = x * factor
-    return Reference(value, relative * np.abs(value) + SMALLEST_NORMAL)
+    return Reference(value, relative * np.abs(value) + (1 + factor) * SMALLEST_NORMAL)
 
 
 def lrn_factor(operation: LRN, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -228,7 +277,7 @@ def lrn_factor(operation: LRN, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _max_pool(operation: MaxPool, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """A choice among float32 values: nothing is rounded."""
     windows = _windows(inputs[0], *operation.window(inputs[0].shape[1:]), fill=-np.inf)
-    return Reference(windows.max(axis=(4, 5)).astype(np.float64))
+    return Reference(windows.max(axis=(4, 5)))
 
 
 @evaluate.register
@@ -275,7 +324,7 @@ def _sub_sampling(operation: SubSampling, inputs: list[np.ndarray], parameters: 
     weight, bias = (parameters[name].astype(np.float64) for name in ("weight", "bias"))
     value = weight * windows.sum(axis=(4, 5), dtype=np.float64) + bias
     magnitude = np.abs(weight) * np.abs(windows).sum(axis=(4, 5), dtype=np.float64) + np.abs(bias)
-    return Reference(value, gamma(6) * magnitude + 6 * SMALLEST_NORMAL, magnitude)
+    return Reference(value, gamma(6) * magnitude + 6 * SMALLEST_NORMAL * (1 + np.abs(weight)), magnitude)
 
 
 @evaluate.register
@@ -294,9 +343,13 @@ def _batch_norm(operation: BatchNorm, inputs: list[np.ndarray], parameters: Mapp
         parameters[name].astype(np.float64).reshape(shape) for name in ("gamma", "beta", "mean", "variance")
     )
     scale = scale / np.sqrt(variance + operation.eps)
-    value = (x - mean) * scale + shift
-    magnitude = np.abs(scale) * (np.abs(x.astype(np.float64)) + np.abs(mean)) + np.abs(shift)
-    return Reference(value, gamma(ELEMENTARY_ULP + 6) * magnitude + 6 * SMALLEST_NORMAL)
+    value = x.astype(np.float64)
+    relative = gamma(ELEMENTARY_ULP + 6)
+    bound = np.abs(value) * (relative * np.abs(scale))
+    bound += relative * (np.abs(scale * mean) + np.abs(shift)) + 6 * SMALLEST_NORMAL * (1 + np.abs(scale))
+    value *= scale
+    value += shift - mean * scale
+    return Reference(value, bound)
 
 
 @evaluate.register
@@ -304,7 +357,7 @@ def _add(operation: Add, inputs: list[np.ndarray], parameters: Mapping[str, np.n
     """m − 1 additions of m inputs: |ŷ − y| ≤ γ_(m−1) Σ|x|."""
     value = np.sum([x.astype(np.float64) for x in inputs], axis=0)
     magnitude = np.sum([np.abs(x.astype(np.float64)) for x in inputs], axis=0)
-    return Reference(value, gamma(len(inputs) - 1) * magnitude + SMALLEST_NORMAL, magnitude)
+    return Reference(value, gamma(len(inputs) - 1) * magnitude + len(inputs) * SMALLEST_NORMAL, magnitude)
 
 
 @evaluate.register
@@ -328,13 +381,32 @@ def _scaled_tanh(operation: ScaledTanh, inputs: list[np.ndarray], parameters: Ma
     number |z| / (sinh|z| cosh|z|) is at most 1); tanh adds E, the amplitude's rounding and product two.
     """
     value = operation.amplitude * np.tanh(operation.slope * inputs[0].astype(np.float64))
-    return Reference(value, gamma(ELEMENTARY_ULP + 5) * np.abs(value) + SMALLEST_NORMAL)
+    underflow = SMALLEST_NORMAL * (1 + abs(operation.amplitude) * (2 + abs(operation.slope)))
+    return Reference(value, gamma(ELEMENTARY_ULP + 5) * np.abs(value) + underflow)
+
+
+@evaluate.register
+def _softmax(operation: Softmax, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
+    """y = exp(d) / Σ exp(d), d = x − (the largest of the n inputs): |ŷ − y| ≤ u (|d| + 2E + n (1 + 1/e) + 1) y.
+
+    Rounding d changes its exponential by u |d|, and the exponential adds E·u. The sum of n positive terms adds n − 1
+    and inherits the errors of its terms, weighted by their shares: E, and Σ |d| exp(d) / Σ exp(d), which is below n / e
+    because no |d| exp(d) exceeds 1/e and the largest term is 1. The quotient adds one. Without the subtraction there is
+    less to round. E = `ELEMENTARY_ULP`.
+    """
+    x = inputs[0].astype(np.float64)
+    shifted = x - x.max(axis=1, keepdims=True)
+    terms = np.exp(shifted)
+    value = terms / terms.sum(axis=1, keepdims=True)
+    count = x.shape[1]
+    operations = np.abs(shifted) + 2 * ELEMENTARY_ULP + count * (1 + 1 / np.e) + 1
+    return Reference(value, 1.001 * operations * UNIT_ROUNDOFF * value + 2 * SMALLEST_NORMAL)
 
 
 @evaluate.register
 def _concat(operation: Concat, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """A change of place: nothing is rounded."""
-    return Reference(np.concatenate(inputs, axis=1).astype(np.float64))
+    return Reference(np.concatenate(inputs, axis=1))
 
 
 @evaluate.register
@@ -342,25 +414,25 @@ def _select_channels(
     operation: SelectChannels, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]
 ) -> Reference:
     """A choice: nothing is rounded."""
-    return Reference(inputs[0][:, list(operation.channels)].astype(np.float64))
+    return Reference(inputs[0][:, list(operation.channels)])
 
 
 @evaluate.register
 def _relu(operation: ReLU, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """A choice between x and 0: nothing is rounded."""
-    return Reference(np.maximum(inputs[0], 0).astype(np.float64))
+    return Reference(np.maximum(inputs[0], 0))
 
 
 @evaluate.register
 def _flatten(operation: Flatten, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """A change of shape: nothing is rounded."""
-    return Reference(inputs[0].reshape(len(inputs[0]), prod(inputs[0].shape[1:])).astype(np.float64))
+    return Reference(inputs[0].reshape(len(inputs[0]), prod(inputs[0].shape[1:])))
 
 
 @evaluate.register
 def _dropout(operation: Dropout, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """The identity when not training: nothing is rounded."""
-    return Reference(inputs[0].astype(np.float64))
+    return Reference(inputs[0])
 
 
 def parameters_of(layer: str, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

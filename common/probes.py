@@ -5,13 +5,14 @@ of threads, the device. Every layer of every backend must give the same bits as 
 below 2^24 is proved here, layer by layer, while the probe is made.
 
 *random* and *photo*: seeded random weights, on random numbers and on photographs. Here every layer must lie within its
-derived rounding bound (`common.oracle`).
+derived rounding bound (`common.oracle`). *tiny*, *huge* and *subnormal* do the same at the ends of float32's range.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -21,6 +22,7 @@ from common.images import photographs, preprocess, read_photograph
 from common.oracle import evaluate, parameters_of
 from common.specs.architecture import (
     IMAGE,
+    LRN,
     AdaptiveAveragePool,
     Architecture,
     AveragePool,
@@ -52,24 +54,32 @@ class Probe:
     """In an exact probe, the layers that cannot be exact, and how each is handled."""
 
 
-def exact_probe(spec: Architecture, *, seed: int = 0, batch: int = 2) -> Probe:
+def exact_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, bits: int = 24) -> Probe:
     """Integer weights and images for which every layer that can be exact is exact.
 
     Each filter has a few weights of ±1; biases are ±1 or ±2; images are integers in −4…4. Behind a layer that cannot be
     exact (LRN raises to a power, batch normalisation takes an inverse root, an average over 49 does not terminate in
     binary), small integers are injected.
 
+    Args:
+        spec: the network.
+        seed: of all numbers.
+        batch: the number of images.
+        bits: how many significant bits the factors of convolutions and dense layers may have: 24 for float32; 11, and
+            their products are exact in TF32 and float16 too; 8, and they are in bfloat16. Behind a layer whose values
+            are longer, small integers are injected; the layer itself stays exact.
+
     Raises:
         TriptychError: no such probe was found for this network.
     """
     for taps in (16, 8, 4, 2):
-        probe = _try_exact_probe(spec, taps, seed, batch)
+        probe = _try_exact_probe(spec, taps, seed, batch, bits)
         if probe is not None:
             return probe
     raise TriptychError(f"{spec.name}: no integer probe keeps every sum below 2^24")
 
 
-def _try_exact_probe(spec: Architecture, taps: int, seed: int, batch: int) -> Probe | None:
+def _try_exact_probe(spec: Architecture, taps: int, seed: int, batch: int, bits: int) -> Probe | None:
     """A probe with that many weights in each filter, or None if a sum leaves the exact range."""
     image = seeded_generator(seed, IMAGE).integers(-4, 5, (batch, *spec.input_shape)).astype(np.float32)
     weights: dict[str, np.ndarray] = {}
@@ -77,6 +87,15 @@ def _try_exact_probe(spec: Architecture, taps: int, seed: int, batch: int) -> Pr
     values = {IMAGE: image}
     quanta = {IMAGE: 1.0}
     """For each layer, the power of two that all its values are multiples of."""
+    multiplied = {name for layer in spec.layers if isinstance(layer.operation, Conv | Dense) for name in layer.inputs}
+
+    def inject(layer: Layer, value: np.ndarray, generator: np.random.Generator) -> None:
+        # Negative where the layer's own output can be: a ReLU behind it needs both, zero padding only the one.
+        lowest = -8 if value.min(initial=0) < 0 else 0
+        shape = (batch, *spec.shapes[layer.name])
+        values[layer.name] = probe.injected[layer.name] = generator.integers(lowest, 9, shape).astype(np.float32)
+        quanta[layer.name] = 1.0
+
     for layer in spec.layers:
         inputs = [values[name] for name in layer.inputs]
         quantum = min(quanta[name] for name in layer.inputs)
@@ -88,11 +107,7 @@ def _try_exact_probe(spec: Architecture, taps: int, seed: int, batch: int) -> Pr
             probe.bounded[layer.name] = (
                 f"{layer.operation.kind} rounds: held to its bound, and integers injected behind it"
             )
-            shape = (batch, *spec.shapes[layer.name])
-            # Negative where the layer's own output can be: a ReLU behind it needs both, zero padding only the one.
-            lowest = -8 if reference.value.min(initial=0) < 0 else 0
-            values[layer.name] = probe.injected[layer.name] = generator.integers(lowest, 9, shape).astype(np.float32)
-            quanta[layer.name] = 1.0
+            inject(layer, reference.value, generator)
             continue
         if isinstance(layer.operation, AveragePool):
             quantum /= prod(layer.operation.window(inputs[0].shape[1:])[0])
@@ -104,6 +119,8 @@ def _try_exact_probe(spec: Architecture, taps: int, seed: int, batch: int) -> Pr
             return None
         values[layer.name] = probe.expected[layer.name] = reference.value.astype(np.float32)
         quanta[layer.name] = quantum
+        if layer.name in multiplied and np.abs(reference.value).max(initial=0) > quantum * 2**bits:
+            inject(layer, reference.value, generator)
     return probe
 
 
@@ -136,22 +153,55 @@ def random_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, weights: 
     return Probe("random", weights or initial_weights(spec, seed), image * np.float32(64))
 
 
+def magnitude_probe(
+    spec: Architecture, exponent: int, name: str, *, seed: int = 0, batch: int = 2, weights: Weights | None = None
+) -> Probe:
+    """The random probe, with its image and everything that is added on the way multiplied by 2^exponent.
+
+    LRN squares its input: where a channel is 2^11 times its neighbours, a running sum of squares in float32 has lost
+    them, and no bound would hold. Networks with LRN are therefore multiplied by 16 at most.
+    """
+    if any(isinstance(layer.operation, LRN) for layer in spec.layers):
+        exponent = min(exponent, 4)
+    probe = random_probe(spec, seed=seed, batch=batch, weights=weights)
+    factor = np.float32(2.0**exponent)
+    scaled = {
+        key: array * factor if key.endswith(("/bias", "/beta", "/mean")) else array
+        for key, array in probe.weights.items()
+    }
+    return Probe(name, scaled, probe.image * factor)
+
+
 def photo_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, weights: Weights | None = None) -> Probe:
     """Seeded weights, or those given, on photographs that ship with scikit-image."""
     return Probe("photo", weights or initial_weights(spec, seed), photographs(spec, batch))
 
 
-PROBES: dict[str, Callable[..., Probe]] = {"exact": exact_probe, "random": random_probe, "photo": photo_probe}
+MAGNITUDES = {"tiny": -60, "huge": 40, "subnormal": -136}
+"""Binary exponents of the probes of extreme magnitude: no product of two values leaves float32's range, but for the
+last, whose image is below the smallest normal number, 2^-126."""
+
+PROBES: dict[str, Callable[..., Probe]] = {
+    "exact": exact_probe,
+    "random": random_probe,
+    "photo": photo_probe,
+    **{name: partial(magnitude_probe, exponent=exponent, name=name) for name, exponent in MAGNITUDES.items()},
+}
+
+USUAL = ("exact", "random", "photo")
+"""The probes that are run if none is named."""
 
 
-def make_probe(name: str, spec: Architecture, *, seed: int, batch: int, weights: Weights | None) -> Probe:
+def make_probe(
+    name: str, spec: Architecture, *, seed: int, batch: int, weights: Weights | None, bits: int = 24
+) -> Probe:
     """The probe of that name, or, if there is none, one of the photograph in the file of that name.
 
     Raises:
         TriptychError: there is no such probe, and no such photograph either.
     """
     if name == "exact":
-        return exact_probe(spec, seed=seed, batch=batch)
+        return exact_probe(spec, seed=seed, batch=batch, bits=bits)
     if name in PROBES:
         return PROBES[name](spec, seed=seed, batch=batch, weights=weights)
     image = preprocess(read_photograph(name), spec)

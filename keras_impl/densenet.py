@@ -6,13 +6,15 @@ The stem pads its pooling with zeros, which is safe behind a ReLU: nothing there
 import keras
 from keras import layers
 
+from keras_impl.layers import BatchNormalization
+
 
 def dense_block(x: keras.KerasTensor, growth: int, *, name: str) -> keras.KerasTensor:
     """BN, ReLU, 1×1 to four times the growth, BN, ReLU, 3×3 to the growth; appended to what came in."""
-    y = layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_bn1")(x)
+    y = BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_bn1")(x)
     y = layers.ReLU(name=f"{name}_relu1")(y)
     y = layers.Conv2D(4 * growth, 1, use_bias=False, name=f"{name}_conv1")(y)
-    y = layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_bn2")(y)
+    y = BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_bn2")(y)
     y = layers.ReLU(name=f"{name}_relu2")(y)
     y = layers.Conv2D(growth, 3, padding="same", use_bias=False, name=f"{name}_conv2")(y)
     return layers.Concatenate(name=f"{name}_concat")([x, y])
@@ -21,7 +23,7 @@ def dense_block(x: keras.KerasTensor, growth: int, *, name: str) -> keras.KerasT
 def transition(x: keras.KerasTensor, *, name: str) -> keras.KerasTensor:
     """BN, ReLU, 1×1 to half the channels, and the mean of each 2×2."""
     channels = x.shape[-1]
-    x = layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_bn")(x)
+    x = BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_bn")(x)
     x = layers.ReLU(name=f"{name}_relu")(x)
     x = layers.Conv2D(channels // 2, 1, use_bias=False, name=f"{name}_conv")(x)
     return layers.AveragePooling2D(2, strides=2, name=f"{name}_pool")(x)
@@ -41,7 +43,7 @@ def densenet(
     # Block 1
     x = layers.ZeroPadding2D(3, name="conv1_pad")(image)
     x = layers.Conv2D(2 * growth, 7, strides=2, use_bias=False, name="conv1")(x)  # 112×112
-    x = layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name="bn1")(x)
+    x = BatchNormalization(epsilon=1e-5, momentum=0.9, name="bn1")(x)
     x = layers.ReLU(name="relu1")(x)
     x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
     x = layers.MaxPooling2D(3, strides=2, name="pool1")(x)  # 56×56
@@ -52,7 +54,7 @@ def densenet(
         if stage < 5:
             x = transition(x, name=f"transition{stage}")
     # Classifier
-    x = layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name="bn")(x)
+    x = BatchNormalization(epsilon=1e-5, momentum=0.9, name="bn")(x)
     x = layers.ReLU(name="relu")(x)
     x = layers.GlobalAveragePooling2D(keepdims=True, name="avg_pool")(x)
     x = layers.Flatten(name="flatten")(x)

@@ -8,7 +8,7 @@ from functools import partial
 import keras
 from keras import layers
 
-from keras_impl.layers import LocalResponseNormalization
+from keras_impl.layers import BatchNormalization, LocalResponseNormalization
 
 Size = tuple[int, int]
 
@@ -17,7 +17,7 @@ def unit(x, filters, kernel, *, strides=1, padding="same", bn, name, relu):
     """A convolution, the batch normalisation that may take the place of its bias, a ReLU."""
     x = layers.Conv2D(filters, kernel, strides=strides, padding=padding, use_bias=not bn, name=name)(x)
     if bn:
-        x = layers.BatchNormalization(momentum=0.9, epsilon=1e-3, name=relu.replace("relu", "bn"))(x)
+        x = BatchNormalization(momentum=0.9, epsilon=1e-3, name=relu.replace("relu", "bn"))(x)
     return layers.ReLU(name=relu)(x)
 
 
@@ -29,12 +29,12 @@ def max_pool(x, pool_size, *, ceil, name):
 
 def _inception(x, n1x1, n3x3_reduce, n3x3, n5x5_reduce, n5x5, n_pool_proj, *, bn, wide, project_first, name):
     """Four branches side by side; the numbers of filters are named as in the paper's Table 1."""
-    pool = layers.MaxPooling2D(3, strides=1, padding="same", name=f"{name}_pool")
     a = unit(x, n1x1, 1, bn=bn, name=f"{name}_conv1x1", relu=f"{name}_relu1x1")
     b = unit(x, n3x3_reduce, 1, bn=bn, name=f"{name}_conv3x3_reduce", relu=f"{name}_relu3x3_reduce")
     b = unit(b, n3x3, 3, bn=bn, name=f"{name}_conv3x3", relu=f"{name}_relu3x3")
     c = unit(x, n5x5_reduce, 1, bn=bn, name=f"{name}_conv5x5_reduce", relu=f"{name}_relu5x5_reduce")
     c = unit(c, n5x5, wide, bn=bn, name=f"{name}_conv5x5", relu=f"{name}_relu5x5")
+    pool = layers.MaxPooling2D(3, strides=1, padding="same", name=f"{name}_pool")
     d = x if project_first else pool(x)
     d = unit(d, n_pool_proj, 1, bn=bn, name=f"{name}_pool_proj", relu=f"{name}_relu_pool_proj")
     d = pool(d) if project_first else d

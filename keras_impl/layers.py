@@ -94,3 +94,24 @@ class ScaledTanh(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "amplitude": self.amplitude, "slope": self.slope}
+
+
+@keras.saving.register_keras_serializable(package="triptych")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras' own, but that the stored variance follows the unbiased variance of each batch, n / (n − 1) times Keras'.
+
+    So it does in the paper, in PyTorch and in Caffe; n is the number of values of a channel in the batch. The batch
+    itself is normalised by the biased one, everywhere.
+
+    Source: algorithm 2 of Ioffe and Szegedy 2015.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        stored = ops.convert_to_tensor(self.moving_variance)
+        outputs = super().call(inputs, training=training, mask=mask)
+        if training and self.trainable:
+            shape = ops.shape(inputs)
+            n = ops.cast(shape[0] * shape[1] * shape[2], stored.dtype)
+            kept = stored * self.momentum
+            self.moving_variance.assign(kept + (self.moving_variance - kept) * (n / (n - 1)))
+        return outputs

@@ -10,18 +10,20 @@ from functools import partial
 import keras
 from keras import layers
 
+from keras_impl.layers import BatchNormalization
+
 
 def basic_block(x: keras.KerasTensor, filters: int, stride: int, *, name: str) -> keras.KerasTensor:
     """Two 3×3 convolutions; where the shape changes, a 1×1 on the shortcut."""
     y = layers.ZeroPadding2D(1, name=f"{name}_conv1_pad")(x)
     y = layers.Conv2D(filters, 3, strides=stride, use_bias=False, name=f"{name}_conv1")(y)
-    y = layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_bn1")(y)
+    y = BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_bn1")(y)
     y = layers.ReLU(name=f"{name}_relu1")(y)
     y = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"{name}_conv2")(y)
-    y = layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_bn2")(y)
+    y = BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_bn2")(y)
     if stride > 1 or x.shape[-1] != filters:
         x = layers.Conv2D(filters, 1, strides=stride, use_bias=False, name=f"{name}_shortcut_conv")(x)
-        x = layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_shortcut_bn")(x)
+        x = BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_shortcut_bn")(x)
     y = layers.Add(name=f"{name}_add")([y, x])
     return layers.ReLU(name=f"{name}_relu")(y)
 
@@ -32,17 +34,17 @@ def bottleneck_block(
     """1×1, 3×3 and 1×1 convolutions, the last with four times the filters; the stride on the first, as in the paper."""
     first, second = (1, stride) if stride_on_3x3 else (stride, 1)
     y = layers.Conv2D(filters, 1, strides=first, use_bias=False, name=f"{name}_conv1")(x)
-    y = layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_bn1")(y)
+    y = BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_bn1")(y)
     y = layers.ReLU(name=f"{name}_relu1")(y)
     y = layers.ZeroPadding2D(1, name=f"{name}_conv2_pad")(y)
     y = layers.Conv2D(filters, 3, strides=second, use_bias=False, name=f"{name}_conv2")(y)
-    y = layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_bn2")(y)
+    y = BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_bn2")(y)
     y = layers.ReLU(name=f"{name}_relu2")(y)
     y = layers.Conv2D(4 * filters, 1, use_bias=False, name=f"{name}_conv3")(y)
-    y = layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_bn3")(y)
+    y = BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_bn3")(y)
     if stride > 1 or x.shape[-1] != 4 * filters:
         x = layers.Conv2D(4 * filters, 1, strides=stride, use_bias=False, name=f"{name}_shortcut_conv")(x)
-        x = layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_shortcut_bn")(x)
+        x = BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_shortcut_bn")(x)
     y = layers.Add(name=f"{name}_add")([y, x])
     return layers.ReLU(name=f"{name}_relu")(y)
 
@@ -52,7 +54,7 @@ def stem(image: keras.KerasTensor) -> keras.KerasTensor:
     # Block 1
     x = layers.ZeroPadding2D(3, name="conv1_pad")(image)
     x = layers.Conv2D(64, 7, strides=2, use_bias=False, name="conv1")(x)  # 112×112×64
-    x = layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name="bn1")(x)
+    x = BatchNormalization(epsilon=1e-5, momentum=0.9, name="bn1")(x)
     x = layers.ReLU(name="relu1")(x)
     x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
     return layers.MaxPooling2D(3, strides=2, name="pool1")(x)  # 56×56×64

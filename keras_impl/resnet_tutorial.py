@@ -3,20 +3,21 @@
 import keras
 from keras import layers
 
+from keras_impl.layers import BatchNormalization
 from keras_impl.resnet import resnet
 
 
 def tutorial_basic_block(x: keras.KerasTensor, filters: int, stride: int, *, name: str) -> keras.KerasTensor:
     """Two 3×3 convolutions, each with BN and ReLU, the projection too; a ReLU after the addition."""
     y = layers.Conv2D(filters, 3, strides=stride, padding="same", name=f"{name}_conv1")(x)
-    y = layers.BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_bn1")(y)
+    y = BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_bn1")(y)
     y = layers.ReLU(name=f"{name}_relu1")(y)
     y = layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv2")(y)
-    y = layers.BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_bn2")(y)
+    y = BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_bn2")(y)
     y = layers.ReLU(name=f"{name}_relu2")(y)
     if stride > 1 or x.shape[-1] != filters:
         x = layers.Conv2D(filters, 1, strides=stride, name=f"{name}_shortcut_conv")(x)
-        x = layers.BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_shortcut_bn")(x)
+        x = BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_shortcut_bn")(x)
         x = layers.ReLU(name=f"{name}_shortcut_relu")(x)
     y = layers.Add(name=f"{name}_add")([y, x])
     return layers.ReLU(name=f"{name}_relu")(y)
@@ -25,17 +26,17 @@ def tutorial_basic_block(x: keras.KerasTensor, filters: int, stride: int, *, nam
 def tutorial_bottleneck_block(x: keras.KerasTensor, filters: int, stride: int, *, name: str) -> keras.KerasTensor:
     """1×1, 3×3 and 1×1 convolutions, each with BN and ReLU, the projection too; the addition is the end."""
     y = layers.Conv2D(filters, 1, strides=stride, name=f"{name}_conv1")(x)
-    y = layers.BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_bn1")(y)
+    y = BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_bn1")(y)
     y = layers.ReLU(name=f"{name}_relu1")(y)
     y = layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv2")(y)
-    y = layers.BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_bn2")(y)
+    y = BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_bn2")(y)
     y = layers.ReLU(name=f"{name}_relu2")(y)
     y = layers.Conv2D(4 * filters, 1, name=f"{name}_conv3")(y)
-    y = layers.BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_bn3")(y)
+    y = BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_bn3")(y)
     y = layers.ReLU(name=f"{name}_relu3")(y)
     if stride > 1 or x.shape[-1] != 4 * filters:
         x = layers.Conv2D(4 * filters, 1, strides=stride, name=f"{name}_shortcut_conv")(x)
-        x = layers.BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_shortcut_bn")(x)
+        x = BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_shortcut_bn")(x)
         x = layers.ReLU(name=f"{name}_shortcut_relu")(x)
     return layers.Add(name=f"{name}_add")([y, x])
 
@@ -44,7 +45,7 @@ def tutorial_stem(image: keras.KerasTensor) -> keras.KerasTensor:
     """The tutorial's beginning, padded SAME: (2, 3) around the convolution, (0, 1) around the pooling."""
     # Block 1
     x = layers.Conv2D(64, 7, strides=2, padding="same", name="conv1")(image)  # 112×112×64
-    x = layers.BatchNormalization(epsilon=1e-3, momentum=0.99, name="bn1")(x)
+    x = BatchNormalization(epsilon=1e-3, momentum=0.99, name="bn1")(x)
     x = layers.ReLU(name="relu1")(x)
     return layers.MaxPooling2D(3, strides=2, padding="same", name="pool1")(x)  # 56×56×64
 

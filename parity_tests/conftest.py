@@ -1,4 +1,8 @@
-"""Fixtures shared by the suite. Frameworks are imported by the tests that use them, so that collecting is quick."""
+"""Options and fixtures of the suite. Frameworks are imported by the tests that use them, so that collecting is quick.
+
+`pytest parity_tests` runs everything on the CPU. `--backend` (repeatable) leaves out what belongs to other backends and
+proves each network of the catalogue in those; `--device cuda` does so on a GPU, and leaves out what runs on no device.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,15 @@ from types import ModuleType
 
 import pytest
 
+from common import TriptychError, list_architectures
+from common.parity.backends import Backend, select
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # each process its share of the cores, or they wait for each other
+    share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(variable, str(share))
 
 IMPLEMENTATIONS = ("torch_impl", "keras_impl", "tf1_style_impl")
 
@@ -24,3 +35,59 @@ def load_implementation(name: str) -> ModuleType:
 def implementation(request: pytest.FixtureRequest) -> ModuleType:
     """Each of the three packages in turn."""
     return load_implementation(request.param)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("triptych")
+    group.addoption("--backend", action="append", metavar="NAME", help="test this backend; may be repeated")
+    group.addoption("--device", choices=("cpu", "cuda"), help="prove every network on this device")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    try:
+        selected(config)
+    except TriptychError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def selected(config: pytest.Config) -> list[Backend]:
+    """The backends that the command line names, or all."""
+    return select(config.getoption("backend"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes `network` and `backend` is about each network in each backend that is asked for."""
+    if {"network", "backend"} <= set(metafunc.fixturenames):
+        if metafunc.config.getoption("backend") or metafunc.config.getoption("device"):
+            metafunc.parametrize("network", list_architectures(), scope="module")
+            metafunc.parametrize("backend", [backend.name for backend in selected(metafunc.config)])
+        else:
+            reason = "no --backend and no --device is given; other tests run every network on the CPU"
+            nothing = pytest.param("any network", "any backend", marks=pytest.mark.skip(reason=reason))
+            metafunc.parametrize(("network", "backend"), [nothing], scope="module")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _skip_what_was_not_asked_for(config, items)
+    _group_what_shares_fixtures(items)
+
+
+def _skip_what_was_not_asked_for(config: pytest.Config, items: list[pytest.Item]) -> None:
+    packages = {backend.implementation for backend in selected(config)}
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        about = parameters.get("package") or parameters.get("implementation") or parameters.get("mutant")
+        package = getattr(about, "package", about)
+        if config.getoption("device") == "cuda" and "network" not in parameters:
+            item.add_marker(pytest.mark.skip(reason="uses no GPU; test_backends.py does"))
+        elif package in IMPLEMENTATIONS and package not in packages:
+            item.add_marker(pytest.mark.skip(reason=f"of {package}, which none of the backends given is"))
+
+
+def _group_what_shares_fixtures(items: list[pytest.Item]) -> None:
+    """With `-n`, tests that share a costly fixture stay in one process: those of a file, or of one of its networks."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        about = parameters.get("architecture") or parameters.get("network") or parameters.get("mutant")
+        network = getattr(about, "architecture", about)
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {network}" if network else item.path.stem))

@@ -8,18 +8,43 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from common import get_spec
 from common.specs.architecture import Architecture, BatchNorm, Conv
 
-Rules = Mapping[str, str]
-"""Patterns of names in `keras.applications` and what replaces them."""
+NAMES_IN_KERAS = {
+    "resnet": {
+        r"conv1_conv": "conv1",
+        r"conv1_(bn|relu)": r"\g<1>1",
+        r"pool1_pool": "pool1",
+        r"(conv\d_block\d+)_0_(conv|bn)": r"\1_shortcut_\2",
+        r"(conv\d_block\d+)_(\d)_(conv|bn|relu)": r"\1_\3\2",
+        r"(conv\d_block\d+)_out": r"\1_relu",
+        r"predictions": "fc",
+    },
+    "densenet": {
+        r"conv1_conv": "conv1",
+        r"conv1_(bn|relu)": r"\g<1>1",
+        r"(conv\d_block\d+)_0_(bn|relu)": r"\1_\g<2>1",
+        r"(conv\d_block\d+)_1_(bn|relu)": r"\1_\g<2>2",
+        r"(conv\d_block\d+)_([12])_conv": r"\1_conv\2",
+        r"pool(\d)_(bn|relu|conv|pool)": r"transition\1_\2",
+        r"predictions": "fc",
+    },
+}
+"""By family, patterns of layer names in `keras.applications` and what `keras_impl` calls them."""
 
 
-def renamed(model, architecture: str, rules: Rules):
-    """The same model, with the names that `keras_impl` would give to it and to its layers."""
+def build(architecture: str, image_size: tuple[int, int]):
+    """The model of `keras.applications`, with the names that `keras_impl` would give to it and to its layers."""
+    import keras
+
+    name = architecture.replace("resnet", "ResNet").replace("densenet", "DenseNet")
+    make = getattr(keras.applications, name)
+    model = make(weights=None, input_shape=(*image_size, 3), classes=1000, classifier_activation=None)
     for layer in model.layers:
-        for pattern, name in rules.items():
+        for pattern, ours in NAMES_IN_KERAS[get_spec(architecture).family].items():
             if re.fullmatch(pattern, layer.name):
-                layer.name = re.sub(pattern, name, layer.name)
+                layer.name = re.sub(pattern, ours, layer.name)
                 break
     model.name = architecture
     return model

@@ -1,196 +1,117 @@
-"""Porting mistakes, injected on purpose into the implementations, to test the prover.
+"""The proof of the prover: every porting mistake is caught by each kind of probe, where it was made, by its name.
 
-A mutant is one edit of one source file of one implementation. The mutated sources are executed as modules of their own;
-nothing on disk changes.
+`python -m parity_tests.mutants` prints the score, and ends with status 1 if it is below 100 %. The mistakes are in
+`parity_tests/mutations/`, a file for each family.
 """
 
 from __future__ import annotations
 
-import importlib
+import gc
+import os
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from types import ModuleType
+from functools import lru_cache
 
-from common.parity.judge import LayerVerdict, first_divergence, judge, judge_structure
-from common.probes import Probe
-from common.specs import get_spec
+from common.parity.judge import LayerVerdict, first_divergence, judge_in_order, judge_structure
+from common.probes import Probe, exact_probe, photo_probe
+from parity_tests.injection import Mutant, imported_with, specification
+from parity_tests.mutations import alexnet, densenet, doors, googlenet, lenet, resnet, vgg
 
-ROOT = Path(__file__).parents[1]
+MUTANTS: list[Mutant] = sorted(
+    (mutant for family in (lenet, alexnet, vgg, googlenet, resnet, densenet, doors) for mutant in family.MUTANTS),
+    key=lambda mutant: mutant.architecture,
+)
+
+PROBES = {"exact": exact_probe, "certified": photo_probe}
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """One mistake: in `package/file`, one occurrence of `old` becomes `new`; `layer` is the first that it changes."""
+class Outcome:
+    """What the harness said of one mutant on one probe."""
 
-    package: str
-    file: str
-    mistake: str
-    old: str
-    new: str
-    layer: str
-    cause: str
-    """What the harness must say it is."""
-    architecture: str = "alexnet_bvlc"
-    occurrence: int = 0
-    """Which occurrence of `old` is replaced, counted from 0."""
+    mutant: Mutant
+    probe: str
+    divergence: LayerVerdict | None
+    error: str | None = None
+    """Why nothing could be judged: a backend that crashes gets a row of its own, but no cause."""
 
-    def __str__(self) -> str:
-        return f"{self.package}: {self.mistake}"
+    @property
+    def killed(self) -> bool:
+        """Whether it was caught, in the layer where it was made, under its right name."""
+        found = self.divergence
+        return found is not None and found.name == self.mutant.layer and self.mutant.cause in str(found.cause)
 
 
-_torch = partial(Mutant, "torch_impl", "alexnet.py")
-_keras = partial(Mutant, "keras_impl", "alexnet.py")
-_keras_layers = partial(Mutant, "keras_impl", "layers.py")
-_tf1 = partial(Mutant, "tf1_style_impl", "alexnet.py")
-_tf1_layers = partial(Mutant, "tf1_style_impl", "layers.py")
-
-MUTANTS = [
-    _torch("conv1 stride 3", "stride=4", "stride=3", "conv1", "as if the stride is 3"),
-    _tf1("conv1 stride 5", "stride=4", "stride=5", "conv1", "as if the stride is 5"),
-    _keras(
-        "conv1 padded SAME",
-        "strides=4, name",
-        'strides=4, padding="same", name',
-        "conv1",
-        "as if the padding is TensorFlow's SAME",
-    ),
-    _torch(
-        "conv2 without padding", "kernel_size=5, padding=2", "kernel_size=5", "conv2", "as if the padding is missing"
-    ),
-    _tf1("conv2 padding 1", "5, 256, padding=2", "5, 256, padding=1", "conv2", "as if the padding is 1"),
-    _keras(
-        "conv2 without groups",
-        'groups=2, name="conv2"',
-        'name="conv2"',
-        "conv2",
-        "conv2/weight has shape 256×96×5×5, expected 256×48×5×5",
-    ),
-    _torch(
-        "conv4 without bias",
-        "384, 384, kernel_size=3,",
-        "384, 384, kernel_size=3, bias=False,",
-        "conv4",
-        "conv4/bias is missing",
-    ),
-    _tf1_layers("bias forgotten", "bias_add(y, biases", "bias_add(y, 0 * biases", "conv1", "the bias is missing"),
-    _tf1_layers(
-        "groups swapped",
-        "nn.conv2d(x,",
-        "nn.conv2d(tf.roll(x, x.shape[3] // groups, 3),",
-        "conv2",
-        "the groups' inputs are swapped",
-    ),
-    _torch("LRN alpha divided by 5 twice", "alpha=1e-4", "alpha=2e-5", "norm1", "alpha is divided by the size twice"),
-    _tf1("LRN alpha not divided by 5", "alpha=2e-5", "alpha=1e-4", "norm1", "alpha is not divided by the size"),
-    _keras("LRN alpha 1e-5", "alpha=1e-4", "alpha=1e-5", "norm1", "alpha is ten times too small"),
-    _torch("second LRN's alpha", "alpha=1e-4", "alpha=5e-4", "norm2", "alpha is not divided by the size", occurrence=1),
-    _tf1("LRN size as radius", "radius=2", "radius=5", "norm1", "the size is taken for a radius"),
-    _torch("LRN k 2", "k=1.0", "k=2.0", "norm1", "k is 2"),
-    _keras("LRN beta 0.5", "beta=0.75", "beta=0.5", "norm1", "beta is 0.5"),
-    _keras_layers(
-        "LRN window one channel off",
-        "(radius, radius)",
-        "(radius - 1, radius + 1)",
-        "norm1",
-        "the window is +1 channel off",
-    ),
-    _keras("pool1 2×2", "MaxPooling2D(3, strides=2", "MaxPooling2D(2, strides=2", "pool1", "the window is 2×2"),
-    _torch(
-        "average instead of maximum",
-        "pool2=nn.MaxPool2d",
-        "pool2=nn.AvgPool2d",
-        "pool2",
-        "the average is taken, not the maximum",
-    ),
-    _tf1_layers(
-        "pools padded SAME",
-        "strides=stride, padding=pads, name",
-        'strides=stride, padding="SAME", name',
-        "pool1",
-        "as if the padding is TensorFlow's SAME",
-    ),
-    _tf1_layers(
-        "flatten C, H, W",
-        "reshape(x, [",
-        "reshape(tf.transpose(x, [0, 3, 1, 2]), [",
-        "flatten",
-        "the order is C, H, W, not H, W, C",
-    ),
-    _tf1_layers(
-        "flatten W, H, C",
-        "reshape(x, [",
-        "reshape(tf.transpose(x, [0, 2, 1, 3]), [",
-        "flatten",
-        "the order is W, H, C, not H, W, C",
-    ),
-    _keras(
-        "fc7 of 4097 units",
-        'Dense(4096, name="fc7")',
-        'Dense(4097, name="fc7")',
-        "fc7",
-        "fc7 has shape 4097, expected 4096",
-    ),
-    _torch("ReLU forgotten", "relu6=nn.ReLU()", "relu6=nn.Identity()", "relu6", "the ReLU is missing"),
-    _keras(
-        "leaky ReLU", 'ReLU(name="relu3")', 'LeakyReLU(0.01, name="relu3")', "relu3", "the ReLU is leaky, slope 0.01"
-    ),
-    _tf1_layers(
-        "dropout active",
-        "rate=1.0 - keep_prob",
-        "rate=0.5 * keep_prob",
-        "drop6",
-        "dropout is active, and divides what it keeps by 0.5",
-    ),
-    _tf1_layers(
-        "a constant rate",
-        "rate=1.0 - keep_prob",
-        "rate=0.25",
-        "drop6",
-        "dropout is active, and divides what it keeps by 0.75",
-    ),
-]
-
-
-def _mutated_source(mutant: Mutant) -> str:
-    parts = (ROOT / mutant.package / mutant.file).read_text().split(mutant.old)
-    wanted = mutant.occurrence + 1
-    assert len(parts) > wanted, f"{mutant}: {mutant.old!r} does not occur often enough in {mutant.file}"
-    if mutant.package == "keras_impl" and mutant.file != "layers.py":
-        return mutant.new.join(parts)  # the Sequential and the functional form alike
-    return mutant.old.join(parts[:wanted]) + mutant.new + mutant.old.join(parts[wanted:])
-
-
-def _execute(name: str, source: str) -> ModuleType:
-    module = ModuleType(name)
-    module.__file__ = f"<mutant of {name}>"
-    exec(compile(source, module.__file__, "exec"), module.__dict__)
-    return module
-
-
-def judge_mutant(mutant: Mutant, probe: Probe) -> LayerVerdict | None:
-    """Run a mutated implementation on a probe; return the first layer that diverges, or None if it survives."""
-    backend = importlib.import_module(f"{mutant.package}.backend")
-    family = get_spec(mutant.architecture).family
-    name = f"{mutant.package}.{mutant.file.removesuffix('.py')}"
-    original = importlib.import_module(name)
-    sys.modules[name] = mutated = _execute(name, _mutated_source(mutant))
+def outcomes(mutant: Mutant) -> list[Outcome]:
+    """Run a mutated implementation on each probe, and judge it as `triptych parity` does."""
     try:
-        if mutant.file == "layers.py":
-            source = (ROOT / mutant.package / f"{family}.py").read_text()
-            mutated = _execute(f"{mutant.package}.{family}", source)
+        return _outcomes(mutant)
+    except Exception as error:
+        return [Outcome(mutant, probe, None, f"{type(error).__name__}: {error}") for probe in PROBES]
     finally:
-        sys.modules[name] = original
-    builder = backend.BUILDERS[mutant.architecture]
-    backend.BUILDERS[mutant.architecture] = getattr(mutated, builder.__name__)
-    try:
-        model = backend.build(mutant.architecture)
-    finally:
-        backend.BUILDERS[mutant.architecture] = builder
-    spec = get_spec(mutant.architecture)
-    verdicts = judge_structure(spec, *backend.structure(model))
-    if not verdicts:
-        backend.load_weights(model, probe.weights)
-        verdicts = judge(spec, probe, backend.record(model, probe.image, probe.injected))
-    return first_divergence(verdicts)
+        _release(mutant.package)
+
+
+def _outcomes(mutant: Mutant) -> list[Outcome]:
+    spec, probes = specification(mutant.architecture), _probes(mutant.architecture)
+    with imported_with(mutant) as backend:
+        model = backend.build(mutant.architecture, image_size=spec.input_shape[1:])
+        structure = judge_structure(spec, *backend.structure(model))
+        found = []
+        for name, probe in probes.items():
+            divergence = first_divergence(structure)
+            with suppress(Exception) if structure else nullcontext():  # numbers that do not fit together cannot be run
+                backend.load_weights(model, probe.weights)
+                recorded = backend.record(model, probe.image, probe.injected)
+                divergence = first_divergence(judge_in_order(spec, probe, recorded)) or divergence
+            found.append(Outcome(mutant, name, divergence))
+    return found
+
+
+@lru_cache(maxsize=1)
+def _probes(architecture: str) -> dict[str, Probe]:
+    spec = specification(architecture)
+    batch = 1 if spec.multiply_adds > 5e8 else 2
+    return {name: make(spec, batch=batch) for name, make in PROBES.items()}
+
+
+def _release(package: str) -> None:
+    """Give memory back: Keras keeps every model it has built, until it is told to forget them."""
+    if package == "keras_impl":
+        import keras
+
+        keras.backend.clear_session()
+    gc.collect()
+
+
+def score(mutants: Sequence[Mutant]) -> list[Outcome]:
+    """Run mutants, those of one network one after the other, and print a row for each outcome."""
+    found = []
+    for mutant in mutants:
+        for outcome in outcomes(mutant):
+            found.append(outcome)
+            divergence = outcome.divergence
+            caught = f"{divergence.name}: {divergence.cause}" if divergence else outcome.error or "not caught"
+            expected = "" if outcome.killed else f" (expected {mutant.layer}: {mutant.cause})"
+            state = "killed" if outcome.killed else "ALIVE "
+            print(f"{state}  {mutant.architecture:18} {outcome.probe:9}  {mutant}  →  {caught}{expected}", flush=True)
+    return found
+
+
+def main() -> int:
+    """Print the score of the mutants whose description has all the words that are given."""
+    import torch  # noqa: F401, first: loaded after TensorFlow it can crash
+
+    chosen = [mutant for mutant in MUTANTS if all(word in str(mutant) for word in sys.argv[1:])]
+    found = score(chosen)
+    killed = sum(outcome.killed for outcome in found)
+    print(f"{len(chosen)} mutants, {len(PROBES)} probes: {killed} of {len(found)} killed")
+    return 0 if found and killed == len(found) else 1
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    sys.exit(main())

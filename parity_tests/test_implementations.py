@@ -187,6 +187,6 @@ def test_every_implementation_offers_the_contract(implementation):
     assert list(inspect.signature(implementation.build).parameters) == ["architecture", "num_classes", "image_size"]
     assert list(inspect.signature(implementation.load_weights).parameters)[1:] == ["weights", "skip"]
     assert len(inspect.signature(implementation.read_weights).parameters) == 1
-    assert list(inspect.signature(implementation.export_onnx).parameters)[1:] == ["path", "outputs"]
+    assert list(inspect.signature(implementation.export_onnx).parameters)[1:] == ["path", "options"]
     with pytest.raises(TriptychError, match="did you mean alexnet_bvlc"):
         implementation.build("alexnet_blvc")

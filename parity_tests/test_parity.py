@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,16 @@ import psutil
 import pytest
 
 from common import get_spec, random_weights, write_weights_file
+from common.parity import backends
 from common.parity.judge import DIVERGED, IDENTICAL, judge, judge_structure, overall
 from common.parity.runner import worst
 from common.probes import exact_probe
 
 ROOT = Path(__file__).parents[1]
 BACKENDS = ["torch", "keras-tensorflow", "tf1", "onnx-torch", "onnx-keras", "onnx-tf1"]
+"""Those that alexnet_bvlc is run in; the others run a smaller network."""
+
+OPTIONS = [f"--backend={name}" for name in BACKENDS]
 
 
 def triptych(*arguments, cwd=ROOT, **options):
@@ -38,11 +43,14 @@ def finish(process, timeout=300):
 
 
 def workers_of(process):
-    return [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "common.parity.worker" in child.cmdline()
-    ]
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if is_worker(child)]
+
+
+def is_worker(child):
+    try:
+        return "common.parity.worker" in child.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):  # it ended after it was listed
+        return False
 
 
 def wait_for_worker(process, backend, timeout=120):
@@ -63,7 +71,7 @@ def assert_gone(workers, timeout=10):
 
 @pytest.fixture(scope="module")
 def report():
-    code, out, err = finish(triptych("parity", "alexnet_bvlc", "--json"))
+    code, out, err = finish(triptych("parity", "alexnet_bvlc", "--json", *OPTIONS))
     assert code == 0, err
     return json.loads(out)
 
@@ -81,6 +89,32 @@ def test_six_backends_are_one_function(report):
         for row in run["backends"]:
             assert (row["status"], row["reason"], row["first_divergence"], row["likely_cause"]) == ("ok",) + (None,) * 3
             assert row["seconds"] > 0
+
+
+def test_the_other_backends_are_the_same_function():
+    others = ["torch-compile", "keras-jax", "keras-torch"]
+    assert set(BACKENDS) | set(others) == set(backends.BACKENDS)
+    code, out, err = finish(triptych("parity", "lenet5", "--json", *(f"--backend={name}" for name in others)))
+    assert code == 0, err
+    found = {
+        run["probe"]: (run["verdict"], [row["status"] for row in run["backends"]]) for run in json.loads(out)["runs"]
+    }
+    assert found == {
+        "exact": ("identical", ["ok"] * 3),
+        "random": ("certified", ["ok"] * 3),
+        "photo": ("certified", ["ok"] * 3),
+    }
+
+
+def test_outputs_are_compared_and_resources_reported(report):
+    for run in report["runs"]:
+        pairs = {(comparison["left"], comparison["right"]) for comparison in run["comparisons"]}
+        assert pairs == set(combinations(BACKENDS, 2))
+        assert all(comparison["top1"] == 1 for comparison in run["comparisons"])
+        for row in run["backends"]:
+            assert row["memory"] > 1e8
+            assert row["timing"].keys() == {"import", "load", "run", "judge"}
+            assert sum(sum(layer["ulp_histogram"]) for layer in row["layers"]) > 1_000_000
 
 
 def test_every_layer_is_reported(report):
@@ -111,7 +145,7 @@ def test_the_environment_is_in_the_report(report):
 
 
 def test_a_killed_backend_is_a_row_and_the_others_finish():
-    process = triptych("parity", "alexnet_bvlc", "--probe", "exact", "--json")
+    process = triptych("parity", "alexnet_bvlc", "--probe", "exact", "--json", *OPTIONS)
     killed = wait_for_worker(process, "keras-tensorflow")
     killed.send_signal(signal.SIGKILL)
     workers = workers_of(process)

@@ -3,23 +3,10 @@
 import numpy as np
 import pytest
 from conftest import load_implementation
-from keras_applications import as_in_keras, renamed, with_pooling_split
 from reference_graphs import assert_same_graph, our_graph, reference_graph
 
 from common import get_spec, list_architectures
-from common.parity.judge import CERTIFIED, IDENTICAL, first_divergence, judge, judge_structure, overall
-from common.probes import exact_probe, random_probe
 from common.specs.architecture import ReLU
-
-IN_KERAS = {
-    r"conv1_conv": "conv1",
-    r"conv1_(bn|relu)": r"\g<1>1",
-    r"pool1_pool": "pool1",
-    r"(conv\d_block\d+)_0_(conv|bn)": r"\1_shortcut_\2",
-    r"(conv\d_block\d+)_(\d)_(conv|bn|relu)": r"\1_\3\2",
-    r"(conv\d_block\d+)_out": r"\1_relu",
-    r"predictions": "fc",
-}
 
 TABLE_1 = {  # the paper's: each stage's output size, filters and blocks; FLOPs are multiply-adds
     "resnet18": ((64, 128, 256, 512), (2, 2, 2, 2), 1.8e9),
@@ -66,46 +53,6 @@ def test_the_tutorials_additions():
         assert isinstance(operations["conv3_block1/shortcut_relu"], ReLU)
 
 
-@pytest.fixture(scope="module")
-def keras():
-    load_implementation("keras_impl")
-    import keras
-
-    return keras
-
-
-def keras_resnet(keras, name):
-    build = getattr(keras.applications, name.replace("resnet", "ResNet"))
-    model = build(weights=None, input_shape=(64, 96, 3), classes=1000, classifier_activation=None)
-    return renamed(model, name, IN_KERAS)
-
-
-@pytest.mark.parametrize("name", ["resnet101", "resnet152"])
-def test_layers_of_keras_applications(keras, name):
-    from keras_impl.backend import structure
-
-    shapes, parameters = structure(keras_resnet(keras, name))
-    spec = as_in_keras(get_spec(name, image_size=(64, 96)), conv_bias=True)
-    assert judge_structure(spec, with_pooling_split(shapes), parameters) == []
-
-
-def test_keras_applications_computes_the_specified_layers(keras):
-    """`keras.applications.ResNet50` with our weights, every layer of it, within the rounding bound."""
-    from keras_impl.backend import load_weights, record, structure
-
-    model = keras_resnet(keras, "resnet50")
-    spec = as_in_keras(get_spec("resnet50", image_size=(64, 96)), conv_bias=True)
-    shapes, parameters = structure(model)
-    assert judge_structure(spec, with_pooling_split(shapes), parameters) == []
-    probe = random_probe(spec, batch=1)
-    load_weights(model, probe.weights)
-    recorded = with_pooling_split(record(model, probe.image))
-    assert overall(judge(spec, probe, recorded), probe) == CERTIFIED
-    other = as_in_keras(get_spec("resnet50_v1_5", image_size=(64, 96)), conv_bias=True)
-    first = next(verdict for verdict in judge(other, probe, recorded) if verdict.verdict == "diverged")
-    assert first.name == "conv3_block1/conv1"  # where v1.5 does not stride
-
-
 def test_the_graph_is_the_reference_in_the_onnx_package(tmp_path):
     """`light_resnet50`, trained with Caffe2, is v1.5: it strides in the 3×3. Node for node, up to this list.
 
@@ -123,60 +70,6 @@ def test_the_graph_is_the_reference_in_the_onnx_package(tmp_path):
         AssertionError, match=r"^conv\d_block1/conv2 is .*'strides': \[1, 1\].* is .*'strides': \[2, 2\]"
     ):
         assert_same_graph(our_graph(tmp_path / "v1.onnx"), reference)
-
-
-def swap(left, right):
-    left.data, right.data = right.data, left.data
-
-
-def stride_on_the_3x3(block):
-    block.conv1.stride, block.conv2.stride = (1, 1), (2, 2)
-
-
-def without(model, name):
-    """The model without a layer that keeps its input's shape: its output is its first input."""
-    block, _, layer = name.rpartition("/")
-    getattr(model, block).get_submodule(layer).forward = lambda x, *others: x
-
-
-MISTAKES = {
-    "eps 1.001e-5": (lambda m: setattr(m.conv3_block1.bn2, "eps", 1.001e-5), "conv3_block1/bn2"),
-    "eps 1e-3 in the stem": (lambda m: setattr(m.bn1, "eps", 1e-3), "bn1"),
-    "gamma and beta": (lambda m: swap(m.conv4_block1.bn1.weight, m.conv4_block1.bn1.bias), "conv4_block1/bn1"),
-    "another mean": (lambda m: m.conv4_block3.bn3.running_mean[7].add_(1), "conv4_block3/bn3"),
-    "stride on the 3×3": (lambda m: stride_on_the_3x3(m.conv4_block1), "conv4_block1/conv1"),
-    "one channel of the shortcut": (
-        lambda m: m.conv5_block1.shortcut_conv.weight[9].zero_(),
-        "conv5_block1/shortcut_conv",
-    ),
-    "no addition": (lambda m: without(m, "conv3_block4/add"), "conv3_block4/add"),
-    "no ReLU after the addition": (lambda m: without(m, "conv5_block2/relu"), "conv5_block2/relu"),
-    "no ReLU in a block": (lambda m: without(m, "conv2_block2/relu2"), "conv2_block2/relu2"),
-    "pooling padded SAME": (lambda m: setattr(m.pool1, "padding", 0) or setattr(m.pool1, "ceil_mode", True), "pool1"),
-}
-
-
-@pytest.fixture(scope="module")
-def exact():
-    return exact_probe(get_spec("resnet50", image_size=(64, 96)), batch=1)
-
-
-@pytest.mark.parametrize("mistake", [None, *MISTAKES])
-def test_the_exact_probe_sees_every_mistake(exact, mistake):
-    import torch
-
-    torch_impl = load_implementation("torch_impl")
-    from torch_impl.backend import record
-
-    model = torch_impl.build("resnet50", image_size=(64, 96))
-    torch_impl.load_weights(model, exact.weights)
-    change, layer = MISTAKES.get(mistake, (lambda model: None, None))
-    with torch.no_grad():
-        change(model)
-    verdicts = judge(get_spec("resnet50", image_size=(64, 96)), exact, record(model, exact.image, exact.injected))
-    divergence = first_divergence(verdicts)
-    assert (divergence.name if divergence else None) == layer
-    assert (overall(verdicts, exact) == IDENTICAL) == (layer is None)
 
 
 def test_same_padding_in_torch_is_tensorflows():

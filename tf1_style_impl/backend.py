@@ -7,6 +7,7 @@ of their last layers, `aux1/classifier:0` and `aux2/classifier:0`: computed wher
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from common import layouts
+from common.errors import Unavailable
 from common.names import PARAMETERS, layer_of
 from common.specs import get_spec
 from common.specs.architecture import Shape
@@ -77,13 +79,27 @@ def build(
     Raises:
         TriptychError: the architecture is unknown or does not take these options.
     """
+    return _build(tf.float32, architecture, num_classes, image_size)
+
+
+def build_float64(
+    architecture: str, *, num_classes: int | None = None, image_size: tuple[int, int] | None = None
+) -> tf.Session:
+    """`build`, in float64."""
+    return _build(tf.float64, architecture, num_classes, image_size)
+
+
+def _build(
+    dtype: tf.DType, architecture: str, num_classes: int | None, image_size: tuple[int, int] | None
+) -> tf.Session:
     spec = get_spec(architecture, num_classes=num_classes, image_size=image_size)
     channels, height, width = spec.input_shape
     options = {} if num_classes is None else {"num_classes": num_classes}
     with tf.Graph().as_default() as graph:
-        images = tf.placeholder(tf.float32, [None, height, width, channels], name="images")
-        keep_prob = tf.placeholder_with_default(1.0, [], name="keep_prob")
-        outputs = BUILDERS[spec.name](images, keep_prob, **options)
+        images = tf.placeholder(dtype, [None, height, width, channels], name="images")
+        keep_prob = tf.placeholder_with_default(tf.constant(1.0, dtype), [], name="keep_prob")
+        with tf.variable_scope(tf.get_variable_scope(), dtype=dtype):
+            outputs = BUILDERS[spec.name](images, keep_prob, **options)
         tf.identity(outputs["logits"] if isinstance(outputs, dict) else outputs, name="logits")
         tf.add_to_collection(ARCHITECTURE, spec.name)
         session = tf.Session(graph=graph)
@@ -157,6 +173,16 @@ def _parameters(graph: tf.Graph) -> dict[str, _Parameter]:
     return parameters
 
 
+def named_variables(graph: tf.Graph) -> dict[str, tf.Variable]:
+    """Every parameter and stored statistic by canonical name, in TensorFlow's layout."""
+    return {name: parameter.variable for name, parameter in _parameters(graph).items()}
+
+
+def to_canonical(graph: tf.Graph, name: str, array: np.ndarray) -> np.ndarray:
+    """An array of the shape of a parameter, such as its gradient, in the canonical layout."""
+    return np.array(_parameters(graph)[name].to_canonical(array), order="C")
+
+
 def load_weights(session: tf.Session, weights: Weights, *, skip: Collection[str] = ()) -> None:
     """Assign canonical weights to the session's variables, but for the layers in `skip`, which keep what they hold.
 
@@ -226,9 +252,25 @@ def record(
     for name in names:
         if fetched[name] in fed:
             outputs |= run([name])
-    return {name: _canonical_output(graph.get_tensor_by_name(f"{name}:0"), outputs[name]) for name in names}
+    return {name: canonical_output(graph.get_tensor_by_name(f"{name}:0"), outputs[name]) for name in names}
 
 
-def _canonical_output(tensor: tf.Tensor, value: np.ndarray) -> np.ndarray:
+def canonical_output(tensor: tf.Tensor, value: np.ndarray) -> np.ndarray:
     flattened = flattened_from(tensor)
     return layouts.flat_to_channels_first(value, flattened) if flattened else layouts.to_channels_first(value)
+
+
+def on_device(session: tf.Session, device: str, precision: str) -> tf.Session:
+    """A session as it is: TensorFlow places operations on the GPU by itself, if it sees one.
+
+    Raises:
+        Unavailable: `device` is `cuda`, and TensorFlow sees no GPU.
+    """
+    if device == "cuda" and not any(found.device_type == "GPU" for found in session.list_devices()):
+        raise Unavailable("TensorFlow sees no GPU; install a CUDA build of it (see the README)")
+    return session
+
+
+def release() -> None:
+    """Give back the memory of sessions that nobody holds any more."""
+    gc.collect()

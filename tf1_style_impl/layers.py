@@ -4,7 +4,10 @@ Every helper ends in an operation that bears the layer's name, so that layer `co
 variables are `conv1/weight` and `conv1/bias`. Maps are (N, H, W, C).
 """
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import tensorflow.compat.v1 as tf
 
@@ -84,10 +87,12 @@ def global_avg_pool(x, *, name):
     return tf.reduce_mean(x, axis=[1, 2], keepdims=True, name=name)
 
 
-def batch_norm(x, *, eps, name):
-    """Batch normalisation with stored statistics, `mean` and `variance`.
+def batch_norm(x, *, eps, momentum=0.9, name):
+    """Batch normalisation with stored statistics, `mean` and `variance`, or while `training` with those of the batch.
 
-    `tf.nn.fused_batch_norm` silently raises eps to 1.001e-5; `tf.nn.batch_normalization` takes it as it is.
+    `momentum` is what a step leaves of the stored statistics; the variance stored is the unbiased one, n / (n − 1)
+    times the batch's, as in the paper. TensorFlow 1's `tf.nn.fused_batch_norm` silently raised eps to 1.001e-5 (2.21
+    does not any more); `tf.nn.batch_normalization` has always taken it as it is.
     """
     with tf.variable_scope(name) as scope:
         channels = [x.shape[3]]
@@ -95,8 +100,43 @@ def batch_norm(x, *, eps, name):
         beta = tf.get_variable("beta", channels, initializer=tf.zeros_initializer())
         mean = tf.get_variable("mean", channels, initializer=tf.zeros_initializer(), trainable=False)
         variance = tf.get_variable("variance", channels, initializer=tf.ones_initializer(), trainable=False)
+        if _training is not None:
+            stored = {mean: 1.0, variance: _bessel(x)}
+            mean, variance = tf.nn.moments(x, axes=[0, 1, 2])
+            for (variable, factor), value in zip(stored.items(), (mean, variance), strict=True):
+                _training.updates.append(tf.assign_sub(variable, (1 - momentum) * (variable - factor * value)))
         y = tf.nn.batch_normalization(x, mean, variance, beta, gamma, eps)
         return tf.identity(y, name=scope.original_name_scope)
+
+
+def _bessel(x):
+    """n / (n − 1) for the n values of each channel."""
+    n = tf.cast(tf.reduce_prod(tf.shape(x)[:3]), x.dtype)
+    return n / (n - 1)
+
+
+@dataclass
+class _Training:
+    seed: int
+    step: tf.Variable
+    updates: list[tf.Operation] = field(default_factory=list)
+
+
+_training: _Training | None = None
+
+
+@contextmanager
+def training(seed: int, step: tf.Variable) -> Iterator[list[tf.Operation]]:
+    """Build the layers within as they are while training; gives the list of the updates of stored statistics.
+
+    What is dropped depends on the seed, the layer and the step, and on nothing that a checkpoint does not hold.
+    """
+    global _training
+    _training = _Training(seed, step)
+    try:
+        yield _training.updates
+    finally:
+        _training = None
 
 
 def select_channels(x, channels, *, name):
@@ -117,11 +157,16 @@ def sub_sampling(x, *, name):
 def scaled_tanh(x, *, amplitude, slope, name):
     """amplitude · tanh(slope · x)."""
     with tf.name_scope(name) as scope:
-        return tf.multiply(amplitude, tf.tanh(slope * x), name=scope)
+        return tf.multiply(tf.constant(amplitude, x.dtype), tf.tanh(slope * x), name=scope)
 
 
 def lrn(x, *, radius, alpha, beta, bias, name):
     """Local response normalisation in TensorFlow's convention: a radius, and alpha not divided by the window."""
+    if x.dtype == tf.float64:  # which TensorFlow's own does not take
+        channels = x.shape[3]
+        squares = tf.pad(tf.square(x), [[0, 0], [0, 0], [0, 0], [radius, radius]])
+        sums = tf.add_n([squares[..., offset : offset + channels] for offset in range(2 * radius + 1)])
+        return tf.multiply(x, tf.pow(bias + alpha * sums, -beta), name=name)
     return tf.nn.local_response_normalization(x, depth_radius=radius, bias=bias, alpha=alpha, beta=beta, name=name)
 
 
@@ -134,4 +179,8 @@ def flatten(x, *, name):
 def dropout(x, keep_prob, *, name):
     """Keep each value with probability `keep_prob`, scaled by its inverse; the identity at 1.0."""
     with tf.name_scope(name) as scope:
-        return tf.identity(tf.nn.dropout(x, rate=1.0 - keep_prob), name=scope)
+        rate = 1.0 - keep_prob
+        if _training is None:
+            return tf.identity(tf.nn.dropout(x, rate=rate), name=scope)
+        seed = tf.stack([tf.constant(_training.seed ^ zlib.crc32(scope.encode()), tf.int64), _training.step])
+        return tf.identity(tf.nn.experimental.stateless_dropout(x, rate=rate, seed=seed), name=scope)

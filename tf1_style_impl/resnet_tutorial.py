@@ -10,14 +10,14 @@ def tutorial_basic_block(x: tf.Tensor, filters: int, stride: int, *, name: str) 
     """Two 3×3 convolutions, each with BN and ReLU, the projection too; a ReLU after the addition."""
     with tf.variable_scope(name):
         y = conv(x, 3, filters, stride=stride, padding="SAME", name="conv1")
-        y = batch_norm(y, eps=1e-3, name="bn1")
+        y = batch_norm(y, eps=1e-3, momentum=0.99, name="bn1")
         y = tf.nn.relu(y, name="relu1")
         y = conv(y, 3, filters, padding="SAME", name="conv2")
-        y = batch_norm(y, eps=1e-3, name="bn2")
+        y = batch_norm(y, eps=1e-3, momentum=0.99, name="bn2")
         y = tf.nn.relu(y, name="relu2")
         if stride > 1 or x.shape[3] != filters:
             x = conv(x, 1, filters, stride=stride, name="shortcut_conv")
-            x = batch_norm(x, eps=1e-3, name="shortcut_bn")
+            x = batch_norm(x, eps=1e-3, momentum=0.99, name="shortcut_bn")
             x = tf.nn.relu(x, name="shortcut_relu")
         y = tf.add(y, x, name="add")
         return tf.nn.relu(y, name="relu")
@@ -27,17 +27,17 @@ def tutorial_bottleneck_block(x: tf.Tensor, filters: int, stride: int, *, name: 
     """1×1, 3×3 and 1×1 convolutions, each with BN and ReLU, the projection too; the addition is the end."""
     with tf.variable_scope(name):
         y = conv(x, 1, filters, stride=stride, name="conv1")
-        y = batch_norm(y, eps=1e-3, name="bn1")
+        y = batch_norm(y, eps=1e-3, momentum=0.99, name="bn1")
         y = tf.nn.relu(y, name="relu1")
         y = conv(y, 3, filters, padding="SAME", name="conv2")
-        y = batch_norm(y, eps=1e-3, name="bn2")
+        y = batch_norm(y, eps=1e-3, momentum=0.99, name="bn2")
         y = tf.nn.relu(y, name="relu2")
         y = conv(y, 1, 4 * filters, name="conv3")
-        y = batch_norm(y, eps=1e-3, name="bn3")
+        y = batch_norm(y, eps=1e-3, momentum=0.99, name="bn3")
         y = tf.nn.relu(y, name="relu3")
         if stride > 1 or x.shape[3] != 4 * filters:
             x = conv(x, 1, 4 * filters, stride=stride, name="shortcut_conv")
-            x = batch_norm(x, eps=1e-3, name="shortcut_bn")
+            x = batch_norm(x, eps=1e-3, momentum=0.99, name="shortcut_bn")
             x = tf.nn.relu(x, name="shortcut_relu")
         return tf.add(y, x, name="add")
 
@@ -46,7 +46,7 @@ def tutorial_stem(images: tf.Tensor) -> tf.Tensor:
     """The tutorial's beginning, padded SAME: (2, 3) around the convolution, (0, 1) around the pooling."""
     # Block 1
     x = conv(images, 7, 64, stride=2, padding="SAME", name="conv1")  # 112×112×64
-    x = batch_norm(x, eps=1e-3, name="bn1")
+    x = batch_norm(x, eps=1e-3, momentum=0.99, name="bn1")
     x = tf.nn.relu(x, name="relu1")
     return max_pool(x, 3, stride=2, padding="SAME", name="pool1")  # 56×56×64
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from common.errors import Unavailable
 from common.names import canonical_from_torch, layer_of
 from common.specs import get_spec
 from common.specs.architecture import Shape
@@ -73,10 +75,17 @@ def build(architecture: str, *, num_classes: int | None = None, image_size: tupl
     return model
 
 
+def build_float64(
+    architecture: str, *, num_classes: int | None = None, image_size: tuple[int, int] | None = None
+) -> nn.Module:
+    """`build`, in float64."""
+    return build(architecture, num_classes=num_classes, image_size=image_size).double()
+
+
 _BATCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "variance"}
 
 
-def _parameters(model: nn.Module) -> dict[str, torch.Tensor]:
+def named_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
     """Every parameter and stored statistic by canonical name; PyTorch's layout is the canonical one."""
     parameters = {}
     for path, module in model.named_modules():
@@ -94,17 +103,18 @@ def load_weights(model: nn.Module, weights: Weights, *, skip: Collection[str] = 
     Raises:
         TriptychError: the weights do not fit; nothing has been changed then.
     """
-    parameters = _parameters(model)
+    parameters = named_parameters(model)
     check_weights({name: tuple(tensor.shape) for name, tensor in parameters.items()}, weights, skip=skip)
     with torch.no_grad():
         for name, tensor in parameters.items():
             if layer_of(name) not in skip:
-                tensor.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
+                # PyTorch warns of arrays that it may not write to, such as those of a mapped file.
+                tensor.copy_(torch.from_numpy(np.require(weights[name], requirements=("C", "W"))))
 
 
 def read_weights(model: nn.Module) -> dict[str, np.ndarray]:
     """A copy of the model's weights, float32, in the canonical layout."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in _parameters(model).items()}
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in named_parameters(model).items()}
 
 
 @torch.no_grad()
@@ -120,9 +130,9 @@ def structure(model: nn.Module) -> tuple[dict[str, Shape], dict[str, Shape]]:
     def hook(name: str) -> Callable:
         return lambda module, inputs, output: shapes.update({name: tuple(output.shape[1:])})
 
-    with _hooked(model, hook), suppress(RuntimeError):
+    with hooked(model, hook), suppress(RuntimeError):
         torch.func.functional_call(model, state, torch.empty(1, *model.image_shape, device="meta"))
-    return shapes, {name: tuple(tensor.shape) for name, tensor in _parameters(model).items()}
+    return shapes, {name: tuple(tensor.shape) for name, tensor in named_parameters(model).items()}
 
 
 @torch.no_grad()
@@ -142,13 +152,13 @@ def record(
 
         return keep
 
-    with _hooked(model, hook):
+    with hooked(model, hook):
         model(torch.from_numpy(image))
     return recorded
 
 
 @contextmanager
-def _hooked(model: nn.Module, hook: Callable[[str], Callable]) -> Iterator[None]:
+def hooked(model: nn.Module, hook: Callable[[str], Callable]) -> Iterator[None]:
     """Call `hook(canonical name)` behind every layer, those of the auxiliary heads included."""
     handles = [
         module.register_forward_hook(hook(canonical_from_torch(path)))
@@ -174,3 +184,21 @@ def every_head(model: nn.Module) -> Iterator[None]:
     finally:
         if before is not None:
             model.auxiliary = before
+
+
+def on_device(model: nn.Module, device: str, precision: str) -> nn.Module:
+    """Move a model to `cpu` or `cuda`; let the process shorten factors to TF32 only if that is the `precision`.
+
+    Raises:
+        Unavailable: PyTorch sees no GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Unavailable("PyTorch sees no GPU; install a CUDA build of it (see the README)")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.deterministic = True
+    return model.to(device)
+
+
+def release() -> None:
+    """Give back the memory of models that nobody holds any more."""
+    gc.collect()

@@ -11,7 +11,8 @@ from torch_impl.layers import Concat
 def unit(channels, filters, kernel, *, stride=1, padding=0, bn):
     """A convolution, the batch normalisation that may take the place of its bias, a ReLU."""
     conv = nn.Conv2d(channels, filters, kernel, stride=stride, padding=padding, bias=not bn)
-    return conv, nn.BatchNorm2d(filters, eps=1e-3, momentum=0.1) if bn else None, nn.ReLU()
+    norm = nn.BatchNorm2d(filters, eps=1e-3, momentum=0.1) if bn else None
+    return conv, norm, nn.ReLU()
 
 
 def through(x, *modules):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from shutil import which
 
-from common.errors import TriptychError
+from common.errors import TriptychError, Unavailable
+from common.parity.environment import gpu
 from common.specs import nearest
 
 
@@ -23,27 +25,41 @@ class Backend:
     """The extra of the distribution that installs it."""
     through_onnx: bool = False
     """Whether the implementation's export is run by ONNX Runtime instead of the model itself."""
+    compiled: bool = False
+    """Whether the implementation's `compiled.record_compiled` is run instead of its `backend.record`."""
     environment: dict[str, str] = field(default_factory=dict)
     """Variables for its process."""
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The modules that are not installed."""
-        return tuple(module for module in self.modules if find_spec(module) is None)
+        """The modules that are not installed, or the compiler."""
+        modules = tuple(module for module in self.modules if find_spec(module) is None)
+        compilers = [os.environ.get("CXX"), "g++", "clang++", "cl"]
+        if self.compiled and not any(which(compiler) for compiler in compilers if compiler):
+            return (*modules, "a C++ compiler")
+        return modules
 
     @property
     def how_to_install(self) -> str:
+        if self.missing == ("a C++ compiler",):
+            return "a C++ compiler not installed, which torch.compile needs; install g++ or clang++"
         return f"{' and '.join(self.missing)} not installed; pip install -c constraints.txt -e '.[{self.extra}]'"
 
 
-_KERAS_TENSORFLOW = {"KERAS_BACKEND": "tensorflow"}
+def _keras(backend: str) -> dict[str, str]:
+    return {"KERAS_BACKEND": backend}
+
+
 _ONNX = ("onnx", "onnxruntime")
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
         Backend("torch", "torch_impl", ("torch",), "torch"),
-        Backend("keras-tensorflow", "keras_impl", ("keras", "tensorflow"), "keras", environment=_KERAS_TENSORFLOW),
+        Backend("torch-compile", "torch_impl", ("torch",), "torch", compiled=True),
+        Backend("keras-tensorflow", "keras_impl", ("keras", "tensorflow"), "keras", environment=_keras("tensorflow")),
+        Backend("keras-jax", "keras_impl", ("keras", "jax"), "jax", environment=_keras("jax")),
+        Backend("keras-torch", "keras_impl", ("keras", "torch"), "torch,keras", environment=_keras("torch")),
         Backend("tf1", "tf1_style_impl", ("tensorflow",), "tf1"),
         Backend("onnx-torch", "torch_impl", ("torch", *_ONNX), "torch,onnx", through_onnx=True),
         Backend(
@@ -52,7 +68,7 @@ BACKENDS: dict[str, Backend] = {
             ("keras", "tensorflow", *_ONNX),
             "keras,onnx",
             through_onnx=True,
-            environment=_KERAS_TENSORFLOW,
+            environment=_keras("tensorflow"),
         ),
         Backend("onnx-tf1", "tf1_style_impl", ("tensorflow", *_ONNX), "tf1,onnx", through_onnx=True),
     )
@@ -71,7 +87,53 @@ def select(names: list[str] | None) -> list[Backend]:
     return [backend for backend in BACKENDS.values() if not names or backend.name in names]
 
 
-def process_environment(backend: Backend) -> dict[str, str]:
-    """The environment of a backend's process: the user's own, with the frameworks' chatter turned down."""
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "PYTHONUNBUFFERED": "1"}
-    return {**quiet, **os.environ, **backend.environment}
+@dataclass(frozen=True)
+class Hardware:
+    """What backends are to run on, and how precisely."""
+
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
+    precision: str = "fp32"
+    """`fp32`, or `tf32`: convolutions and dense layers may shorten their factors to 11 significant bits."""
+
+    def __post_init__(self) -> None:
+        if self.device not in ("cpu", "cuda") or self.precision not in ("fp32", "tf32"):
+            raise TriptychError(f"cannot run on {self.device} in {self.precision}; cpu or cuda, fp32 or tf32")
+        if self.precision == "tf32" and self.device != "cuda":
+            raise TriptychError("TF32 is a mode of NVIDIA's GPUs; --precision tf32 needs --device cuda")
+
+
+def require(hardware: Hardware) -> None:
+    """Refuse a GPU where there is none.
+
+    Raises:
+        Unavailable: NVIDIA's driver does not answer.
+    """
+    if hardware.device == "cuda" and not gpu():
+        raise Unavailable("there is no NVIDIA GPU here (nvidia-smi finds none); leave out --device cuda")
+
+
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "PYTHONUNBUFFERED": "1"}
+
+_ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+
+_ON_CUDA = {
+    # Take memory as it is needed, not all of it at once.
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    # The same bits from run to run.
+    "TF_DETERMINISTIC_OPS": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "XLA_FLAGS": "--xla_gpu_deterministic_ops=true",
+}
+
+_CUDA_PRECISIONS = {
+    "fp32": {"NVIDIA_TF32_OVERRIDE": "0", "JAX_DEFAULT_MATMUL_PRECISION": "highest"},
+    "tf32": {"NVIDIA_TF32_OVERRIDE": "1", "JAX_DEFAULT_MATMUL_PRECISION": "tensorfloat32"},
+}
+
+
+def process_environment(backend: Backend, hardware: Hardware = Hardware()) -> dict[str, str]:
+    """The environment of a backend's process: the user's own, the chatter turned down, the device and its switches."""
+    device = _ON_CPU if hardware.device == "cpu" else _ON_CUDA | _CUDA_PRECISIONS[hardware.precision]
+    return {**_QUIET, **os.environ, **device, **backend.environment}

@@ -28,7 +28,7 @@ def describe() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "threads": os.cpu_count(),
-        "gpu": _gpu() or "none found (nvidia-smi)",
+        "gpu": gpu() or "none found (nvidia-smi)",
         "switches": {name: os.environ.get(name, f"unset ({meaning})") for name, meaning in SWITCHES.items()},
     }
 
@@ -48,7 +48,7 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _gpu() -> str | None:
+def gpu() -> str | None:
     """The name and driver of each GPU, as NVIDIA's own tool tells them."""
     if not shutil.which("nvidia-smi"):
         return None

@@ -7,25 +7,41 @@ layer that makes it and not in those behind it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import zip_longest
 
 import numpy as np
 
 from common.names import layer_of
-from common.oracle import SMALLEST_NORMAL, UNIT_ROUNDOFF, Reference, evaluate, parameters_of
+from common.oracle import (
+    FP32,
+    SMALLEST_NORMAL,
+    UNIT_ROUNDOFF,
+    Precision,
+    Reference,
+    at_precision,
+    evaluate,
+    parameters_of,
+)
 from common.parity.causes import explain_shape, find_cause, observe
 from common.probes import Probe
 from common.specs.architecture import IMAGE, Architecture, Dropout, Layer, Shape
 
 IDENTICAL, CERTIFIED, DIVERGED = "identical", "certified", "diverged"
 
-PRECISIONS = {"fp32": 180.0, "tf32": 13_000.0, "bf16": 400_000.0}
+PRECISIONS = {"fp32": 180.0, "tf32": 18_500.0, "bf16": 400_000.0}
 """The largest RMS of error ÷ (u·√Σp²) of each precision.
 
 Chosen, not derived: half-way, on a logarithmic scale, between what a prototype of this check measured over whole
-networks, TF32 and bfloat16 simulated: 1.5–9.4, 3,300–5,700, 26,000–44,000. The table is in docs/proofs.md.
+networks, TF32 and bfloat16 simulated: 1.5–9.4, 3,300–5,700, 26,000–44,000. The table is in docs/proofs.md. TF32 by
+cutting bits off instead of rounding gives 13,000, the largest that must still pass for it.
 """
+
+_AS_PRECISE = {"fp32": ("fp32",), "tf32": ("fp32", "tf32"), "fp16": ("fp32", "tf32"), "bf16": tuple(PRECISIONS)}
+"""The fingerprints that do for what was asked; float16 has as many significant bits as TF32."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +56,23 @@ class LayerVerdict:
     precision: str = "fp32"
     max_ulp: int | None = 0
     """The largest distance from the correctly rounded result in units in the last place; None if not comparable."""
+    ulp_histogram: tuple[int, ...] = ()
+    """How many elements are 0, 1, 2–3, 4–7, … units in the last place from the correctly rounded result."""
     cause: str | None = None
     excluded: tuple[str, ...] = ()
     """Where it diverged, the mistakes that were tried and do not explain it (see `common.parity.causes`)."""
 
 
-Memory = MutableMapping[tuple[str, bytes], LayerVerdict]
-"""Verdicts by layer and digest of what went in and came out, for one probe."""
+Memory = MutableMapping[tuple[str, tuple[bytes, ...]], LayerVerdict]
+"""Verdicts by layer and the digests of what went in and came out, for one probe."""
 
 
 def judge(
-    spec: Architecture, probe: Probe, recorded: Mapping[str, np.ndarray], memory: Memory | None = None
+    spec: Architecture,
+    probe: Probe,
+    recorded: Mapping[str, np.ndarray],
+    memory: Memory | None = None,
+    precision: Precision = FP32,
 ) -> list[LayerVerdict]:
     """Judge every layer of one backend.
 
@@ -60,42 +82,55 @@ def judge(
         recorded: what it computed, (N, C, H, W) or (N, features) by canonical layer name. A dropout may be absent.
         memory: verdicts on the same probe; a layer for which another backend had the very same input and output is
             not judged again.
+        precision: what the backend was asked for; the bounds are those of this precision.
     """
+    return list(judge_in_order(spec, probe, recorded, memory, precision))
+
+
+def judge_in_order(
+    spec: Architecture,
+    probe: Probe,
+    recorded: Mapping[str, np.ndarray],
+    memory: Memory | None = None,
+    precision: Precision = FP32,
+) -> Iterator[LayerVerdict]:
+    """As `judge`, each layer when it is asked for: whoever wants the first divergence need not wait for the rest."""
     memory = {} if memory is None else memory
     values: dict[str, np.ndarray] = {IMAGE: probe.image}
-    verdicts = []
+    digests = {IMAGE: _digest(probe.image)}
+    diverged = False
     for layer in spec.layers:
         inputs = [values[name] for name in layer.inputs if name in values]
         output = recorded.get(layer.name)
         if output is None and isinstance(layer.operation, Dropout) and inputs:
-            values[layer.name] = inputs[0]
+            values[layer.name], digests[layer.name] = inputs[0], digests[layer.inputs[0]]
             continue
         if output is None:
-            verdicts.append(_diverged(layer.name, f"{layer.name} was not computed"))
+            diverged = True
+            yield _diverged(layer.name, f"{layer.name} was not computed")
             continue
+        made = _digest(output)
         values[layer.name] = probe.injected.get(layer.name, output)
-        key = (layer.name, _digest([*inputs, output]))
+        digests[layer.name] = _digest(values[layer.name]) if layer.name in probe.injected else made
+        key = (layer.name, (*(digests.get(name, b"") for name in layer.inputs), made))
         if key not in memory:
-            verdict = _judge_layer(layer, probe, inputs, output)
-            if verdict.verdict == DIVERGED and not any(v.verdict == DIVERGED for v in verdicts):
-                finding = find_cause(observe(spec, layer, probe.weights, inputs, output), _certifies)
+            verdict = _judge_layer(layer, probe, inputs, output, precision)
+            if verdict.verdict == DIVERGED and not diverged:
+                finding = find_cause(observe(spec, layer, probe, inputs, output, recorded), _certifies)
                 causes = [cause for cause in (finding.cause, verdict.cause) if cause]
                 verdict = replace(verdict, cause="; ".join(causes) or None, excluded=tuple(finding.excluded))
             memory[key] = verdict
-        verdicts.append(memory[key])
-    return verdicts
+        diverged = diverged or memory[key].verdict == DIVERGED
+        yield memory[key]
 
 
 def _certifies(output: np.ndarray, reference: Reference) -> bool:
-    rounded = reference.value.astype(np.float32)
-    return same_bits(output, rounded) or _measure("", output, rounded, reference, False).verdict == CERTIFIED
+    return _verdict("", [_measure(output, reference)], FP32).verdict != DIVERGED
 
 
-def _digest(arrays: Sequence[np.ndarray]) -> bytes:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(repr((array.shape, array.dtype.str)).encode())
-        digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+def _digest(array: np.ndarray) -> bytes:
+    digest = hashlib.sha256(repr((array.shape, array.dtype.str)).encode())
+    digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
     return digest.digest()
 
 
@@ -118,11 +153,10 @@ def judge_structure(
             if name == layer.name or (given is parameter_shapes and layer_of(name) == layer.name)
         ]
         if cause := next(filter(None, found), None):
-            given, made = spec.input_shapes(layer)[0], tuple(shapes.get(layer.name, ()))
-            unexplained = problems or made in ((), spec.shapes[layer.name])
-            mistake = None if unexplained else explain_shape(layer.operation, given, made)
+            unexplained = problems or tuple(shapes.get(layer.name, ())) in ((), spec.shapes[layer.name])
+            mistake = None if unexplained else explain_shape(spec, layer, {k: tuple(v) for k, v in shapes.items()})
             problems.append(_diverged(layer.name, f"{cause}, as if {mistake}" if mistake else cause))
-    unexpected = sorted(set(parameter_shapes) - set(spec.parameter_shapes))
+    unexpected = [name for name in parameter_shapes if name not in spec.parameter_shapes]
     return problems + [_diverged(layer_of(name), f"{name} is not in the specification") for name in unexpected]
 
 
@@ -134,7 +168,7 @@ def _mismatch(name: str, found: Sequence[int] | None, expected: Shape) -> str | 
     return None
 
 
-def first_divergence(verdicts: list[LayerVerdict]) -> LayerVerdict | None:
+def first_divergence(verdicts: Iterable[LayerVerdict]) -> LayerVerdict | None:
     """The first layer that diverged, in the order of computation."""
     return next((verdict for verdict in verdicts if verdict.verdict == DIVERGED), None)
 
@@ -152,7 +186,7 @@ def overall(verdicts: list[LayerVerdict], probe: Probe) -> str:
 
 
 def _diverged(name: str, cause: str | None) -> LayerVerdict:
-    return LayerVerdict(name, DIVERGED, None, "other", None, cause)
+    return LayerVerdict(name, DIVERGED, None, "other", None, cause=cause)
 
 
 def same_bits(left: np.ndarray, right: np.ndarray) -> bool:
@@ -164,80 +198,151 @@ def same_bits(left: np.ndarray, right: np.ndarray) -> bool:
     return left.dtype == right.dtype == np.float32 and np.array_equal(left, right)
 
 
-def _judge_layer(layer: Layer, probe: Probe, inputs: list[np.ndarray], output: np.ndarray) -> LayerVerdict:
+def _judge_layer(
+    layer: Layer, probe: Probe, inputs: list[np.ndarray], output: np.ndarray, precision: Precision
+) -> LayerVerdict:
     expected = probe.expected.get(layer.name)
     if expected is not None and same_bits(output, expected):
-        return LayerVerdict(layer.name, IDENTICAL)
+        return LayerVerdict(layer.name, IDENTICAL, ulp_histogram=(output.size,))
     if len(inputs) < len(layer.inputs):
         return _diverged(layer.name, None)
-    try:
-        reference = evaluate(layer.operation, inputs, parameters_of(layer.name, probe.weights))
-    except ValueError:  # the input has a shape that this layer cannot take
-        return _diverged(layer.name, f"{layer.name} cannot follow from what precedes it, {_shapes(inputs)}")
-    if output.shape != reference.value.shape:
-        expectation = _shapes([reference.value])
-        return _diverged(layer.name, f"{layer.name} has shape {_shapes([output])}, expected {expectation}")
-    rounded = reference.value.astype(np.float32)
-    if same_bits(output, rounded):
-        return LayerVerdict(layer.name, IDENTICAL)
     # On an exact probe, a layer that was given the expected input must give the expected bits.
-    must_be_exact = reference.bound is None or (
-        expected is not None
-        and all(
-            same_bits(array, probe.injected.get(name, probe.expected.get(name, probe.image)))
-            for name, array in zip(layer.inputs, inputs, strict=True)
-        )
+    given_expected = expected is not None and all(
+        same_bits(array, probe.injected.get(name, probe.expected.get(name, probe.image)))
+        for name, array in zip(layer.inputs, inputs, strict=True)
     )
-    return _measure(layer.name, output, rounded, reference, must_be_exact)
+    parameters = parameters_of(layer.name, probe.weights)
+    # Large maps are taken image by image: arrays that stay small are not given back to the system, and fetched again.
+    together = output.ndim < 4 or output.size < _LARGE or len({len(array) for array in (*inputs, output)}) > 1
+    parts = [slice(None)] if together else [slice(image, image + 1) for image in range(len(output))]
+    measures = []
+    for part in parts:
+        try:
+            reference = evaluate(layer.operation, [array[part] for array in inputs], parameters)
+        except ValueError:  # the input has a shape that this layer cannot take
+            return _diverged(layer.name, f"{layer.name} cannot follow from what precedes it, {_shapes(inputs)}")
+        if output[part].shape != reference.value.shape:
+            found, expectation = _shapes([output[part]]), _shapes([reference.value])
+            return _diverged(layer.name, f"{layer.name} has shape {found}, expected {expectation}")
+        reference = at_precision(layer.operation, reference, precision)
+        measures.append(_measure(output[part], reference, must_be_exact=given_expected))
+    return _verdict(layer.name, measures, precision)
 
 
-def _measure(
-    name: str, output: np.ndarray, rounded: np.ndarray, reference: Reference, must_be_exact: bool
-) -> LayerVerdict:
+_LARGE = 1 << 20
+"""Elements of a batch of maps from which on images are judged one by one."""
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """How far some of a layer's output is from its reference."""
+
+    elements: int
+    same: bool = True
+    """Whether it has the bits of the correctly rounded result."""
+    must_be_same: bool = False
+    """Whether its bits are required, by an exact probe or because nothing is computed."""
+    ratio: float = 0.0
+    ulp: int | None = 0
+    histogram: tuple[int, ...] = ()
+    squares: float = 0.0
+    """Of error ÷ (u·√Σp²), summed over the elements it is taken of; see `_scaled_errors`."""
+    counted: int = 0
+    summed: bool = True
+    """Whether the layer sums products, so that the size of errors tells the precision."""
+
+
+def _measure(output: np.ndarray, reference: Reference, *, must_be_exact: bool = False) -> _Measure:
+    rounded = reference.value.astype(np.float32, copy=False)
+    if same_bits(output, rounded):
+        return _Measure(output.size, histogram=(output.size,))
+    ulp, histogram = _ulp_distances(output, rounded)
+    if reference.bound is None:
+        # A choice between numbers; a subnormal one may have been flushed to zero.
+        flushed = (output == 0) & (np.abs(rounded) < SMALLEST_NORMAL)
+        only_flushed = same_bits(output, np.where(flushed, np.float32(0), rounded))
+        ratio = float(np.abs(rounded[flushed]).max() / SMALLEST_NORMAL) if only_flushed else np.inf
+        required = must_be_exact or not only_flushed
+        return _Measure(output.size, False, required, ratio, ulp, histogram, summed=False)
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(output - reference.value)
-    precision = _precision(error, reference)
-    ulp = _ulp_distance(output, rounded)
-    if reference.bound is None:
-        return LayerVerdict(name, DIVERGED, None, "other", ulp)
-    ratio = float(np.max(error / reference.bound, initial=0.0))
+        ratio = float(np.max(error / reference.bound, initial=0.0))
+    squares, counted = _scaled_errors(error, reference)
+    summed = reference.spread is not None
+    return _Measure(output.size, False, must_be_exact, ratio, ulp, histogram, squares, counted, summed)
+
+
+def _verdict(name: str, measures: Sequence[_Measure], allowed: Precision) -> LayerVerdict:
+    """The verdict on a layer from measures of its parts."""
+    histogram = tuple(map(sum, zip_longest(*(measure.histogram for measure in measures), fillvalue=0)))
+    if all(measure.same for measure in measures):
+        return LayerVerdict(name, IDENTICAL, ulp_histogram=histogram)
+    ulps = [measure.ulp for measure in measures]
+    ulp = None if None in ulps else max(ulp for ulp in ulps if ulp is not None)
+    ratio = float(np.max([measure.ratio for measure in measures]))
+    verdict = partial(LayerVerdict, name, max_ulp=ulp, ulp_histogram=histogram if ulp is not None else ())
     if not np.isfinite(ratio):
-        return LayerVerdict(name, DIVERGED, None, "other", ulp, f"{name} holds NaN or infinity")
-    if ratio <= 1 and must_be_exact:
+        chosen = any(measure.must_be_same and measure.ratio == np.inf for measure in measures) and ulp is not None
+        return verdict(DIVERGED, None, "other", cause=None if chosen else f"{name} holds NaN or infinity")
+    precision = _precision(measures, ratio)
+    if ratio <= 1 and any(measure.must_be_same for measure in measures):
         cause = "integers are not summed exactly, as by a fast algorithm (Winograd, FFT) or a small wrong number"
-        return LayerVerdict(name, DIVERGED, ratio, precision, ulp, cause)
-    if ratio <= 1 and precision == "fp32":
-        return LayerVerdict(name, CERTIFIED, ratio, precision, ulp)
-    return LayerVerdict(name, DIVERGED, ratio, precision, ulp)
+        return verdict(DIVERGED, ratio, precision, cause=cause)
+    enough = precision in _AS_PRECISE[allowed.name]
+    return verdict(CERTIFIED if ratio <= 1 and enough else DIVERGED, ratio, precision)
 
 
-def _precision(error: np.ndarray, reference: Reference) -> str:
-    """The precision whose rounding errors have this size (see `PRECISIONS`); where nothing is summed, by the bound.
+def _precision(measures: Sequence[_Measure], ratio: float) -> str:
+    """The precision whose rounding errors have this size (see `PRECISIONS`); where nothing is summed, by the bound."""
+    if not all(measure.summed for measure in measures):
+        return "fp32" if ratio <= 1 else "other"
+    counted = sum(measure.counted for measure in measures)
+    size = np.sqrt(sum(measure.squares for measure in measures) / counted) if counted else 0.0
+    return next((name for name, largest in PRECISIONS.items() if size <= largest), "other")
+
+
+def _scaled_errors(error: np.ndarray, reference: Reference) -> tuple[float, int]:
+    """Σ (error ÷ (u·√Σp²))² over the elements that it says something about, and how many these are.
 
     The worst-case bound of a long sum is far above the errors that occur, so a wrong bias can lie within it; the size
     of the errors gives it away. It is taken where the products cancel as random ones do: where they all have one sign,
     the partial sums, and with them honest rounding errors, are larger than √Σp² suggests.
     """
     if reference.spread is None:
-        return "fp32" if reference.bound is not None and (error <= reference.bound).all() else "other"
+        return 0.0, 0
     typical = (np.abs(reference.value) <= 4 * reference.spread) & (
         reference.spread > SMALLEST_NORMAL / UNIT_ROUNDOFF**2
     )
     scaled = error[typical] / (UNIT_ROUNDOFF * reference.spread[typical])
-    size = float(np.sqrt(np.mean(np.square(scaled)))) if scaled.size else 0.0
-    return next((name for name, largest in PRECISIONS.items() if size <= largest), "other")
+    return float(np.square(scaled).sum()), scaled.size
 
 
-def _ulp_distance(left: np.ndarray, right: np.ndarray) -> int | None:
+def _ulp_distances(left: np.ndarray, right: np.ndarray) -> tuple[int | None, tuple[int, ...]]:
+    """The largest distance in units in the last place, and how many elements are 0, 1, 2–3, 4–7, … apart."""
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
-        return None
-    return int(np.abs(_ordered(left) - _ordered(right)).max(initial=0))
+        return None, ()
+    bits, others = (np.ascontiguousarray(array, np.float32).view(np.int32) for array in (left, right))
+    distances = np.abs(bits - others)  # of one sign, float32 numbers are in the order of their bits
+    opposite = (bits ^ others) < 0
+    apart = np.array([], np.int64)
+    if opposite.any():
+        below, above = (array[opposite].astype(np.int64) & 0x7FFFFFFF for array in (bits, others))
+        apart = below + above  # through zero
+        distances[opposite] = 0
+    far = distances >= _COUNTED
+    counts = np.bincount(distances[~far] if far.any() else distances.ravel(), minlength=1)
+    counts[0] -= apart.size
+    apart = np.concatenate([apart, distances[far]])
+    bins = Counter({0: int(counts[0])})
+    for low in (1 << bit for bit in range((len(counts) - 1).bit_length())):
+        bins[low.bit_length()] += int(counts[low : 2 * low].sum())
+    bins.update(distance.bit_length() for distance in apart.tolist())
+    largest = max(int(apart.max(initial=0)), len(counts) - 1)
+    return largest, tuple(bins[number] for number in range(max(bins) + 1))
 
 
-def _ordered(array: np.ndarray) -> np.ndarray:
-    """Float32 numbers as integers in the same order, neighbours one apart."""
-    bits = np.ascontiguousarray(array, np.float32).view(np.int32).astype(np.int64)
-    return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+_COUNTED = 1 << 16
+"""Distances below this are counted each for itself."""
 
 
 def _shapes(arrays: list[np.ndarray]) -> str:

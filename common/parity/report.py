@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.parity.environment import describe
+from common.parity.judge import IDENTICAL
 from common.parity.runner import BackendResult, Run, worst
 
 STYLES = {
@@ -39,7 +40,9 @@ def as_json(runs: Sequence[Run]) -> dict[str, Any]:
                 "device": run.device,
                 "precision": run.precision,
                 "verdict": run.verdict,
+                "batch": run.batch,
                 "bounded": run.bounded,
+                "comparisons": [asdict(comparison) for comparison in run.comparisons],
                 "backends": [_backend_as_json(result) for result in run.backends],
             }
             for run in runs
@@ -48,7 +51,7 @@ def as_json(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _backend_as_json(result: BackendResult) -> dict[str, Any]:
-    row = {name: value for name, value in asdict(result).items() if name != "timing"}
+    row = {name: value for name, value in asdict(result).items() if name not in ("timing", "outputs")}
     row["timing"] = {name: round(seconds, 3) for name, seconds in result.timing.items()}
     row["seconds"] = round(result.seconds, 3)
     return row
@@ -60,10 +63,23 @@ def print_network(console: Console, runs: Sequence[Run]) -> None:
     for run in runs:
         for result in run.backends:
             _explain(console, run, result)
+        if run.comparisons and run.verdict != IDENTICAL:
+            console.print(_end_to_end(run), style="dim", highlight=False, soft_wrap=True)
     for how in dict.fromkeys(how for run in runs for how in run.bounded.values()):
         layers = [layer for run in runs for layer, reason in run.bounded.items() if reason == how]
         names = ", ".join(layers) if len(layers) <= 4 else f"{layers[0]} … {layers[-1]} ({len(layers)} layers)"
         console.print(f"[dim]Not exact: {names}. {how}.[/]", highlight=False, soft_wrap=True)
+
+
+def _end_to_end(run: Run) -> str:
+    """How far apart the outputs are, over all pairs of backends."""
+    largest = max(comparison.largest_absolute for comparison in run.comparisons)
+    tolerance = max(comparison.tolerance for comparison in run.comparisons)
+    top1, top5 = (min(getattr(comparison, top) for comparison in run.comparisons) for top in ("top1", "top5"))
+    return (
+        f"End to end on {Path(run.probe).name}: outputs differ by at most {largest:.2g} (a tolerance of "
+        f"{tolerance:.2g} would have passed); top-1 agrees for {top1:.0%} of the images, top-5 for {top5:.0%}."
+    )
 
 
 def print_verdict(console: Console, runs: Sequence[Run]) -> None:

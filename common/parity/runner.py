@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -21,7 +16,9 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.files import os_error_sentence
-from common.parity.backends import Backend, process_environment
+from common.oracle import PRECISIONS
+from common.parity.backends import Backend, Hardware
+from common.parity.comparison import Comparison, compare_all
 from common.parity.judge import (
     CERTIFIED,
     DIVERGED,
@@ -33,7 +30,8 @@ from common.parity.judge import (
     judge_structure,
     overall,
 )
-from common.probes import PROBES, Probe, make_probe
+from common.parity.processes import WorkerFailure, WorkerProcess, Workers
+from common.probes import USUAL, Probe, make_probe
 from common.specs.architecture import Architecture
 from common.weights import Weights, check_weights, initial_weights, write_weights_file
 
@@ -55,6 +53,12 @@ class BackendResult:
     seconds: float = 0.0
     timing: dict[str, float] = field(default_factory=dict)
     """Seconds of the import, of loading the weights, of the run, and of the judging."""
+    memory: int | None = None
+    """Bytes: the most that the backend's process has held so far."""
+    repeatable: bool | None = None
+    """Whether a second run gave the same bits; None where there was none, as on a CPU."""
+    outputs: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    """The network's outputs, (N, classes), by name."""
     first_divergence: str | None = None
     likely_cause: str | None = None
     layers: list[LayerVerdict] = field(default_factory=list)
@@ -83,6 +87,9 @@ class Run:
     backends: list[BackendResult]
     device: str = "cpu"
     precision: str = "fp32"
+    batch: int = 2
+    comparisons: list[Comparison] = field(default_factory=list)
+    """Of the outputs of each pair of backends that ran."""
 
     @property
     def verdict(self) -> str:
@@ -103,11 +110,13 @@ class Plan:
     """What to run."""
 
     backends: Sequence[Backend]
-    probes: Sequence[str] = tuple(PROBES)
+    probes: Sequence[str] = USUAL
     weights: Weights | None = None
     """Canonical weights for the random and photo probes; seeded ones if None."""
     seed: int = 0
-    batch: int = 2
+    batch: int | None = None
+    """Images in a batch; two on the exact probe and one on the others if None."""
+    hardware: Hardware = Hardware()
     jobs: int = 2
     """How many backends run at the same time."""
     timeout: float = 600.0
@@ -116,7 +125,12 @@ class Plan:
     """Whether a backend that is not installed makes the result incomplete."""
 
 
-def run_parity(spec: Architecture, plan: Plan, on_progress: Progress = lambda backend, probe: None) -> list[Run]:
+def run_parity(
+    spec: Architecture,
+    plan: Plan,
+    on_progress: Progress = lambda backend, probe: None,
+    workers: Workers | None = None,
+) -> list[Run]:
     """Run every backend on every probe.
 
     A backend that crashes, hangs or cannot run the network becomes a row that says so; the others finish. No process
@@ -124,14 +138,23 @@ def run_parity(spec: Architecture, plan: Plan, on_progress: Progress = lambda ba
 
     Where the probes themselves cannot be made (there is no space for them, say), every row says so.
 
+    Args:
+        spec: the network.
+        plan: what to run it on.
+        on_progress: told of every backend and probe that is done.
+        workers: processes to take and give back, for another network to use; new ones, ended here, if None.
+
     Raises:
         TriptychError: the weights do not fit the network.
     """
     if plan.weights is not None:
         check_weights(spec.parameter_shapes, plan.weights)
     try:
-        with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder:
-            return _Runner(spec, plan, Path(folder), on_progress).run()
+        with (
+            tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder,
+            Workers(plan.hardware) if workers is None else nullcontext(workers) as processes,
+        ):
+            return _Runner(spec, plan, Path(folder), on_progress, processes).run()
     except TriptychError as error:
         reason = str(error)
     except OSError as error:
@@ -143,13 +166,15 @@ def run_parity(spec: Architecture, plan: Plan, on_progress: Progress = lambda ba
 class _Runner:
     """One network: its probes on disk, its workers."""
 
-    def __init__(self, spec: Architecture, plan: Plan, folder: Path, on_progress: Progress) -> None:
+    def __init__(self, spec: Architecture, plan: Plan, folder: Path, on_progress: Progress, workers: Workers) -> None:
         self.spec = spec
         self.plan = plan
         self.folder = folder
         self.on_progress = on_progress
-        self.workers: list[WorkerProcess] = []
+        self.workers = workers
         self.stopped = threading.Event()
+        self.judging = threading.Lock()
+        """One at a time: NumPy's products take all cores, and two at once get in each other's way."""
 
     def run(self) -> list[Run]:
         """Start workers, so that they import their frameworks while the probes are made; then feed and judge them."""
@@ -167,25 +192,29 @@ class _Runner:
                     prepared.set_exception(error)
                 self.stopped.set()
                 executor.shutdown(wait=False, cancel_futures=True)
-                for worker in list(self.workers):
-                    worker.kill()
+                self.workers.kill()
                 raise
-        return [
-            Run(
-                self.spec.name,
-                prepared_probe.probe.name,
-                prepared_probe.probe.bounded,
-                [
-                    results.get((backend.name, prepared_probe.probe.name)) or self._skipped(backend)
-                    for backend in self.plan.backends
-                ],
-            )
-            for prepared_probe in prepared.result()
-        ]
+        return [self._of_probe(each.probe, results) for each in prepared.result()]
 
-    def _skipped(self, backend: Backend) -> BackendResult:
+    def _of_probe(self, probe: Probe, results: Mapping[tuple[str, str], BackendResult]) -> Run:
+        rows = [
+            results.get((backend.name, probe.name)) or self._skipped(backend, backend.how_to_install)
+            for backend in self.plan.backends
+        ]
+        return Run(
+            self.spec.name,
+            probe.name,
+            probe.bounded,
+            rows,
+            self.plan.hardware.device,
+            self.plan.hardware.precision,
+            len(probe.image),
+            compare_all({row.backend: row.outputs for row in rows if row.outputs}),
+        )
+
+    def _skipped(self, backend: Backend, reason: str) -> BackendResult:
         verdict = INCOMPLETE if self.plan.required else "skipped"
-        return BackendResult(backend.name, "skipped", verdict, backend.how_to_install)
+        return BackendResult(backend.name, "skipped", verdict, reason)
 
     def _prepare(self) -> list[_PreparedProbe]:
         weights = self.plan.weights
@@ -194,7 +223,9 @@ class _Runner:
         prepared: list[_PreparedProbe] = []
         files: dict[int, Path] = {}
         for name in self.plan.probes:
-            probe = make_probe(name, self.spec, seed=self.plan.seed, batch=self.plan.batch, weights=weights)
+            batch = self.plan.batch or (2 if name == "exact" else 1)
+            bits = 11 if self.plan.hardware.precision == "tf32" else 24
+            probe = make_probe(name, self.spec, seed=self.plan.seed, batch=batch, weights=weights, bits=bits)
             folder = self.folder / f"probe{len(prepared)}"
             folder.mkdir()
             if id(probe.weights) not in files:
@@ -215,35 +246,30 @@ class _Runner:
 
     def _run_backend(self, backend: Backend, prepared: Future[list[_PreparedProbe]]) -> dict:
         results = {}
-        worker = self._start(backend)
-        try:
-            for probe in prepared.result():
-                if self.stopped.is_set():
-                    break
-                results[backend.name, probe.probe.name] = self._run_probe(backend, worker, probe)
-                if not worker.alive and not self.stopped.is_set():
-                    worker = self._start(backend)  # the crash has its row; the next probe gets a chance of its own
-                self.on_progress(backend.name, probe.probe.name)
-        finally:
-            worker.kill()
+        worker = self.workers.take(backend)
+        for probe in prepared.result():
+            if self.stopped.is_set():
+                break
+            results[backend.name, probe.probe.name] = self._run_probe(backend, worker, probe)
+            if not worker.alive and not self.stopped.is_set():
+                worker = self.workers.take(backend)  # the crash has its row; the next probe gets a chance of its own
+            self.on_progress(backend.name, probe.probe.name)
+        self.workers.give_back(worker)
         return results
-
-    def _start(self, backend: Backend) -> WorkerProcess:
-        worker = WorkerProcess(backend, self.spec.name, self.folder / f"{backend.name}.log")
-        self.workers.append(worker)
-        return worker
 
     def _run_probe(self, backend: Backend, worker: WorkerProcess, prepared: _PreparedProbe) -> BackendResult:
         started = time.perf_counter()
-        timing: dict[str, float] = {}
+        found = _Recorded()
         try:
             # Numbers that do not fit together stop a network from running at all; its shapes tell which layer it is.
-            structure = worker.ask({}, self.plan.timeout)
+            structure = worker.ask({"build": self.spec.name}, self.plan.timeout)
             verdicts = judge_structure(self.spec, structure["shapes"], structure["parameter_shapes"])
             with suppress(WorkerFailure) if verdicts else nullcontext():
-                found, timing = self._record_and_judge(backend, worker, prepared)
-                verdicts = found if first_divergence(found) else verdicts or found
+                found = self._record_and_judge(backend, worker, prepared)
+                verdicts = found.verdicts if first_divergence(found.verdicts) else verdicts or found.verdicts
         except WorkerFailure as failure:
+            if failure.unavailable:
+                return self._skipped(backend, str(failure))
             seconds = time.perf_counter() - started
             return BackendResult(backend.name, "crashed", INCOMPLETE, str(failure), seconds)
         divergence = first_divergence(verdicts)
@@ -252,22 +278,50 @@ class _Runner:
             "diverged" if divergence else "ok",
             overall(verdicts, prepared.probe),
             reason=f"{divergence.name} differs" if divergence else None,
-            seconds=time.perf_counter() - started - timing.get("judge", 0.0),
-            timing=timing,
+            seconds=time.perf_counter() - started - found.timing.get("judge", 0.0) - found.waiting,
+            timing=found.timing,
+            memory=found.memory,
+            repeatable=found.repeatable,
+            outputs=found.outputs,
             first_divergence=divergence.name if divergence else None,
             likely_cause=divergence.cause if divergence else None,
             layers=verdicts,
         )
 
-    def _record_and_judge(
-        self, backend: Backend, worker: WorkerProcess, prepared: _PreparedProbe
-    ) -> tuple[list[LayerVerdict], dict[str, float]]:
+    def _record_and_judge(self, backend: Backend, worker: WorkerProcess, prepared: _PreparedProbe) -> _Recorded:
         with tempfile.TemporaryDirectory(prefix=f"{backend.name}-", dir=self.folder) as output:
             answer = worker.ask({**prepared.request, "output": output}, self.plan.timeout)
-            started = time.perf_counter()
             recorded = {name: np.load(path, mmap_mode="r") for name, path in answer["layers"].items()}
-            verdicts = judge(self.spec, prepared.probe, recorded, prepared.memory)
-        return verdicts, {**answer["timing"], "judge": time.perf_counter() - started}
+            asked = time.perf_counter()
+            with self.judging:
+                started = time.perf_counter()
+                precision = PRECISIONS[self.plan.hardware.precision]
+                verdicts = judge(self.spec, prepared.probe, recorded, prepared.memory, precision)
+                judging = time.perf_counter() - started
+            outputs = {
+                name: np.array(recorded[layer]) for name, layer in self.spec.outputs.items() if layer in recorded
+            }
+        return _Recorded(
+            verdicts,
+            {**answer["timing"], "judge": judging},
+            started - asked,
+            answer["memory"],
+            answer["repeatable"],
+            outputs,
+        )
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What one backend did on one probe, and the verdicts on it."""
+
+    verdicts: list[LayerVerdict] = field(default_factory=list)
+    timing: dict[str, float] = field(default_factory=dict)
+    waiting: float = 0.0
+    """Seconds until the judge had time."""
+    memory: int | None = None
+    repeatable: bool | None = None
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -277,79 +331,3 @@ class _PreparedProbe:
     probe: Probe
     request: dict[str, Any]
     memory: Memory = field(default_factory=dict)
-
-
-class WorkerFailure(Exception):
-    """A worker that gave no result; the message says how it ended."""
-
-
-class WorkerProcess:
-    """A running `common.parity.worker`, in a process group of its own so that Ctrl-C reaches only its parent."""
-
-    def __init__(self, backend: Backend, architecture: str, log: Path) -> None:
-        self.log = log
-        root = str(Path(__file__).resolve().parents[2])
-        environment = process_environment(backend)
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
-        with log.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "common.parity.worker", backend.name, architecture],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env=environment,
-                text=True,
-                start_new_session=True,
-            )
-
-    @property
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-    def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """Send a request and wait for its answer.
-
-        Raises:
-            WorkerFailure: the process ended, ran out of time, or answered with an error.
-        """
-        assert self.process.stdin
-        assert self.process.stdout
-        out_of_time = threading.Event()
-
-        def end() -> None:
-            out_of_time.set()
-            self.process.kill()
-
-        timer = threading.Timer(timeout, end)
-        timer.start()
-        try:
-            print(json.dumps(request), file=self.process.stdin, flush=True)
-            line = self.process.stdout.readline()
-        except (BrokenPipeError, ValueError):
-            line = ""
-        finally:
-            timer.cancel()
-        if not line:
-            code = self.process.wait()
-            raise WorkerFailure(f"no answer within {timeout:.0f} s" if out_of_time.is_set() else self._ending(code))
-        answer = json.loads(line)
-        if "error" in answer:
-            raise WorkerFailure(answer["error"])
-        return answer
-
-    def _ending(self, code: int) -> str:
-        if code < 0:
-            name = signal.Signals(-code).name
-            return f"the process was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-        last = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()][-1:]
-        return f"the process ended with status {code}" + "".join(f": {line.strip()}" for line in last)
-
-    def kill(self) -> None:
-        """End the process, if it has not ended, and wait for it."""
-        if self.alive:
-            self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with suppress(BrokenPipeError):
-                    pipe.close()

@@ -1,9 +1,14 @@
-"""One backend in a process of its own: `python -m common.parity.worker BACKEND ARCHITECTURE`.
+"""One backend in a process of its own: `python -m common.parity.worker BACKEND DEVICE PRECISION`.
 
-Reads one JSON request a line from standard input and answers each with one JSON line on standard output; the empty
-request asks for the shapes of the model. Arrays travel as files: the request names the weights (safetensors) and the
-image (npy), the answer names one npy for each layer, which the other side maps into memory. The process ends when its
-standard input is closed, whatever it is doing, so that none is left behind.
+Reads one JSON request a line from standard input and answers each with one JSON line on standard output:
+
+- `{"build": ARCHITECTURE}`: build that network, unless it is there already; the shapes of the model.
+- `{"weights": FILE, "image": FILE, "injected": {LAYER: FILE}, "output": FOLDER}`: run it. Arrays travel as files: the
+  weights as safetensors, the others as npy, one for each layer in the answer, which the other side maps into memory.
+- `{"release": true}`: forget the network; how many bytes the process still holds.
+
+An answer with `error` says why there is no other. The process ends when its standard input is closed, whatever it is
+doing, so that none is left behind.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import importlib
 import json
 import os
 import queue
+import resource
 import sys
 import threading
 import time
@@ -22,33 +28,57 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import TriptychError
-from common.parity.backends import BACKENDS, Backend
+from common.errors import TriptychError, Unavailable
+from common.onnx_graph import ExportOptions
+from common.onnx_session import RecordingSession, execution_providers
+from common.parity.backends import BACKENDS, Backend, Hardware
 from common.specs import get_spec
 from common.weights import read_weights_file
 
 
 class Worker:
-    """A backend with one network built in it."""
+    """A backend, and the network that is built in it."""
 
-    def __init__(self, backend: Backend, architecture: str) -> None:
+    def __init__(self, backend: Backend, hardware: Hardware) -> None:
         started = time.perf_counter()
         self.backend = backend
+        self.hardware = hardware
         self.implementation = importlib.import_module(backend.implementation)
-        self.importing = time.perf_counter() - started
         self.module = importlib.import_module(f"{backend.implementation}.backend")
-        self.model = self.implementation.build(architecture)
-        self.outputs = tuple(get_spec(architecture).outputs)
+        self.recorder = self.module.record
+        if backend.compiled:
+            self.recorder = importlib.import_module(f"{backend.implementation}.compiled").record_compiled
+        self.importing = time.perf_counter() - started
+        self._forget()
+
+    def _forget(self) -> None:
+        self.architecture: str | None = None
+        self.model: Any = None
+        self.structure: dict[str, Any] = {}
         self.loaded: str | None = None
         self.exported: Path | None = None
-
-    def structure(self) -> dict[str, Any]:
-        """The shapes of layers and parameters."""
-        shapes, parameter_shapes = self.module.structure(self.model)
-        return {"shapes": shapes, "parameter_shapes": parameter_shapes}
+        self.sessions: dict[frozenset[str], RecordingSession] = {}
+        """With the weights that are loaded, by the layers behind which something is injected."""
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Load the weights, run the image, write every layer's output; return where they are."""
+        """Carry out one request; see the module's description."""
+        if "build" in request:
+            return self._build(request["build"])
+        if "release" in request:
+            return self._release()
+        return self._run(request)
+
+    def _build(self, architecture: str) -> dict[str, Any]:
+        if architecture != self.architecture:
+            self._forget()
+            device = "cpu" if self.backend.through_onnx else self.hardware.device
+            self.model = self.module.on_device(self.implementation.build(architecture), device, self.hardware.precision)
+            shapes, parameter_shapes = self.module.structure(self.model)
+            self.structure = {"shapes": shapes, "parameter_shapes": parameter_shapes}
+            self.architecture = architecture
+        return self.structure
+
+    def _run(self, request: Mapping[str, Any]) -> dict[str, Any]:
         folder = Path(request["output"])
         started = time.perf_counter()
         self._load(request["weights"], folder)
@@ -58,33 +88,60 @@ class Worker:
         started = time.perf_counter()
         recorded = self._record(image, injected)
         running = time.perf_counter() - started
+        repeatable = None
+        if self.hardware.device != "cpu":
+            again = self._record(image, injected)
+            repeatable = all(array.tobytes() == again[name].tobytes() for name, array in recorded.items())
         layers = {}
         for number, (name, array) in enumerate(recorded.items()):
             layers[name] = str(folder / f"{number}.npy")
             np.save(layers[name], array)
-        return {
-            "layers": layers,
-            "timing": {"import": self.importing, "load": loading, "run": running},
-        }
+        importing, self.importing = self.importing, 0.0  # told once, by the run that had to wait for it
+        timing = {"import": importing, "load": loading, "run": running}
+        return {"layers": layers, "timing": timing, "memory": _peak_bytes(), "repeatable": repeatable}
 
     def _load(self, path: str, folder: Path) -> None:
         if path == self.loaded:
             return
+        self.sessions.clear()
         self.implementation.load_weights(self.model, read_weights_file(path))
         self.loaded = path
         if self.backend.through_onnx:
+            outputs = tuple(get_spec(self.architecture or "").outputs)
             self.exported = folder.with_suffix(".onnx")
-            self.implementation.export_onnx(self.model, self.exported, outputs=self.outputs)
+            # Beside the model, the weights can be mapped into memory.
+            self.implementation.export_onnx(self.model, self.exported, ExportOptions(outputs, external_data=True))
 
     def _record(self, image: np.ndarray, injected: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        if self.exported is not None:
-            from common.onnx_graph import record
+        if self.exported is None:
+            return self.recorder(self.model, image, injected)
+        key = frozenset(injected)
+        if key not in self.sessions:
+            self.sessions[key] = RecordingSession(
+                self.exported, key, execution_providers(self.hardware.device, self.hardware.precision)
+            )
+        return self.sessions[key].record(image, injected)
 
-            return record(self.exported, image, injected)
-        return self.module.record(self.model, image, injected)
+    def _release(self) -> dict[str, Any]:
+        self._forget()
+        self.module.release()
+        return {"resident": _resident_bytes()}
 
 
-def _watched_input() -> queue.SimpleQueue[str]:
+def _resident_bytes() -> int:
+    """Of this process; what it ever needed where the system does not tell what it needs now."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return _peak_bytes()
+
+
+def _peak_bytes() -> int:
+    """The most that this process has ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def watched_input() -> queue.SimpleQueue[str]:
     """Lines from standard input. A thread watches for its end, which ends the process even in the middle of a run."""
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -101,25 +158,28 @@ def main() -> None:
     """Answer requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a framework prints must not get between the answers
-    lines = _watched_input()
+    lines = watched_input()
     worker: Worker | None = None
     try:
-        worker = Worker(BACKENDS[sys.argv[1]], sys.argv[2])  # imports the framework before it is asked anything
+        name, device, precision = sys.argv[1:]
+        # The framework is imported before anything is asked.
+        worker = Worker(BACKENDS[name], Hardware(device, precision))
     except Exception as error:
-        failure = _describe(error)
+        failure = describe_error(error)
     while True:
         request = json.loads(lines.get())
         if worker is None:
             print(json.dumps({"error": failure}), file=answers, flush=True)
             continue
         try:
-            answer = worker.answer(request) if request else worker.structure()
+            answer = worker.answer(request)
         except Exception as error:  # a framework's own failure is a row in the report, not the end of it
-            answer = {"error": _describe(error)}
+            answer = {"error": describe_error(error), "unavailable": isinstance(error, Unavailable)}
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def _describe(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
+    """One line for the report; the traceback goes to the log."""
     if isinstance(error, TriptychError):
         return str(error)
     traceback.print_exception(error)

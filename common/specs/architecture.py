@@ -9,8 +9,9 @@ Parameters are in the canonical layout: convolution kernels (out, in / groups, h
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import prod
 
@@ -193,6 +194,11 @@ class Sigmoid(Operation):
 
 
 @dataclass(frozen=True)
+class Softmax(Operation):
+    """exp(x) / Σ exp(x) over the features; in no network of the catalogue, but at the end of exports on request."""
+
+
+@dataclass(frozen=True)
 class ScaledTanh(Operation):
     """amplitude · tanh(slope · x).
 
@@ -317,6 +323,29 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     scale: tuple[float, ...] = (1.0, 1.0, 1.0)
 
+    def as_json(self) -> str:
+        """As it stands in the metadata of files: `{"channels": "BGR", "mean": [104.0, …], "scale": [1.0, …]}`."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Preprocessing:
+        """The inverse of `as_json`.
+
+        Raises:
+            TriptychError: the text is no such thing.
+        """
+        try:
+            found = json.loads(text)
+            recipe = cls(found["channels"], tuple(map(float, found["mean"])), tuple(map(float, found["scale"])))
+        except (ValueError, TypeError, KeyError):
+            raise TriptychError(f"{text!r} is no preprocessing, expected something like {cls().as_json()}") from None
+        lengths = {len(recipe.channels), len(recipe.mean), len(recipe.scale)}
+        if recipe.channels not in ("RGB", "BGR", "L") or len(lengths) > 1 or 0 in recipe.scale:
+            raise TriptychError(
+                f"{text!r} is no preprocessing: channels are RGB, BGR or L, a mean and a scale for each"
+            )
+        return recipe
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -374,6 +403,11 @@ class Architecture:
         return sum(
             prod(shape) for name, shape in self.parameter_shapes.items() if not name.endswith(("/mean", "/variance"))
         )
+
+    @property
+    def num_classes(self) -> int:
+        """How many logits there are."""
+        return self.shapes[self.outputs["logits"]][0]
 
     @property
     def multiply_adds(self) -> int:

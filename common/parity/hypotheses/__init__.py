@@ -1,0 +1,109 @@
+"""Known porting mistakes, each made on purpose in the oracle: what a layer gives if the mistake was made.
+
+`mistakes` is told what a backend had before it at a layer that diverged (`Observation`) and yields hypotheses, each of
+which comes with a rounding bound where it is evaluated. `windows`, `sums` and `pointwise` register the mistakes that
+are made with each operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial, singledispatch
+
+import numpy as np
+
+from common.oracle import Reference, evaluate, gamma
+from common.specs.architecture import Operation, Preprocessing, Shape
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a backend had before it at a layer, what it made of it, and what it should have used."""
+
+    name: str
+    operation: Operation
+    inputs: list[np.ndarray]
+    """float32, (N, C, H, W) or (N, features)."""
+    output: np.ndarray
+    parameters: Mapping[str, np.ndarray]
+    batch: list[np.ndarray]
+    """The inputs with all images, of which `inputs` may be some."""
+    input_names: tuple[str, ...] = ()
+    flattened: Shape | None = None
+    """The (C, H, W) of the map whose flattening is the input, if it is one."""
+    preprocessing: Preprocessing | None = None
+    """How the input was made from pixels, if it is the image."""
+    neighbours: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    """Parameters of other layers with the same shapes, by layer."""
+    elsewhere: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What every other layer passes on, the image included, by name."""
+    next_conv: Observation | None = None
+    """The next convolution of the same block, which the stride may have been given to."""
+
+    def of_image(self, index: int) -> Observation:
+        """The same, of one image of the batch."""
+        only = slice(index, index + 1)
+        elsewhere = {name: array[only] for name, array in self.elsewhere.items()}
+        inputs = [array[only] for array in self.inputs]
+        next_conv = self.next_conv and self.next_conv.of_image(index)
+        return replace(self, inputs=inputs, output=self.output[only], elsewhere=elsewhere, next_conv=next_conv)
+
+
+Hypothesis = tuple[str, partial[Reference]]
+"""The mistake in words, and what the layer gives with it."""
+
+
+def exchanged(
+    seen: Observation,
+    operation: Operation | None = None,
+    inputs: list[np.ndarray] | None = None,
+    /,
+    **parameters: np.ndarray,
+) -> partial[Reference]:
+    """The layer's evaluation with some of its ingredients exchanged."""
+    given = seen.inputs if inputs is None else inputs
+    return partial(evaluate, operation or seen.operation, given, {**seen.parameters, **parameters})
+
+
+def given(seen: Observation, x: np.ndarray, /, **parameters: np.ndarray) -> partial[Reference]:
+    """The layer's evaluation on another input."""
+    return exchanged(seen, None, [x], **parameters)
+
+
+@singledispatch
+def mistakes(operation: Operation, seen: Observation) -> Iterator[Hypothesis]:
+    """The mistakes that are made with an operation, the likeliest and the most tightly bounded first."""
+    yield from ()
+
+
+def rounded_result(evaluation: partial[Reference], bits: int) -> Reference:
+    """One rounding more, to `bits` significant bits: 2^-bits of the result. Its size says nothing of the sum's own."""
+    reference = evaluation()
+    assert reference.bound is not None
+    bound = reference.bound + 2.0**-bits * (np.abs(reference.value) + reference.bound)
+    return Reference(reference.value, bound)
+
+
+def widened(evaluation: partial[Reference], slack: float) -> Reference:
+    """A sum of inputs that are known up to `slack`: their errors reach it multiplied by the weights."""
+    reference = evaluation()
+    weight = evaluation.args[2]["weight"].astype(np.float64)
+    assert reference.bound is not None
+    most = 1.001 * slack * np.abs(weight).sum(axis=tuple(range(1, weight.ndim)))
+    return replace(reference, bound=reference.bound + most.reshape(-1, *[1] * (reference.value.ndim - 2)))
+
+
+def multiple(evaluation: partial[Reference], factor: float) -> Reference:
+    """The result times a number: one product more, or fewer operations."""
+    reference = evaluation()
+    assert reference.bound is not None
+    bound = abs(factor) * (reference.bound + gamma(2) * np.abs(reference.value))
+    return Reference(factor * reference.value, bound)
+
+
+UNITWISE = (rounded_result, widened, multiple)
+"""What takes an evaluation and treats every element of its result alike."""
+
+ORDERS = {"C, H, W": (0, 1, 2, 3), "H, W, C": (0, 2, 3, 1), "W, H, C": (0, 3, 2, 1), "C, W, H": (0, 1, 3, 2)}
+"""The orders in which a map is flattened, as transpositions of (N, C, H, W)."""

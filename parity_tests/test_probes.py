@@ -1,0 +1,157 @@
+"""Probes beyond the usual three: short factors, extreme magnitudes; and what a GPU needs, as far as it shows here."""
+
+import importlib
+
+import numpy as np
+import pytest
+from conftest import IMPLEMENTATIONS, load_implementation
+
+from common import TriptychError, get_spec
+from common.oracle import FP32, TF32, at_precision, evaluate, parameters_of
+from common.parity.backends import BACKENDS, Hardware, process_environment, require
+from common.parity.comparison import compare
+from common.parity.judge import CERTIFIED, IDENTICAL, judge, overall
+from common.probes import MAGNITUDES, exact_probe, make_probe, random_probe
+from common.specs.architecture import Conv, Dense
+
+SIZES = {"lenet5": None, "lenet_caffe": None, "alexnet_mnist": None, "resnet18": (64, 96), "densenet121": (64, 96)}
+
+
+def shortened(array, bits):
+    """Rounded to that many significant bits."""
+    mantissa, exponent = np.frexp(array.astype(np.float64))
+    return np.ldexp(np.round(mantissa * 2**bits) / 2**bits, exponent).astype(np.float32)
+
+
+@pytest.mark.parametrize("bits", [11, 8])
+@pytest.mark.parametrize("architecture", SIZES)
+def test_short_factors_are_exact_where_products_are_short(architecture, bits):
+    """TF32 and bfloat16 shorten the factors of convolutions and dense layers: here that changes none of them."""
+    spec = get_spec(architecture, image_size=SIZES[architecture])
+    probe = exact_probe(spec, seed=2, batch=3, bits=bits)
+    values = {"image": probe.image} | probe.expected | probe.injected
+    checked = 0
+    for layer in spec.layers:
+        if isinstance(layer.operation, Conv | Dense):
+            (value,) = (values[name] for name in layer.inputs)
+            weight = probe.weights[f"{layer.name}/weight"]
+            assert np.array_equal(shortened(value, bits), value), layer.name
+            assert np.array_equal(shortened(weight, bits), weight), layer.name
+            checked += 1
+    assert checked == sum(isinstance(layer.operation, Conv | Dense) for layer in spec.layers)
+    if architecture == "alexnet_mnist":  # wide enough that the usual probe's sums need more bits
+        longer = exact_probe(spec, seed=2, batch=3)
+        assert any(not np.array_equal(shortened(value, bits), value) for value in longer.expected.values())
+
+
+@pytest.mark.parametrize("package", IMPLEMENTATIONS)
+@pytest.mark.parametrize("architecture", ["lenet5", "alexnet_mnist", "resnet18"])
+def test_short_factors_are_a_probe_like_any_other(architecture, package):
+    size = SIZES[architecture]
+    spec = get_spec(architecture, image_size=size)
+    probe = exact_probe(spec, batch=1, bits=8)
+    assert overall(judge(spec, probe, run(package, architecture, size, probe)), probe) == IDENTICAL
+
+
+def run(package, architecture, size, probe):
+    implementation = load_implementation(package)
+    model = implementation.build(architecture, image_size=size)
+    implementation.load_weights(model, probe.weights)
+    return importlib.import_module(f"{package}.backend").record(model, probe.image, probe.injected)
+
+
+@pytest.mark.parametrize("package", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", MAGNITUDES)
+@pytest.mark.parametrize("architecture", SIZES)
+def test_extreme_magnitudes_are_certified(architecture, name, package):
+    """Also where TensorFlow flushes subnormal numbers to zero and PyTorch does not."""
+    size = SIZES[architecture]
+    spec = get_spec(architecture, image_size=size)
+    probe = make_probe(name, spec, seed=4, batch=1, weights=None)
+    largest = np.abs(probe.image).max()
+    assert {"tiny": largest < 2.0**-50, "huge": largest > 2.0**40, "subnormal": 0 < largest < 2.0**-126}[name]
+    assert overall(judge(spec, probe, run(package, architecture, size, probe)), probe) == CERTIFIED
+
+
+@pytest.mark.parametrize(
+    "shorten", [lambda array: shortened(array, 11), lambda array: cut(array)], ids=["round", "cut"]
+)
+def test_tf32_is_certified_as_tf32_and_not_as_float32(shorten):
+    """Factors rounded or cut to 11 bits, as tensor cores may do it, on the layers that multiply."""
+    spec = get_spec("lenet_caffe")
+    probe = random_probe(spec, batch=2)
+    recorded = {}
+    for layer in spec.layers:
+        inputs = [recorded.get(name, probe.image) for name in layer.inputs]
+        parameters = parameters_of(layer.name, probe.weights)
+        if isinstance(layer.operation, Conv | Dense):
+            inputs = [shorten(array) for array in inputs]
+            parameters = {name: shorten(array) if name == "weight" else array for name, array in parameters.items()}
+        recorded[layer.name] = evaluate(layer.operation, inputs, parameters).value.astype(np.float32)
+    verdicts = judge(spec, probe, recorded, precision=TF32)
+    assert overall(verdicts, probe) == CERTIFIED
+    assert {v.precision for v in verdicts if v.name in ("conv1", "conv2", "fc3", "fc4")} == {"tf32"}
+    assert overall(judge(spec, probe, recorded, precision=FP32), probe) == "diverged"
+
+
+def cut(array):
+    """The last 13 of float32's 24 significant bits set to zero."""
+    return (array.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def test_the_bound_of_a_shorter_type_is_not_narrower():
+    spec = get_spec("lenet_caffe")
+    probe = random_probe(spec, batch=1)
+    layer = spec.layers[0]
+    reference = evaluate(layer.operation, [probe.image], parameters_of(layer.name, probe.weights))
+    assert (at_precision(layer.operation, reference, TF32).bound > reference.bound).all()
+    assert at_precision(layer.operation, reference, FP32) is reference
+
+
+def test_outputs_are_compared_end_to_end():
+    one = np.array([[1, 2, 3, 0, 0, 0, 0], [5, 4, 3, 2, 1, 0, -1]], np.float32)
+    other = one.copy()
+    other[0, 1] = 3.5
+    found = compare("a", "b", "logits", one, other)
+    assert (found.largest_absolute, found.top1, found.top5) == (1.5, 0.5, 1.0)
+    assert found.largest_relative == 1.5 / 3.5
+    assert found.tolerance == 1.5 / 4.5
+    assert np.allclose(one, other, rtol=found.tolerance, atol=found.tolerance)
+    less = found.tolerance * 0.999
+    assert not np.allclose(one, other, rtol=less, atol=less)
+    empty = compare("a", "b", "logits", one[:0], other[:0])
+    assert (empty.largest_absolute, empty.top1) == (0.0, 1.0)
+
+
+def test_a_process_sees_the_device_that_was_asked_for(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    on_cpu = process_environment(BACKENDS["keras-jax"])
+    assert (on_cpu["CUDA_VISIBLE_DEVICES"], on_cpu["JAX_PLATFORMS"], on_cpu["KERAS_BACKEND"]) == ("-1", "cpu", "jax")
+    exact = process_environment(BACKENDS["tf1"], Hardware("cuda"))
+    assert (exact["CUDA_VISIBLE_DEVICES"], exact["NVIDIA_TF32_OVERRIDE"]) == ("3", "0")
+    assert exact["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
+    short = process_environment(BACKENDS["keras-jax"], Hardware("cuda", "tf32"))
+    assert short["NVIDIA_TF32_OVERRIDE"] == "1"
+    assert short["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+
+
+def test_a_gpu_that_is_not_there_is_refused_in_one_sentence(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(TriptychError, match="there is no NVIDIA GPU here"):
+        require(Hardware("cuda"))
+    with pytest.raises(TriptychError, match="--precision tf32 needs --device cuda"):
+        Hardware("cpu", "tf32")
+    with pytest.raises(TriptychError, match="cannot run on tpu in fp32; cpu or cuda, fp32 or tf32"):
+        Hardware("tpu")
+
+
+@pytest.mark.parametrize("package", IMPLEMENTATIONS)
+def test_a_framework_without_a_gpu_says_so(package):
+    implementation = load_implementation(package)
+    backend = importlib.import_module(f"{package}.backend")
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(TriptychError, match="sees no GPU; install a CUDA build"):
+        backend.on_device(implementation.build("lenet_caffe"), "cuda", "fp32")
