@@ -194,17 +194,31 @@ def _relu(operation: ReLU, inputs: Arrays, parameters: Parameters, dy: np.ndarra
 def _max_pool(
     operation: MaxPool, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
 ) -> Gradients:
-    """To the first of the largest, row by row; where several are equal, frameworks choose differently."""
+    """To the largest of each window; where that stands in it more than once, to any of these.
+
+    Frameworks choose differently then. Behind a ReLU, whose zeros are what most ties are made of, a padding of zeros is
+    as good as none, and takes the gradient too; nothing is lost by it, since the derivative there is 0.
+    """
     kernel, stride, padding = operation.window(inputs[0].shape[1:])
     windows = _windows(inputs[0].astype(np.float64), kernel, stride, padding, fill=-np.inf)
     flat = windows.reshape(*windows.shape[:4], -1)
     routed = np.zeros(flat.shape)
     np.put_along_axis(routed, flat.argmax(-1)[..., None], dy.astype(np.float64)[..., None], -1)
-    routed = routed.reshape(windows.shape)
-    value, magnitude = (
-        _scattered(array, inputs[0].shape, kernel, stride, padding) for array in (routed, np.abs(routed))
+    largest = windows.max((4, 5), keepdims=True)
+    among = _windows(inputs[0].astype(np.float64), kernel, stride, padding) == largest
+    tied = (windows == largest) & (among.sum((4, 5), keepdims=True) > 1)
+    value, magnitude, open_to_choice = (
+        _scattered(array, inputs[0].shape, kernel, stride, padding)
+        for array in (
+            routed.reshape(windows.shape),
+            np.abs(routed).reshape(windows.shape),
+            tied * np.abs(dy.astype(np.float64))[..., None, None],
+        )
     )
-    return Gradients([_summed(kernel[0] * kernel[1], value, magnitude)])
+    gradient = _summed(kernel[0] * kernel[1], value, magnitude)
+    if tied.any():
+        gradient = Gradient(value, SECOND_ORDER * (gradient.bound + open_to_choice))
+    return Gradients([gradient])
 
 
 @backward.register

@@ -231,6 +231,15 @@ def record(
     return recorded
 
 
+def predict(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs as the model is deployed, (N, classes) by name: nothing is recorded on the way.
+
+    On TensorFlow and JAX, Keras compiles the whole model with XLA for this.
+    """
+    outputs = model.predict_on_batch(layouts.to_channels_last(image))
+    return outputs if isinstance(outputs, dict) else {"logits": outputs}
+
+
 def canonical_output(tensor: keras.KerasTensor, value: np.ndarray) -> np.ndarray:
     flattened = flattened_from(tensor)
     return layouts.flat_to_channels_first(value, flattened) if flattened else layouts.to_channels_first(value)

@@ -107,11 +107,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None, mask=None):
-        stored = ops.convert_to_tensor(self.moving_variance)
+        kept = self.moving_variance * self.momentum  # a number of now: the variable itself is about to change
         outputs = super().call(inputs, training=training, mask=mask)
         if training and self.trainable:
             shape = ops.shape(inputs)
-            n = ops.cast(shape[0] * shape[1] * shape[2], stored.dtype)
-            kept = stored * self.momentum
+            n = ops.cast(shape[0] * shape[1] * shape[2], kept.dtype)
             self.moving_variance.assign(kept + (self.moving_variance - kept) * (n / (n - 1)))
         return outputs

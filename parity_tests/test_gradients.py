@@ -97,6 +97,24 @@ def test_the_gradient_of_the_cross_entropy():
         assert (error <= (1e-15 if dtype == torch.float64 else gradient.bound)).all()
 
 
+def test_a_tie_in_a_max_pool_may_go_to_any_of_the_largest_and_nowhere_else():
+    x = np.zeros((1, 1, 2, 4), np.float32)
+    x[0, 0, 0, 3] = 1  # the left window is all zeros, the right one is not
+    dy = np.array([5, 3], np.float32).reshape(1, 1, 1, 2)
+    (gradient,) = backward(ops.MaxPool(2, 2), [x], {}, dy).inputs
+
+    def explained(*places):
+        routed = np.zeros(x.shape)
+        for place, value in zip(places, dy.ravel(), strict=True):
+            routed[0, 0][place] = value
+        return bool((np.abs(routed - gradient.value) <= gradient.bound).all())
+
+    assert explained((0, 0), (0, 3))
+    assert explained((1, 1), (0, 3))
+    assert not explained((1, 1), (1, 3))
+    assert not explained((0, 2), (0, 3))
+
+
 def judged(implementation, architecture, **options):
     """The verdicts of each probe of a network."""
     spec = get_spec(architecture, **options)
