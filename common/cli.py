@@ -296,7 +296,7 @@ def parity(
     ] = None,
     probe: Annotated[
         list[str] | None,
-        typer.Option(help="exact, random, photo; tiny, huge, subnormal; or an image file. The first three by default."),
+        typer.Option(help="exact, random, photo (the default); tiny, huge, subnormal; deployed; or an image file."),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Canonical safetensors for the random and photo probes.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -310,6 +310,9 @@ def parity(
     report: Annotated[
         Path | None, typer.Option(help="A folder for the outcome as a page, as JSON and as JUnit's XML.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="With --report: go on where a run into that folder was interrupted.")
+    ] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Instead of probes, train for so many steps.")] = None,
     gradients: Annotated[bool, typer.Option("--gradients", help="Compare the backward pass instead.")] = False,
     plot: Annotated[Path | None, typer.Option(help="With --steps: a folder for a picture of each divergence.")] = None,
@@ -321,9 +324,11 @@ def parity(
     from common.explorer.report import prepare, write_report
     from common.images import read_photograph
     from common.parity.backends import Hardware, require, select
+    from common.parity.journal import Journal
     from common.parity.processes import Workers
     from common.parity.report import as_json, print_network, print_verdict
-    from common.parity.runner import INCOMPLETE, Plan, run_parity, worst
+    from common.parity.results import INCOMPLETE, Plan, worst
+    from common.parity.runner import run_parity
     from common.probes import PROBES, USUAL
     from common.weights import read_weights_file
 
@@ -376,15 +381,23 @@ def parity(
         required=bool(backend),
     )
     require(plan.hardware)
+    if resume and not report:
+        raise TriptychError("--resume goes on with the results in a report's folder; name it with --report")
     if report:
         prepare(report)
+    journal = Journal(report, plan, resume=resume) if report else None
     console = _console()
     runs = []
     results = len(names) * len(plan.backends) * len(plan.probes)
     with _progress(results, Console(stderr=True) if json else console) as advance, Workers(plan.hardware) as workers:
         for name in names:
             done = lambda *what, name=name: advance(" ".join((name, *what)))  # noqa: E731
-            of_network = run_parity(get_spec(name), plan, done, workers)
+            try:
+                of_network = run_parity(get_spec(name), plan, done, workers, journal)
+            except KeyboardInterrupt:
+                if journal:
+                    print("triptych: what is finished is kept; go on with --resume", file=sys.stderr)
+                raise
             runs += of_network
             if not json:
                 print_network(console, of_network)

@@ -6,6 +6,8 @@ below 2^24 is proved here, layer by layer, while the probe is made.
 
 *random* and *photo*: seeded random weights, on random numbers and on photographs. Here every layer must lie within its
 derived rounding bound (`common.oracle`). *tiny*, *huge* and *subnormal* do the same at the ends of float32's range.
+
+*deployed*: integers again, but no layer is looked at, only the outputs; see `common.end_to_end`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from common.specs.architecture import (
     Dense,
     GlobalAveragePool,
     Layer,
+    Operation,
+    Shape,
 )
 from common.weights import Weights, initial_weights, seeded_generator
 
@@ -100,7 +104,7 @@ def _try_exact_probe(spec: Architecture, taps: int, seed: int, batch: int, bits:
         inputs = [values[name] for name in layer.inputs]
         quantum = min(quanta[name] for name in layer.inputs)
         generator = seeded_generator(seed, layer.name)
-        parameters = _integer_parameters(spec, layer, taps, generator)
+        parameters = integer_parameters(spec, layer, taps, generator)
         weights.update(parameters)
         reference = evaluate(layer.operation, inputs, parameters_of(layer.name, parameters))
         if reference.bound is not None and reference.magnitude is None:
@@ -109,12 +113,7 @@ def _try_exact_probe(spec: Architecture, taps: int, seed: int, batch: int, bits:
             )
             inject(layer, reference.value, generator)
             continue
-        if isinstance(layer.operation, AveragePool):
-            quantum /= prod(layer.operation.window(inputs[0].shape[1:])[0])
-        elif isinstance(layer.operation, AdaptiveAveragePool):
-            quantum /= prod(stop - start for n in inputs[0].shape[2:] for start, stop in layer.operation.windows(n)[:1])
-        elif isinstance(layer.operation, GlobalAveragePool):
-            quantum /= prod(inputs[0].shape[2:])
+        quantum = quantum_behind(layer.operation, inputs[0].shape[1:], quantum)
         if reference.magnitude is not None and reference.magnitude.max(initial=0) >= EXACT_LIMIT * quantum:
             return None
         values[layer.name] = probe.expected[layer.name] = reference.value.astype(np.float32)
@@ -124,19 +123,40 @@ def _try_exact_probe(spec: Architecture, taps: int, seed: int, batch: int, bits:
     return probe
 
 
-def _integer_parameters(
-    spec: Architecture, layer: Layer, taps: int, generator: np.random.Generator
+def quantum_behind(operation: Operation, shape: Shape, quantum: float) -> float:
+    """The power of two that an operation's outputs are multiples of if its inputs are multiples of `quantum`.
+
+    What an average is divided by must be a power of two for that; where it is not, the layer rounds anyway.
+    """
+    if isinstance(operation, AveragePool):
+        return quantum / prod(operation.window(shape)[0])
+    if isinstance(operation, AdaptiveAveragePool):
+        return quantum / prod(stop - start for n in shape[1:] for start, stop in operation.windows(n)[:1])
+    if isinstance(operation, GlobalAveragePool):
+        return quantum / prod(shape[1:])
+    return quantum
+
+
+def integer_parameters(
+    spec: Architecture, layer: Layer, taps: int, generator: np.random.Generator, *, positive: float = 0.5
 ) -> dict[str, np.ndarray]:
     """Kernels with `taps` weights of ±1 for each output, everything else ±1 or ±2 (never 0).
 
     The variance of a batch normalisation is a few times its eps, so that a wrong eps changes its output.
+
+    Args:
+        spec: the network.
+        layer: one of its layers.
+        taps: how many weights of a filter, or of a unit, are not 0.
+        generator: of all numbers.
+        positive: the share of the weights that are +1.
     """
     parameters = {}
     for name, shape in layer.operation.parameter_shapes(*spec.input_shapes(layer)).items():
         if name == "weight" and isinstance(layer.operation, Conv | Dense):
             rows = np.zeros((shape[0], prod(shape[1:])), np.float32)
             places = generator.integers(0, rows.shape[1], (shape[0], min(taps, rows.shape[1])))
-            signs = generator.choice(np.array([-1, 1], np.float32), places.shape)
+            signs = generator.choice(np.array([-1, 1], np.float32), places.shape, p=[1 - positive, positive])
             np.put_along_axis(rows, places, signs, axis=1)
             parameters[f"{layer.name}/{name}"] = rows.reshape(shape)
         elif name == "variance" and isinstance(layer.operation, BatchNorm):
@@ -181,11 +201,19 @@ MAGNITUDES = {"tiny": -60, "huge": 40, "subnormal": -136}
 """Binary exponents of the probes of extreme magnitude: no product of two values leaves float32's range, but for the
 last, whose image is below the smallest normal number, 2^-126."""
 
+
+def _deployed_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, weights: Weights | None = None) -> Probe:
+    from common.end_to_end import end_to_end_probe
+
+    return end_to_end_probe(spec, seed=seed, batch=batch)
+
+
 PROBES: dict[str, Callable[..., Probe]] = {
     "exact": exact_probe,
     "random": random_probe,
     "photo": photo_probe,
     **{name: partial(magnitude_probe, exponent=exponent, name=name) for name, exponent in MAGNITUDES.items()},
+    "deployed": _deployed_probe,
 }
 
 USUAL = ("exact", "random", "photo")

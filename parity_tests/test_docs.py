@@ -22,6 +22,10 @@ SMALLER = {
     ),
     "triptych parity lenet5": "triptych parity lenet5 --backend keras-tensorflow --probe exact",
     "triptych parity lenet5 --report results": "triptych parity lenet5 --backend torch --report results",
+    "triptych parity lenet5 --report results --resume": (
+        "triptych parity lenet5 --backend torch --report results --resume"
+    ),
+    "triptych parity lenet_caffe --probe deployed": "triptych parity lenet_caffe --probe deployed --backend tf1",
     "triptych parity 'lenet*' --backend torch --backend tf1": "triptych parity 'lenet_*' --backend tf1 --probe exact",
     "triptych parity lenet5 --probe cat.jpg --weights FILE --json": (
         "triptych parity lenet5 --probe cat.jpg --weights FILE --json --backend torch"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 from common import get_spec, random_weights, write_weights_file
 from common.parity import backends
 from common.parity.judge import DIVERGED, IDENTICAL, judge, judge_structure, overall
-from common.parity.runner import worst
+from common.parity.results import worst
 from common.probes import exact_probe
 
 ROOT = Path(__file__).parents[1]
@@ -181,6 +182,42 @@ def test_an_interrupted_run_leaves_nothing_behind(number, tmp_path):
     if number != signal.SIGKILL:
         assert code == 130
         assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_run_is_resumed_and_nothing_is_run_twice(tmp_path):
+    wanted = ("parity", "lenet_caffe", "lenet5", "--backend=torch", "--backend=tf1", "--jobs=1", "--report", tmp_path)
+    process = triptych(*wanted)
+    journal, deadline = tmp_path / "finished.jsonl", time.monotonic() + 120
+    while not (journal.is_file() and len(journal.read_text().splitlines()) > 3) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process, timeout=60)
+    assert code == 130
+    assert "go on with --resume" in err
+    with journal.open("a") as file:
+        file.write('{"architecture": "lenet5", "pro')  # as a full disk would leave it
+    before = {(e["architecture"], e["probe"], e["result"]["backend"]): e["result"] for e in entries(journal)}
+    assert 0 < len(before) < 12
+
+    code, out, err = finish(triptych(*wanted, "--resume", "--json"))
+    assert code == 0, err
+    runs = json.loads(out)["runs"]
+    rows = {(run["architecture"], run["probe"], row["backend"]): row for run in runs for row in run["backends"]}
+    assert len(rows) == 12
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    for pair, result in before.items():
+        assert rows[pair]["timing"] == {name: round(seconds, 3) for name, seconds in result["timing"].items()}
+        assert rows[pair]["layers"] == result["layers"]
+    assert all(run["comparisons"] for run in runs)
+
+    code, _, err = finish(triptych(*wanted, "--resume", "--seed", 1))
+    assert (code, "differs in its seed, 0 then and 1 now" in err) == (2, True)
+
+
+def entries(journal):
+    for line in journal.read_text().splitlines()[1:]:
+        with suppress(ValueError):
+            yield json.loads(line)
 
 
 def test_weights_from_a_file(tmp_path):

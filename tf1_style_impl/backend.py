@@ -255,6 +255,14 @@ def record(
     return {name: canonical_output(graph.get_tensor_by_name(f"{name}:0"), outputs[name]) for name in names}
 
 
+def predict(session: tf.Session, image: np.ndarray) -> dict[str, np.ndarray]:
+    """The logits as the graph is deployed, (N, classes) by the output's name: nothing else is fetched.
+
+    TensorFlow's graph optimiser, grappler, then folds and fuses what it can.
+    """
+    return {"logits": session.run("logits:0", {"images:0": layouts.to_channels_last(image)})}
+
+
 def canonical_output(tensor: tf.Tensor, value: np.ndarray) -> np.ndarray:
     flattened = flattened_from(tensor)
     return layouts.flat_to_channels_first(value, flattened) if flattened else layouts.to_channels_first(value)

@@ -157,6 +157,13 @@ def record(
     return recorded
 
 
+@torch.inference_mode()
+def predict(model: nn.Module, image: np.ndarray) -> dict[str, np.ndarray]:
+    """The logits as the model is deployed: nothing is recorded on the way. (N, classes) by the output's name."""
+    device = next(model.parameters()).device
+    return {"logits": model(torch.from_numpy(image).to(device)).cpu().numpy()}
+
+
 @contextmanager
 def hooked(model: nn.Module, hook: Callable[[str], Callable]) -> Iterator[None]:
     """Call `hook(canonical name)` behind every layer, those of the auxiliary heads included."""

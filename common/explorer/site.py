@@ -130,7 +130,7 @@ def index_page(specs: Sequence[Architecture], report: results.Json | None) -> st
 
 
 def _verdict(report: results.Json | None, architecture: str) -> str | None:
-    from common.parity.runner import worst
+    from common.parity.results import worst
 
     found = [run["verdict"] for run in (report or {"runs": ()})["runs"] if run["architecture"] == architecture]
     return worst(found) if found else None

@@ -14,7 +14,7 @@ from common.parity.backends import Backend
 from common.parity.environment import describe
 from common.parity.gradients import GradientRun, run_gradients
 from common.parity.report import STYLES
-from common.parity.runner import worst
+from common.parity.results import worst
 from common.specs import get_spec
 
 

@@ -15,6 +15,7 @@ from itertools import zip_longest
 
 import numpy as np
 
+from common.end_to_end import EndToEndProbe
 from common.names import layer_of
 from common.oracle import (
     FP32,
@@ -122,6 +123,34 @@ def judge_in_order(
             memory[key] = verdict
         diverged = diverged or memory[key].verdict == DIVERGED
         yield memory[key]
+
+
+def judge_outputs(spec: Architecture, probe: EndToEndProbe, recorded: Mapping[str, np.ndarray]) -> list[LayerVerdict]:
+    """Judge a network by its outputs alone, each under the name of the layer behind it.
+
+    Args:
+        spec: the network.
+        probe: what the backend was given.
+        recorded: its outputs, (N, classes), by the name of the layer behind each; auxiliary heads may be absent.
+    """
+    verdicts = []
+    for name, layer in spec.outputs.items():
+        if layer not in recorded:
+            if name == "logits":
+                verdicts.append(_diverged(layer, f"{name} was not computed"))
+            continue
+        output, reference = recorded[layer], probe.outputs[layer]
+        if output.shape != reference.value.shape:
+            found, expected = _shapes([output]), _shapes([reference.value])
+            verdicts.append(_diverged(layer, f"{name} has shape {found}, expected {expected}"))
+            continue
+        assert reference.bound is not None
+        measure = _measure(output, replace(reference, bound=np.maximum(reference.bound, SMALLEST_NORMAL)))
+        verdict = _verdict(layer, [measure], FP32)
+        if verdict.verdict == DIVERGED and verdict.cause is None:
+            verdict = replace(verdict, cause="which layer it is, the exact probe tells if fusing is not the reason")
+        verdicts.append(verdict)
+    return verdicts
 
 
 def _certifies(output: np.ndarray, reference: Reference) -> bool:

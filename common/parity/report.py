@@ -12,7 +12,7 @@ from rich.table import Table
 
 from common.parity.environment import describe
 from common.parity.judge import IDENTICAL
-from common.parity.runner import BackendResult, Run, worst
+from common.parity.results import BackendResult, Run, worst
 
 STYLES = {
     "identical": "bold green",

@@ -14,115 +14,30 @@ from typing import Any
 
 import numpy as np
 
+from common.end_to_end import EndToEndProbe
 from common.errors import TriptychError
 from common.files import os_error_sentence
 from common.oracle import PRECISIONS
-from common.parity.backends import Backend, Hardware
-from common.parity.comparison import Comparison, compare_all
+from common.parity.backends import Backend
+from common.parity.comparison import compare_all
+from common.parity.journal import Entry, Journal
 from common.parity.judge import (
-    CERTIFIED,
-    DIVERGED,
-    IDENTICAL,
     LayerVerdict,
     Memory,
     first_divergence,
     judge,
+    judge_outputs,
     judge_structure,
     overall,
 )
 from common.parity.processes import WorkerFailure, WorkerProcess, Workers
-from common.probes import USUAL, Probe, make_probe
+from common.parity.results import INCOMPLETE, BackendResult, Plan, Run
+from common.probes import Probe, make_probe
 from common.specs.architecture import Architecture
-from common.weights import Weights, check_weights, initial_weights, write_weights_file
-
-INCOMPLETE = "incomplete"
+from common.weights import check_weights, initial_weights, write_weights_file
 
 Progress = Callable[[str, str], None]
 """Called with the names of a backend and a probe whenever the one is finished with the other."""
-
-
-@dataclass(frozen=True)
-class BackendResult:
-    """One backend on one probe."""
-
-    backend: str
-    status: str
-    """`ok`, `diverged`, `crashed` or `skipped`."""
-    verdict: str
-    reason: str | None = None
-    seconds: float = 0.0
-    timing: dict[str, float] = field(default_factory=dict)
-    """Seconds of the import, of loading the weights, of the run, and of the judging."""
-    memory: int | None = None
-    """Bytes: the most that the backend's process has held so far."""
-    repeatable: bool | None = None
-    """Whether a second run gave the same bits; None where there was none, as on a CPU."""
-    outputs: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
-    """The network's outputs, (N, classes), by name."""
-    first_divergence: str | None = None
-    likely_cause: str | None = None
-    layers: list[LayerVerdict] = field(default_factory=list)
-
-    @property
-    def bound_ratio(self) -> float | None:
-        """The largest error ÷ bound of all layers; None if one has none, or nothing was judged."""
-        ratios = [layer.bound_ratio for layer in self.layers]
-        return max((r for r in ratios if r is not None), default=None) if None not in ratios else None
-
-    @property
-    def precision(self) -> str | None:
-        """The precision of the least precise layer."""
-        order = ("fp32", "tf32", "bf16", "other")
-        return max((layer.precision for layer in self.layers), key=order.index, default=None)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One network on one probe in every backend."""
-
-    architecture: str
-    probe: str
-    bounded: dict[str, str]
-    """In an exact probe, the layers that cannot be exact, and how each is handled."""
-    backends: list[BackendResult]
-    device: str = "cpu"
-    precision: str = "fp32"
-    batch: int = 2
-    comparisons: list[Comparison] = field(default_factory=list)
-    """Of the outputs of each pair of backends that ran."""
-
-    @property
-    def verdict(self) -> str:
-        return worst([result.verdict for result in self.backends])
-
-
-def worst(verdicts: Sequence[str]) -> str:
-    """The verdict on the whole: `diverged` before `incomplete` before `certified` before `identical`.
-
-    A backend that was not asked for and is not installed counts for nothing; where nothing counts, it is `incomplete`.
-    """
-    order = (DIVERGED, INCOMPLETE, CERTIFIED, IDENTICAL)
-    return next((verdict for verdict in order if verdict in verdicts), INCOMPLETE)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to run."""
-
-    backends: Sequence[Backend]
-    probes: Sequence[str] = USUAL
-    weights: Weights | None = None
-    """Canonical weights for the random and photo probes; seeded ones if None."""
-    seed: int = 0
-    batch: int | None = None
-    """Images in a batch; two on the exact probe and one on the others if None."""
-    hardware: Hardware = Hardware()
-    jobs: int = 2
-    """How many backends run at the same time."""
-    timeout: float = 600.0
-    """Seconds that one backend may take for one probe."""
-    required: bool = False
-    """Whether a backend that is not installed makes the result incomplete."""
 
 
 def run_parity(
@@ -130,6 +45,7 @@ def run_parity(
     plan: Plan,
     on_progress: Progress = lambda backend, probe: None,
     workers: Workers | None = None,
+    journal: Journal | None = None,
 ) -> list[Run]:
     """Run every backend on every probe.
 
@@ -143,9 +59,10 @@ def run_parity(
         plan: what to run it on.
         on_progress: told of every backend and probe that is done.
         workers: processes to take and give back, for another network to use; new ones, ended here, if None.
+        journal: what has been finished before, which is not run again; what is finished now is added to it.
 
     Raises:
-        TriptychError: the weights do not fit the network.
+        TriptychError: the weights do not fit the network, or the journal cannot be written.
     """
     if plan.weights is not None:
         check_weights(spec.parameter_shapes, plan.weights)
@@ -154,7 +71,7 @@ def run_parity(
             tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder,
             Workers(plan.hardware) if workers is None else nullcontext(workers) as processes,
         ):
-            return _Runner(spec, plan, Path(folder), on_progress, processes).run()
+            return _Runner(spec, plan, Path(folder), on_progress, processes, journal).run()
     except TriptychError as error:
         reason = str(error)
     except OSError as error:
@@ -166,24 +83,51 @@ def run_parity(
 class _Runner:
     """One network: its probes on disk, its workers."""
 
-    def __init__(self, spec: Architecture, plan: Plan, folder: Path, on_progress: Progress, workers: Workers) -> None:
+    def __init__(
+        self,
+        spec: Architecture,
+        plan: Plan,
+        folder: Path,
+        on_progress: Progress,
+        workers: Workers,
+        journal: Journal | None,
+    ) -> None:
         self.spec = spec
         self.plan = plan
         self.folder = folder
         self.on_progress = on_progress
         self.workers = workers
+        self.journal = journal
+        self.finished = journal.finished(spec.name) if journal else {}
         self.stopped = threading.Event()
         self.judging = threading.Lock()
         """One at a time: NumPy's products take all cores, and two at once get in each other's way."""
 
     def run(self) -> list[Run]:
         """Start workers, so that they import their frameworks while the probes are made; then feed and judge them."""
-        installed = [backend for backend in self.plan.backends if not backend.missing]
+        pairs = {(backend.name, probe) for backend in self.plan.backends for probe in self.plan.probes}
+        results = {pair: entry.result for pair, entry in self.finished.items() if pair in pairs}
+        for backend, probe in results:
+            self.on_progress(backend, probe)
+        pending = [
+            backend
+            for backend in self.plan.backends
+            if not backend.missing and any((backend.name, probe) not in results for probe in self.plan.probes)
+        ]
+        told = {entry.probe: (entry.batch, dict(entry.bounded)) for entry in self.finished.values()}
+        if pending or not told.keys() >= set(self.plan.probes):
+            for each in self._run_backends(pending, results):
+                told[each.probe.name] = len(each.probe.image), each.probe.bounded
+        return [self._of_probe(name, *told[name], results) for name in self.plan.probes]
+
+    def _run_backends(
+        self, backends: Sequence[Backend], results: dict[tuple[str, str], BackendResult]
+    ) -> list[_PreparedProbe]:
+        """Add what is not there yet to the results."""
         prepared: Future[list[_PreparedProbe]] = Future()
-        results: dict[tuple[str, str], BackendResult] = {}
         with ThreadPoolExecutor(self.plan.jobs) as executor:
             try:
-                futures = [executor.submit(self._run_backend, backend, prepared) for backend in installed]
+                futures = [executor.submit(self._run_backend, backend, prepared) for backend in backends]
                 prepared.set_result(self._prepare())
                 for future in as_completed(futures):
                     results |= future.result()
@@ -194,21 +138,23 @@ class _Runner:
                 executor.shutdown(wait=False, cancel_futures=True)
                 self.workers.kill()
                 raise
-        return [self._of_probe(each.probe, results) for each in prepared.result()]
+        return prepared.result()
 
-    def _of_probe(self, probe: Probe, results: Mapping[tuple[str, str], BackendResult]) -> Run:
+    def _of_probe(
+        self, probe: str, batch: int, bounded: dict[str, str], results: Mapping[tuple[str, str], BackendResult]
+    ) -> Run:
         rows = [
-            results.get((backend.name, probe.name)) or self._skipped(backend, backend.how_to_install)
+            results.get((backend.name, probe)) or self._skipped(backend, backend.how_to_install)
             for backend in self.plan.backends
         ]
         return Run(
             self.spec.name,
-            probe.name,
-            probe.bounded,
+            probe,
+            bounded,
             rows,
             self.plan.hardware.device,
             self.plan.hardware.precision,
-            len(probe.image),
+            batch,
             compare_all({row.backend: row.outputs for row in rows if row.outputs}),
         )
 
@@ -248,12 +194,17 @@ class _Runner:
         results = {}
         worker = self.workers.take(backend)
         for probe in prepared.result():
+            name = probe.probe.name
             if self.stopped.is_set():
                 break
-            results[backend.name, probe.probe.name] = self._run_probe(backend, worker, probe)
+            if (backend.name, name) in self.finished:
+                continue
+            result = results[backend.name, name] = self._run_probe(backend, worker, probe)
+            if self.journal:
+                self.journal.add(Entry(self.spec.name, name, len(probe.probe.image), probe.probe.bounded, result))
             if not worker.alive and not self.stopped.is_set():
                 worker = self.workers.take(backend)  # the crash has its row; the next probe gets a chance of its own
-            self.on_progress(backend.name, probe.probe.name)
+            self.on_progress(backend.name, name)
         self.workers.give_back(worker)
         return results
 
@@ -290,13 +241,21 @@ class _Runner:
 
     def _record_and_judge(self, backend: Backend, worker: WorkerProcess, prepared: _PreparedProbe) -> _Recorded:
         with tempfile.TemporaryDirectory(prefix=f"{backend.name}-", dir=self.folder) as output:
-            answer = worker.ask({**prepared.request, "output": output}, self.plan.timeout)
-            recorded = {name: np.load(path, mmap_mode="r") for name, path in answer["layers"].items()}
+            probe = prepared.probe
+            deployed = isinstance(probe, EndToEndProbe)
+            answer = worker.ask({**prepared.request, "output": output, "deployed": deployed}, self.plan.timeout)
+            recorded = {
+                self.spec.outputs[name] if deployed else name: np.load(path, mmap_mode="r")
+                for name, path in answer["layers"].items()
+            }
             asked = time.perf_counter()
             with self.judging:
                 started = time.perf_counter()
-                precision = PRECISIONS[self.plan.hardware.precision]
-                verdicts = judge(self.spec, prepared.probe, recorded, prepared.memory, precision)
+                if isinstance(probe, EndToEndProbe):
+                    verdicts = judge_outputs(self.spec, probe, recorded)
+                else:
+                    precision = PRECISIONS[self.plan.hardware.precision]
+                    verdicts = judge(self.spec, probe, recorded, prepared.memory, precision)
                 judging = time.perf_counter() - started
             outputs = {
                 name: np.array(recorded[layer]) for name, layer in self.spec.outputs.items() if layer in recorded

@@ -15,7 +15,7 @@ from common.files import written_atomically
 from common.parity.backends import Backend
 from common.parity.environment import describe
 from common.parity.report import STYLES
-from common.parity.runner import worst
+from common.parity.results import worst
 from common.parity.trajectory import ENVELOPE_FACTOR, Trajectory, TrajectoryRun, run_trajectories, small_spec
 
 

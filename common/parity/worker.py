@@ -5,6 +5,7 @@ Reads one JSON request a line from standard input and answers each with one JSON
 - `{"build": ARCHITECTURE}`: build that network, unless it is there already; the shapes of the model.
 - `{"weights": FILE, "image": FILE, "injected": {LAYER: FILE}, "output": FOLDER}`: run it. Arrays travel as files: the
   weights as safetensors, the others as npy, one for each layer in the answer, which the other side maps into memory.
+- The same with `"deployed": true` and nothing injected: nothing is recorded on the way; the outputs by name.
 - `{"release": true}`: forget the network; how many bytes the process still holds.
 
 An answer with `error` says why there is no other. The process ends when its standard input is closed, whatever it is
@@ -23,6 +24,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ import numpy as np
 
 from common.errors import TriptychError, Unavailable
 from common.onnx_graph import ExportOptions
-from common.onnx_session import RecordingSession, execution_providers
+from common.onnx_session import RecordingSession, execution_providers, run_as_deployed
 from common.parity.backends import BACKENDS, Backend, Hardware
 from common.specs import get_spec
 from common.weights import read_weights_file
@@ -45,9 +47,10 @@ class Worker:
         self.hardware = hardware
         self.implementation = importlib.import_module(backend.implementation)
         self.module = importlib.import_module(f"{backend.implementation}.backend")
-        self.recorder = self.module.record
+        self.recorder, self.predictor = self.module.record, self.module.predict
         if backend.compiled:
-            self.recorder = importlib.import_module(f"{backend.implementation}.compiled").record_compiled
+            compiled = importlib.import_module(f"{backend.implementation}.compiled")
+            self.recorder, self.predictor = compiled.record_compiled, compiled.predict_compiled
         self.importing = time.perf_counter() - started
         self._forget()
 
@@ -86,11 +89,12 @@ class Worker:
         image = np.load(request["image"])
         injected = {name: np.load(path) for name, path in request["injected"].items()}
         started = time.perf_counter()
-        recorded = self._record(image, injected)
+        record = self._predict if request.get("deployed") else partial(self._record, injected=injected)
+        recorded = record(image)
         running = time.perf_counter() - started
         repeatable = None
         if self.hardware.device != "cpu":
-            again = self._record(image, injected)
+            again = record(image)
             repeatable = all(array.tobytes() == again[name].tobytes() for name, array in recorded.items())
         layers = {}
         for number, (name, array) in enumerate(recorded.items()):
@@ -121,6 +125,12 @@ class Worker:
                 self.exported, key, execution_providers(self.hardware.device, self.hardware.precision)
             )
         return self.sessions[key].record(image, injected)
+
+    def _predict(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        if self.exported is None:
+            return self.predictor(self.model, image)
+        providers = execution_providers(self.hardware.device, self.hardware.precision)
+        return run_as_deployed(self.exported, image, providers)
 
     def _release(self) -> dict[str, Any]:
         self._forget()

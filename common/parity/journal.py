@@ -1,0 +1,139 @@
+"""What a long run has finished, kept as it finishes, so that an interrupted run can be resumed.
+
+A file of JSON lines: first what the run is made with, then a line for each network, probe and backend that is done. A
+line is written whole and at once; a last one that was cut off is not counted.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import TriptychError
+from common.files import os_error_sentence, written_atomically
+from common.parity.environment import describe
+from common.parity.judge import LayerVerdict
+from common.parity.results import BackendResult, Plan
+from common.weights import weights_sha256
+
+JOURNAL = "finished.jsonl"
+SOURCES = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A backend's result on a probe, and what the report says of that probe."""
+
+    architecture: str
+    probe: str
+    batch: int
+    bounded: Mapping[str, str]
+    result: BackendResult
+
+
+class Journal:
+    """The file in a report's folder.
+
+    Args:
+        folder: of the report; it exists.
+        plan: what is run. Which networks, probes and backends are wanted may change from one time to the next.
+        resume: whether to go on with what is there; otherwise it is replaced.
+
+    Raises:
+        TriptychError: there is nothing to resume, it was made with other numbers, versions or sources, or the file
+            cannot be written.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, *, resume: bool) -> None:
+        self.path = folder / JOURNAL
+        self.writing = threading.Lock()
+        self.entries: dict[tuple[str, str, str], Entry] = {}
+        identity = _identity(plan)
+        if resume:
+            self._read(identity)
+        with written_atomically(self.path) as temporary:
+            temporary.write_text(
+                "".join(f"{line}\n" for line in [json.dumps(identity), *map(_as_line, self.entries.values())]),
+                encoding="utf-8",
+            )
+
+    def finished(self, architecture: str) -> dict[tuple[str, str], Entry]:
+        """What is done of a network, by backend and probe."""
+        return {
+            (backend, probe): entry for (name, backend, probe), entry in self.entries.items() if name == architecture
+        }
+
+    def add(self, entry: Entry) -> None:
+        """Keep a result; one that says nothing of the network, such as a crash, is left to be made again.
+
+        Raises:
+            TriptychError: the file cannot be written.
+        """
+        if entry.result.status not in ("ok", "diverged"):
+            return
+        try:
+            with self.writing, self.path.open("a", encoding="utf-8") as file:
+                file.write(f"{_as_line(entry)}\n")
+        except OSError as error:
+            raise TriptychError(f"cannot write {self.path}: {os_error_sentence(error)}") from None
+
+    def _read(self, identity: Mapping[str, Any]) -> None:
+        try:
+            first, *lines = self.path.read_text(encoding="utf-8").splitlines()
+            found = json.loads(first)
+        except (OSError, ValueError):
+            folder = self.path.parent
+            raise TriptychError(f"there is nothing to resume in {folder}; leave out --resume to start") from None
+        for name, wanted in identity.items():
+            if found.get(name) != wanted:
+                values = "" if name in _LONG else f", {found.get(name)} then and {wanted} now"
+                made = f"{self.path} was made by a run that differs in its {name}{values}"
+                raise TriptychError(f"{made}; leave out --resume to start anew")
+        for line in lines:
+            try:
+                entry = _from_line(line)
+            except (ValueError, TypeError, KeyError):
+                continue
+            self.entries[entry.architecture, entry.result.backend, entry.probe] = entry
+
+
+_LONG = ("versions", "sources")
+
+
+def _identity(plan: Plan) -> dict[str, Any]:
+    """Everything that a result depends on."""
+    sources = sha256()
+    for path in sorted(path for package in ("common", "*_impl") for path in SOURCES.glob(f"{package}/**/*.py")):
+        sources.update(path.read_bytes())
+    return {
+        "seed": plan.seed,
+        "batch": plan.batch,
+        "device": plan.hardware.device,
+        "precision": plan.hardware.precision,
+        "weights": None if plan.weights is None else weights_sha256(plan.weights),
+        "versions": describe()["versions"],
+        "sources": sources.hexdigest(),
+    }
+
+
+def _as_line(entry: Entry) -> str:
+    result = asdict(entry.result) | {"outputs": {name: array.tolist() for name, array in entry.result.outputs.items()}}
+    return json.dumps({**vars(entry), "result": result}, ensure_ascii=False)
+
+
+def _from_line(line: str) -> Entry:
+    entry = json.loads(line)
+    result = entry["result"]
+    result["outputs"] = {name: np.array(values, np.float32) for name, values in result["outputs"].items()}
+    result["layers"] = [
+        LayerVerdict(**layer | {name: tuple(layer[name]) for name in ("ulp_histogram", "excluded")})
+        for layer in result["layers"]
+    ]
+    return Entry(**entry | {"result": BackendResult(**result)})

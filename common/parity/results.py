@@ -1,0 +1,100 @@
+"""What a parity run is asked for, and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from common.parity.backends import Backend, Hardware
+from common.parity.comparison import Comparison
+from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict
+from common.probes import USUAL
+from common.weights import Weights
+
+INCOMPLETE = "incomplete"
+
+
+@dataclass(frozen=True)
+class BackendResult:
+    """One backend on one probe."""
+
+    backend: str
+    status: str
+    """`ok`, `diverged`, `crashed` or `skipped`."""
+    verdict: str
+    reason: str | None = None
+    seconds: float = 0.0
+    timing: dict[str, float] = field(default_factory=dict)
+    """Seconds of the import, of loading the weights, of the run, and of the judging."""
+    memory: int | None = None
+    """Bytes: the most that the backend's process has held so far."""
+    repeatable: bool | None = None
+    """Whether a second run gave the same bits; None where there was none, as on a CPU."""
+    outputs: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    """The network's outputs, (N, classes), by name."""
+    first_divergence: str | None = None
+    likely_cause: str | None = None
+    layers: list[LayerVerdict] = field(default_factory=list)
+
+    @property
+    def bound_ratio(self) -> float | None:
+        """The largest error ÷ bound of all layers; None if one has none, or nothing was judged."""
+        ratios = [layer.bound_ratio for layer in self.layers]
+        return max((r for r in ratios if r is not None), default=None) if None not in ratios else None
+
+    @property
+    def precision(self) -> str | None:
+        """The precision of the least precise layer."""
+        order = ("fp32", "tf32", "bf16", "other")
+        return max((layer.precision for layer in self.layers), key=order.index, default=None)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network on one probe in every backend."""
+
+    architecture: str
+    probe: str
+    bounded: dict[str, str]
+    """In an exact probe, the layers that cannot be exact, and how each is handled."""
+    backends: list[BackendResult]
+    device: str = "cpu"
+    precision: str = "fp32"
+    batch: int = 2
+    comparisons: list[Comparison] = field(default_factory=list)
+    """Of the outputs of each pair of backends that ran."""
+
+    @property
+    def verdict(self) -> str:
+        return worst([result.verdict for result in self.backends])
+
+
+def worst(verdicts: Sequence[str]) -> str:
+    """The verdict on the whole: `diverged` before `incomplete` before `certified` before `identical`.
+
+    A backend that was not asked for and is not installed counts for nothing; where nothing counts, it is `incomplete`.
+    """
+    order = (DIVERGED, INCOMPLETE, CERTIFIED, IDENTICAL)
+    return next((verdict for verdict in order if verdict in verdicts), INCOMPLETE)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run."""
+
+    backends: Sequence[Backend]
+    probes: Sequence[str] = USUAL
+    weights: Weights | None = None
+    """Canonical weights for the random and photo probes; seeded ones if None."""
+    seed: int = 0
+    batch: int | None = None
+    """Images in a batch; two on the exact probe and one on the others if None."""
+    hardware: Hardware = Hardware()
+    jobs: int = 2
+    """How many backends run at the same time."""
+    timeout: float = 600.0
+    """Seconds that one backend may take for one probe."""
+    required: bool = False
+    """Whether a backend that is not installed makes the result incomplete."""
