@@ -8,7 +8,7 @@ from conftest import load_implementation
 
 from common import get_spec
 from common.backward import backward, cross_entropy
-from common.parity.backends import select
+from common.parity.backends import BACKENDS, select
 from common.parity.gradients import gradient_probes, judge_gradients
 from common.parity.trajectory import run_trajectories, small_spec
 from common.specs import architecture as ops
@@ -115,15 +115,15 @@ def test_a_tie_in_a_max_pool_may_go_to_any_of_the_largest_and_nowhere_else():
     assert not explained((0, 2), (0, 3))
 
 
-def judged(implementation, architecture, **options):
-    """The verdicts of each probe of a network."""
+def judged(implementation, architecture, record=None, **options):
+    """What an implementation recorded of each probe of a network."""
     spec = get_spec(architecture, **options)
-    module = importlib.import_module(f"{implementation.__name__}.gradients")
+    record = record or importlib.import_module(f"{implementation.__name__}.gradients").record_gradients
     model = implementation.build(architecture, **options)
     for probe in gradient_probes(spec, batch=3):
         implementation.load_weights(model, probe.weights)
         arrays = {"cuts": probe.cuts, "drives": probe.drives, "labels": probe.labels}
-        yield spec, probe, module.record_gradients(model, probe.image, training=probe.training, **arrays)
+        yield spec, probe, record(model, probe.image, training=probe.training, **arrays)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +143,16 @@ def test_every_gradient_is_identical_or_certified(implementation, architecture, 
             assert len(exact) > 10
             assert {verdict.verdict for verdict in exact} == {"identical"}
     assert len(modes) == (4 if architecture == "resnet18" else 2)
+
+
+def test_a_compiled_backward_pass_is_identical_or_certified():
+    if BACKENDS["torch-compile"].missing:
+        pytest.skip(BACKENDS["torch-compile"].how_to_install)
+    implementation = load_implementation("torch_impl")
+    record = importlib.import_module("torch_impl.compiled").record_gradients_compiled
+    for spec, probe, recorded in judged(implementation, "lenet_caffe", record):
+        found = {verdict.verdict for verdict in judge_gradients(spec, probe, recorded)}
+        assert found == {"identical"} if probe.name == "exact" else found <= {"identical", "certified"}
 
 
 @pytest.mark.parametrize(

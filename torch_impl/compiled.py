@@ -9,8 +9,13 @@ import torch
 from torch import fx, nn
 
 from common.names import canonical_from_torch
-from torch_impl.backend import every_head
+from common.specs import get_spec
+from common.specs.architecture import IMAGE
+from torch_impl.backend import every_head, named_parameters, read_weights, record
 from torch_impl.export import Tracer
+from torch_impl.train import losses_of, training_mode
+
+Arrays = Mapping[str, np.ndarray]
 
 _COMPILED = "_compiled"
 """The attribute of a model that keeps what was compiled, by the layers behind which something is injected."""
@@ -36,6 +41,65 @@ def predict_compiled(model: nn.Module, image: np.ndarray) -> dict[str, np.ndarra
     """As `predict`, run by what `torch.compile` makes of the model, free to fuse whatever it likes."""
     device = next(model.parameters()).device
     return {"logits": torch.compile(model, fullgraph=True)(torch.from_numpy(image).to(device)).cpu().numpy()}
+
+
+def record_gradients_compiled(
+    model: nn.Module, image: np.ndarray, *, cuts: Arrays, drives: Arrays, labels: np.ndarray | None, training: bool
+) -> dict[str, dict[str, np.ndarray]]:
+    """As `record_gradients`, by the backward pass that `torch.compile` makes of the model.
+
+    What it differentiates by must be an argument: the gradient by a layer's output is that by a zero added to it.
+    """
+    model.eval()  # running it leaves no trace then
+    shapes = {name: array.shape for name, array in record(model, image).items()}
+    if training:
+        training_mode(model, dropout=False)
+    added = {name: torch.zeros(shape) for name, shape in shapes.items() if name not in cuts}
+    given = {IMAGE: torch.from_numpy(image)} | added | {name: torch.from_numpy(array) for name, array in cuts.items()}
+    given = {name: tensor.clone().requires_grad_() for name, tensor in given.items()}
+    outputs, handed_on = torch.compile(_with_every_sum(model, list(added), list(cuts)), fullgraph=True)(*given.values())
+    terms = [(handed_on.get(n, outputs[n]) * torch.from_numpy(drive)).sum() for n, drive in drives.items()]
+    if labels is not None:
+        heads = {name: handed_on[layer] for name, layer in get_spec(model.architecture).outputs.items()}
+        terms.append(losses_of(heads, torch.from_numpy(labels))[1])
+    parameters = {name: p for name, p in named_parameters(model).items() if p.requires_grad}
+    sources = [*given.values(), *parameters.values()]
+    found = torch.autograd.grad(torch.stack(terms).sum(), sources, allow_unused=True)
+    gradients = dict(zip([*given, *parameters], found, strict=True))
+    model.eval()
+    return {
+        "outputs": {name: output.detach().numpy() for name, output in outputs.items()},
+        "gradients": {name: gradients[name].numpy() for name in given if gradients[name] is not None},
+        "parameters": {name: gradients[name].numpy() for name in parameters if gradients[name] is not None},
+        "weights": read_weights(model),
+    }
+
+
+def _with_every_sum(model: nn.Module, added: Sequence[str], cuts: Sequence[str]) -> fx.GraphModule:
+    """The model as a function of the image, of what is added to layers' outputs, and of what is injected behind others.
+
+    Its result: every layer's own output by name, and what the layers behind were given where something was added.
+    """
+    with every_head(model):
+        graph = Tracer().trace(model)
+    nodes = {canonical_from_torch(node.target): node for node in graph.nodes if node.op == "call_module"}
+    first = next(iter(graph.nodes))
+    arguments = {}
+    for name in reversed([*added, *cuts]):
+        with graph.inserting_after(first):
+            arguments[name] = graph.placeholder(name.replace("/", "_"))
+    handed_on = {}
+    for name, node in nodes.items():
+        if name in cuts:
+            node.replace_all_uses_with(arguments[name])
+            continue
+        with graph.inserting_after(node):
+            total = handed_on[name] = graph.call_function(torch.add, (node, arguments[name]))
+        node.replace_all_uses_with(total, delete_user_cb=lambda user, total=total: user is not total)
+    (output,) = graph.find_nodes(op="output")
+    output.args = ((nodes, handed_on),)
+    graph.lint()
+    return fx.GraphModule(model, graph)
 
 
 def _with_every_output(model: nn.Module, injected: Sequence[str]) -> fx.GraphModule:

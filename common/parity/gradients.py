@@ -316,7 +316,7 @@ def run_gradients(
     Raises:
         TriptychError: none of the backends is installed, or there is no exact probe for the network.
     """
-    installed = [backend for backend in backends if not (backend.missing or backend.through_onnx or backend.compiled)]
+    installed = [backend for backend in backends if not (backend.missing or backend.through_onnx)]
     if not installed:
         raise TriptychError("no backend that can differentiate is installed; see triptych doctor")
     with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as name:
@@ -406,7 +406,10 @@ def main() -> None:
         request = json.loads(lines.get())
         try:
             package = importlib.import_module(backend.implementation)
-            module = importlib.import_module(f"{backend.implementation}.gradients")
+            module = importlib.import_module(
+                f"{backend.implementation}.{'compiled' if backend.compiled else 'gradients'}"
+            )
+            record = module.record_gradients_compiled if backend.compiled else module.record_gradients
             if model is None:
                 model = package.build(
                     request["architecture"],
@@ -420,7 +423,7 @@ def main() -> None:
                     kind, _, name = key.partition(" ")
                     parts.setdefault(kind, {})[name] = arrays[key]
             labels = parts["labels"][""] if "labels" in parts else None
-            recorded = module.record_gradients(
+            recorded = record(
                 model,
                 parts["image"][""],
                 cuts=parts["cuts"],
