@@ -319,6 +319,8 @@ def parity(
     json: Json = False,
 ) -> None:
     """Run networks in every backend and prove that they compute the same function."""
+    from dataclasses import replace
+
     from rich.console import Console
 
     from common.explorer.report import prepare, write_report
@@ -327,7 +329,7 @@ def parity(
     from common.parity.journal import Journal
     from common.parity.processes import Workers
     from common.parity.report import as_json, print_network, print_verdict
-    from common.parity.results import INCOMPLETE, Plan, worst
+    from common.parity.results import INCOMPLETE, Plan, compared_with_cpu, worst
     from common.parity.runner import run_parity
     from common.probes import PROBES, USUAL
     from common.weights import read_weights_file
@@ -388,12 +390,20 @@ def parity(
     journal = Journal(report, plan, resume=resume) if report else None
     console = _console()
     runs = []
-    results = len(names) * len(plan.backends) * len(plan.probes)
-    with _progress(results, Console(stderr=True) if json else console) as advance, Workers(plan.hardware) as workers:
+    on_cpu = replace(plan, hardware=Hardware()) if plan.hardware.device != "cpu" else None
+    results = len(names) * len(plan.backends) * len(plan.probes) * (2 if on_cpu else 1)
+    with (
+        _progress(results, Console(stderr=True) if json else console) as advance,
+        Workers(plan.hardware) as workers,
+        Workers() as workers_on_cpu,
+    ):
         for name in names:
             done = lambda *what, name=name: advance(" ".join((name, *what)))  # noqa: E731
             try:
                 of_network = run_parity(get_spec(name), plan, done, workers, journal)
+                if on_cpu:
+                    pairs = zip(of_network, run_parity(get_spec(name), on_cpu, done, workers_on_cpu), strict=True)
+                    of_network = [compared_with_cpu(run, before) for run, before in pairs]
             except KeyboardInterrupt:
                 if journal:
                     print("triptych: what is finished is kept; go on with --resume", file=sys.stderr)

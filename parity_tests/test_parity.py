@@ -18,7 +18,7 @@ import pytest
 from common import get_spec, random_weights, write_weights_file
 from common.parity import backends
 from common.parity.judge import DIVERGED, IDENTICAL, judge, judge_structure, overall
-from common.parity.results import worst
+from common.parity.results import BackendResult, Run, compared_with_cpu, worst
 from common.probes import exact_probe
 
 ROOT = Path(__file__).parents[1]
@@ -182,6 +182,20 @@ def test_an_interrupted_run_leaves_nothing_behind(number, tmp_path):
     if number != signal.SIGKILL:
         assert code == 130
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_is_compared_with_the_cpu_backend_by_backend():
+    def run(device, **outputs):
+        rows = [
+            BackendResult(name, "ok", "certified", outputs={"logits": np.array([values], np.float32)})
+            for name, values in outputs.items()
+        ]
+        return Run("lenet5", "random", {}, rows, device)
+
+    on_gpu, on_cpu = run("cuda", torch=[1, 2, 4], tf1=[0, 1, 2]), run("cpu", torch=[1, 2, 3.5])
+    (comparison,) = compared_with_cpu(on_gpu, on_cpu).across_devices
+    assert (comparison.left, comparison.right) == ("torch on the CPU", "torch on cuda")
+    assert (comparison.largest_absolute, comparison.top1) == (0.5, 1.0)
 
 
 def test_an_interrupted_run_is_resumed_and_nothing_is_run_twice(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from common.parity.comparison import Comparison
 from common.parity.environment import describe
 from common.parity.judge import IDENTICAL
 from common.parity.results import BackendResult, Run, worst
@@ -43,6 +44,7 @@ def as_json(runs: Sequence[Run]) -> dict[str, Any]:
                 "batch": run.batch,
                 "bounded": run.bounded,
                 "comparisons": [asdict(comparison) for comparison in run.comparisons],
+                "across_devices": [asdict(comparison) for comparison in run.across_devices],
                 "backends": [_backend_as_json(result) for result in run.backends],
             }
             for run in runs
@@ -64,21 +66,25 @@ def print_network(console: Console, runs: Sequence[Run]) -> None:
         for result in run.backends:
             _explain(console, run, result)
         if run.comparisons and run.verdict != IDENTICAL:
-            console.print(_end_to_end(run), style="dim", highlight=False, soft_wrap=True)
+            text = _end_to_end(f"End to end on {Path(run.probe).name}", run.comparisons)
+            console.print(text, style="dim", highlight=False, soft_wrap=True)
+        if run.across_devices:
+            text = _end_to_end(f"CPU and {run.device} on {Path(run.probe).name}", run.across_devices)
+            console.print(text, style="dim", highlight=False, soft_wrap=True)
     for how in dict.fromkeys(how for run in runs for how in run.bounded.values()):
         layers = [layer for run in runs for layer, reason in run.bounded.items() if reason == how]
         names = ", ".join(layers) if len(layers) <= 4 else f"{layers[0]} … {layers[-1]} ({len(layers)} layers)"
         console.print(f"[dim]Not exact: {names}. {how}.[/]", highlight=False, soft_wrap=True)
 
 
-def _end_to_end(run: Run) -> str:
-    """How far apart the outputs are, over all pairs of backends."""
-    largest = max(comparison.largest_absolute for comparison in run.comparisons)
-    tolerance = max(comparison.tolerance for comparison in run.comparisons)
-    top1, top5 = (min(getattr(comparison, top) for comparison in run.comparisons) for top in ("top1", "top5"))
+def _end_to_end(what: str, comparisons: Sequence[Comparison]) -> str:
+    """How far apart the outputs are, over all pairs."""
+    largest = max(comparison.largest_absolute for comparison in comparisons)
+    tolerance = max(comparison.tolerance for comparison in comparisons)
+    top1, top5 = (min(getattr(comparison, top) for comparison in comparisons) for top in ("top1", "top5"))
     return (
-        f"End to end on {Path(run.probe).name}: outputs differ by at most {largest:.2g} (a tolerance of "
-        f"{tolerance:.2g} would have passed); top-1 agrees for {top1:.0%} of the images, top-5 for {top5:.0%}."
+        f"{what}: outputs differ by at most {largest:.2g} (a tolerance of {tolerance:.2g} would have passed); "
+        f"top-1 agrees for {top1:.0%} of the images, top-5 for {top5:.0%}."
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from common.parity.backends import Backend, Hardware
-from common.parity.comparison import Comparison
+from common.parity.comparison import Comparison, compare_all
 from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict
 from common.probes import USUAL
 from common.weights import Weights
@@ -65,10 +65,24 @@ class Run:
     batch: int = 2
     comparisons: list[Comparison] = field(default_factory=list)
     """Of the outputs of each pair of backends that ran."""
+    across_devices: list[Comparison] = field(default_factory=list)
+    """On a GPU: of each backend's outputs with its own on the CPU."""
 
     @property
     def verdict(self) -> str:
         return worst([result.verdict for result in self.backends])
+
+
+def compared_with_cpu(run: Run, on_cpu: Run) -> Run:
+    """A run on a GPU, with each backend's outputs compared with those of the same backend on the CPU."""
+    before = {result.backend: result.outputs for result in on_cpu.backends}
+    pairs = [
+        compare_all(
+            {f"{row.backend} on the CPU": before.get(row.backend, {}), f"{row.backend} on {run.device}": row.outputs}
+        )
+        for row in run.backends
+    ]
+    return replace(run, across_devices=[comparison for pair in pairs for comparison in pair])
 
 
 def worst(verdicts: Sequence[str]) -> str:
