@@ -58,9 +58,9 @@ def own_save(kind: str, name: str) -> Callable[[Path, Path], None]:
     """What the framework itself takes to make the model, take the weights and save them."""
 
     def run(source: Path, folder: Path) -> None:
-        from common.porting.targets import import_framework
+        from common.frameworks import import_implementation
 
-        implementation = import_framework(kind)
+        implementation = import_implementation(kind)
         model = implementation.build("alexnet_bvlc")
         implementation.load_weights(model, _canonical(source))
         implementation.save_weights(model, folder / name)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json as json_module
-import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +17,6 @@ import typer
 from common.errors import TriptychError
 from common.files import os_error_sentence
 from common.specs import CATALOGUE, get_spec, list_architectures, nearest
-from common.specs.architecture import Architecture, Layer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,9 +61,6 @@ class PortTarget(StrEnum):
     ONNX = "onnx"
 
 
-PACKAGES = {Framework.TORCH: "torch_impl", Framework.KERAS: "keras_impl", Framework.TF1: "tf1_style_impl"}
-
-
 def _complete(incomplete: str) -> list[str]:
     """What the shell offers for the name of a network."""
     return [name for name in CATALOGUE if name.startswith(incomplete)]
@@ -82,10 +77,6 @@ def _print_json(report: Any) -> None:
     print(json_module.dumps(report, indent=2, ensure_ascii=False))
 
 
-def _shape(shape: Sequence[int | str]) -> str:
-    return "×".join(map(str, shape))
-
-
 @app.command("list")
 def list_command(
     pattern: Annotated[
@@ -97,29 +88,20 @@ def list_command(
     names = _matching([pattern])
     specs = [get_spec(name) for name in names]
     if json:
-        _print_json([_summary(spec) for spec in specs])
+        from common.show import summary
+
+        _print_json([summary(spec) for spec in specs])
         return
     from rich.table import Table
+
+    from common.show import shape_text
 
     table = Table("architecture", "family", "input", box=None, pad_edge=False)
     table.add_column("parameters", justify="right")
     table.add_column("paper")
     for spec in specs:
-        table.add_row(spec.name, spec.family, _shape(spec.input_shape), f"{spec.parameter_count:,}", spec.paper)
+        table.add_row(spec.name, spec.family, shape_text(spec.input_shape), f"{spec.parameter_count:,}", spec.paper)
     _console().print(table)
-
-
-def _summary(spec: Architecture) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "family": spec.family,
-        "title": spec.title,
-        "year": spec.year,
-        "paper": spec.paper,
-        "input": spec.input_shape,
-        "parameters": spec.parameter_count,
-        "multiply_adds": spec.multiply_adds,
-    }
 
 
 def _matching(patterns: list[str]) -> list[str]:
@@ -149,103 +131,20 @@ def show(
     json: Json = False,
 ) -> None:
     """Show a network's layers: name, operation, output shape, parameters, multiply-adds."""
+    from common import show as descriptions
+
     if framework:
-        _show_summary(get_spec(what), framework, json)
-        return
-    if what not in CATALOGUE and (what.endswith(".onnx") or Path(what).is_file()):
-        _show_file(Path(what), json)
-        return
-    if what not in CATALOGUE and Path(f"{what}.index").is_file():
-        _show_weights(Path(what), json)
-        return
-    spec = get_spec(what)
-    rows = [_layer_row(spec, layer) for layer in spec.layers]
-    if json:
-        _print_json({**_summary(spec), "outputs": spec.outputs, "layers": rows})
-        return
-    _print_layers(
-        f"{spec.name}: {spec.title}, input {_shape(spec.input_shape)}",
-        rows,
-        f"{spec.parameter_count:,} parameters, {spec.multiply_adds:,} multiply-adds",
-    )
-
-
-def _show_summary(spec: Architecture, framework: Framework, json: bool) -> None:
-    """What Keras, PyTorch or TensorFlow 1 itself says of the network."""
-    from common.explorer.summary import summarise
-
-    summary = summarise(framework.value, spec.name)
-    if json:
-        _print_json({"architecture": spec.name, "framework": framework.value, "summary": summary})
+        found = descriptions.of_framework(get_spec(what), framework.value)
+    elif what not in CATALOGUE and any(Path(name).is_file() for name in (what, f"{what}.index")):
+        found = descriptions.of_file(Path(what))
+    elif what.endswith(".onnx"):
+        raise TriptychError(f"there is no file {what}")
     else:
-        print(summary.rstrip())
-
-
-def _show_weights(path: Path, json: bool) -> None:
-    """What a weights file is, and its tensors."""
-    from common.porting.report import describe_file, print_file
-
-    description = describe_file(path)
+        found = descriptions.of_architecture(get_spec(what))
     if json:
-        _print_json(description)
+        _print_json(found.content)
     else:
-        print_file(_console(), description)
-
-
-def _show_file(path: Path, json: bool) -> None:
-    """The layers of an ONNX file, as the file itself has them, or the tensors of another."""
-    from dataclasses import asdict
-
-    from common.onnx_file import read_summary
-    from common.porting.formats import is_onnx
-
-    if path.is_file() and not is_onnx(path):
-        _show_weights(path, json)
-        return
-
-    summary = read_summary(path)
-    if json:
-        _print_json({"path": str(path), **asdict(summary)})
-        return
-    said = "".join(f"\n{key}: {value}" for key, value in sorted(summary.metadata.items()))
-    values = (f"{name} {_shape(shape)}" for name, shape in (*summary.inputs.items(), *summary.outputs.items()))
-    rows = [
-        {"name": layer.name, "operation": layer.operator, "output": layer.output, "parameters": layer.parameters}
-        for layer in summary.layers
-    ]
-    parameters = sum(layer.parameters for layer in summary.layers)
-    _print_layers(f"{path}: {', '.join(values)}{said}", rows, f"{parameters:,} parameters, operators {summary.opset}")
-
-
-def _print_layers(title: str, rows: list[dict[str, Any]], total: str) -> None:
-    from rich.table import Table
-
-    table = Table("layer", "operation", "output", box=None, pad_edge=False)
-    table.add_column("parameters", justify="right")
-    counted = "multiply_adds" in rows[0]
-    if counted:
-        table.add_column("multiply-adds", justify="right")
-    for row in rows:
-        numbers = [row["parameters"], row["multiply_adds"]] if counted else [row["parameters"]]
-        table.add_row(row["name"], row["operation"], _shape(row["output"]), *(f"{n:,}" if n else "" for n in numbers))
-    console = _console()
-    console.print(title, highlight=False, soft_wrap=True)
-    console.print(table)
-    console.print(total, highlight=False)
-
-
-def _layer_row(spec: Architecture, layer: Layer) -> dict[str, Any]:
-    from math import prod
-
-    inputs = spec.input_shapes(layer)
-    return {
-        "name": layer.name,
-        "operation": layer.operation.kind,
-        "inputs": layer.inputs,
-        "output": spec.shapes[layer.name],
-        "parameters": sum(map(prod, layer.operation.parameter_shapes(*inputs).values())),
-        "multiply_adds": layer.operation.multiply_adds(*inputs),
-    }
+        found.print(_console())
 
 
 @app.command()
@@ -319,18 +218,12 @@ def parity(
     json: Json = False,
 ) -> None:
     """Run networks in every backend and prove that they compute the same function."""
-    from dataclasses import replace
-
     from rich.console import Console
 
-    from common.explorer.report import prepare, write_report
     from common.images import read_photograph
-    from common.parity.backends import Hardware, require, select
-    from common.parity.journal import Journal
-    from common.parity.processes import Workers
-    from common.parity.report import as_json, print_network, print_verdict
-    from common.parity.results import INCOMPLETE, Plan, compared_with_cpu, worst
-    from common.parity.runner import run_parity
+    from common.parity.backends import Hardware, select
+    from common.parity.command import parity_command
+    from common.parity.results import Plan
     from common.probes import PROBES, USUAL
     from common.weights import read_weights_file
 
@@ -377,60 +270,32 @@ def parity(
         weights=read_weights_file(weights) if weights else None,
         seed=seed,
         batch=batch,
-        hardware=Hardware(device, precision),
+        hardware=Hardware.shared(jobs, device, precision),
         jobs=jobs,
         timeout=timeout,
         required=bool(backend),
     )
-    require(plan.hardware)
     if resume and not report:
         raise TriptychError("--resume goes on with the results in a report's folder; name it with --report")
-    if report:
-        prepare(report)
-    journal = Journal(report, plan, resume=resume) if report else None
-    console = _console()
-    runs = []
-    on_cpu = replace(plan, hardware=Hardware()) if plan.hardware.device != "cpu" else None
-    results = len(names) * len(plan.backends) * len(plan.probes) * (2 if on_cpu else 1)
-    with (
-        _progress(results, Console(stderr=True) if json else console) as advance,
-        Workers(plan.hardware) as workers,
-        Workers() as workers_on_cpu,
-    ):
-        for name in names:
-            done = lambda *what, name=name: advance(" ".join((name, *what)))  # noqa: E731
-            try:
-                of_network = run_parity(get_spec(name), plan, done, workers, journal)
-                if on_cpu:
-                    pairs = zip(of_network, run_parity(get_spec(name), on_cpu, done, workers_on_cpu), strict=True)
-                    of_network = [compared_with_cpu(run, before) for run, before in pairs]
-            except KeyboardInterrupt:
-                if journal:
-                    print("triptych: what is finished is kept; go on with --resume", file=sys.stderr)
-                raise
-            runs += of_network
-            if not json:
-                print_network(console, of_network)
-    outcome = as_json(runs)
-    page = write_report(report, outcome, shlex.join(["triptych", *sys.argv[1:]])) if report else None
-    if json:
-        _print_json(outcome)
-    else:
-        print_verdict(console, runs)
-        if page:
-            console.print(f"Report: {page}", highlight=False, soft_wrap=True)
-    verdict = worst([run.verdict for run in runs])
-    statuses = {result.status for run in runs for result in run.backends}
-    if verdict == INCOMPLETE and "crashed" not in statuses:
-        raise typer.Exit(NOT_CARRIED_OUT)
-    if verdict in ("diverged", INCOMPLETE):
-        raise typer.Exit(DIFFERENCE_FOUND)
+    outcome = parity_command(
+        Console(stderr=True, quiet=True) if json else _console(),
+        names,
+        plan,
+        report=report,
+        resume=resume,
+        command=shlex.join(["triptych", *sys.argv[1:]]),
+        progress=_progress,
+    )
+    _finish(outcome, json)
 
 
 def _finish(report: dict[str, Any], json: bool) -> NoReturn:
     """End a command whose report has a verdict, with the status that goes with it."""
     if json:
         _print_json(report)
+    statuses = {row["status"] for run in report["runs"] for row in run["backends"]}
+    if report["verdict"] == "incomplete" and "crashed" not in statuses:
+        raise typer.Exit(NOT_CARRIED_OUT)
     raise typer.Exit(DIFFERENCE_FOUND if report["verdict"] in ("diverged", "incomplete") else 0)
 
 
@@ -441,7 +306,7 @@ def _progress(total: int, console: Console) -> Iterator[Callable[[str], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    console = console if console.is_terminal else Console(stderr=True)
+    console = console if console.is_terminal and not console.quiet else Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task("starting", total=total)
         yield lambda what: bars.update(task, advance=1, description=f"{what} done")
@@ -505,19 +370,18 @@ def _export_one(
     source: Framework, architecture: str | None, weights: Path | None, path: Path, options: ExportOptions
 ) -> dict[str, Any]:
     """Build, load and export one network; what was written."""
-    import importlib
     from dataclasses import replace
 
+    from common.frameworks import import_implementation
     from common.specs.architecture import Preprocessing
     from common.weights import identify, random_weights, read_metadata, read_weights_file
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's chatter, which is no answer
     metadata = read_metadata(weights) if weights else {}
     values = read_weights_file(weights) if weights else random_weights(architecture or "")
     spec = identify(values, architecture or metadata.get("architecture"))
     if "preprocessing" in metadata:
         options = replace(options, preprocessing=Preprocessing.from_json(metadata["preprocessing"]))
-    implementation = importlib.import_module(PACKAGES[source])
+    implementation = import_implementation(source.value)
     model = implementation.build(spec.name, num_classes=spec.num_classes)
     implementation.load_weights(model, values)
     implementation.export_onnx(model, path, options)
@@ -597,7 +461,6 @@ def train(
         Console(stderr=True) if json else _console(),
         architecture,
         framework.value,
-        PACKAGES[framework],
         recipe,
         data=data,
         bad_files=bad_files.value,

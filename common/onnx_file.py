@@ -179,7 +179,8 @@ def read_summary(path: str | Path) -> FileSummary:
     if not graph.node:
         raise TriptychError(f"{path} is not an ONNX model: it has no nodes")
     values = {value.name: _dimensions(value) for value in (*graph.input, *graph.value_info, *graph.output)}
-    sizes = {tensor.name: prod(tensor.dims) for tensor in graph.initializer}
+    # A scalar is a constant of the operation, no parameter.
+    sizes = {tensor.name: prod(tensor.dims) if tensor.dims else 0 for tensor in graph.initializer}
     return FileSummary(
         metadata={entry.key: entry.value for entry in model.metadata_props},
         opset=max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0),

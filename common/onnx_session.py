@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,8 +59,7 @@ class RecordingSession:
         del graph.output[:]
         graph.output.extend(_float_values(self.values.values()))
         graph.input.extend(_float_values(inlets.values()))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options = _options()
         options.add_external_initializers(
             list(self.arrays), [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in self.arrays.values()]
         )
@@ -133,13 +133,19 @@ def run_as_deployed(path: str | Path, image: np.ndarray, providers: Providers = 
     Raises:
         TriptychError: ONNX Runtime cannot load or run the file.
     """
+    session = _session(path, str(path), _options(), providers)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, _run(path, session, names, {IMAGE: image}), strict=True))
+
+
+def _options() -> onnxruntime.SessionOptions:
+    """Quiet, and with as many threads as the other libraries are told to use."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = _session(path, str(path), options, providers)
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, _run(path, session, names, {IMAGE: image}), strict=True))
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))
+    return options
 
 
 def _session(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from common.errors import TriptychError
 from common.files import written_atomically
 from common.training.data import Data, Split
 from common.training.plan import Batch, Plan
@@ -29,6 +31,9 @@ def train(
 ) -> list[Epoch]:
     """Train a model of this package where it is.
 
+    Where `keras.distribution` is set to a distribution before the model is built, on JAX, each replica takes its share
+    of every batch.
+
     Args:
         model: as `build` makes it, with the weights to start from.
         data: pictures and labels; see `common.training.data`.
@@ -41,15 +46,18 @@ def train(
         what came of each epoch.
 
     Raises:
-        TriptychError: the data do not fit the model, there is no such run to resume, or the loss is not finite; the
-            last checkpoint is kept then.
+        TriptychError: the data do not fit the model, batches cannot be shared evenly, there is no such run to resume,
+            or the loss is not finite; the last checkpoint is kept then.
     """
     height, width, channels = model.input_shape[1:]
     spec = trained_spec(model.name, (channels, height, width), structure(model)[1])
     run = Run.start("keras", spec, data, recipe, folder, resume, monitor)
     plan = Plan(spec, data, recipe)
     training = Pictures(data.train, plan, plan.batches(0))
-    testing = Pictures(data.test, plan, plan.test_batches())
+    size, sharing = len(training.batches[0]), replicas()
+    if size % sharing:
+        raise TriptychError(f"{size} pictures in a step cannot be shared evenly by {sharing} devices; change the batch")
+    testing = Pictures(data.test, plan, plan.test_batches(), multiple=sharing)
     with prepared(model, recipe):
         compile_model(model, recipe)
         if resume:
@@ -64,6 +72,12 @@ def train(
             callbacks=[Schedule(recipe), Recorder(run, plan, training)],
         )
     return run.history
+
+
+def replicas() -> int:
+    """How many shares a batch is divided into: 1, unless a distribution is set."""
+    distribution = keras.distribution.distribution()
+    return distribution.num_model_replicas if distribution else 1
 
 
 def compile_model(model: keras.Model, recipe: Recipe) -> None:
@@ -81,7 +95,7 @@ def compile_model(model: keras.Model, recipe: Recipe) -> None:
         optimizer=sgd(recipe),
         loss=dict.fromkeys(heads, cross_entropy) if branching else cross_entropy,
         loss_weights={name: 1.0 if name == "logits" else AUXILIARY_WEIGHT for name in heads} if branching else None,
-        metrics={"logits": metrics} if branching else metrics,
+        weighted_metrics={"logits": metrics} if branching else metrics,  # see `Pictures`
         jit_compile=keras.backend.backend() == "jax",
     )
     model.optimizer.build(model.trainable_variables)  # so that a checkpoint finds its velocities
@@ -106,7 +120,7 @@ def sgd(recipe: Recipe) -> keras.optimizers.Optimizer:
 
 @contextmanager
 def prepared(model: keras.Model, recipe: Recipe) -> Iterator[None]:
-    """Give the kernels their L2 penalty and the dropouts their seeds, or a rate of 0; take both back at the end."""
+    """Give the kernels their L2 penalty and, if nothing is to be dropped, the dropouts a rate of 0; until the end."""
     decaying = [variable for name, variable in named_variables(model).items() if decays(name)]
     dropouts = [layer for layer in model.layers if isinstance(layer, layers.Dropout)]
     rates = [layer.rate for layer in dropouts]  # the probability to drop
@@ -114,9 +128,8 @@ def prepared(model: keras.Model, recipe: Recipe) -> Iterator[None]:
     penalty.l2 = np.float64(recipe.weight_decay / 2)  # the factor of Σw², whose gradient is twice l2·w; see `sgd`
     for variable in decaying:
         variable.regularizer = penalty
-    for number, layer in enumerate(dropouts):
+    for layer in dropouts:
         layer.rate = layer.rate if recipe.dropout else 0.0
-        layer.seed_generator.state.assign([recipe.seed, number])
     try:
         yield
     finally:
@@ -164,7 +177,10 @@ class Schedule(keras.callbacks.Callback):
 
 
 class Recorder(keras.callbacks.Callback):
-    """Sets the batches, reports steps, ends a training whose loss is not finite, keeps a checkpoint of each epoch."""
+    """Sets the batches, reports steps, ends a training whose loss is not finite, keeps a checkpoint of each epoch.
+
+    What is dropped depends on the seed, the layer and the step, and on nothing that a checkpoint does not hold.
+    """
 
     def __init__(self, run: Run, plan: Plan, training: Pictures) -> None:
         super().__init__()
@@ -173,12 +189,16 @@ class Recorder(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.epoch, self.losses = epoch, []
         self.training.batches = self.plan.batches(epoch)
+        for layer in self.model.layers:
+            if isinstance(layer, layers.Dropout):  # whose state is in none of Keras' checkpoints
+                seed = zlib.crc32(f"{self.plan.recipe.seed} {layer.name}".encode())
+                layer.seed_generator.state.assign([seed, epoch * self.plan.steps])
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         step = Step(self.epoch + 1, batch + 1, self.plan.steps, float(_of_logits(logs, "latest")))
         left_out = float(self.model.optimizer.dynamic_scale) != 1
         if left_out or not np.isfinite(logs["loss"]):
-            images, _ = self.training[batch]
+            images, *_ = self.training[batch]
             raise self.run.not_finite(step, record(self.model, images.transpose(0, 3, 1, 2), training=True))
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # `fit` keeps the variables to itself otherwise
@@ -196,7 +216,7 @@ class Recorder(keras.callbacks.Callback):
         with written_atomically(path) as temporary:
             beside = temporary.with_name(f"{temporary.name}.weights.h5")  # the only ending that Keras takes
             try:
-                self.model.save_weights(beside)  # the optimiser's variables and the seeds of dropout too
+                self.model.save_weights(beside)  # the optimiser's variables too
                 beside.replace(temporary)
             finally:
                 beside.unlink(missing_ok=True)
@@ -216,21 +236,28 @@ class Pictures(keras.utils.PyDataset):
 
     Other batches can be put in its place between two epochs. Keras' own `on_epoch_end` is no place for that: `fit`
     calls it before the first epoch too.
+
+    Devices can share batches of a `multiple` of their number only. If there are several, N is made one by repeating
+    the last picture, and weights come third, (N,), that are 0 for the repetitions.
     """
 
-    def __init__(self, split: Split, plan: Plan, batches: list[Batch]) -> None:
+    def __init__(self, split: Split, plan: Plan, batches: list[Batch], *, multiple: int = 1) -> None:
         super().__init__()
-        self.split, self.plan, self.batches = split, plan, batches
+        self.split, self.plan, self.batches, self.multiple = split, plan, batches, multiple
         self.heads = list(plan.spec.outputs)
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray | dict[str, np.ndarray]]:
+    def __getitem__(self, number: int) -> tuple[np.ndarray | dict[str, np.ndarray], ...]:
         batch = self.batches[number]
-        images = np.stack([self._image(batch, row) for row in range(len(batch))])
+        rows = np.arange(-(-len(batch) // self.multiple) * self.multiple)
+        weights = (rows < len(batch)).astype(np.float32)
+        batch = batch.take(np.minimum(rows, len(batch) - 1))
+        images = np.stack([self._image(batch, row) for row in rows])
         labels = self.split.labels[batch.indices]
-        return images, labels if len(self.heads) == 1 else dict.fromkeys(self.heads, labels)
+        for_heads = [array if len(self.heads) == 1 else dict.fromkeys(self.heads, array) for array in (labels, weights)]
+        return (images, *for_heads) if self.multiple > 1 else (images, for_heads[0])
 
     def _image(self, batch: Batch, row: int) -> np.ndarray:
         top, left = batch.tops[row], batch.lefts[row]

@@ -37,6 +37,9 @@ SMALLER = {
     "triptych parity lenet5 --device cuda --precision tf32": (
         "triptych parity lenet5 --device cuda --precision tf32 --backend torch --probe random"
     ),
+    "triptych parity lenet5 --steps 100 --plot divergence": (
+        "triptych parity lenet5 --steps 2 --plot divergence --backend torch --backend tf1"
+    ),
     "triptych --install-completion": "triptych --install-completion bash",
 }
 """What is run in place of a command."""

@@ -1,14 +1,16 @@
-"""Training in PyTorch: a `Dataset`, a `DataLoader`, and a plain loop."""
+"""Training in PyTorch: a `Dataset`, a `DataLoader`, and a plain loop, in one process or in several."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from math import isfinite
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from common.files import written_atomically
 from common.training.data import Data, Split
@@ -16,6 +18,7 @@ from common.training.plan import Batch, Plan
 from common.training.recipe import AUXILIARY_WEIGHT, Recipe, decays, trained_spec
 from common.training.run import Epoch, Monitor, Run, Step
 from torch_impl.backend import named_parameters, record, structure
+from torch_impl.distributed import Team
 
 
 def train(
@@ -29,6 +32,9 @@ def train(
 ) -> list[Epoch]:
     """Train a model of this package where it is; it ends in evaluation mode.
 
+    In several processes, as `torchrun` starts them, each takes its share of every batch, and all end with the same
+    weights. The first of them writes, and tells the monitor.
+
     Args:
         model: as `build` makes it, with the weights to start from.
         data: pictures and labels; see `common.training.data`.
@@ -41,49 +47,57 @@ def train(
         what came of each epoch.
 
     Raises:
-        TriptychError: the data do not fit the model, there is no such run to resume, or the loss is not finite; the
-            last checkpoint is kept then.
+        TriptychError: the data do not fit the model, there is no such run to resume, the loss is not finite, or another
+            process of the training has ended; the last checkpoint is kept then.
     """
+    team = Team(model)
     spec = trained_spec(model.architecture, model.image_shape, structure(model)[1])
-    run = Run.start("torch", spec, data, recipe, folder, resume, monitor)
+    run = Run.start("torch", spec, data, recipe, folder, resume, monitor, leads=team.rank == 0)
     plan = Plan(spec, data, recipe)
     optimizer = sgd(model, recipe)
     dtype = next(model.parameters()).dtype
-    torch.manual_seed(recipe.seed)  # of the dropout
+    torch.manual_seed(recipe.seed + team.rank)  # of the dropout: each process has its own masks
+    generator = torch.cuda if team.device.type == "cuda" else torch  # that they are drawn from
 
-    def save(path: Path) -> None:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}
+    def save(path: Path, generators: list[torch.Tensor]) -> None:
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "generators": generators}
         with written_atomically(path) as temporary:
             torch.save(state, temporary)
 
     def restore(path: Path) -> None:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
+        if len(state["generators"]) == team.size:  # other masks are drawn by another number of processes
+            generator.set_rng_state(state["generators"][team.rank])
 
     if resume:
         run.restore(".pt", restore)
 
-    for epoch in range(len(run.history), recipe.epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate_at(epoch)
-        training_mode(model, dropout=recipe.dropout)
-        losses = []
-        for number, (images, labels) in enumerate(loader(data.train, plan, plan.batches(epoch)), start=1):
-            images = images.to(dtype)
-            loss, total = losses_of(model(images), labels)
-            step = Step(epoch + 1, number, plan.steps, loss.item())
-            if not torch.isfinite(total):
-                raise run.not_finite(step, record(model, images.numpy()))
-            optimizer.zero_grad()
-            total.backward()
-            optimizer.step()
-            losses.append(step.loss)
-            monitor.step(step)
-        model.eval()
-        tested = evaluate(model, loader(data.test, plan, plan.test_batches()))
-        run.finish_epoch(Epoch(recipe.learning_rate_at(epoch), losses, *tested), ".pt", save)
+    with team.sharing(model) as network:
+        for epoch in range(len(run.history), recipe.epochs):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate_at(epoch)
+            training_mode(model, dropout=recipe.dropout)
+            losses, batches = [], plan.batches(epoch)
+            shares = loader(data.train, plan, team.shares(batches))
+            for number, (batch, (images, labels)) in enumerate(zip(batches, shares, strict=True), start=1):
+                outputs = network(images.to(team.device, dtype))
+                loss, total = losses_of(outputs, labels.to(team.device), len(batch))
+                of_all, minimised = team.sum(torch.stack([loss, total])).tolist()
+                step = Step(epoch + 1, number, plan.steps, of_all)
+                if not isfinite(minimised):
+                    ((images, _),) = loader(data.train, plan, [batch])
+                    raise run.not_finite(step, record(model, images.to(dtype).numpy()))
+                optimizer.zero_grad()
+                (team.size * total).backward()  # the mean of the processes' gradients is now the sum of the shares
+                optimizer.step()
+                losses.append(step.loss)
+                run.monitor.step(step)
+            model.eval()
+            tested = evaluate(model, loader(data.test, plan, team.shares(plan.test_batches())), team)
+            ended = Epoch(recipe.learning_rate_at(epoch), losses, *tested)
+            run.finish_epoch(ended, ".pt", partial(save, generators=team.gather(generator.get_rng_state())))
     model.eval()
     return run.history
 
@@ -107,27 +121,33 @@ def training_mode(model: nn.Module, *, dropout: bool) -> None:
 
 
 def losses_of(
-    outputs: torch.Tensor | dict[str, torch.Tensor], labels: torch.Tensor
+    outputs: torch.Tensor | dict[str, torch.Tensor], labels: torch.Tensor, batch_size: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The cross-entropy of the logits, and what is minimised: with the auxiliary heads, where there are any."""
+    """The cross-entropy of the logits, and what is minimised: with the auxiliary heads, where there are any.
+
+    Both are means over a batch; of one with more pictures than these, `batch_size`, they are the share that these have.
+    """
     heads = outputs if isinstance(outputs, dict) else {"logits": outputs}
-    losses = {name: functional.cross_entropy(logits, labels) for name, logits in heads.items()}
+    count = batch_size or len(labels)
+    losses = {name: functional.cross_entropy(x, labels, reduction="sum") / count for name, x in heads.items()}
     auxiliary = [loss for name, loss in losses.items() if name != "logits"]
     return losses["logits"], losses["logits"] + AUXILIARY_WEIGHT * sum(auxiliary) if auxiliary else losses["logits"]
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: DataLoader) -> tuple[float, float, float]:
+def evaluate(model: nn.Module, batches: DataLoader, team: Team | None = None) -> tuple[float, float, float]:
     """The mean cross-entropy, and the shares whose class has the largest, and is among the five largest, logits."""
     loss, top1, top5, count = 0.0, 0, 0, 0
-    dtype = next(model.parameters()).dtype
+    like = next(model.parameters())
     for images, labels in batches:
-        logits = model(images.to(dtype))
+        logits, labels = model(images.to(like)), labels.to(like.device)
         loss += functional.cross_entropy(logits, labels, reduction="sum").item()
         ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         top1 += ranked[:, 0].sum().item()
         top5 += ranked.sum().item()
         count += len(labels)
+    if team:  # each process has seen some of them
+        loss, top1, top5, count = team.sum(torch.tensor([loss, top1, top5, count], dtype=torch.float64)).tolist()
     return loss / count, top1 / count, top5 / count
 
 
@@ -169,5 +189,10 @@ class _Rows:
 
 
 def loader(split: Split, plan: Plan, batches: list[Batch]) -> DataLoader:
-    """The batches of the plan: images float32, (N, C, H, W), and labels int64, (N,)."""
-    return DataLoader(Pictures(split, plan, batches), batch_sampler=_Rows(batches))
+    """The batches of the plan: images float32, (N, C, H, W), and labels int64, (N,); N is 0 where one is empty."""
+    nothing = torch.empty(0, *plan.spec.input_shape), torch.empty(0, dtype=torch.int64)
+    return DataLoader(
+        Pictures(split, plan, batches),
+        batch_sampler=_Rows(batches),
+        collate_fn=lambda rows: default_collate(rows) if rows else nothing,
+    )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from common.frameworks import import_implementation
 
 
 def summarise(framework: str, architecture: str) -> str:
@@ -19,9 +20,7 @@ def summarise(framework: str, architecture: str) -> str:
         framework: `keras`, `torch` or `tf1`.
         architecture: a name that `common.list_architectures` gives.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    package, describe = IMPLEMENTATIONS[framework]
-    return describe(importlib.import_module(package).build(architecture))
+    return DESCRIPTIONS[framework](import_implementation(framework).build(architecture))
 
 
 def _keras(model: Any) -> str:
@@ -42,9 +41,5 @@ def _tf1(session: Any) -> str:
         return profile
 
 
-IMPLEMENTATIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "keras": ("keras_impl", _keras),
-    "torch": ("torch_impl", str),
-    "tf1": ("tf1_style_impl", _tf1),
-}
-"""The package of each framework, and how it describes a model."""
+DESCRIPTIONS: dict[str, Callable[[Any], str]] = {"keras": _keras, "torch": str, "tf1": _tf1}
+"""How each framework describes a model."""

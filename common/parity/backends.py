@@ -95,12 +95,22 @@ class Hardware:
     """`cpu` or `cuda`."""
     precision: str = "fp32"
     """`fp32`, or `tf32`: convolutions and dense layers may shorten their factors to 11 significant bits."""
+    threads: int | None = None
+    """Of each backend's process on the CPU; as many as it takes by itself if None."""
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda") or self.precision not in ("fp32", "tf32"):
             raise TriptychError(f"cannot run on {self.device} in {self.precision}; cpu or cuda, fp32 or tf32")
         if self.precision == "tf32" and self.device != "cuda":
             raise TriptychError("TF32 is a mode of NVIDIA's GPUs; --precision tf32 needs --device cuda")
+
+    @classmethod
+    def shared(cls, processes: int, device: str = "cpu", precision: str = "fp32") -> Hardware:
+        """For as many processes at a time as that: each gets its share of the cores.
+
+        Left to themselves, each would take all of them, and spend half of its time waiting for threads that do not run.
+        """
+        return cls(device, precision, max(1, (os.cpu_count() or 1) // processes))
 
 
 def require(hardware: Hardware) -> None:
@@ -112,6 +122,9 @@ def require(hardware: Hardware) -> None:
     if hardware.device == "cuda" and not gpu():
         raise Unavailable("there is no NVIDIA GPU here (nvidia-smi finds none); leave out --device cuda")
 
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+"""The variables that say how many threads a framework may use; what the user has set stands."""
 
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "PYTHONUNBUFFERED": "1"}
 
@@ -136,4 +149,5 @@ _CUDA_PRECISIONS = {
 def process_environment(backend: Backend, hardware: Hardware = Hardware()) -> dict[str, str]:
     """The environment of a backend's process: the user's own, the chatter turned down, the device and its switches."""
     device = _ON_CPU if hardware.device == "cpu" else _ON_CUDA | _CUDA_PRECISIONS[hardware.precision]
-    return {**_QUIET, **os.environ, **device, **backend.environment}
+    threads = dict.fromkeys(THREADS, str(hardware.threads)) if hardware.threads else {}
+    return {**_QUIET, **threads, **os.environ, **device, **backend.environment}

@@ -293,7 +293,7 @@ def _measure(output: np.ndarray, reference: Reference, *, must_be_exact: bool = 
         ratio = float(np.abs(rounded[flushed]).max() / SMALLEST_NORMAL) if only_flushed else np.inf
         required = must_be_exact or not only_flushed
         return _Measure(output.size, False, required, ratio, ulp, histogram, summed=False)
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         error = np.abs(output - reference.value)
         ratio = float(np.max(error / reference.bound, initial=0.0))
     squares, counted = _scaled_errors(error, reference)

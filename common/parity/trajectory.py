@@ -266,7 +266,8 @@ class _Race:
             home = folder / str(number)
             home.mkdir()
             self.jobs.append(replace(job, folder=str(home)))
-            self.workers.append(WorkerProcess(backend, Hardware(), home / "log", module="common.parity.trajectory"))
+            hardware = Hardware.shared(len(lanes))
+            self.workers.append(WorkerProcess(backend, hardware, home / "log", module="common.parity.trajectory"))
         self.trajectories = [Trajectory(backend.name, job.dtype) for backend, job in lanes]
 
     def run(self) -> TrajectoryRun:

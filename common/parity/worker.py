@@ -14,6 +14,7 @@ doing, so that none is left behind.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -24,6 +25,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,8 @@ class Worker:
     def _release(self) -> dict[str, Any]:
         self._forget()
         self.module.release()
+        with suppress(OSError, AttributeError):  # another C library has its own ways
+            ctypes.CDLL(None).malloc_trim(0)  # freed memory back to the system
         return {"resident": _resident_bytes()}
 
 

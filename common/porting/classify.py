@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +13,11 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.files import os_error_sentence
+from common.frameworks import PACKAGES, import_implementation
 from common.images import preprocess, read_photograph
 from common.parity.backends import Backend
 from common.porting.formats import read_source
 from common.porting.matching import Network, understand
-from common.porting.targets import FRAMEWORKS, import_framework
 from common.specs.architecture import Architecture
 
 TOP = 5
@@ -82,8 +82,8 @@ def classify(
 
 def _logits(inputs: Sequence[np.ndarray], network: Network, backend: Backend) -> list[np.ndarray]:
     os.environ.update(backend.environment)
-    (framework,) = (name for name, (package, _) in FRAMEWORKS.items() if package == backend.implementation)
-    implementation = import_framework(framework)
+    (framework,) = (name for name, package in PACKAGES.items() if package == backend.implementation)
+    implementation = import_implementation(framework)
     model = implementation.build(network.spec.name, num_classes=network.spec.num_classes)
     implementation.load_weights(model, network.weights)
     if backend.through_onnx:
@@ -93,9 +93,9 @@ def _logits(inputs: Sequence[np.ndarray], network: Network, backend: Backend) ->
             path = Path(folder) / "model.onnx"
             implementation.export_onnx(model, path)
             return [run_as_deployed(path, image)["logits"][0] for image in inputs]
-    record = sys.modules[f"{implementation.__name__}.backend"].record
-    head = network.spec.outputs["logits"]
-    return [record(model, image)[head][0] for image in inputs]
+    home = importlib.import_module(f"{implementation.__name__}.{'compiled' if backend.compiled else 'backend'}")
+    predict = home.predict_compiled if backend.compiled else home.predict
+    return [predict(model, image)["logits"][0] for image in inputs]
 
 
 def _guesses(logits: np.ndarray, labels: Sequence[str] | None) -> list[Guess]:

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from common.errors import TriptychError
+from common.frameworks import import_implementation
 from common.images import photograph, preprocess
 from common.parity.judge import DIVERGED, first_divergence, judge, overall
 from common.porting.formats import read_source
 from common.porting.matching import Network, understand
-from common.porting.targets import Target, import_framework
+from common.porting.targets import Target
 from common.probes import Probe
 from common.weights import Weights
 
@@ -145,7 +146,7 @@ def _restored(network: Network, target: Target) -> tuple[Weights, Any]:
         return {name: found[name] for name in spec.parameter_shapes if name in found}, RecordingSession(
             target.path
         ).record
-    implementation = import_framework(target.framework)
+    implementation = import_implementation(target.framework)
     model = implementation.build(spec.name, num_classes=spec.num_classes)
     if target.kind == "safetensors":
         from safetensors.numpy import load_file

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,19 +13,13 @@ from typing import Any
 
 from common.errors import TriptychError
 from common.files import os_error_sentence
+from common.frameworks import MODULES, import_implementation
 from common.names import keras_layer, layer_of
 from common.porting.conventions import CONVENTIONS
 from common.porting.matching import Network
 from common.specs import nearest
 from common.specs.architecture import Architecture
 from common.weights import write_weights_file
-
-FRAMEWORKS = {
-    "torch": ("torch_impl", "torch"),
-    "keras": ("keras_impl", "keras"),
-    "tf1": ("tf1_style_impl", "tensorflow"),
-}
-"""The implementation of each, and the module that it needs."""
 
 SUFFIXES = {"keras": (".keras", ".weights.h5"), "onnx": (".onnx",)}
 """Where a framework goes by the name of a file, the names that it takes."""
@@ -49,11 +41,11 @@ class Target:
         Raises:
             TriptychError: there is none.
         """
-        candidates = [self.kind] if self.kind in FRAMEWORKS else list(FRAMEWORKS)
+        candidates = [self.kind] if self.kind in MODULES else list(MODULES)
         for name in candidates:
-            if find_spec(FRAMEWORKS[name][1]):
+            if find_spec(MODULES[name]):
                 return name
-        missing = " or ".join(FRAMEWORKS[name][1] for name in candidates)
+        missing = " or ".join(MODULES[name] for name in candidates)
         raise TriptychError(
             f"{self.kind} needs {missing}, not installed; pip install -c constraints.txt -e '.[{candidates[0]}]'"
         )
@@ -120,7 +112,7 @@ def write_target(network: Network, target: Target, metadata: Mapping[str, str]) 
     if target.kind == "safetensors":
         write_weights_file(target.path, network.weights, metadata=metadata)
         return
-    implementation = import_framework(target.framework)
+    implementation = import_implementation(target.framework)
     model = implementation.build(network.spec.name, num_classes=network.spec.num_classes)
     implementation.load_weights(model, network.weights)
     if target.kind == "onnx":
@@ -144,11 +136,3 @@ def _export(implementation: ModuleType, model: Any, network: Network, path: Path
     with path.open("ab") as file:
         entries = [onnx.StringStringEntryProto(key=key, value=text) for key, text in said.items()]
         file.write(onnx.ModelProto(metadata_props=entries).SerializeToString())
-
-
-def import_framework(name: str) -> ModuleType:
-    """The implementation for `torch`, `keras` or `tf1`, TensorFlow's chatter turned down."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if name == "keras":
-        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    return importlib.import_module(FRAMEWORKS[name][0])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +11,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from common.errors import TriptychError
+from common.frameworks import import_implementation
 from common.specs import get_spec
 from common.training.data import digits, read_data
 from common.training.plot import plot_history
 from common.training.recipe import Recipe, starting_weights
-from common.training.run import PLOT, WEIGHTS, Epoch, Monitor, Step, last_folder, next_folder
+from common.training.run import PLOT, WEIGHTS, Epoch, Monitor, Step, last_folder, launched, next_folder
 from common.weights import read_weights_file, write_weights_file
 
 RUNS = Path("runs")
@@ -27,7 +27,6 @@ def train_command(
     console: Console,
     architecture: str,
     framework: str,
-    implementation: str,
     recipe: Recipe,
     *,
     data: Path | None = None,
@@ -41,10 +40,21 @@ def train_command(
 ) -> dict[str, Any]:
     """Train a network and write its weights, its history and its plot; returns the report for programs.
 
+    Of the processes that `torchrun` starts, the first writes and reports. In the others this does not return: they end,
+    silently, when the training has.
+
     Raises:
         TriptychError: something that was asked for cannot be done; one sentence says what.
     """
     get_spec(architecture)
+    rank, processes = launched()
+    leads = rank == 0
+    if processes > 1 and framework != "torch":
+        raise TriptychError(
+            f"torchrun has started {processes} processes, but each would train a {framework} model of its own; "
+            "leave it out, or train --with torch"
+        )
+    console.quiet = not leads
     name = f"{architecture}-{framework}"
     folder = out or (last_folder(RUNS, name) if resume else next_folder(RUNS, name))
     pictures = digits(recipe.seed) if data is None else read_data(data, bad_files=bad_files, seed=recipe.seed)
@@ -53,8 +63,7 @@ def train_command(
     spec = get_spec(architecture, num_classes=num_classes or len(pictures.classes), image_size=image_size)
     weights = starting_weights(spec, recipe.seed)
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's chatter, which is no answer
-    package = importlib.import_module(implementation)
+    package = import_implementation(framework)
     model = package.build(spec.name, num_classes=num_classes or len(pictures.classes), image_size=image_size)
     package.load_weights(model, weights)
     if finetune:
@@ -69,8 +78,12 @@ def train_command(
         with _shown(console, recipe) as monitor:
             history = package.train(model, pictures, recipe, folder=folder, resume=resume, monitor=monitor)
     except KeyboardInterrupt:
-        print(f"triptych: go on with --resume --out {folder}, from the last epoch that was finished", file=sys.stderr)
+        if leads:
+            hint = f"go on with --resume --out {folder}, from the last epoch that was finished"
+            print(f"triptych: {hint}", file=sys.stderr)
         raise
+    if not leads:
+        raise SystemExit
     result = {"architecture": spec.name, "classes": "\n".join(pictures.classes)}
     write_weights_file(folder / WEIGHTS, package.read_weights(model), metadata=result)
     plot_history(history, folder / PLOT, f"{spec.name} with {framework}")

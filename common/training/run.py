@@ -7,6 +7,7 @@ last of them lies beside it. Whatever a kill leaves behind it is ignored.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -54,6 +55,11 @@ class Epoch:
         return float(np.mean(self.losses))
 
 
+def launched() -> tuple[int, int]:
+    """Which of how many processes this is, counted from 0, as `torchrun` says in the environment; else 0 of 1."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
 class Monitor:
     """Is told how a training goes. This one does nothing with it."""
 
@@ -71,6 +77,8 @@ class Run:
     identity: dict[str, Any]
     folder: Path | None
     monitor: Monitor
+    leads: bool = True
+    """Whether this process writes and tells the monitor; of several that train one model, one does."""
     history: list[Epoch] = field(default_factory=list)
 
     @classmethod
@@ -83,6 +91,8 @@ class Run:
         folder: Path | None,
         resume: bool,
         monitor: Monitor,
+        *,
+        leads: bool = True,
     ) -> Run:
         """A new run in `folder`, or the one that is there, to be resumed.
 
@@ -99,13 +109,14 @@ class Run:
             "data": f"{data.name} ({data.fingerprint()})",
             **json.loads(json.dumps(asdict(recipe))),
         }
-        run = cls(identity, folder, monitor)
+        run = cls(identity, folder, monitor if leads else Monitor(), leads)
         if resume:
             run._continue()
         elif folder is not None:
             if (folder / RUN).exists():
                 raise TriptychError(f"{folder} holds a run already; continue it with --resume, or give another --out")
-            _make(folder)
+            if leads:
+                _make(folder)
         return run
 
     def _continue(self) -> None:
@@ -151,7 +162,7 @@ class Run:
             TriptychError: a file cannot be written.
         """
         self.history.append(epoch)
-        if self.folder is not None:
+        if self.folder is not None and self.leads:
             self._keep(self.folder, suffix, write)
         self.monitor.epoch(len(self.history), epoch)
 
