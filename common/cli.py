@@ -204,7 +204,9 @@ def parity(
         int | None, typer.Option(min=1, help="Images in a batch; 2 on the exact probe and 1 on the others by default.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the probes and of the weights.")] = 0,
-    jobs: Annotated[int, typer.Option(min=1, help="Backends that run at the same time.")] = 2,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Backends that run at the same time, each with its share of the cores.")
+    ] = 2,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that a backend may take for one probe.")] = 600,
     report: Annotated[
         Path | None, typer.Option(help="A folder for the outcome as a page, as JSON and as JUnit's XML.")

@@ -143,9 +143,10 @@ class Worker:
 
 
 def _resident_bytes() -> int:
-    """Of this process; what it ever needed where the system does not tell what it needs now."""
+    """Of this process alone, its libraries left out; the most it ever held where the system does not tell."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
+        return (int(resident) - int(shared)) * resource.getpagesize()
     except OSError:
         return _peak_bytes()
 
