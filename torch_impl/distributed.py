@@ -72,12 +72,11 @@ class Team:
         if self.size == 1:
             yield model
             return
-        network = DistributedDataParallel(model)
         norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
         for norm in norms:
             norm.forward = partial(normalise_together, norm)
         try:
-            yield network
+            yield DistributedDataParallel(model)
         except RuntimeError as error:
             if isinstance(error, distributed.DistError) or "gloo" in str(error):  # which raises nothing more particular
                 raise TriptychError(
