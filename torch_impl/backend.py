@@ -153,7 +153,7 @@ def record(
         return keep
 
     with hooked(model, hook):
-        model(torch.from_numpy(image))
+        model(torch.from_numpy(image).to(next(model.parameters()).device))
     return recorded
 
 
