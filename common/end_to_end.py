@@ -84,7 +84,7 @@ def _try_probe(spec: Architecture, taps: int, seed: int, batch: int) -> EndToEnd
         exact = not any(error.any() for error in given)
         count = taps if exact else 8 if isinstance(layer.operation, Dense) else 1
         generator = seeded_generator(seed, layer.name)
-        parameters = integer_parameters(spec, layer, count, generator, positive=0.5 if exact else 0.75)
+        parameters = integer_parameters(spec, layer, count, generator, signs=(-1, 1) if exact else (-1, 1, 1, 1))
         if isinstance(layer.operation, BatchNorm):
             shape = parameters[f"{layer.name}/gamma"].shape
             scale = 0.125 if layer.name in ends_of_branches else 1.0

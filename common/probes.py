@@ -12,7 +12,7 @@ derived rounding bound (`common.oracle`). *tiny*, *huge* and *subnormal* do the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -138,7 +138,7 @@ def quantum_behind(operation: Operation, shape: Shape, quantum: float) -> float:
 
 
 def integer_parameters(
-    spec: Architecture, layer: Layer, taps: int, generator: np.random.Generator, *, positive: float = 0.5
+    spec: Architecture, layer: Layer, taps: int, generator: np.random.Generator, *, signs: Sequence[int] = (-1, 1)
 ) -> dict[str, np.ndarray]:
     """Kernels with `taps` weights of ±1 for each output, everything else ±1 or ±2 (never 0).
 
@@ -149,15 +149,14 @@ def integer_parameters(
         layer: one of its layers.
         taps: how many weights of a filter, or of a unit, are not 0.
         generator: of all numbers.
-        positive: the share of the weights that are +1.
+        signs: what the weights are drawn from, each as likely as the others.
     """
     parameters = {}
     for name, shape in layer.operation.parameter_shapes(*spec.input_shapes(layer)).items():
         if name == "weight" and isinstance(layer.operation, Conv | Dense):
             rows = np.zeros((shape[0], prod(shape[1:])), np.float32)
             places = generator.integers(0, rows.shape[1], (shape[0], min(taps, rows.shape[1])))
-            signs = generator.choice(np.array([-1, 1], np.float32), places.shape, p=[1 - positive, positive])
-            np.put_along_axis(rows, places, signs, axis=1)
+            np.put_along_axis(rows, places, generator.choice(np.array(signs, np.float32), places.shape), axis=1)
             parameters[f"{layer.name}/{name}"] = rows.reshape(shape)
         elif name == "variance" and isinstance(layer.operation, BatchNorm):
             multiples = generator.integers(1, 5, shape).astype(np.float32)
