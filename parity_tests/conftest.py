@@ -68,11 +68,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    _skip_what_was_not_asked_for(config, items)
-    _group_what_shares_fixtures(items)
-
-
-def _skip_what_was_not_asked_for(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what belongs to other backends or another device than the command line names."""
     packages = {backend.implementation for backend in selected(config)}
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
@@ -82,12 +78,3 @@ def _skip_what_was_not_asked_for(config: pytest.Config, items: list[pytest.Item]
             item.add_marker(pytest.mark.skip(reason="uses no GPU; test_backends.py does"))
         elif package in IMPLEMENTATIONS and package not in packages:
             item.add_marker(pytest.mark.skip(reason=f"of {package}, which none of the backends given is"))
-
-
-def _group_what_shares_fixtures(items: list[pytest.Item]) -> None:
-    """With `-n`, tests that share a costly fixture stay in one process: those of a file, or of one of its networks."""
-    for item in items:
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        about = parameters.get("architecture") or parameters.get("network") or parameters.get("mutant")
-        network = getattr(about, "architecture", about)
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {network}" if network else item.path.stem))
