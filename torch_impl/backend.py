@@ -153,7 +153,8 @@ def record(
         return keep
 
     with hooked(model, hook):
-        model(torch.from_numpy(image).to(next(model.parameters()).device))
+        pixels = torch.from_numpy(image)
+        model(pixels.to(next(model.parameters()).device))
     return recorded
 
 

@@ -25,8 +25,8 @@ def _torch_sees(architecture: str, mistake: str, lines: str, cause: str, layer: 
     return _torch(
         architecture,
         mistake,
-        "        model(torch.from_numpy(image))",
-        f"        {lines}\n        model(torch.from_numpy(np.ascontiguousarray(image, np.float32)))",
+        "        pixels = torch.from_numpy(image)",
+        f"        {lines}\n        pixels = torch.from_numpy(np.ascontiguousarray(image, np.float32))",
         layer,
         cause,
     )
