@@ -20,7 +20,7 @@ explore: $(READY) ## Set up, then write the side-by-side pages into explorer/
 	@$(BIN)/triptych explore
 
 test: lint ## Set up, then run lint, type checks and all tests
-	@$(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile --durations 15
+	@$(BIN)/python -m pytest -q -n $(PROCESSES) --dist worksteal --durations 15
 
 mutants: $(READY) ## Inject porting mistakes into the implementations; each must be caught, placed and named
 	@$(BIN)/python -m parity_tests.mutants

@@ -105,8 +105,8 @@ def test_the_flatten_fixes_the_image_size(name, size, words):
 @pytest.mark.parametrize("name", MAPS)
 def test_keras_sequential_is_the_functional_model(name):
     keras_impl = load_implementation("keras_impl")
-    backend = importlib.import_module("keras_impl.backend")
-    module = importlib.import_module(backend.BUILDERS[name].__module__)
+    catalogue = importlib.import_module("keras_impl.catalogue")
+    module = importlib.import_module(catalogue.BUILDERS[name].__module__)
     functional, sequential = getattr(module, name)(), getattr(module, f"{name}_sequential")()
     assert functional.name == sequential.name == name
     assert [layer.get_config() for layer in sequential.layers] == [
@@ -114,8 +114,9 @@ def test_keras_sequential_is_the_functional_model(name):
     ]
     if name == "alexnet_mnist":  # the small one
         image = np.random.default_rng(0).standard_normal((3, 1, 28, 28), dtype=np.float32)
+        record = importlib.import_module("keras_impl.backend").record
         outputs = []
         for model in (functional, sequential):
             keras_impl.load_weights(model, random_weights(name))
-            outputs.append(backend.record(model, image))
+            outputs.append(record(model, image))
         assert all(outputs[0][layer].tobytes() == outputs[1][layer].tobytes() for layer in outputs[0])

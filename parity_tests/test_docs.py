@@ -14,6 +14,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").glob("*.md"))
 
+TRAIN = "triptych train lenet_caffe --with"
+TORCHRUN = "torchrun --standalone --nproc-per-node 2 -m common.cli train lenet_caffe --with torch"
+
 SMALLER = {
     # What other tests run in full, with fewer backends or probes; a shell is told, not detected.
     "triptych parity alexnet_bvlc": "triptych parity alexnet_bvlc --backend torch --probe exact",
@@ -39,6 +42,14 @@ SMALLER = {
     ),
     "triptych parity lenet5 --steps 100 --plot divergence": (
         "triptych parity lenet5 --steps 2 --plot divergence --backend torch --backend tf1"
+    ),
+    "triptych parity lenet_caffe --gradients": "triptych parity lenet_caffe --gradients --backend torch",
+    "triptych parity lenet5 --gradients": "triptych parity lenet5 --gradients --backend tf1",
+    f"{TRAIN} tf1": f"{TRAIN} tf1 --epochs 1",
+    f"{TRAIN} torch": f"{TRAIN} torch --epochs 1",
+    TORCHRUN: f"{TORCHRUN} --epochs 1 --out runs/two",
+    "pytest parity_tests --device cuda --backend torch --backend onnx-keras -k resnet": (
+        "pytest parity_tests/test_backends.py --device cuda --backend torch --backend onnx-keras -k lenet_caffe"
     ),
     "triptych --install-completion": "triptych --install-completion bash",
 }
@@ -68,7 +79,7 @@ def commands(text):
     fence = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     for language, block in fence.findall(text):
         for line in block.splitlines() if language in ("", "sh", "bash") else ():
-            if match := re.match(r"(?:\$ )?((?:triptych|make|sed|python -m|\.venv/bin/\S+) .*)", line):
+            if match := re.match(r"(?:\$ )?((?:triptych|make|sed|pytest|torchrun|python -m|\.venv/bin/\S+) .*)", line):
                 yield shlex.join(shlex.split(match[1], comments=True))
     for line in re.findall(r"`((?:triptych|make|python -m) [^`]+)`", fence.sub("", text)):
         words = shlex.split(line)
@@ -92,7 +103,8 @@ def checkout(tmp_path_factory):
         shutil.copy(ROOT / name, folder)
     binaries = folder / "bin"
     binaries.mkdir()
-    for name, command in {"triptych": "-m common.cli", "python": "", "ruff": "-m ruff"}.items():
+    modules = {"triptych": "common.cli", "ruff": "ruff", "pytest": "pytest", "torchrun": "torch.distributed.run"}
+    for name, command in {"python": "", **{name: f"-m {module}" for name, module in modules.items()}}.items():
         (binaries / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {command} "$@"\n')
         (binaries / name).chmod(0o755)
     photograph(0).save(folder / "cat.jpg")
@@ -125,7 +137,7 @@ def test_commands_do_what_they_should(page, checkout):
         process = run(SMALLER.get(command, command), checkout)
         assert "Traceback" not in process.stderr, process.stderr
         expected = 1 if broken and command.startswith("triptych parity alexnet_bvlc") else 0
-        if "--device cuda" in command and not HAS_GPU:  # refused, in a sentence
+        if "parity lenet5 --device cuda" in command and not HAS_GPU:  # refused, in a sentence
             expected = 2
         assert process.returncode == expected, (command, process.stdout, process.stderr)
         if command.startswith("sed -i"):

@@ -153,11 +153,11 @@ def lines_in_torch(spec, monkeypatch):
 def lines_in_tf1(spec, monkeypatch):
     import tensorflow.compat.v1 as tf
 
-    backend = importlib.import_module("tf1_style_impl.backend")
+    catalogue = importlib.import_module("tf1_style_impl.catalogue")
     channels, height, width = spec.input_shape
     with tf.Graph().as_default() as graph:
         images = tf.placeholder(tf.float32, [None, height, width, channels])
-        backend.BUILDERS[spec.name](images, tf.placeholder_with_default(1.0, []))
+        catalogue.BUILDERS[spec.name](images, tf.placeholder_with_default(1.0, []))
     return {layer.name: model_lines(graph.get_operation_by_name(layer.name).traceback) for layer in spec.layers}
 
 

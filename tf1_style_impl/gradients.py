@@ -14,13 +14,13 @@ from common.training.recipe import AUXILIARY_WEIGHT
 from tf1_style_impl import layers
 from tf1_style_impl.backend import (
     ARCHITECTURE,
-    BUILDERS,
     canonical_output,
     flattened_from,
     named_variables,
     read_weights,
     to_canonical,
 )
+from tf1_style_impl.catalogue import BUILDERS
 
 Arrays = Mapping[str, np.ndarray]
 

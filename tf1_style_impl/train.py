@@ -13,7 +13,8 @@ from common.training.plan import Batch, Plan
 from common.training.recipe import AUXILIARY_WEIGHT, Recipe, decays, keep_prob, trained_spec
 from common.training.run import Epoch, Monitor, Run, Step
 from tf1_style_impl import layers
-from tf1_style_impl.backend import ARCHITECTURE, BUILDERS, structure
+from tf1_style_impl.backend import ARCHITECTURE, structure
+from tf1_style_impl.catalogue import BUILDERS
 
 
 def train(

@@ -30,7 +30,9 @@ def record_compiled(
     cache = model.__dict__.setdefault(_COMPILED, {})
     key = tuple(injected)
     if key not in cache:
-        cache[key] = torch.compile(_with_every_output(model, key), fullgraph=True)
+        # Nothing is laid out anew for the convolutions: every output would be transposed back, by a kernel of its own.
+        options = {"layout_optimization": False}
+        cache[key] = torch.compile(_with_every_output(model, key), fullgraph=True, options=options)
     device = next(model.parameters()).device
     arguments = [torch.from_numpy(array).to(device) for array in (image, *injected.values())]
     return {name: output.cpu().numpy() for name, output in cache[key](*arguments).items()}

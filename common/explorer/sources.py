@@ -126,8 +126,8 @@ class Definition:
 
 
 def builder(framework: Framework, architecture: str, form: str = "") -> Definition | None:
-    """The builder that `BUILDERS` in the implementation's backend names, or its other `form` (`sequential`) if any."""
-    for node in read_module(framework.package, "backend").tree.body:
+    """The builder that `BUILDERS` in a catalogue names, or its other `form` (`sequential`) if there is one."""
+    for node in read_module(framework.package, "catalogue").tree.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "BUILDERS":
             entries = node.value
             assert isinstance(entries, ast.Dict)

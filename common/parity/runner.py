@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.random  # not when the first number is drawn: a Ctrl-C at that moment would be lost in Cython
+from threadpoolctl import threadpool_limits
 
 from common.end_to_end import EndToEndProbe
 from common.errors import TriptychError
@@ -100,8 +102,10 @@ class _Runner:
         self.journal = journal
         self.finished = journal.finished(spec.name) if journal else {}
         self.stopped = threading.Event()
+        self.seats = threading.Semaphore(plan.jobs)
+        """Held by whoever computes: a backend's process, or the judge."""
         self.judging = threading.Lock()
-        """One at a time: NumPy's products take all cores, and two at once get in each other's way."""
+        """One at a time: the second backend finds the layers judged in which it has the bits of the first."""
 
     def run(self) -> list[Run]:
         """Start workers, so that they import their frameworks while the probes are made; then feed and judge them."""
@@ -125,7 +129,13 @@ class _Runner:
     ) -> list[_PreparedProbe]:
         """Add what is not there yet to the results."""
         prepared: Future[list[_PreparedProbe]] = Future()
-        with ThreadPoolExecutor(self.plan.jobs) as executor:
+        # One backend more than there are seats: it computes while another waits for the judge. Without a limit NumPy's
+        # products take all cores, and spend most of their time waiting for the threads that others keep from running.
+        waiting = 1 if self.plan.jobs > 1 else 0
+        with (
+            threadpool_limits(self.plan.hardware.threads, user_api="blas"),
+            ThreadPoolExecutor(self.plan.jobs + waiting) as executor,
+        ):
             try:
                 futures = [executor.submit(self._run_backend, backend, prepared) for backend in backends]
                 prepared.set_result(self._prepare())
@@ -213,7 +223,7 @@ class _Runner:
         found = _Recorded()
         try:
             # Numbers that do not fit together stop a network from running at all; its shapes tell which layer it is.
-            structure = worker.ask({"build": self.spec.name}, self.plan.timeout)
+            structure, seconds = self._ask(worker, {"build": self.spec.name})
             verdicts = judge_structure(self.spec, structure["shapes"], structure["parameter_shapes"])
             with suppress(WorkerFailure) if verdicts else nullcontext():
                 found = self._record_and_judge(backend, worker, prepared)
@@ -221,15 +231,14 @@ class _Runner:
         except WorkerFailure as failure:
             if failure.unavailable:
                 return self._skipped(backend, str(failure))
-            seconds = time.perf_counter() - started
-            return BackendResult(backend.name, "crashed", INCOMPLETE, str(failure), seconds)
+            return BackendResult(backend.name, "crashed", INCOMPLETE, str(failure), time.perf_counter() - started)
         divergence = first_divergence(verdicts)
         return BackendResult(
             backend.name,
             "diverged" if divergence else "ok",
             overall(verdicts, prepared.probe),
             reason=f"{divergence.name} differs" if divergence else None,
-            seconds=time.perf_counter() - started - found.timing.get("judge", 0.0) - found.waiting,
+            seconds=seconds + found.seconds,
             timing=found.timing,
             memory=found.memory,
             repeatable=found.repeatable,
@@ -239,17 +248,22 @@ class _Runner:
             layers=verdicts,
         )
 
+    def _ask(self, worker: WorkerProcess, request: dict[str, Any]) -> tuple[dict[str, Any], float]:
+        """The answer, and the seconds that it took, when it is this process's turn."""
+        with self.seats:
+            started = time.perf_counter()
+            return worker.ask(request, self.plan.timeout), time.perf_counter() - started
+
     def _record_and_judge(self, backend: Backend, worker: WorkerProcess, prepared: _PreparedProbe) -> _Recorded:
         with tempfile.TemporaryDirectory(prefix=f"{backend.name}-", dir=self.folder) as output:
             probe = prepared.probe
             deployed = isinstance(probe, EndToEndProbe)
-            answer = worker.ask({**prepared.request, "output": output, "deployed": deployed}, self.plan.timeout)
+            answer, seconds = self._ask(worker, {**prepared.request, "output": output, "deployed": deployed})
             recorded = {
                 self.spec.outputs[name] if deployed else name: np.load(path, mmap_mode="r")
                 for name, path in answer["layers"].items()
             }
-            asked = time.perf_counter()
-            with self.judging:
+            with self.judging, self.seats:
                 started = time.perf_counter()
                 if isinstance(probe, EndToEndProbe):
                     verdicts = judge_outputs(self.spec, probe, recorded)
@@ -263,7 +277,7 @@ class _Runner:
         return _Recorded(
             verdicts,
             {**answer["timing"], "judge": judging},
-            started - asked,
+            seconds,
             answer["memory"],
             answer["repeatable"],
             outputs,
@@ -276,8 +290,8 @@ class _Recorded:
 
     verdicts: list[LayerVerdict] = field(default_factory=list)
     timing: dict[str, float] = field(default_factory=dict)
-    waiting: float = 0.0
-    """Seconds until the judge had time."""
+    seconds: float = 0.0
+    """Of the backend's process."""
     memory: int | None = None
     repeatable: bool | None = None
     outputs: dict[str, np.ndarray] = field(default_factory=dict)
