@@ -129,18 +129,15 @@ class _Runner:
     ) -> list[_PreparedProbe]:
         """Add what is not there yet to the results."""
         prepared: Future[list[_PreparedProbe]] = Future()
-        # One backend more than there are seats: it computes while another waits for the judge. Without a limit NumPy's
-        # products take all cores, and spend most of their time waiting for the threads that others keep from running.
-        waiting = 1 if self.plan.jobs > 1 else 0
-        with (
-            threadpool_limits(self.plan.hardware.threads, user_api="blas"),
-            ThreadPoolExecutor(self.plan.jobs + waiting) as executor,
-        ):
+        waiting = 1 if self.plan.jobs > 1 else 0  # more than there are seats: it computes while another must be judged
+        with ThreadPoolExecutor(self.plan.jobs + waiting) as executor:
             try:
                 futures = [executor.submit(self._run_backend, backend, prepared) for backend in backends]
                 prepared.set_result(self._prepare())
-                for future in as_completed(futures):
-                    results |= future.result()
+                # Unlimited, NumPy's products take all cores, and wait for threads that the backends keep from running.
+                with threadpool_limits(self.plan.hardware.threads, user_api="blas"):
+                    for future in as_completed(futures):
+                        results |= future.result()
             except BaseException as error:
                 if not prepared.done():
                     prepared.set_exception(error)
