@@ -1,6 +1,6 @@
 """Reading a full-size `bvlc_alexnet.npy` and porting it, against NumPy's copy of the bytes and the historic way.
 
-Prints seconds and ratios; each measurement is the best of three, in a process of its own for its peak of memory. Run it
+Prints seconds and ratios; each measurement is the best of seven, in a process of its own for its peak of memory. Run it
 with `.venv/bin/python -m benchmarks.porting`; it takes 2 GB of disk in a temporary folder.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-RUNS = 3
+RUNS = 7
 
 
 def make_file(path: Path) -> None:

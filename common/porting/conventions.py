@@ -43,14 +43,13 @@ class Convention:
     def names(self, spec: Architecture) -> dict[str, str]:
         """Their name of each canonical parameter."""
         normalising = {layer.name for layer in spec.layers if isinstance(layer.operation, BatchNorm)}
+        spelled = {layer: self.layer(spec, layer) for layer in map(layer_of, spec.parameter_shapes)}
         names = {}
         for parameter in spec.parameter_shapes:
             layer, kind = layer_of(parameter), parameter.rpartition("/")[2]
-            spelled = self.layer(spec, layer)
-            if kind in ("gamma", "beta"):
-                spelled = re.sub(*self.affine, spelled)
+            owner = re.sub(*self.affine, spelled[layer]) if kind in ("gamma", "beta") else spelled[layer]
             kinds = self.batch_norm if layer in normalising else {}
-            names[parameter] = f"{spelled}{self.separator}{kinds.get(kind, kind)}"
+            names[parameter] = f"{owner}{self.separator}{kinds.get(kind, kind)}"
         return names
 
     def normalised(self, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from common.errors import TriptychError
@@ -36,6 +37,10 @@ def read_source(path: str | Path) -> Source:
     if prefix := checkpoint_files.prefix_of(path):
         return checkpoint_files.read_checkpoint(prefix)
     content = mapped(path)
+    return replace(_read(path, content), content=content)
+
+
+def _read(path: Path, content: memoryview) -> Source:
     if content[:6] == numpy_files.MAGIC:
         return numpy_files.read_npy(path, content)
     if content[:8] == HDF5:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 
 import numpy as np
 
@@ -34,8 +35,8 @@ from common.specs.architecture import (
 )
 from common.weights import initial_weights
 
-TILE = 128
-"""Rows and columns: 64 KiB of float32."""
+TILE = (1024, 64)
+"""Rows and columns: 256 KiB of float32."""
 
 MOST_PROBLEMS = 20
 """How many are told; the others are counted."""
@@ -95,6 +96,13 @@ class _Candidate:
     def matched(self, shapes: Mapping[str, Shape]) -> int:
         """How many tensors are as expected."""
         return sum(shapes.get(name) == expected.shape for name, expected in self.expected.items())
+
+    def classes(self, shapes: Mapping[str, Shape]) -> int | None:
+        """The number of logits in the file."""
+        bias = f"{self.spec.outputs['logits']}/bias"
+        (head,) = (name for name, expected in self.expected.items() if expected.parameter == bias)
+        shape = shapes.get(head, ())
+        return shape[0] or None if len(shape) == 1 else None
 
 
 def understand(
@@ -165,7 +173,7 @@ def _candidates(
         for name in [architecture] if architecture else convention.architectures:
             spec = get_spec(name)
             candidate = _candidate(convention, spec)
-            classes = num_classes or _classes(candidate, tensors)
+            classes = num_classes or candidate.classes({name: array.shape for name, array in tensors.items()})
             if classes and classes != spec.num_classes:
                 candidate = _candidate(convention, get_spec(name, num_classes=classes))
             candidates.append(candidate)
@@ -183,12 +191,6 @@ def _candidate(convention: Convention, spec: Architecture) -> _Candidate:
         if isinstance(layer.operation, Conv) and not layer.operation.bias
     }
     return _Candidate(convention, spec, expected, optional)
-
-
-def _classes(candidate: _Candidate, tensors: Mapping[str, np.ndarray]) -> int | None:
-    """The number of logits in the file."""
-    head = candidate.convention.names(candidate.spec)[f"{candidate.spec.outputs['logits']}/bias"]
-    return len(tensors[head]) if head in tensors and tensors[head].ndim == 1 and tensors[head].size else None
 
 
 def layout_change(
@@ -210,24 +212,28 @@ def layout_change(
 
 
 def _dense_from_io(kernel: np.ndarray, flattened: tuple[int, int, int] | None) -> np.ndarray:
-    """`layouts.dense_from_io`, copied tile by tile, on all cores: a tile fits into the cache."""
+    """`layouts.dense_from_io`, copied tile by tile, on all cores: a tile fits into the cache.
+
+    Tensors of a pickle begin anywhere in it. Each tile is copied to where float32 may lie before it is turned, since
+    NumPy strides over misaligned numbers three times as slowly.
+    """
     if flattened is None and kernel.flags.f_contiguous:
         return kernel.T
     inputs, units = kernel.shape
-    canonical = np.empty((units, inputs), np.float32)
+    places = prod(flattened[:2]) if flattened else 1
+    canonical = np.empty((units, inputs // places, places), np.float32)
+    stored = kernel.reshape(places, inputs // places, units)
+    channels = max(1, TILE[0] // places)
 
     def turn(start: int) -> None:
-        rows = np.empty((min(TILE, units - start), inputs), np.float32)
-        for place in range(0, inputs, TILE):
-            rows[:, place : place + TILE] = kernel[place : place + TILE, start : start + TILE].T
-        if flattened is not None:
-            height, width, channels = flattened
-            rows = rows.reshape(-1, height * width, channels).transpose(0, 2, 1).reshape(-1, inputs)
-        canonical[start : start + TILE] = rows
+        columns = slice(start, start + TILE[1])
+        for first in range(0, inputs // places, channels):
+            rows = slice(first, first + channels)
+            canonical[columns, rows] = np.ascontiguousarray(stored[:, rows, columns]).transpose(2, 1, 0)
 
     with ThreadPoolExecutor(os.cpu_count()) as executor:
-        list(executor.map(turn, range(0, units, TILE)))
-    return canonical
+        list(executor.map(turn, range(0, units, TILE[1])))
+    return canonical.reshape(units, inputs)
 
 
 def _flattened(spec: Architecture, name: str) -> tuple[int, int, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -73,7 +74,7 @@ def port(
             target is not there then.
     """
     options = {"architecture": architecture, "skip": list(skip), "num_classes": num_classes}
-    with ThreadPoolExecutor(1) as executor:
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1)) as executor:  # beside this one, which turns and writes
         read = read_source(source)
         digest = executor.submit(lambda: read.sha256)
         network = understand(read, **options)  # type: ignore[arg-type]

@@ -37,14 +37,18 @@ class Source:
     """The largest relative rounding error of the tensors that the reader had to compute."""
     batch_norm_eps: float | None = None
     """The eps of the file's batch normalisations, if it states one."""
+    content: memoryview | None = None
+    """The file, mapped into memory, if it is one file."""
     files: tuple[Path, ...] = ()
-    """What it consists of, where that is not the one file at `path`."""
+    """What it consists of, if it is several."""
 
     @property
     def sha256(self) -> str:
         """Of the file, or of its files one after the other."""
         digest = sha256()
-        for file in self.files or (self.path,):
+        if self.content is not None:
+            digest.update(self.content)
+        for file in self.files:
             digest.update(mapped(file))
         return digest.hexdigest()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Callable, Iterable
+from functools import cache
 
 from common.errors import TriptychError
 from common.specs import alexnet, alexnet_variants, densenet, googlenet, lenet, resnet, vgg
@@ -76,13 +77,15 @@ def get_spec(name: str, *, num_classes: int | None = None, image_size: tuple[int
     """
     if name not in CATALOGUE:
         raise TriptychError(f"there is no architecture {name!r}; {nearest(name, CATALOGUE)}")
-    options: dict[str, object] = {}
-    if num_classes is not None:
-        if num_classes < 1:
-            raise TriptychError(f"{name}: num_classes is {num_classes}, but a network needs at least one class")
-        options["num_classes"] = num_classes
-    if image_size is not None:
-        if len(image_size) != 2 or min(image_size) < 1:
-            raise TriptychError(f"{name}: image_size is {image_size}, expected a positive (height, width)")
-        options["image_size"] = tuple(image_size)
-    return CATALOGUE[name](**options)
+    if num_classes is not None and num_classes < 1:
+        raise TriptychError(f"{name}: num_classes is {num_classes}, but a network needs at least one class")
+    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
+        raise TriptychError(f"{name}: image_size is {image_size}, expected a positive (height, width)")
+    return _built(name, num_classes, image_size and tuple(image_size))
+
+
+@cache
+def _built(name: str, num_classes: int | None, image_size: tuple[int, int] | None) -> Architecture:
+    """A specification cannot be changed, so each is made once: a foreign file is compared with all of them."""
+    options = {"num_classes": num_classes, "image_size": image_size}
+    return CATALOGUE[name](**{option: value for option, value in options.items() if value is not None})
