@@ -6,8 +6,10 @@ proves each network of the catalogue in those; `--device cuda` does so on a GPU,
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
+from functools import cache
 from types import ModuleType
 
 import pytest
@@ -25,10 +27,23 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # each process its share of the c
 IMPLEMENTATIONS = ("torch_impl", "keras_impl", "tf1_style_impl")
 
 
+@cache
 def load_implementation(name: str) -> ModuleType:
-    """Import one of the three packages. PyTorch goes first: loaded after TensorFlow it can crash."""
+    """Import one of the three packages. PyTorch goes first: loaded after TensorFlow it can crash.
+
+    What has been imported stays, so `release` need not look at it again, which would take half a second.
+    """
     pytest.importorskip("torch")
-    return importlib.import_module(name)
+    package = importlib.import_module(name)
+    gc.freeze()
+    return package
+
+
+def release(package: str) -> None:
+    """Give memory back: Keras keeps every model it has built, until it is told to forget them."""
+    if package == "keras_impl":
+        importlib.import_module("keras").backend.clear_session()
+    gc.collect()
 
 
 @pytest.fixture(params=IMPLEMENTATIONS, scope="module")

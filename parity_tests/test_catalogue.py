@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from hashlib import file_digest, sha256
 import numpy as np
 import onnx
 import pytest
-from conftest import IMPLEMENTATIONS, load_implementation
+from conftest import IMPLEMENTATIONS, load_implementation, release
 
 from common import get_spec, list_architectures
 from common.onnx_graph import ExportOptions
@@ -57,7 +56,7 @@ class Examination:
     """What one implementation of one network does."""
 
     structure: list[LayerVerdict]
-    came_back: bool = True
+    came_back: bool = False
     verdicts: dict[str, str] = field(default_factory=dict)
     """By probe, for the model and for its export."""
     graph: bytes = b""
@@ -107,9 +106,6 @@ def examine(architecture, package, size, probes, path, judged) -> Examination:
     found = Examination(judge_structure(spec, *backend.structure(model)))
     for name, probe in probes.items():
         implementation.load_weights(model, probe.weights)
-        weights = implementation.read_weights(model)
-        found.came_back &= weights.keys() == probe.weights.keys()
-        found.came_back &= all(weights[key].tobytes() == probe.weights[key].tobytes() for key in weights)
         if name != NOT_RUN:
             recorded = backend.record(model, probe.image, probe.injected)
             found.verdicts[name] = verdict(spec, probe, recorded, judged.memories[name])
@@ -122,6 +118,10 @@ def examine(architecture, package, size, probes, path, judged) -> Examination:
                 recorded = record_onnx(path, probe.image, probe.injected)
                 judged.exports[name, found.graph] = verdict(spec, probe, recorded, judged.memories[name])
             found.verdicts[f"{name} of the export"] = judged.exports[name, found.graph]
+    weights = implementation.read_weights(model)
+    found.came_back = weights.keys() == probe.weights.keys() and all(
+        weights[name].tobytes() == array.tobytes() for name, array in probe.weights.items()
+    )
     del model
     release(package)
     return found
@@ -142,15 +142,6 @@ def digest(path) -> bytes:
     model.metadata_props.extend(kept)
     with path.with_name(f"{path.name}.data").open("rb") as data:
         return sha256(model.SerializeToString(deterministic=True)).digest() + file_digest(data, "sha256").digest()
-
-
-def release(package):
-    """Give memory back: Keras keeps every model it has built, until it is told to forget them."""
-    if package == "keras_impl":
-        import keras
-
-        keras.backend.clear_session()
-    gc.collect()
 
 
 @pytest.mark.parametrize("package", IMPLEMENTATIONS)

@@ -6,7 +6,6 @@ There is a fixed random sequence of combinations. The suite runs the cheapest of
 
 from __future__ import annotations
 
-import gc
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from functools import cache, cached_property
 
 import numpy as np
 import pytest
-from conftest import IMPLEMENTATIONS, load_implementation
+from conftest import IMPLEMENTATIONS, load_implementation, release
 
 from common import TriptychError, get_spec, list_architectures
 from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL, judge, judge_structure, overall
@@ -112,9 +111,7 @@ def accusations(combination: Combination) -> list[str]:
         assert overall(found, probe) in (proved, DIVERGED)
         verdicts += found
     del model
-    if combination.package == "keras_impl":
-        importlib.import_module("keras").backend.clear_session()
-    gc.collect()
+    release(combination.package)
     return [f"{verdict.name}: {verdict}" for verdict in verdicts if verdict.verdict == DIVERGED]
 
 

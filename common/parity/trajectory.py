@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from common.errors import TriptychError
 from common.names import layer_of
@@ -171,8 +172,8 @@ class _Export(Monitor):
         if self.job.rounded:
             weights = {name: array.astype(np.float32) for name, array in weights.items()}
             self.load(weights)
-        path = Path(self.job.folder) / f"{self.made}.npz"
-        np.savez(path, **weights)
+        path = Path(self.job.folder) / f"{self.made}.safetensors"
+        save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, path)
         self.answer({"path": str(path), "loss": step.loss})
         if self.made == self.job.steps:
             raise _Enough
@@ -306,20 +307,22 @@ class _Race:
     def _compare(self, paths: Sequence[Path | None]) -> None:
         """Measure every process against the first, and forget what was written."""
         assert paths[0] is not None
-        with np.load(paths[0]) as reference:
-            of_tensors = {n: max(float(np.abs(reference[n]).max()), SMALLEST_NORMAL) for n in reference.files}
-            of_layers: dict[str, float] = {}
-            for name, size in of_tensors.items():
-                of_layers[layer_of(name)] = max(size, of_layers.get(layer_of(name), 0.0))
-            by_layer = {name: of_layers[layer_of(name)] for name in of_tensors}
-            for trajectory, job, path in zip(self.trajectories, self.jobs, paths, strict=True):
-                if path is not None:
-                    precise = job.dtype == "float64" and not job.rounded
-                    with np.load(path) as found:
-                        trajectory.distances.append(_distance(found, reference, of_tensors if precise else by_layer))
-        for path in paths:
+        reference = load_file(paths[0])
+        of_tensors = {name: max(float(np.abs(array).max()), SMALLEST_NORMAL) for name, array in reference.items()}
+        of_layers: dict[str, float] = {}
+        for name, size in of_tensors.items():
+            of_layers[layer_of(name)] = max(size, of_layers.get(layer_of(name), 0.0))
+        by_layer = {name: of_layers[layer_of(name)] for name in of_tensors}
+
+        def compare(trajectory: Trajectory, job: Job, path: Path | None) -> None:
             if path is not None:
+                precise = job.dtype == "float64" and not job.rounded
+                scales = of_tensors if precise else by_layer
+                trajectory.distances.append(_distance(load_file(path), reference, scales))
                 path.unlink()
+
+        with ThreadPoolExecutor(os.cpu_count()) as executor:
+            list(executor.map(compare, self.trajectories, self.jobs, paths))
 
 
 def _distance(found: Mapping, reference: Mapping, scales: Mapping[str, float]) -> Distance:
