@@ -296,17 +296,21 @@ def test_three_idioms_one_trajectory(histories):
             np.testing.assert_allclose(others[name], array, atol=1e-5, err_msg=name)
 
 
-def test_a_resumed_training_is_the_same_to_the_bit(implementation, tmp_path):
-    """With all that a training remembers: momentum, statistics, dropout, the plan, the learning rate."""
-    options = {"num_classes": 10, "image_size": (32, 32)}
-    recipe = Recipe(epochs=2, batch_size=20, milestones=(1,), learning_rate=0.001, augment=("crop", "flip", "colour"))
+@pytest.mark.parametrize(
+    ("architecture", "size", "augment"),
+    [("resnet18", (32, 32), ("crop", "flip", "colour")), ("alexnet_mnist", (28, 28), ("crop", "flip"))],
+)
+def test_a_resumed_training_is_the_same_to_the_bit(architecture, size, augment, implementation, tmp_path):
+    """With all that a training remembers: momentum, ResNet's statistics, AlexNet's dropout, the plan, the rate."""
+    options = {"num_classes": 10, "image_size": size}
+    recipe = Recipe(epochs=2, batch_size=20, milestones=(1,), learning_rate=0.001, augment=augment)
     data = some_digits(count=20, tested=10)
-    whole = started(implementation, "googlenet_bn", **options)
+    whole = started(implementation, architecture, **options)
     expected = implementation.train(whole, data, recipe)
-    stopped = started(implementation, "googlenet_bn", **options)
+    stopped = started(implementation, architecture, **options)
     with pytest.raises(KeyboardInterrupt):
         implementation.train(stopped, data, recipe, folder=tmp_path / "run", monitor=StopAt(epoch=2, step=1))
-    again = started(implementation, "googlenet_bn", seed=1, **options)
+    again = started(implementation, architecture, seed=1, **options)
     history = implementation.train(again, data, recipe, folder=tmp_path / "run", resume=True)
     assert history == expected
     assert same_bits(implementation.read_weights(again), implementation.read_weights(whole))
