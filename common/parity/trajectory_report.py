@@ -16,7 +16,14 @@ from common.parity.backends import Backend
 from common.parity.environment import describe
 from common.parity.report import STYLES
 from common.parity.results import worst
-from common.parity.trajectory import ENVELOPE_FACTOR, Trajectory, TrajectoryRun, run_trajectories, small_spec
+from common.parity.trajectory import (
+    ENVELOPE_BITS,
+    ENVELOPE_FACTOR,
+    Trajectory,
+    TrajectoryRun,
+    run_trajectories,
+    small_spec,
+)
 
 
 def trajectory_command(
@@ -109,8 +116,8 @@ def _table(run: TrajectoryRun) -> Table:
             *("–" if trajectory.largest is None else f"{trajectory.largest:.1e}" for trajectory in both),
         )
     if run.envelope:
-        rounding = max(run.envelope)
-        table.add_row("[dim]rounded parameters[/]", "", "", "", f"[dim]{rounding:.1e} × {ENVELOPE_FACTOR:g}[/]")
+        allowed = f"{max(run.envelope):.1e} × {ENVELOPE_FACTOR:g}"
+        table.add_row(f"[dim]{ENVELOPE_BITS}-bit parameters[/]", "", "", "", f"[dim]{allowed}[/]")
     return table
 
 

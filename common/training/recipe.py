@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.errors import TriptychError
-from common.specs.architecture import IMAGE, Architecture, Dropout
+from common.specs.architecture import IMAGE, Architecture, BatchNorm, Dropout
 from common.weights import seeded_generator
 
 AUXILIARY_WEIGHT = 0.3
@@ -90,11 +90,14 @@ def starting_weights(spec: Architecture, seed: int) -> dict[str, np.ndarray]:
     """Weights to start a training from, float32, canonical: the same for every framework.
 
     Kernels are normal with variance 2 / fan-in, which supposes inputs whose mean square is 1; those that read the image
-    are divided by the root mean square that its pixels have after preprocessing. Biases, beta and mean are 0, gamma and
-    variance 1; the coefficients of LeNet's sub-sampling make it a mean.
+    are divided by the root mean square r that its pixels have after preprocessing. Not so before a batch normalisation,
+    which does that itself: its gradients by a kernel r times smaller are r times larger, so that each step would turn
+    the kernel r² times as far. Biases, beta and mean are 0, gamma and variance 1; the coefficients of LeNet's
+    sub-sampling make it a mean.
 
     Source: section 2.2 of He et al. 2015, Delving Deep into Rectifiers.
     """
+    normalised = {layer.inputs[0] for layer in spec.layers if isinstance(layer.operation, BatchNorm)}
     weights = {}
     for layer in spec.layers:
         for kind, shape in layer.operation.parameter_shapes(*spec.input_shapes(layer)).items():
@@ -103,7 +106,7 @@ def starting_weights(spec: Architecture, seed: int) -> dict[str, np.ndarray]:
                 weights[name] = np.full(shape, 0.25, np.float32)
             elif kind == "weight":
                 deviation = np.sqrt(2 / np.prod(shape[1:]))
-                if IMAGE in layer.inputs:
+                if IMAGE in layer.inputs and layer.name not in normalised:
                     recipe = spec.preprocessing
                     deviation *= recipe.scale[0] / np.hypot(PIXEL_DEVIATION, PIXEL_MEAN - recipe.mean[0])
                 values = seeded_generator(seed, name).standard_normal(shape, dtype=np.float32)
