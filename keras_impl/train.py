@@ -191,7 +191,7 @@ class Recorder(keras.callbacks.Callback):
         self.training.batches = self.plan.batches(epoch)
         for layer in self.model.layers:
             if isinstance(layer, layers.Dropout):  # whose state is in none of Keras' checkpoints
-                seed = zlib.crc32(f"{self.plan.recipe.seed} {layer.name}".encode())
+                seed = dropout_seed(self.plan.recipe.seed, layer.name)
                 layer.seed_generator.state.assign([seed, epoch * self.plan.steps])
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -220,6 +220,11 @@ class Recorder(keras.callbacks.Callback):
                 beside.replace(temporary)
             finally:
                 beside.unlink(missing_ok=True)
+
+
+def dropout_seed(seed: int, layer: str) -> int:
+    """The seed of a layer's masks, below 2^31: on PyTorch, Keras holds it as int32."""
+    return zlib.crc32(f"{seed} {layer}".encode()) >> 1
 
 
 def _of_logits(logs: dict, name: str) -> float:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Mutant:
-    """One mistake: in `file`, an occurrence of `old` becomes `new`; `layer` is the first that it changes."""
+    """One mistake: in `file`, an occurrence of `old` becomes `new`."""
 
     package: str
     file: str
@@ -34,6 +34,7 @@ class Mutant:
     old: str
     new: str
     layer: str
+    """The first that it changes; none in particular if it is a mistake in training."""
     cause: str
     """What the harness must say it is."""
     occurrence: int | None = 0
@@ -136,11 +137,15 @@ class _Loader(SourceFileLoader):
 
     mutant: Mutant
 
-    def get_code(self, fullname: str) -> CodeType:
+    def get_source(self, fullname: str) -> str:
+        """Also what AutoGraph reads, which compiles some functions of TensorFlow 1 anew."""
         source = Path(self.path).read_text()
         if fullname == self.mutant.module:
             source = edited(source, self.mutant)
-        return compile(re.sub(rf"\b{WIDE}\b", str(NARROW), source), f"{self.path}, edited", "exec")
+        return re.sub(rf"\b{WIDE}\b", str(NARROW), source)
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self.get_source(fullname), f"{self.path} of {self.mutant}", "exec")  # sources are cached by it
 
 
 def edited(source: str, mutant: Mutant) -> str:

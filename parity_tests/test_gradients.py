@@ -4,14 +4,26 @@ import importlib
 
 import numpy as np
 import pytest
-from conftest import load_implementation
+from conftest import IMPLEMENTATIONS, load_implementation
+from safetensors.numpy import load_file
 
 from common import get_spec
 from common.backward import backward, cross_entropy
 from common.parity.backends import BACKENDS, select
 from common.parity.gradients import gradient_probes, judge_gradients
-from common.parity.trajectory import run_trajectories, small_spec
+from common.parity.trajectory import (
+    Job,
+    Trajectory,
+    distance,
+    judge_trajectory,
+    run_trajectories,
+    scales_of,
+    small_spec,
+    train_in_steps,
+)
 from common.specs import architecture as ops
+from parity_tests.injection import Mutant, imported_with
+from parity_tests.mutations import training
 
 
 def functional(name):
@@ -202,6 +214,54 @@ def test_a_network_with_batch_normalisation_is_trained_where_rounding_stays_smal
     assert run.image_size == (64, 64)
     assert run.verdict == "certified", [trajectory.reason for trajectory in run.trajectories]
     assert all(0 < distance < 1e-4 for distance in run.envelope), run.envelope
+
+
+STEPS = 10
+"""Of which the ninth is the first after a change of the learning rate."""
+
+
+def trained(package, mutant, folder):
+    """Where LeNet-5's parameters are after each step of a training in float64, in this process."""
+    job = Job("lenet5", num_classes=4, image_size=(32, 32), steps=STEPS, seed=0, dtype="float64", folder=str(folder))
+    backend = next(backend for backend in BACKENDS.values() if backend.implementation == package)
+    steps = []
+    with imported_with(mutant):
+        train_in_steps(job, backend, lambda answer: steps.append(load_file(answer["path"])), lambda: None)
+    return steps
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    load_implementation("torch_impl")
+    return trained("torch_impl", unchanged("torch_impl"), tmp_path_factory.mktemp("reference"))
+
+
+@pytest.fixture
+def float64(monkeypatch):
+    """Keras' defaults are as before afterwards."""
+    load_implementation("keras_impl")
+    import keras
+    from keras.src.backend.common import dtypes
+
+    monkeypatch.setattr(dtypes, "BIT64_TO_BIT32_DTYPE", dict(dtypes.BIT64_TO_BIT32_DTYPE))
+    yield
+    keras.config.set_floatx("float32")
+
+
+def unchanged(package):
+    return Mutant(package, f"{package}/train.py", "lenet5", "nothing", "momentum", "momentum", layer="", cause="")
+
+
+@pytest.mark.parametrize("mutant", [*map(unchanged, IMPLEMENTATIONS), *training.MUTANTS], ids=str)
+def test_a_mistake_in_training_is_another_trajectory_from_that_step_on(mutant, reference, float64, tmp_path):
+    load_implementation(mutant.package)
+    steps = trained(mutant.package, mutant, tmp_path)
+    pairs = zip(steps, reference, strict=True)
+    distances = [distance(found, expected, scales_of(expected, by_layer=False)) for found, expected in pairs]
+    trajectory = Trajectory(mutant.package, "float64", distances=distances)
+    judge_trajectory(trajectory, envelope=[])
+    assert (trajectory.status == "diverged") == (mutant.cause != ""), trajectory.largest
+    assert mutant.cause in (trajectory.reason or ""), trajectory.reason
 
 
 # Traps

@@ -6,9 +6,7 @@ parameter of every backend is compared. Dropout is off: no two frameworks draw t
 
 In float64 the trajectories must agree to `FLOAT64_AGREEMENT`. In float32 they part, and chaotic as training is, the
 distance grows. How fast it may grow is measured: the envelope is the distance between two float64 trainings of which
-one has its parameters rounded to `ENVELOPE_BITS` significant bits, at the start and after every step. A float32
-training rounds them to 24 bits, and all sums on the way, where some ReLU or maximum may tip over; with fewer bits more
-of them do.
+one has its parameters rounded to `ENVELOPE_BITS` significant bits, at the start and after every step.
 """
 
 from __future__ import annotations
@@ -43,11 +41,25 @@ from common.weights import Weights, seeded_generator
 FLOAT64_AGREEMENT = 1e-12
 """How far a float64 parameter may be from the first backend's; see `Distance`."""
 
-ENVELOPE_BITS = 20
-"""How precise the parameters are that a float32 trajectory is held against; chosen, 4 bits fewer than float32's."""
+ENVELOPE_BITS = 18
+"""How precise the parameters are that a float32 trajectory is held against.
+
+A float32 training rounds to 24 bits, and not the parameters only: a sum of n terms, added one after another, rounds n
+times at random, and is off by some √n roundings. So is an exact sum whose n factors are each off by √n roundings. 4096
+terms, as these networks add up, are 6 bits.
+"""
 
 ENVELOPE_FACTOR = 2.0
-"""How far above the envelope a float32 trajectory may be; chosen: what tips over tips at random."""
+"""How far above the envelope a float32 trajectory may be; chosen: which ReLU or maximum tips over is chance."""
+
+LEARNING_RATE = 1e-6
+"""So small that what rounding changes stays small.
+
+At 0.001 the deep networks are chaotic: in float32 their parameters have nothing in common after 100 steps, which no
+limit tells from a mistake, and in float64 GoogLeNet with batch normalisation loses 4 digits. At 1e-5 a ReLU that tips
+over still changes more than all rounding. A mistake in the optimiser is seen at any rate: what starts at 0, as biases
+and beta do, is the sum of the steps and nothing else.
+"""
 
 STEPS_IN_EPOCH, CLASSES = 4, 4
 
@@ -149,7 +161,7 @@ def recipe_for(job: Job) -> Recipe:
     numbers: dict[str, Any] = {
         "epochs": -(-job.steps // STEPS_IN_EPOCH),
         "batch_size": NORMALISED_BATCH if _normalises(job.architecture) else BATCH,
-        "learning_rate": 0.001,
+        "learning_rate": LEARNING_RATE,
         "dropout": False,
         "augment": ("crop", "flip", "colour"),
         "seed": job.seed,
@@ -204,8 +216,8 @@ def _shortened(weights: Weights) -> dict[str, np.ndarray]:
     return {name: rounded(array.astype(np.float32), ENVELOPE_BITS) for name, array in weights.items()}
 
 
-def _train(job: Job, backend: Backend, answer: Callable, wait: Callable) -> None:
-    """Train as the job says, giving an answer after each step."""
+def train_in_steps(job: Job, backend: Backend, answer: Callable, wait: Callable) -> None:
+    """Train as the job says; after each step, answer with the parameters' file and the loss, and wait for the next."""
     package = importlib.import_module(backend.implementation)
     module = importlib.import_module(f"{backend.implementation}.backend")
     height, width = job.image_size
@@ -236,7 +248,7 @@ def main() -> None:
 
     job = Job(**json.loads(lines.get()))
     try:
-        _train(job, BACKENDS[sys.argv[1]], answer, lines.get)
+        train_in_steps(job, BACKENDS[sys.argv[1]], answer, lines.get)
     except Exception as error:  # a framework's own failure is a row in the report, not the end of it
         answer({"error": describe_error(error)})
     lines.get()
@@ -313,7 +325,7 @@ class _Race:
         envelope = [distance.relative for distance in self.trajectories[coarse].distances]
         trajectories = [trajectory for number, trajectory in enumerate(self.trajectories) if number != coarse]
         for trajectory in trajectories:
-            _judge(trajectory, envelope)
+            judge_trajectory(trajectory, envelope)
         size = self.jobs[0].image_size
         return TrajectoryRun(self.spec.name, size, steps, trajectories, envelope)
 
@@ -333,24 +345,30 @@ class _Race:
         """Measure every process against the first, and forget what was written."""
         assert paths[0] is not None
         reference = load_file(paths[0])
-        of_tensors = {name: max(float(np.abs(array).max()), SMALLEST_NORMAL) for name, array in reference.items()}
-        of_layers: dict[str, float] = {}
-        for name, size in of_tensors.items():
-            of_layers[layer_of(name)] = max(size, of_layers.get(layer_of(name), 0.0))
-        by_layer = {name: of_layers[layer_of(name)] for name in of_tensors}
+        of_tensors, of_layers = (scales_of(reference, by_layer=by_layer) for by_layer in (False, True))
 
         def compare(trajectory: Trajectory, job: Job, path: Path | None) -> None:
             if path is not None:
                 precise = job.dtype == "float64" and not job.rounded
-                scales = of_tensors if precise else by_layer
-                trajectory.distances.append(_distance(load_file(path), reference, scales))
+                trajectory.distances.append(distance(load_file(path), reference, of_tensors if precise else of_layers))
                 path.unlink()
 
         with ThreadPoolExecutor(os.cpu_count()) as executor:
             list(executor.map(compare, self.trajectories, self.jobs, paths))
 
 
-def _distance(found: Mapping, reference: Mapping, scales: Mapping[str, float]) -> Distance:
+def scales_of(reference: Weights, *, by_layer: bool) -> dict[str, float]:
+    """What the distance of each parameter is relative to: the largest |element| of it, or of all its layer's."""
+    largest = {name: max(float(np.abs(array).max()), SMALLEST_NORMAL) for name, array in reference.items()}
+    if not by_layer:
+        return largest
+    of_layers: dict[str, float] = {}
+    for name, size in largest.items():
+        of_layers[layer_of(name)] = max(size, of_layers.get(layer_of(name), 0.0))
+    return {name: of_layers[layer_of(name)] for name in largest}
+
+
+def distance(found: Weights, reference: Weights, scales: Mapping[str, float]) -> Distance:
     """The largest distance of all parameters, each relative to its scale."""
     relative = {}
     for name, scale in scales.items():
@@ -360,16 +378,20 @@ def _distance(found: Mapping, reference: Mapping, scales: Mapping[str, float]) -
     return Distance(relative[worst], worst)
 
 
-def _judge(trajectory: Trajectory, envelope: Sequence[float]) -> None:
-    """In float64 the agreement required; in float32 `ENVELOPE_FACTOR` times the envelope's largest until then."""
-    for number, distance in enumerate(trajectory.distances):
+def judge_trajectory(trajectory: Trajectory, envelope: Sequence[float]) -> None:
+    """Accuse a trajectory of what rounding does not explain.
+
+    In float64 that is more than the agreement required, in float32 more than `ENVELOPE_FACTOR` times the envelope's
+    largest until then.
+    """
+    for number, found in enumerate(trajectory.distances):
         allowed = FLOAT64_AGREEMENT
         if trajectory.dtype == "float32":
             allowed = ENVELOPE_FACTOR * max(envelope[: number + 1])
-        if distance.relative > allowed:
+        if found.relative > allowed:
             trajectory.status = "diverged"
             trajectory.reason = (
-                f"{distance.parameter} differs by {distance.relative:.2g} after step {number + 1}, "
+                f"{found.parameter} differs by {found.relative:.2g} after step {number + 1}, "
                 f"{allowed:.2g} is explained by {trajectory.dtype}"
             )
             return
