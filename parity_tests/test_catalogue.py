@@ -120,7 +120,7 @@ def examine(architecture, package, size, probes, path, judged) -> Examination:
             found.verdicts[f"{name} of the export"] = judged.exports[name, found.graph]
     weights = implementation.read_weights(model)
     found.came_back = weights.keys() == probe.weights.keys() and all(
-        weights[name].tobytes() == array.tobytes() for name, array in probe.weights.items()
+        np.array_equal(weights[name].view(np.uint32), array.view(np.uint32)) for name, array in probe.weights.items()
     )
     del model
     release(package)

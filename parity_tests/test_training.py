@@ -20,7 +20,7 @@ import pytest
 from conftest import IMPLEMENTATIONS, load_implementation
 from PIL import Image
 
-from common import TriptychError, get_spec, random_weights, read_weights_file, write_weights_file
+from common import TriptychError, get_spec, list_architectures, random_weights, read_weights_file, write_weights_file
 from common.training.data import Data, Split, digits, read_data
 from common.training.plan import Plan
 from common.training.recipe import Recipe, starting_weights
@@ -325,6 +325,16 @@ def test_dropout_drops_and_can_be_turned_off(implementation):
         model = started(implementation, "alexnet_mnist", num_classes=10)
         results.append(implementation.train(model, data, recipe)[0].losses)
     assert results[0] != results[1]
+
+
+def test_the_seeds_of_dropout_fit_into_every_backend_of_keras():
+    """On PyTorch Keras holds them as int32; a larger one ended the training of GoogLeNet there."""
+    load_implementation("keras_impl")
+    make = importlib.import_module("keras_impl.train").dropout_seed
+    layers = {layer.name for name in list_architectures() for layer in get_spec(name).layers}
+    seeds = {make(seed, layer) for seed in range(10) for layer in layers}
+    assert len(seeds) > 9.9 * len(layers)
+    assert max(seeds) <= np.iinfo(np.int32).max
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_step_and_layer(implementation, tmp_path):

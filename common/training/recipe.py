@@ -35,7 +35,7 @@ class Recipe:
     Source: section 5 of Krizhevsky et al. 2012.
     """
 
-    epochs: int = 12
+    epochs: int = 8
     batch_size: int = 16
     learning_rate: float = 0.01
     milestones: tuple[int, ...] | None = None
