@@ -423,7 +423,7 @@ def train(
         int | None, typer.Option(min=1, help="Logits; as many as the data have if not given.")
     ] = None,
     image_size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH; the network's own if not given.")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Times that all pictures are seen.")] = 12,
+    epochs: Annotated[int, typer.Option(min=1, help="Times that all pictures are seen.")] = 8,
     batch: Annotated[int, typer.Option(min=1, help="Pictures in a step.")] = 16,
     learning_rate: Annotated[float, typer.Option(help="At first.")] = 0.01,
     milestone: Annotated[
