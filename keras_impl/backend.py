@@ -49,6 +49,7 @@ def build_float64(
     table inside Keras from which no setting leads out. The entry for float64 is changed.
     """
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")  # which does not follow it if a layer was made before
     dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
     if keras.backend.backend() == "jax":
         import jax

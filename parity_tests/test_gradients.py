@@ -246,6 +246,7 @@ def float64(monkeypatch):
     monkeypatch.setattr(dtypes, "BIT64_TO_BIT32_DTYPE", dict(dtypes.BIT64_TO_BIT32_DTYPE))
     yield
     keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
 
 
 def unchanged(package):
