@@ -145,7 +145,8 @@ class _Loader(SourceFileLoader):
         return re.sub(rf"\b{WIDE}\b", str(NARROW), source)
 
     def get_code(self, fullname: str) -> CodeType:
-        return compile(self.get_source(fullname), f"{self.path} of {self.mutant}", "exec")  # sources are cached by it
+        # A name of its own, by which AutoGraph keeps the source.
+        return compile(self.get_source(fullname), f"{self.path} of {self.mutant}", "exec")
 
 
 def edited(source: str, mutant: Mutant) -> str:
