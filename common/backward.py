@@ -56,6 +56,8 @@ class Gradient:
     """float64, the largest |computed − value| that float32 explains."""
     magnitude: np.ndarray | None = None
     """Σ|product| of each element, where it is a sum of products and of nothing else: with integers it is exact then."""
+    choice: np.ndarray | None = None
+    """How much of it may go elsewhere instead, or come from elsewhere, where that is left to the framework."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ def _windows(image: np.ndarray, kernel: Pair, stride: Pair, padding: Padding, fi
 
 def _scattered(windows: np.ndarray, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Padding) -> np.ndarray:
     """The transpose of `_windows`: every element of every window added to where it came from."""
+    if windows.shape == (*shape, 1, 1):
+        return windows.reshape(shape)
     (top, bottom), (left, right) = padding
     image = np.zeros((*shape[:2], shape[2] + top + bottom, shape[3] + left + right))
     height, width = windows.shape[2:4]
@@ -215,10 +219,10 @@ def _max_pool(
             tied * np.abs(dy.astype(np.float64))[..., None, None],
         )
     )
-    gradient = _summed(kernel[0] * kernel[1], value, magnitude)
-    if tied.any():
-        gradient = Gradient(value, SECOND_ORDER * (gradient.bound + open_to_choice))
-    return Gradients([gradient])
+    if not tied.any():
+        return Gradients([_summed(kernel[0] * kernel[1], value, magnitude)])
+    bound = _summed(kernel[0] * kernel[1], value, magnitude + open_to_choice).bound
+    return Gradients([Gradient(value, bound, choice=open_to_choice)])
 
 
 @backward.register

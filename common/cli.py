@@ -223,7 +223,7 @@ def parity(
     from rich.console import Console
 
     from common.images import read_photograph
-    from common.parity.backends import Hardware, select
+    from common.parity.backends import Hardware, select, select_trainable
     from common.parity.command import parity_command
     from common.parity.results import Plan
     from common.probes import PROBES, USUAL
@@ -243,9 +243,10 @@ def parity(
         found = gradient_command(
             Console(stderr=True) if json else _console(),
             names,
-            select(backend),
+            select_trainable(backend, compiled=True),
             seed=seed,
-            batch=batch or 2,
+            batch=batch,
+            jobs=jobs,
             timeout=timeout,
             progress=_progress,
         )
@@ -256,7 +257,7 @@ def parity(
         found = trajectory_command(
             Console(stderr=True) if json else _console(),
             names,
-            select(backend),
+            select_trainable(backend, compiled=False),
             steps=steps,
             seed=seed,
             timeout=timeout,

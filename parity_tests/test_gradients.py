@@ -119,7 +119,7 @@ def test_a_tie_in_a_max_pool_may_go_to_any_of_the_largest_and_nowhere_else():
         routed = np.zeros(x.shape)
         for place, value in zip(places, dy.ravel(), strict=True):
             routed[0, 0][place] = value
-        return bool((np.abs(routed - gradient.value) <= gradient.bound).all())
+        return bool((np.abs(routed - gradient.value) <= gradient.bound + gradient.choice).all())
 
     assert explained((0, 0), (0, 3))
     assert explained((1, 1), (0, 3))

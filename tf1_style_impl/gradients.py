@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -57,35 +57,20 @@ def record_gradients(
                 return array.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(array.shape)
             return layouts.to_channels_last(array)
 
-        fed = {tensors[name]: native(name, array) for name, array in cuts.items()}
-        fed[pixels] = layouts.to_channels_last(image)
-        ends = [{name: tf.constant(native(name, array)) for name, array in drives.items() if name not in cuts}]
-        ends += [{name: tf.constant(native(name, drives[name]))} for name in cuts]
-        found: dict[str, np.ndarray] = {}
-        outputs: dict[str, np.ndarray] = {}
-        # What is fed is not computed: the section of the graph that ends in a cut takes a run of its own.
-        for section, driven in enumerate(ends):
-            sources = {
-                IMAGE: pixels,
-                **{n: t for n, t in tensors.items() if n not in driven or n not in cuts},
-                **variables,
-            }
-            ys, grad_ys = [tensors[name] for name in driven], list(driven.values())
-            if section == 0 and labels is not None:
-                ys.append(_loss(spec.outputs, tensors, labels))
-                grad_ys.append(tf.constant(1.0))
-            if not ys:
-                continue
-            stops = [tensors[name] for name in cuts if name not in driven]
-            gradients = tf.gradients(ys, list(sources.values()), grad_ys, stop_gradients=stops)
-            fetches = {name: g for name, g in zip(sources, gradients, strict=True) if g is not None}
-            own = {n: t for n, t in tensors.items() if n in driven or (section == 0 and n not in cuts)}
-            feed = {tensor: array for tensor, array in fed.items() if tensor not in [own.get(n) for n in driven]}
-            gradients, recorded = session.run([fetches, own], feed)
-            outputs |= recorded
-            for name, gradient in gradients.items():
-                found[name] = found[name] + gradient if name in found else gradient
-        session.run(updates, fed)
+        pixels_fed = {pixels: layouts.to_channels_last(image)}
+        injected = {name: native(name, array) for name, array in cuts.items()}
+        own, given = _cut(graph, tensors, list(cuts)) if cuts else (tensors, tensors)
+        driving = {tf.placeholder(own[name].dtype): native(name, array) for name, array in drives.items()}
+        ys, grad_ys = [own[name] for name in drives], list(driving)
+        if labels is not None:
+            ys.append(_loss(spec.outputs, given, labels))
+            grad_ys.append(tf.constant(1.0))
+        sources = {IMAGE: pixels, **given, **variables}
+        gradients = tf.gradients(ys, list(sources.values()), grad_ys)
+        fetches = {name: g for name, g in zip(sources, gradients, strict=True) if g is not None}
+        feed = pixels_fed | driving | {given[name]: array for name, array in injected.items()}
+        found, outputs = session.run([fetches, own], feed)
+        session.run(updates, pixels_fed | {tensors[name]: array for name, array in injected.items()})
     return {
         "outputs": {name: canonical_output(tensors[name], array) for name, array in outputs.items()},
         "gradients": {IMAGE: layouts.to_channels_first(found[IMAGE])}
@@ -107,6 +92,28 @@ def _training_tower(graph: tf.Graph, variables: Mapping[str, tf.Variable]) -> tu
         images, keep_prob = graph.get_tensor_by_name("images:0"), tf.constant(1.0)
         BUILDERS[spec.name](images, keep_prob, num_classes=classes)
     return scope, updates
+
+
+def _cut(
+    graph: tf.Graph, tensors: Mapping[str, tf.Tensor], cuts: Sequence[str]
+) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+    """A copy of the network on the same variables, with placeholders behind the layers in `cuts`.
+
+    A tensor that is fed in TensorFlow 1 is not computed; with a placeholder behind it, it is both.
+
+    Returns:
+        Every layer's own output in the copy, and what the layers behind each are given.
+    """
+    placeholders = {name: tf.placeholder(tensors[name].dtype, tensors[name].shape) for name in cuts}
+    definition = tf.graph_util.extract_sub_graph(graph.as_graph_def(), [tensor.op.name for tensor in tensors.values()])
+    used = {node.name for node in definition.node}
+    variables = [variable.handle for variable in named_variables(graph).values() if variable.op.name in used]
+    shared = {tensor.name: tensor for tensor in (graph.get_tensor_by_name("images:0"), *variables)}
+    replaced = {tensors[name].name: placeholder for name, placeholder in placeholders.items()}
+    with tf.name_scope("cut") as scope:
+        tf.import_graph_def(definition, shared | replaced, name=scope)
+    own = {name: graph.get_tensor_by_name(f"{scope}{tensor.name}") for name, tensor in tensors.items()}
+    return own, own | placeholders
 
 
 def _loss(outputs: Mapping[str, str], tensors: Mapping[str, tf.Tensor], labels: np.ndarray) -> tf.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -50,7 +50,8 @@ def record_gradients_compiled(
 ) -> dict[str, dict[str, np.ndarray]]:
     """As `record_gradients`, by the backward pass that `torch.compile` makes of the model.
 
-    What it differentiates by must be an argument: the gradient by a layer's output is that by a zero added to it.
+    What it differentiates by must be an argument: the gradient by a layer's output is that by a zero added to it. What
+    is only recorded is detached, so that the backward pass is that of the loss and of nothing else.
     """
     model.eval()  # running it leaves no trace then
     shapes = {name: array.shape for name, array in record(model, image).items()}
@@ -59,28 +60,33 @@ def record_gradients_compiled(
     added = {name: torch.zeros(shape) for name, shape in shapes.items() if name not in cuts}
     given = {IMAGE: torch.from_numpy(image)} | added | {name: torch.from_numpy(array) for name, array in cuts.items()}
     given = {name: tensor.clone().requires_grad_() for name, tensor in given.items()}
-    outputs, handed_on = torch.compile(_with_every_sum(model, list(added), list(cuts)), fullgraph=True)(*given.values())
-    terms = [(handed_on.get(n, outputs[n]) * torch.from_numpy(drive)).sum() for n, drive in drives.items()]
+    heads = get_spec(model.architecture).outputs if labels is not None else {}
+    differentiable = {*drives, *heads.values()}
+    graph = _with_every_sum(model, list(added), list(cuts), differentiable)
+    outputs, ends = torch.compile(graph, fullgraph=True)(*given.values())
+    terms = [(ends[name] * torch.from_numpy(drive)).sum() for name, drive in drives.items()]
     if labels is not None:
-        heads = {name: handed_on[layer] for name, layer in get_spec(model.architecture).outputs.items()}
-        terms.append(losses_of(heads, torch.from_numpy(labels))[1])
+        terms.append(losses_of({n: ends[layer] for n, layer in heads.items()}, torch.from_numpy(labels))[1])
     parameters = {name: p for name, p in named_parameters(model).items() if p.requires_grad}
     sources = [*given.values(), *parameters.values()]
     found = torch.autograd.grad(torch.stack(terms).sum(), sources, allow_unused=True)
     gradients = dict(zip([*given, *parameters], found, strict=True))
     model.eval()
     return {
-        "outputs": {name: output.detach().numpy() for name, output in outputs.items()},
+        "outputs": {name: output.numpy() for name, output in outputs.items()},
         "gradients": {name: gradients[name].numpy() for name in given if gradients[name] is not None},
         "parameters": {name: gradients[name].numpy() for name in parameters if gradients[name] is not None},
         "weights": read_weights(model),
     }
 
 
-def _with_every_sum(model: nn.Module, added: Sequence[str], cuts: Sequence[str]) -> fx.GraphModule:
+def _with_every_sum(
+    model: nn.Module, added: Sequence[str], cuts: Sequence[str], differentiable: Collection[str]
+) -> fx.GraphModule:
     """The model as a function of the image, of what is added to layers' outputs, and of what is injected behind others.
 
-    Its result: every layer's own output by name, and what the layers behind were given where something was added.
+    Its result: every layer's own output by name, to be looked at; and those that the loss is made of, with what was
+    added to them.
     """
     with every_head(model):
         graph = Tracer().trace(model)
@@ -90,16 +96,21 @@ def _with_every_sum(model: nn.Module, added: Sequence[str], cuts: Sequence[str])
     for name in reversed([*added, *cuts]):
         with graph.inserting_after(first):
             arguments[name] = graph.placeholder(name.replace("/", "_"))
-    handed_on = {}
+    outputs, ends = {}, {}
     for name, node in nodes.items():
         if name in cuts:
             node.replace_all_uses_with(arguments[name])
-            continue
+            total = node
+        else:
+            with graph.inserting_after(node):
+                total = graph.call_function(torch.add, (node, arguments[name]))
+            node.replace_all_uses_with(total, delete_user_cb=lambda user, total=total: user is not total)
+        if name in differentiable:
+            ends[name] = total
         with graph.inserting_after(node):
-            total = handed_on[name] = graph.call_function(torch.add, (node, arguments[name]))
-        node.replace_all_uses_with(total, delete_user_cb=lambda user, total=total: user is not total)
+            outputs[name] = graph.call_method("detach", (node,))
     (output,) = graph.find_nodes(op="output")
-    output.args = ((nodes, handed_on),)
+    output.args = ((outputs, ends),)
     graph.lint()
     return fx.GraphModule(model, graph)
 

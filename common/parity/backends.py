@@ -87,6 +87,32 @@ def select(names: list[str] | None) -> list[Backend]:
     return [backend for backend in BACKENDS.values() if not names or backend.name in names]
 
 
+def select_trainable(names: list[str] | None, *, compiled: bool) -> list[Backend]:
+    """Those of `select` that are installed and have a backward pass.
+
+    Args:
+        names: all if there are none.
+        compiled: whether `torch.compile` is among them.
+
+    Raises:
+        TriptychError: a name is unknown, one that was given cannot be used, or nothing is installed.
+    """
+    trainable = []
+    for backend in select(names):
+        if backend.through_onnx or (backend.compiled and not compiled):
+            reason = f"{backend.name} cannot {'be differentiated' if compiled else 'train'}; leave it out"
+        elif backend.missing:
+            reason = f"{backend.name} needs {backend.how_to_install}"
+        else:
+            trainable.append(backend)
+            continue
+        if names:
+            raise TriptychError(reason)
+    if not trainable:
+        raise TriptychError("no backend that can train is installed; see triptych doctor")
+    return trainable
+
+
 @dataclass(frozen=True)
 class Hardware:
     """What backends are to run on, and how precisely."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -10,9 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from common.parity.backends import Backend
+from common.parity.backends import Backend, Hardware
 from common.parity.environment import describe
-from common.parity.gradients import GradientRun, run_gradients
+from common.parity.gradients import CERTIFIED, IDENTICAL, GradientResult, GradientRun, modes, run_gradients
+from common.parity.processes import Workers
 from common.parity.report import STYLES
 from common.parity.results import worst
 from common.specs import get_spec
@@ -24,23 +26,29 @@ def gradient_command(
     backends: Sequence[Backend],
     *,
     seed: int,
-    batch: int,
+    batch: int | None,
+    jobs: int,
     timeout: float,
     progress: Callable[[int, Console], AbstractContextManager[Callable[[str], None]]],
 ) -> dict[str, Any]:
-    """Differentiate some networks in every backend, print a table of each, and return the report for programs.
-
-    Raises:
-        TriptychError: no backend that can differentiate is installed.
-    """
+    """Differentiate some networks in every backend, print a table of each, and return the report for programs."""
     runs: list[GradientRun] = []
-    with progress(len(names) * len(backends) * 4, console) as advance:
+    probes = sum(2 * len(modes(get_spec(name))) for name in names)
+    with progress(probes * len(backends), console) as advance, Workers(Hardware.shared(jobs)) as workers:
         for name in names:
             found = run_gradients(
-                get_spec(name), backends, seed=seed, batch=batch, timeout=timeout, on_progress=advance
+                get_spec(name),
+                backends,
+                workers,
+                seed=seed,
+                batch=batch,
+                jobs=jobs,
+                timeout=timeout,
+                on_progress=advance,
             )
             runs += found
             console.print(_table(name, found))
+            _explain_rounding(console, found)
             for run in found:
                 for result in run.backends:
                     if result.reason:
@@ -80,6 +88,23 @@ def _table(name: str, runs: Sequence[GradientRun]) -> Table:
     for row in zip(*(run.backends for run in runs), strict=True):
         ratios = [result.bound_ratio for result in row]
         largest = "∞" if None in ratios else f"{max(ratio for ratio in ratios if ratio is not None):.3g}"
-        verdicts = (f"[{STYLES[result.verdict]}]{result.verdict}[/]" for result in row)
-        table.add_row(row[0].backend, *verdicts, largest)
+        table.add_row(row[0].backend, *map(_cell, runs, row), largest)
     return table
+
+
+def _cell(run: GradientRun, result: GradientResult) -> str:
+    """The verdict; on the exact probe, how many of the gradients have the bits of float64."""
+    if run.probe != "exact" or result.verdict != CERTIFIED:
+        return f"[{STYLES[result.verdict]}]{result.verdict}[/]"
+    identical = sum(verdict.verdict == IDENTICAL for verdict in result.verdicts)
+    return f"[{STYLES[IDENTICAL]}]{identical}/{len(result.verdicts)} {IDENTICAL}[/]"
+
+
+def _explain_rounding(console: Console, runs: Sequence[GradientRun]) -> None:
+    """Say whose gradients are not exact, although all that they are given is integers."""
+    spec = get_spec(runs[0].architecture)
+    rounding = {layer for run in runs if run.probe == "exact" for layer in run.rounding}
+    kinds = Counter(layer.operation.kind for layer in spec.layers if layer.name in rounding)
+    if kinds:
+        text = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
+        console.print(f"  Held to a bound on integers too, since they round: {text}", highlight=False, soft_wrap=True)

@@ -1,8 +1,8 @@
 """Gradient parity: the backward pass of every layer of every backend, held to the oracle of `common.backward`.
 
-Each backend runs in a process of its own (`python -m common.parity.gradients BACKEND`) and hands over, for every layer,
-its output and the gradient by it, and the gradient by every parameter and by the image. As in the forward pass, a layer
-is judged by what the backend itself gave it: its recorded input and the recorded gradient by its output.
+Each backend runs in a process of its own (`common.parity.worker`) and hands over, for every layer, its output and the
+gradient by it, and the gradient by every parameter and by the image. As in the forward pass, a layer is judged by what
+the backend itself gave it: its recorded input and the recorded gradient by its output.
 
 On the *exact* probe all of these are integers wherever they can be, so that every sum is exact and the bits must be
 those of float64. There the loss is Σ drive · logits with integer drives, and the graph is cut around each layer that
@@ -15,28 +15,25 @@ with stored statistics and, where there is batch normalisation, with those of th
 
 from __future__ import annotations
 
-import importlib
-import json
-import os
-import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from common.backward import SECOND_ORDER, Gradient, backward, cross_entropy
-from common.errors import TriptychError
 from common.oracle import SMALLEST_NORMAL, gamma, parameters_of
-from common.parity.backends import BACKENDS, Backend, Hardware
-from common.parity.processes import WorkerFailure, WorkerProcess
+from common.parity.backends import Backend
+from common.parity.processes import WorkerFailure, WorkerProcess, Workers
 from common.probes import EXACT_LIMIT, exact_probe
 from common.specs.architecture import (
     IMAGE,
-    LRN,
     AdaptiveAveragePool,
     Architecture,
     AveragePool,
@@ -44,11 +41,9 @@ from common.specs.architecture import (
     GlobalAveragePool,
     Layer,
     MaxPool,
-    ScaledTanh,
-    Sigmoid,
 )
 from common.training.recipe import AUXILIARY_WEIGHT
-from common.weights import Weights, initial_weights, read_weights_file, seeded_generator, write_weights_file
+from common.weights import Weights, initial_weights, seeded_generator, write_weights_file
 
 IDENTICAL, CERTIFIED, DIVERGED = "identical", "certified", "diverged"
 
@@ -70,10 +65,18 @@ class GradientProbe:
         return "training" if self.training else "inference"
 
 
-def gradient_probes(spec: Architecture, *, seed: int = 0, batch: int = 2) -> list[GradientProbe]:
-    """The exact and the random probe, with stored statistics and, if the network normalises, with the batch's."""
-    modes = (False, True) if any(isinstance(layer.operation, BatchNorm) for layer in spec.layers) else (False,)
-    return [make(spec, seed, batch, training) for training in modes for make in (_exact_probe, _random_probe)]
+def gradient_probes(spec: Architecture, *, seed: int = 0, batch: int | None = None) -> list[GradientProbe]:
+    """The exact and the random probe, with stored statistics and, if the network normalises, with the batch's.
+
+    As in the forward pass, the exact probe has two images and the random one has one, unless `batch` says otherwise.
+    """
+    makers = (_exact_probe, batch or 2), (_random_probe, batch or 1)
+    return [make(spec, seed, images, training) for training in modes(spec) for make, images in makers]
+
+
+def modes(spec: Architecture) -> tuple[bool, ...]:
+    """Whether to train: only batch normalisation makes a difference between inference and training without dropout."""
+    return (False, True) if any(isinstance(layer.operation, BatchNorm) for layer in spec.layers) else (False,)
 
 
 def _random_probe(spec: Architecture, seed: int, batch: int, training: bool) -> GradientProbe:
@@ -141,6 +144,8 @@ class GradientVerdict:
     what: str
     """The parameter, or the layer by whose output it is; `image` for the image."""
     verdict: str
+    exact: bool = True
+    """Whether float32 makes no error in it, so that its bits decide; otherwise a bound does."""
     bound_ratio: float | None = 0.0
     """The largest |error| ÷ bound; None if there is no finite one."""
 
@@ -178,7 +183,7 @@ def judge_gradients(
         inputs = [given[input_name] for input_name in layer.inputs]
         parameters = parameters_of(name, probe.weights)
         found = backward(layer.operation, inputs, parameters, dy, training=probe.training)
-        quantum = prod(_quantum(array) for array in (*inputs, *parameters.values(), dy))
+        quantum = 0.0 if probe.labels is not None else prod(map(_quantum, (*inputs, *parameters.values(), dy)))
         for kind, gradient in found.parameters.items():
             answer = recorded["parameters"].get(f"{name}/{kind}")
             verdicts.append(_judge(name, f"{name}/{kind}", answer, [_exact(gradient, quantum)]))
@@ -197,7 +202,7 @@ def _given(drive: np.ndarray) -> Gradient:
 def _quantum(array: np.ndarray) -> float:
     """The power of two that all elements are multiples of, if there is one down to 2^-16; else 0."""
     for exponent in range(0, 17, 4):
-        scaled = np.ldexp(array.astype(np.float64), exponent)
+        scaled = np.ldexp(array, exponent)
         if (scaled == np.rint(scaled)).all():
             return 2.0**-exponent
     return 0.0
@@ -216,18 +221,23 @@ def _judge(layer: str, what: str, answer: np.ndarray | None, parts: Sequence[Gra
         return GradientVerdict(layer, what, IDENTICAL if answer is None or not answer.any() else DIVERGED)
     value = np.sum([part.value for part in parts], axis=0)
     bound = np.sum([part.bound for part in parts], axis=0)
-    if len(parts) > 1 and np.any(bound):
-        magnitude = np.sum([np.abs(part.value) + part.bound for part in parts], axis=0)
+    open_to_choice = [part.choice for part in parts if part.choice is not None]
+    exact = not (np.any(bound) or open_to_choice)
+    if len(parts) > 1 and not exact:
+        magnitude = np.sum([np.abs(part.value) + part.bound for part in parts] + open_to_choice, axis=0)
         bound = SECOND_ORDER * (bound + gamma(len(parts)) * magnitude) + SMALLEST_NORMAL
     if answer is None or answer.shape != value.shape or not np.isfinite(answer).all():
-        return GradientVerdict(layer, what, DIVERGED, None)
+        return GradientVerdict(layer, what, DIVERGED, exact, None)
     if np.array_equal(answer, value.astype(np.float32)):
-        return GradientVerdict(layer, what, IDENTICAL)
+        return GradientVerdict(layer, what, IDENTICAL, exact)
     error = np.abs(answer - value)
+    for choice in open_to_choice:
+        error = np.maximum(error - choice, 0)
     if (error > bound).any():
         ratio = float(np.max(error / np.maximum(bound, SMALLEST_NORMAL)))
-        return GradientVerdict(layer, what, DIVERGED, ratio if (bound > 0).all() else None)
-    return GradientVerdict(layer, what, CERTIFIED, float(np.max(error[error > 0] / bound[error > 0], initial=0.0)))
+        return GradientVerdict(layer, what, DIVERGED, exact, ratio if (bound > 0).all() else None)
+    ratio = float(np.max(error[error > 0] / bound[error > 0], initial=0.0))
+    return GradientVerdict(layer, what, CERTIFIED, exact, ratio)
 
 
 def _judge_statistics(
@@ -294,60 +304,85 @@ class GradientRun:
     probe: str
     mode: str
     """`inference` or `training`: which statistics batch normalisation uses."""
-    rounding: list[str]
-    """On the exact probe, the layers whose own backward pass rounds."""
     backends: list[GradientResult]
+
+    @property
+    def rounding(self) -> list[str]:
+        """The layers of which bounds decide: on the exact probe, those whose own backward pass rounds."""
+        verdicts = (verdict for result in self.backends for verdict in result.verdicts if not verdict.exact)
+        return list(dict.fromkeys(verdict.layer for verdict in verdicts))
+
+
+class _Turns:
+    """Who may compute at the same time."""
+
+    def __init__(self, jobs: int) -> None:
+        self.seats = threading.Semaphore(jobs)
+        """Held by whoever computes: a backend's process, or the judge."""
+        self.judging = threading.Lock()
+        """One at a time: what is recorded, and its gradients in float64, may take gigabytes."""
 
 
 def run_gradients(
     spec: Architecture,
     backends: Sequence[Backend],
+    workers: Workers,
     *,
     seed: int = 0,
-    batch: int = 2,
+    batch: int | None = None,
+    jobs: int = 2,
     timeout: float = 600.0,
     on_progress: Callable[[str], None] = lambda what: None,
 ) -> list[GradientRun]:
-    """Differentiate a network in every backend that is installed, and judge every gradient.
+    """Differentiate a network in some backends that can, `jobs` at the same time, and judge every gradient.
 
     A backend that crashes or hangs becomes a row that says so; the others finish. No process and no file is left
     behind, also when this is interrupted.
 
     Raises:
-        TriptychError: none of the backends is installed, or there is no exact probe for the network.
+        TriptychError: there is no exact probe for the network.
     """
-    installed = [backend for backend in backends if not (backend.missing or backend.through_onnx)]
-    if not installed:
-        raise TriptychError("no backend that can differentiate is installed; see triptych doctor")
-    with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        probes = gradient_probes(spec, seed=seed, batch=batch)
-        requests = [_request(spec, probe, folder, number) for number, probe in enumerate(probes)]
-        results: list[list[GradientResult]] = [[] for _ in probes]
-        for backend in installed:
-            worker = WorkerProcess(
-                backend, Hardware(), folder / f"{backend.name}.log", module="common.parity.gradients"
-            )
-            try:
-                for probe, request, row in zip(probes, requests, results, strict=True):
-                    row.append(_run(spec, backend, worker, probe, request, timeout))
-                    on_progress(f"{spec.name} {backend.name} {probe.name} {probe.mode}")
-            finally:
-                worker.kill()
+    turns, stopped = _Turns(jobs), threading.Event()
+    prepared: Future[list[tuple[GradientProbe, dict[str, Any]]]] = Future()
+
+    def run_backend(backend: Backend) -> list[GradientResult]:
+        worker = workers.take(backend)  # it imports its framework while the probes are made
+        results = []
+        for probe, request in prepared.result():
+            if stopped.is_set():
+                break
+            if not worker.alive:  # the crash has its row; the next probe gets a chance of its own
+                worker = workers.take(backend)
+            results.append(_run(spec, backend, worker, probe, request, timeout, turns))
+            on_progress(f"{spec.name} {backend.name} {probe.name} {probe.mode}")
+        workers.give_back(worker)
+        return results
+
+    with (
+        tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder,
+        # One more than may compute, where several may: it computes while another waits to be judged.
+        ThreadPoolExecutor(jobs + (jobs > 1)) as executor,
+    ):
+        try:
+            futures = [executor.submit(run_backend, backend) for backend in backends]
+            probes = gradient_probes(spec, seed=seed, batch=batch)
+            prepared.set_result([(probe, _request(probe, Path(folder), n)) for n, probe in enumerate(probes)])
+            with threadpool_limits(workers.hardware.threads, user_api="blas"):
+                rows = [future.result() for future in futures]
+        except BaseException as error:
+            if not prepared.done():
+                prepared.set_exception(error)
+            stopped.set()
+            executor.shutdown(wait=False, cancel_futures=True)
+            workers.kill()
+            raise
     return [
-        GradientRun(spec.name, probe.name, probe.mode, _rounding(spec) if probe.cuts else [], row)
-        for probe, row in zip(probes, results, strict=True)
+        GradientRun(spec.name, probe.name, probe.mode, list(row))
+        for probe, row in zip(probes, zip(*rows, strict=True), strict=True)
     ]
 
 
-def _rounding(spec: Architecture) -> list[str]:
-    kinds = (BatchNorm, LRN, Sigmoid, ScaledTanh)
-    return [
-        layer.name for layer in spec.layers if isinstance(layer.operation, kinds) or _averages_unevenly(spec, layer)
-    ]
-
-
-def _request(spec: Architecture, probe: GradientProbe, folder: Path, number: int) -> dict[str, Any]:
+def _request(probe: GradientProbe, folder: Path, number: int) -> dict[str, Any]:
     arrays = {"image ": probe.image} | ({} if probe.labels is None else {"labels ": probe.labels})
     for kind, named in (("cuts", probe.cuts), ("drives", probe.drives)):
         arrays |= {f"{kind} {name}": array for name, array in named.items()}
@@ -355,13 +390,9 @@ def _request(spec: Architecture, probe: GradientProbe, folder: Path, number: int
     weights = folder / f"{number}.safetensors"
     write_weights_file(weights, probe.weights)
     return {
-        "architecture": spec.name,
-        "num_classes": spec.num_classes,
-        "image_size": spec.input_shape[1:],
+        "differentiate": str(folder / f"{number}.npz"),
         "weights": str(weights),
-        "probe": str(folder / f"{number}.npz"),
         "training": probe.training,
-        "output": str(folder / "answer.npz"),
     }
 
 
@@ -372,71 +403,25 @@ def _run(
     probe: GradientProbe,
     request: dict[str, Any],
     timeout: float,
+    turns: _Turns,
 ) -> GradientResult:
+    answer = Path(request["differentiate"]).with_name(f"{backend.name}.npz")
     try:
-        worker.ask(request, timeout)
+        with turns.seats:
+            worker.ask({"build": spec.name}, timeout)
+            worker.ask(request | {"output": str(answer)}, timeout)
     except WorkerFailure as failure:
         return GradientResult(backend.name, "crashed", str(failure))
-    recorded: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(request["output"]) as arrays:
-        for key in arrays.files:
-            kind, _, name = key.partition(" ")
-            recorded.setdefault(kind, {})[name] = arrays[key]
-    verdicts = judge_gradients(spec, probe, recorded)
+    with turns.judging, turns.seats:
+        recorded: dict[str, dict[str, np.ndarray]] = {}
+        with np.load(answer) as arrays:
+            for key in arrays.files:
+                kind, _, name = key.partition(" ")
+                recorded.setdefault(kind, {})[name] = arrays[key]
+        answer.unlink()
+        verdicts = judge_gradients(spec, probe, recorded)
     wrong = next((verdict for verdict in verdicts if verdict.verdict == DIVERGED), None)
     reason = (
         None if wrong is None else f"the first from the loss backwards is {wrong.layer}: the gradient by {wrong.what}"
     )
     return GradientResult(backend.name, "ok" if wrong is None else "diverged", reason, verdicts)
-
-
-# The process of a backend
-
-
-def main() -> None:
-    """Answer each request, a JSON line that names a probe's files, with the file of what was recorded."""
-    from common.parity.worker import describe_error, watched_input
-
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a framework prints must not get between the answers
-    lines = watched_input()
-    backend = BACKENDS[sys.argv[1]]
-    model = None
-    while True:
-        request = json.loads(lines.get())
-        try:
-            package = importlib.import_module(backend.implementation)
-            module = importlib.import_module(
-                f"{backend.implementation}.{'compiled' if backend.compiled else 'gradients'}"
-            )
-            record = module.record_gradients_compiled if backend.compiled else module.record_gradients
-            if model is None:
-                model = package.build(
-                    request["architecture"],
-                    num_classes=request["num_classes"],
-                    image_size=tuple(request["image_size"]),
-                )
-            package.load_weights(model, read_weights_file(request["weights"]))
-            with np.load(request["probe"]) as arrays:
-                parts: dict[str, dict[str, np.ndarray]] = {"cuts": {}, "drives": {}}
-                for key in arrays.files:
-                    kind, _, name = key.partition(" ")
-                    parts.setdefault(kind, {})[name] = arrays[key]
-            labels = parts["labels"][""] if "labels" in parts else None
-            recorded = record(
-                model,
-                parts["image"][""],
-                cuts=parts["cuts"],
-                drives=parts["drives"],
-                labels=labels,
-                training=request["training"],
-            )
-            np.savez(request["output"], **{f"{k} {n}": a for k, arrays in recorded.items() for n, a in arrays.items()})
-            answer: dict[str, Any] = {}
-        except Exception as error:  # a framework's own failure is a row in the report, not the end of it
-            answer = {"error": describe_error(error)}
-        print(json.dumps(answer), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -40,7 +40,7 @@ def trajectory_command(
     """Run the trajectories of some networks, print a table of each, and return the report for programs.
 
     Raises:
-        TriptychError: no backend that can train is installed, or a picture cannot be written.
+        TriptychError: a picture cannot be written.
     """
     runs = []
     with progress(len(names) * steps, console) as advance:

@@ -6,6 +6,8 @@ Reads one JSON request a line from standard input and answers each with one JSON
 - `{"weights": FILE, "image": FILE, "injected": {LAYER: FILE}, "output": FOLDER}`: run it. Arrays travel as files: the
   weights as safetensors, the others as npy, one for each layer in the answer, which the other side maps into memory.
 - The same with `"deployed": true` and nothing injected: nothing is recorded on the way; the outputs by name.
+- `{"differentiate": FILE, "weights": FILE, "training": BOOL, "output": FILE}`: its gradients. The image, what is
+  injected and what drives the loss come in one npz; what was recorded goes into another.
 - `{"release": true}`: forget the network; how many bytes the process still holds.
 
 An answer with `error` says why there is no other. The process ends when its standard input is closed, whatever it is
@@ -71,6 +73,8 @@ class Worker:
             return self._build(request["build"])
         if "release" in request:
             return self._release()
+        if "differentiate" in request:
+            return self._differentiate(request)
         return self._run(request)
 
     def _build(self, architecture: str) -> dict[str, Any]:
@@ -133,6 +137,29 @@ class Worker:
             return self.predictor(self.model, image)
         providers = execution_providers(self.hardware.device, self.hardware.precision)
         return run_as_deployed(self.exported, image, providers)
+
+    def _differentiate(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        compiled = self.backend.compiled
+        module = importlib.import_module(f"{self.backend.implementation}.{'compiled' if compiled else 'gradients'}")
+        differentiate = module.record_gradients_compiled if compiled else module.record_gradients
+        self.implementation.load_weights(self.model, read_weights_file(request["weights"]))
+        self.loaded = None  # a pass in training mode changes what is stored
+        with np.load(request["differentiate"]) as arrays:
+            parts: dict[str, dict[str, np.ndarray]] = {"cuts": {}, "drives": {}}
+            for key in arrays.files:
+                kind, _, name = key.partition(" ")
+                parts.setdefault(kind, {})[name] = arrays[key]
+        recorded = differentiate(
+            self.model,
+            parts["image"][""],
+            cuts=parts["cuts"],
+            drives=parts["drives"],
+            labels=parts["labels"][""] if "labels" in parts else None,
+            training=request["training"],
+        )
+        flat = {f"{kind} {name}": array for kind, arrays in recorded.items() for name, array in arrays.items()}
+        np.savez(request["output"], **flat)
+        return {}
 
     def _release(self) -> dict[str, Any]:
         self._forget()
