@@ -133,13 +133,18 @@ def test_tf1_grouped_convolution_then_and_now(groups):
     outputs = []
     for convolve in (grouped_conv2d, split_conv2d):
         with tf.Graph().as_default(), tf.Session() as session:
-            y = conv(tf.constant(image), 3, 12, stride=2, padding=1, groups=groups, name="conv", convolve=convolve)
-            kernel, _ = tf.trainable_variables()
+            x = tf.constant(image)
+            y = conv(x, 3, 12, stride=2, padding=1, groups=groups, name="conv", convolve=convolve)
+            kernel, bias = tf.trainable_variables()
+            drive = tf.constant(np.random.default_rng(5).integers(-3, 4, (3, 4, 5, 12)).astype(np.float32))
+            gradients = tf.gradients(y, [x, kernel, bias], drive)
             session.run(tf.global_variables_initializer())
             session.run(kernel.initializer, {kernel.initializer.inputs[1]: weight})
-            outputs.append(session.run(y))
-    assert outputs[0].shape == (3, 4, 5, 12)
-    assert outputs[0].tobytes() == outputs[1].tobytes()
+            outputs.append(session.run([y, *gradients]))
+    assert outputs[0][0].shape == (3, 4, 5, 12)
+    for now, then in zip(*outputs, strict=True):
+        assert now.any()
+        assert now.tobytes() == then.tobytes()
 
 
 def model_files(package, family):

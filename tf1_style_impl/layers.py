@@ -17,8 +17,25 @@ Convolve = Callable[..., tf.Tensor]
 
 
 def grouped_conv2d(x, weight, *, groups, strides, padding):
-    """Grouped convolution as `tf.nn.conv2d` does it: it groups by itself where the kernel takes fewer channels."""
-    return tf.nn.conv2d(x, weight, strides=strides, padding=padding)
+    """Grouped convolution as `tf.nn.conv2d` does it: it groups by itself where the kernel takes fewer channels.
+
+    TensorFlow has no gradient of it for CPUs; it gets that of `split_conv2d`.
+    """
+    gradient = {"Conv2D": "SplitConv2D"} if groups > 1 else {}
+    with tf.get_default_graph().gradient_override_map(gradient):
+        return tf.nn.conv2d(x, weight, strides=strides, padding=padding)
+
+
+@tf.RegisterGradient("SplitConv2D")
+def _split_conv2d_gradient(operation, gradient):
+    x, weight = operation.inputs
+    padding = operation.get_attr("padding").decode()
+    if padding == "EXPLICIT":
+        pads = operation.get_attr("explicit_paddings")
+        padding = [pads[axis : axis + 2] for axis in (0, 2, 4, 6)]
+    groups, strides = x.shape[3] // weight.shape[2], operation.get_attr("strides")
+    y = split_conv2d(x, weight, groups=groups, strides=strides, padding=padding)
+    return tf.gradients(y, [x, weight], gradient)
 
 
 def split_conv2d(x, weight, *, groups, strides, padding):

@@ -222,7 +222,7 @@ def _judge(layer: str, what: str, answer: np.ndarray | None, parts: Sequence[Gra
     value = np.sum([part.value for part in parts], axis=0)
     bound = np.sum([part.bound for part in parts], axis=0)
     open_to_choice = [part.choice for part in parts if part.choice is not None]
-    exact = not (np.any(bound) or open_to_choice)
+    exact = not (np.any(bound) or open_to_choice) and _sum_is_exact(parts)
     if len(parts) > 1 and not exact:
         magnitude = np.sum([np.abs(part.value) + part.bound for part in parts] + open_to_choice, axis=0)
         bound = SECOND_ORDER * (bound + gamma(len(parts)) * magnitude) + SMALLEST_NORMAL
@@ -238,6 +238,14 @@ def _judge(layer: str, what: str, answer: np.ndarray | None, parts: Sequence[Gra
         return GradientVerdict(layer, what, DIVERGED, exact, ratio if (bound > 0).all() else None)
     ratio = float(np.max(error[error > 0] / bound[error > 0], initial=0.0))
     return GradientVerdict(layer, what, CERTIFIED, exact, ratio)
+
+
+def _sum_is_exact(parts: Sequence[Gradient]) -> bool:
+    """Whether float32 adds the parts without rounding, in every order."""
+    if len(parts) == 1:
+        return True
+    magnitude = np.sum([np.abs(part.value) for part in parts], axis=0)
+    return bool(magnitude.max(initial=0) < EXACT_LIMIT * min(_quantum(part.value) for part in parts))
 
 
 def _judge_statistics(

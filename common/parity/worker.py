@@ -221,11 +221,12 @@ def main() -> None:
 
 
 def describe_error(error: Exception) -> str:
-    """One line for the report; the traceback goes to the log."""
+    """One line for the report; the traceback, and TensorFlow's many lines, go to the log."""
     if isinstance(error, TriptychError):
         return str(error)
     traceback.print_exception(error)
-    return f"{type(error).__name__}: {error}"
+    lines = [line for line in str(error).splitlines() if line and not line.startswith((" ", "Detected at", "Node:"))]
+    return f"{type(error).__name__}: {' '.join(lines[:2])}"
 
 
 if __name__ == "__main__":
