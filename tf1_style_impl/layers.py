@@ -4,6 +4,7 @@ Every helper ends in an operation that bears the layer's name, so that layer `co
 variables are `conv1/weight` and `conv1/bias`. Maps are (N, H, W, C).
 """
 
+import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,23 +20,19 @@ Convolve = Callable[..., tf.Tensor]
 def grouped_conv2d(x, weight, *, groups, strides, padding):
     """Grouped convolution as `tf.nn.conv2d` does it: it groups by itself where the kernel takes fewer channels.
 
-    TensorFlow has no gradient of it for CPUs; it gets that of `split_conv2d`.
+    TensorFlow has no gradient of that for CPUs; it gets the one of `split_conv2d`.
     """
-    gradient = {"Conv2D": "SplitConv2D"} if groups > 1 else {}
-    with tf.get_default_graph().gradient_override_map(gradient):
+    if groups == 1:
         return tf.nn.conv2d(x, weight, strides=strides, padding=padding)
 
+    def gradient(operation, dy):
+        y = split_conv2d(*operation.inputs, groups=groups, strides=strides, padding=padding)
+        return tf.gradients(y, list(operation.inputs), dy)
 
-@tf.RegisterGradient("SplitConv2D")
-def _split_conv2d_gradient(operation, gradient):
-    x, weight = operation.inputs
-    padding = operation.get_attr("padding").decode()
-    if padding == "EXPLICIT":
-        pads = operation.get_attr("explicit_paddings")
-        padding = [pads[axis : axis + 2] for axis in (0, 2, 4, 6)]
-    groups, strides = x.shape[3] // weight.shape[2], operation.get_attr("strides")
-    y = split_conv2d(x, weight, groups=groups, strides=strides, padding=padding)
-    return tf.gradients(y, [x, weight], gradient)
+    name = f"SplitConv2D-{uuid.uuid4()}"  # a name can be registered only once in a process
+    tf.RegisterGradient(name)(gradient)
+    with tf.get_default_graph().gradient_override_map({"Conv2D": name}):
+        return tf.nn.conv2d(x, weight, strides=strides, padding=padding)
 
 
 def split_conv2d(x, weight, *, groups, strides, padding):

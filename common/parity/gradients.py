@@ -251,26 +251,35 @@ def _sum_is_exact(parts: Sequence[Gradient]) -> bool:
 def _judge_statistics(
     spec: Architecture, probe: GradientProbe, given: Mapping[str, np.ndarray], weights: Weights
 ) -> list[GradientVerdict]:
-    """After a pass with the batch's statistics: what is stored of each, the mean and the *unbiased* variance."""
+    """What is stored after a pass: in inference what was stored before, to the bit."""
     verdicts = []
     for layer in spec.layers:
-        if not isinstance(layer.operation, BatchNorm):
-            continue
-        x = given[layer.inputs[0]].astype(np.float64)
-        over, count = (0, 2, 3), x.size // x.shape[1]
-        share = _share(spec) if probe.training else 0.0
-        mean, square = x.mean(over), np.square(x).mean(over)
-        fresh = {"mean": mean, "variance": (square - mean**2) * count / (count - 1)}
-        for kind, value in fresh.items():
-            before = probe.weights[f"{layer.name}/{kind}"].astype(np.float64)
-            expected = (1 - share) * before + share * value
-            size = np.abs(x).mean(over) if kind == "mean" else 2 * square * count / (count - 1)
-            bound = gamma(count + 8) * share * size + gamma(4) * (np.abs(before) + np.abs(expected))
-            if not probe.training:
-                bound = np.zeros_like(bound)
-            what = f"{layer.name}/{kind}"
-            verdicts.append(_judge(layer.name, what, weights[what], [Gradient(expected, bound)]))
+        if isinstance(layer.operation, BatchNorm):
+            stored = {kind: probe.weights[f"{layer.name}/{kind}"].astype(np.float64) for kind in ("mean", "variance")}
+            expected = {kind: Gradient(before, np.zeros_like(before)) for kind, before in stored.items()}
+            if probe.training:
+                expected = _moved(stored, given[layer.inputs[0]].astype(np.float64), _share(spec))
+            for kind, moved in expected.items():
+                what = f"{layer.name}/{kind}"
+                verdicts.append(_judge(layer.name, what, weights[what], [moved]))
     return verdicts
+
+
+def _moved(stored: Mapping[str, np.ndarray], x: np.ndarray, share: float) -> dict[str, Gradient]:
+    """The stored statistics, moved by a share towards the batch's mean and its *unbiased* variance."""
+    over, count = (0, 2, 3), x.size // x.shape[1]
+    mean, square = x.mean(over), np.square(x).mean(over)
+    unbiased = count / (count - 1)
+    fresh = {
+        "mean": (mean, np.abs(x).mean(over)),
+        "variance": ((square - mean**2) * unbiased, 2 * square * unbiased),
+    }
+    moved = {}
+    for kind, (value, size) in fresh.items():
+        after = (1 - share) * stored[kind] + share * value
+        bound = gamma(count + 8) * share * size + gamma(4) * (np.abs(stored[kind]) + np.abs(after))
+        moved[kind] = Gradient(after, bound)
+    return moved
 
 
 def _share(spec: Architecture) -> float:
