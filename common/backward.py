@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import singledispatch
+from math import prod
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from common.oracle import ELEMENTARY_ULP, SMALLEST_NORMAL, UNIT_ROUNDOFF, gamma, lrn_factor
+from common.oracle import ELEMENTARY_ULP, SMALLEST_NORMAL, UNIT_ROUNDOFF, binary_exponent, gamma, lrn_factor
 from common.specs.architecture import (
     LRN,
     AdaptiveAveragePool,
@@ -124,38 +125,78 @@ def _scattered(windows: np.ndarray, shape: tuple[int, ...], kernel: Pair, stride
 @backward.register
 def _conv(operation: Conv, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False) -> Gradients:
     """∂x sums over filters and the windows an element lies in; ∂w and ∂b over all positions of all images."""
-    kernel, stride, padding = operation.window(inputs[0].shape[1:])
-    x, w, dy = _double(inputs[0], parameters["weight"], dy)
-    groups, (batch, channels) = operation.groups, x.shape[:2]
-    per_group = operation.filters // groups
-
-    def both(x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        windows = _windows(x, kernel, stride, padding)
-        positions = windows.shape[2:4]
-        by_group = windows.reshape(batch, groups, channels // groups, *positions, *kernel)
-        dy_group = dy.reshape(batch, groups, per_group, *positions)
-        w_group = w.reshape(groups, per_group, channels // groups, *kernel)
-        dw = np.einsum("ngcyxij,ngfyx->gfcij", by_group, dy_group, optimize=True).reshape(w.shape)
-        columns = np.einsum("gfcij,ngfyx->ngcyxij", w_group, dy_group, optimize=True)
-        dx = _scattered(columns.reshape(batch, channels, *positions, *kernel), x.shape, kernel, stride, padding)
-        return dx, dw, dy.sum(axis=(0, 2, 3))
-
-    values, magnitudes = both(x, w, dy), both(np.abs(x), np.abs(w), np.abs(dy))
-    positions = dy.size // operation.filters
-    gradients = {"weight": _summed(positions, values[1], magnitudes[1])}
+    x, w = inputs[0], parameters["weight"]
+    dx, dw = _products(operation, *_double(x, w, dy))
+    # What scales the bounds is computed in float32, on factors divided by powers of two so that nothing overflows.
+    exponents = [binary_exponent(array) for array in (x, w, dy)]
+    of_dx, of_dw = _products(operation, *(np.abs(np.ldexp(a, -e)) for a, e in zip((x, w, dy), exponents, strict=True)))
+    of_x, of_w, of_dy = exponents
+    kernel, _, _ = operation.window(x.shape[1:])
+    positions, fan_out = dy.size // operation.filters, operation.filters // operation.groups * prod(kernel)
+    gradients = {"weight": _summed_in_float32(positions, dw, of_dw, of_x + of_dy)}
     if operation.bias:
-        gradients["bias"] = _summed(positions, values[2], magnitudes[2])
-    return Gradients([_summed(per_group * kernel[0] * kernel[1], values[0], magnitudes[0])], gradients)
+        dy = dy.astype(np.float64)
+        gradients["bias"] = _summed(positions, dy.sum((0, 2, 3)), np.abs(dy).sum((0, 2, 3)))
+    return Gradients([_summed_in_float32(fan_out, dx, of_dx, of_w + of_dy)], gradients)
+
+
+_ELEMENTS_AT_ONCE = 1 << 18
+"""How many factors are laid out at once: few enough to stay in the processor's cache."""
+
+
+def _products(operation: Conv, x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """∂x and ∂w in the precision of the factors, a few rows at a time."""
+    kernel, stride, padding = operation.window(x.shape[1:])
+    windows = _windows(x, kernel, stride, padding)
+    batch, channels, height, width = windows.shape[:4]
+    w_by_group = w.reshape(operation.groups, operation.filters // operation.groups, -1)
+    (top, bottom), (left, right) = padding
+    dx = np.zeros((batch, channels, x.shape[2] + top + bottom, x.shape[3] + left + right), x.dtype)
+    dw = np.zeros_like(w_by_group)
+    rows_at_once = max(1, _ELEMENTS_AT_ONCE // (channels * prod(kernel) * width))
+    for image in range(batch):
+        for first in range(0, height, rows_at_once):
+            block = windows[image, :, first : first + rows_at_once]
+            rows = block.shape[1]
+            columns = block.transpose(0, 3, 4, 1, 2).reshape(operation.groups, w_by_group.shape[2], rows * width)
+            dy_by_group = dy[image, :, first : first + rows].reshape(operation.groups, -1, rows * width)
+            dw += dy_by_group @ columns.transpose(0, 2, 1)
+            spread = (w_by_group.transpose(0, 2, 1) @ dy_by_group).reshape(channels, *kernel, rows, width)
+            for i, j in np.ndindex(*kernel):
+                y0 = first * stride[0] + i
+                y, x_ = (
+                    slice(begin, begin + step * (count - 1) + 1, step)
+                    for begin, step, count in ((y0, stride[0], rows), (j, stride[1], width))
+                )
+                dx[image, :, y, x_] += spread[:, i, j]
+    return dx[:, :, top : top + x.shape[2], left : left + x.shape[3]], dw.reshape(w.shape)
+
+
+def _summed_in_float32(terms: int, value: np.ndarray, magnitude: np.ndarray, exponent: int) -> Gradient:
+    """`_summed`, for a magnitude in float32 that was divided by a power of two.
+
+    It is at least (1 − γ_n) of the true one; what underflow took from it is added.
+    """
+    scale = 2.0**exponent
+    whole = magnitude * np.float64(scale / (1 - 2 * gamma(terms))) + terms * SMALLEST_NORMAL * (1 + scale)
+    return _summed(terms, value, whole)
 
 
 @backward.register
 def _dense(
     operation: Dense, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
 ) -> Gradients:
-    x, w, dy = _double(inputs[0], parameters["weight"], dy)
-    batch = len(x)
+    x, dy = _double(inputs[0], dy)
+    weight, batch = parameters["weight"], len(x)
+    dx, magnitude = np.zeros_like(x), np.zeros_like(x)
+    units_at_once = max(1, _ELEMENTS_AT_ONCE // weight.shape[1])
+    for first in range(0, operation.units, units_at_once):
+        units = slice(first, first + units_at_once)
+        w = weight[units].astype(np.float64)
+        dx += dy[:, units] @ w
+        magnitude += np.abs(dy[:, units]) @ np.abs(w)
     return Gradients(
-        [_summed(operation.units, dy @ w, np.abs(dy) @ np.abs(w))],
+        [_summed(operation.units, dx, magnitude)],
         {
             "weight": _summed(batch, dy.T @ x, np.abs(dy.T) @ np.abs(x)),
             "bias": _summed(batch, dy.sum(0), np.abs(dy).sum(0)),

@@ -192,7 +192,7 @@ class _Sums:
         self.value = np.empty(shape, np.float64)
         self.magnitude = np.empty(shape, np.float32)
         self.squares = np.empty(shape, np.float32)
-        self.exponents = _exponent(weight), _exponent(operand)
+        self.exponents = binary_exponent(weight), binary_exponent(operand)
 
     def scaled_weight(self, weight: np.ndarray) -> _Scaled:
         """Weights (units, terms), prepared for `fill`."""
@@ -226,7 +226,7 @@ def _scaled(array: np.ndarray, exponent: int) -> _Scaled:
     return array.astype(np.float64), magnitude, np.square(magnitude)
 
 
-def _exponent(array: np.ndarray) -> int:
+def binary_exponent(array: np.ndarray) -> int:
     """The e for which the largest |element| lies in [2^(e−1), 2^e)."""
     return int(np.frexp(max(array.max(initial=0.0), -array.min(initial=0.0)))[1])
 

@@ -219,8 +219,9 @@ def _judge(layer: str, what: str, answer: np.ndarray | None, parts: Sequence[Gra
     """Whether a recorded gradient is the sum of its parts, up to their bounds and the roundings of the sum."""
     if not parts:  # nothing depends on it
         return GradientVerdict(layer, what, IDENTICAL if answer is None or not answer.any() else DIVERGED)
-    value = np.sum([part.value for part in parts], axis=0)
-    bound = np.sum([part.bound for part in parts], axis=0)
+    value, bound = parts[0].value, parts[0].bound
+    for part in parts[1:]:
+        value, bound = value + part.value, bound + part.bound
     open_to_choice = [part.choice for part in parts if part.choice is not None]
     exact = not (np.any(bound) or open_to_choice) and _sum_is_exact(parts)
     if len(parts) > 1 and not exact:
