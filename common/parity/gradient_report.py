@@ -13,7 +13,8 @@ from rich.table import Table
 
 from common.parity.backends import Backend, Hardware
 from common.parity.environment import describe
-from common.parity.gradients import CERTIFIED, IDENTICAL, GradientResult, GradientRun, modes, run_gradients
+from common.parity.gradient_runner import GradientResult, GradientRun, run_gradients
+from common.parity.gradients import CERTIFIED, IDENTICAL, modes
 from common.parity.processes import Workers
 from common.parity.report import STYLES
 from common.parity.results import worst
