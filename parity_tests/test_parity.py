@@ -184,6 +184,37 @@ def test_an_interrupted_run_leaves_nothing_behind(number, tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
+def test_the_backward_pass_of_a_killed_backend_is_a_row_and_the_next_probe_gets_a_new_process():
+    process = triptych("parity", "lenet5", "--gradients", "--json", "--backend=torch", "--backend=tf1")
+    killed = wait_for_worker(process, "tf1")
+    killed.send_signal(signal.SIGKILL)
+    code, out, _ = finish(process)
+    exact, random = json.loads(out)["runs"]
+    assert (code, exact["probe"], random["probe"]) == (1, "exact", "random")
+    rows = [(row["backend"], row["status"], row["verdict"]) for run in (exact, random) for row in run["backends"]]
+    assert rows == [
+        ("torch", "ok", "certified"),
+        ("tf1", "crashed", "incomplete"),
+        ("torch", "ok", "certified"),
+        ("tf1", "ok", "certified"),
+    ]
+    assert "SIGKILL" in exact["backends"][1]["reason"]
+    rounding = [layer.name for layer in get_spec("lenet5").layers if layer.operation.kind in ("Sigmoid", "ScaledTanh")]
+    assert exact["rounding"] == rounding[::-1]
+    assert_gone([killed])
+
+
+def test_an_interrupted_backward_pass_leaves_nothing_behind(tmp_path):
+    process = triptych("parity", "alexnet_bvlc", "--gradients", env={**os.environ, "TMPDIR": str(tmp_path)})
+    wait_for_worker(process, "torch")
+    workers = workers_of(process)
+    process.send_signal(signal.SIGINT)
+    code, _, _ = finish(process, timeout=60)
+    assert code == 130
+    assert_gone(workers)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_gpu_is_compared_with_the_cpu_backend_by_backend():
     def run(device, **outputs):
         rows = [
