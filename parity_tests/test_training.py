@@ -352,6 +352,23 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_layer(implementation
         implementation.train(model, data, wild)
 
 
+def test_a_network_that_is_lost_in_the_last_step_of_an_epoch_is_not_kept(implementation, tmp_path):
+    """No training loss tells: it was finite before the step, and there is none after it."""
+    model = started(implementation, "lenet_caffe")
+
+    class Damage(Monitor):
+        def step(self, step):
+            weights = implementation.read_weights(model)
+            implementation.load_weights(model, weights | {"fc1/bias": np.full(500, 3e38, np.float32)})
+
+    wanted = r"step 1 of epoch 1, its last, was too large: the loss on held-out pictures is \w+; try a smaller"
+    data, recipe = some_digits(count=10), Recipe(epochs=2, batch_size=10)
+    with pytest.raises(TriptychError, match=wanted):
+        implementation.train(model, data, recipe, folder=tmp_path, monitor=Damage())
+    assert not (tmp_path / "run.json").exists()
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
 def test_the_last_good_checkpoint_is_kept(implementation, tmp_path):
     data = some_digits(count=20)
     model = started(implementation, "lenet_caffe")

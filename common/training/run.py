@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +160,14 @@ class Run:
         """Add an epoch to the history; with a folder, have its checkpoint written, and then forget the one before.
 
         Raises:
-            TriptychError: a file cannot be written.
+            TriptychError: a file cannot be written, or the network was lost in the last step: the loss on the pictures
+                that were held out is not finite.
         """
+        if not isfinite(epoch.test_loss):
+            raise TriptychError(
+                f"step {len(epoch.losses)} of epoch {len(self.history) + 1}, its last, was too large: the loss on "
+                f"held-out pictures is {epoch.test_loss:.4g}{self._kept}; {self._advice}"
+            )
         self.history.append(epoch)
         if self.folder is not None and self.leads:
             self._keep(self.folder, suffix, write)
@@ -181,11 +188,18 @@ class Run:
         """What to raise where the loss is NaN or infinite; `recorded` are the outputs of the layers in this step."""
         layer = next((name for name, output in recorded.items() if not np.isfinite(output).all()), None)
         where = f"begins in layer {layer}" if layer else "is in no layer, but in the loss or its gradient"
-        kept = f"; the checkpoint of epoch {len(self.history)} is kept" if self.folder and self.history else ""
         return TriptychError(
             f"step {step.step} of epoch {step.epoch} cannot be made, its loss is {step.loss:.4g}: NaN or infinity "
-            f"{where}{kept}; try a smaller learning rate than {self.identity['learning_rate']:g}"
+            f"{where}{self._kept}; {self._advice}"
         )
+
+    @property
+    def _kept(self) -> str:
+        return f"; the checkpoint of epoch {len(self.history)} is kept" if self.folder and self.history else ""
+
+    @property
+    def _advice(self) -> str:
+        return f"try a smaller learning rate than {self.identity['learning_rate']:g}"
 
 
 def _make(folder: Path) -> None:
