@@ -106,9 +106,9 @@ def run_gradients(
         for probe, request in prepared.result():
             if stopped.is_set():
                 break
-            if not worker.alive:  # the crash has its row; the next probe gets a chance of its own
-                worker = workers.take(backend)
             results.append(_run(spec, backend, worker, probe, request, timeout, turns))
+            if not worker.alive and not stopped.is_set():
+                worker = workers.take(backend)  # the crash has its row; the next probe gets a chance of its own
             on_progress(f"{spec.name} {backend.name} {probe.name} {probe.mode}")
         workers.give_back(worker)
         return results

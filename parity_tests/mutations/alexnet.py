@@ -72,8 +72,8 @@ MUTANTS = [
     ),
     _tf1_layers(
         "the groups' inputs swapped",
-        "nn.conv2d(x,",
-        "nn.conv2d(tf.roll(x, x.shape[3] // groups, 3),",
+        "name}):\n        return tf.nn.conv2d(x,",
+        "name}):\n        return tf.nn.conv2d(tf.roll(x, x.shape[3] // groups, 3),",
         "conv2",
         "the groups' inputs are swapped",
     ),
