@@ -16,7 +16,7 @@ with stored statistics and, where there is batch normalisation, with those of th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -166,9 +166,8 @@ def judge_gradients(
             weight = 1.0 if heads[name] == "logits" else AUXILIARY_WEIGHT
             loss = cross_entropy(outputs[name], probe.labels)
             expected[name].append(Gradient(weight * loss.value, weight * loss.bound + gamma(2) * np.abs(loss.value)))
-        verdicts.append(
-            _judge(readers[name][0] if readers[name] else "loss", name, gradients.get(name), expected[name])
-        )
+        reader = readers[name][0] if readers[name] else "loss"
+        verdicts.append(_judge(reader, name, gradients.get(name), expected.pop(name)))
         dy = probe.drives[name] if name in probe.cuts else gradients.get(name)
         if dy is None:
             continue
@@ -203,8 +202,8 @@ def _quantum(array: np.ndarray) -> float:
 def _exact(gradient: Gradient, quantum: float) -> Gradient:
     """The gradient with a bound of 0 if float32 makes no error in it: dyadic factors, and partial sums below 2^24."""
     if gradient.magnitude is not None and gradient.magnitude.max(initial=0) < EXACT_LIMIT * quantum:
-        return Gradient(gradient.value, np.zeros_like(gradient.bound), gradient.magnitude)
-    return gradient
+        return Gradient(gradient.value, np.zeros_like(gradient.bound))
+    return replace(gradient, magnitude=None)  # which may be as large as all that is recorded
 
 
 def _judge(layer: str, what: str, answer: np.ndarray | None, parts: Sequence[Gradient]) -> GradientVerdict:
