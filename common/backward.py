@@ -110,8 +110,6 @@ def _windows(image: np.ndarray, kernel: Pair, stride: Pair, padding: Padding, fi
 
 def _scattered(windows: np.ndarray, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Padding) -> np.ndarray:
     """The transpose of `_windows`: every element of every window added to where it came from."""
-    if windows.shape == (*shape, 1, 1):
-        return windows.reshape(shape)
     (top, bottom), (left, right) = padding
     image = np.zeros((*shape[:2], shape[2] + top + bottom, shape[3] + left + right))
     height, width = windows.shape[2:4]
@@ -163,12 +161,10 @@ def _products(operation: Conv, x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> 
             dw += dy_by_group @ columns.transpose(0, 2, 1)
             spread = (w_by_group.transpose(0, 2, 1) @ dy_by_group).reshape(channels, *kernel, rows, width)
             for i, j in np.ndindex(*kernel):
-                y0 = first * stride[0] + i
-                y, x_ = (
-                    slice(begin, begin + step * (count - 1) + 1, step)
-                    for begin, step, count in ((y0, stride[0], rows), (j, stride[1], width))
-                )
-                dx[image, :, y, x_] += spread[:, i, j]
+                top_row = first * stride[0] + i
+                down = slice(top_row, top_row + stride[0] * (rows - 1) + 1, stride[0])
+                across = slice(j, j + stride[1] * (width - 1) + 1, stride[1])
+                dx[image, :, down, across] += spread[:, i, j]
     return dx[:, :, top : top + x.shape[2], left : left + x.shape[3]], dw.reshape(w.shape)
 
 
