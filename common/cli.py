@@ -223,8 +223,9 @@ def parity(
     from rich.console import Console
 
     from common.images import read_photograph
-    from common.parity.backends import Hardware, select, select_trainable
+    from common.parity.backends import Hardware, select, select_differentiable, select_trainable
     from common.parity.command import parity_command
+    from common.parity.gradients import USUAL_FOR_GRADIENTS, check_differentiable
     from common.parity.results import Plan
     from common.probes import PROBES, USUAL
     from common.weights import read_weights_file
@@ -235,29 +236,18 @@ def parity(
         if name not in PROBES:
             read_photograph(name)
     names = _matching(architectures or ["*"])
-    if (gradients or steps is not None) and (probe or weights or report or device != "cpu"):
-        raise TriptychError("--gradients and --steps take no --probe, --weights, --report or --device; leave these out")
-    if gradients:
-        from common.parity.gradient_report import gradient_command
-
-        found = gradient_command(
-            Console(stderr=True) if json else _console(),
-            names,
-            select_trainable(backend, compiled=True),
-            seed=seed,
-            batch=batch,
-            jobs=jobs,
-            timeout=timeout,
-            progress=_progress,
-        )
-        _finish(found, json)
+    if steps is None and plot:
+        raise TriptychError("--plot draws how trajectories part; say how long they are with --steps")
     if steps is not None:
+        if gradients or probe or weights or batch or report or device != "cpu":
+            others = "--gradients, --probe, --weights, --batch, --report or --device"
+            raise TriptychError(f"--steps takes no {others}; leave these out")
         from common.parity.trajectory_report import trajectory_command
 
         found = trajectory_command(
             Console(stderr=True) if json else _console(),
             names,
-            select_trainable(backend, compiled=False),
+            select_trainable(backend),
             steps=steps,
             seed=seed,
             timeout=timeout,
@@ -267,9 +257,14 @@ def parity(
         _finish(found, json)
     if weights and len(names) > 1:
         raise TriptychError(f"--weights {weights} belongs to one network, but {len(names)} match; name the one")
+    if gradients and precision != "fp32":
+        raise TriptychError(f"gradients are held to the bounds of fp32, not of {precision}; leave out --precision")
+    for name in probe or () if gradients else ():
+        check_differentiable(name)
     plan = Plan(
-        backends=select(backend),
-        probes=probe or USUAL,
+        backends=select_differentiable(backend) if gradients else select(backend),
+        probes=probe or (USUAL_FOR_GRADIENTS if gradients else USUAL),
+        gradients=gradients,
         weights=read_weights_file(weights) if weights else None,
         seed=seed,
         batch=batch,
@@ -439,6 +434,7 @@ def train(
     ] = None,
     bad_files: Annotated[BadFiles, typer.Option(help="Images that cannot be read.")] = BadFiles.REFUSE,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="The folder of the run; a new one in runs if not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run was interrupted.")] = False,
     json: Json = False,
@@ -471,6 +467,7 @@ def train(
         skip=skip or (),
         num_classes=num_classes,
         image_size=_size(image_size) if image_size else None,
+        device=device,
         out=out,
         resume=resume,
     )

@@ -25,14 +25,20 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def record_gradients(
-    model: keras.Model, image: np.ndarray, *, cuts: Arrays, drives: Arrays, labels: np.ndarray | None, training: bool
+    model: keras.Model,
+    image: np.ndarray,
+    *,
+    injected: Arrays,
+    drives: Arrays,
+    labels: np.ndarray | None,
+    training: bool,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Differentiate Σ drive · output over the layers in `drives`, plus the training loss where there are labels.
 
     Args:
         model: with weights.
         image: float32, (N, C, H, W).
-        cuts: values that replace a layer's output for the layers behind it, and let no gradient through.
+        injected: values that replace a layer's output for the layers behind it, and let no gradient through.
         drives: the gradient that a layer's own output is given, by canonical layer name.
         labels: int64, (N,).
         training: whether batch normalisation uses the batch; dropout is off in any case.
@@ -73,10 +79,10 @@ def record_gradients(
                 normalises = isinstance(layer, layers.BatchNormalization)
                 output = layer(inputs, training=training) if normalises else layer(inputs)
                 outputs[name] = output
-                onwards = native(name, cuts[name]) if name in cuts else output
+                onwards = native(name, injected[name]) if name in injected else output
                 onwards = handed_on[id(layer.output)] = onwards + of_layers[name]
                 if name in drives:
-                    driven = output if name in cuts else onwards
+                    driven = output if name in injected else onwards
                     loss = loss + ops.sum(driven * native(name, drives[name]))
             stored = {
                 name: scope.get_current_value(variable)
@@ -113,7 +119,7 @@ def _differentiate(loss_of: Callable, arrays: Sequence[np.ndarray]) -> tuple[lis
     elif keras.backend.backend() == "torch":
         import torch
 
-        given = [torch.from_numpy(array.copy()).requires_grad_() for array in arrays]
+        given = [ops.convert_to_tensor(array).clone().requires_grad_() for array in arrays]
         loss, beside = loss_of(given)
         found = torch.autograd.grad(loss, given, allow_unused=True)
     else:

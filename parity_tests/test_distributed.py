@@ -507,7 +507,7 @@ def test_the_gradients_of_the_towers_are_those_of_the_grouped_network(towers, pa
     load_weights(pair[1], probe.weights)
     found, expected = (
         record_gradients(
-            model, probe.image, cuts=split(probe.cuts), drives=split(probe.drives), labels=None, training=False
+            model, probe.image, injected=split(probe.injected), drives=split(probe.drives), labels=None, training=False
         )
         for model, split in zip(pair, (in_halves, dict), strict=True)
     )

@@ -10,8 +10,9 @@ from safetensors.numpy import load_file
 from common import get_spec
 from common.backward import backward, cross_entropy
 from common.errors import TriptychError
-from common.parity.backends import BACKENDS, select, select_trainable
-from common.parity.gradients import gradient_probes, judge_gradients
+from common.parity.backends import BACKENDS, select, select_differentiable, select_trainable
+from common.parity.gradients import by_layer, gradient_probes, judge_gradients
+from common.parity.judge import first_divergence, overall
 from common.parity.trajectory import (
     Job,
     Trajectory,
@@ -135,7 +136,7 @@ def judged(implementation, architecture, record=None, **options):
     model = implementation.build(architecture, **options)
     for probe in gradient_probes(spec, batch=3):
         implementation.load_weights(model, probe.weights)
-        arrays = {"cuts": probe.cuts, "drives": probe.drives, "labels": probe.labels}
+        arrays = {"injected": probe.injected, "drives": probe.drives, "labels": probe.labels}
         yield spec, probe, record(model, probe.image, training=probe.training, **arrays)
 
 
@@ -153,11 +154,15 @@ def test_every_gradient_is_identical_or_certified(implementation, architecture, 
         modes.append((probe.name, probe.mode))
         if probe.name == "exact":
             kinds = {layer.name: layer.operation.kind for layer in spec.layers}
-            exact = [v for v in verdicts if kinds.get(v.layer) in ("Conv", "Dense", "ReLU", "MaxPool", "Add")]
+            exact = [v for v in verdicts if kinds.get(v.name) in ("Conv", "Dense", "ReLU", "MaxPool", "Add")]
             assert len(exact) > 10
             assert {verdict.verdict for verdict in exact} == {"identical"}
             rounding = {"BatchNorm", "GlobalAveragePool", "ScaledTanh", "Sigmoid"}
-            assert {kinds[verdict.layer] for verdict in verdicts if not verdict.exact} <= rounding
+            assert {kinds[verdict.name] for verdict in verdicts if not verdict.exact} <= rounding
+            assert {verdict.name for verdict in verdicts if not verdict.exact} == set(probe.bounded)
+        assert overall(by_layer(verdicts), probe) == ("identical" if probe.name == "exact" else "certified")
+        assert by_layer(verdicts)[0].name == "loss"
+        assert sum(sum(verdict.ulp_histogram) for verdict in by_layer(verdicts)) > 1000
     assert len(modes) == (4 if architecture == "resnet18" else 2)
 
 
@@ -178,18 +183,19 @@ def test_a_compiled_backward_pass_reaches_through_a_max_pool_behind_a_relu():
     probe = next(probe for probe in gradient_probes(spec) if probe.name == "random")
     load_implementation("torch_impl").load_weights(model, probe.weights)
     record = importlib.import_module("torch_impl.compiled").record_gradients_compiled
-    recorded = record(model, probe.image, cuts={}, drives={}, labels=probe.labels, training=False)
+    recorded = record(model, probe.image, injected={}, drives={}, labels=probe.labels, training=False)
     assert recorded["gradients"]["image"].any()
     assert [v for v in judge_gradients(spec, probe, recorded) if v.verdict == "diverged"] == []
 
 
 def test_a_backend_that_cannot_be_differentiated_is_refused_by_name_and_left_out_of_all():
-    assert {"torch", "tf1"} <= {backend.name for backend in select_trainable(None, compiled=True)} <= set(BACKENDS)
-    assert not any(backend.through_onnx for backend in select_trainable(None, compiled=True))
+    differentiable = [name for name in BACKENDS if not name.startswith("onnx")]
+    assert [backend.name for backend in select_differentiable(None)] == differentiable
+    assert {backend.name for backend in select_trainable(None)} <= {*differentiable} - {"torch-compile"}
     with pytest.raises(TriptychError, match="onnx-tf1 cannot be differentiated; leave it out"):
-        select_trainable(["torch", "onnx-tf1"], compiled=True)
+        select_differentiable(["torch", "onnx-tf1"])
     with pytest.raises(TriptychError, match="torch-compile cannot train; leave it out"):
-        select_trainable(["torch-compile"], compiled=False)
+        select_trainable(["torch-compile"])
 
 
 @pytest.mark.parametrize(
@@ -206,8 +212,9 @@ def test_a_backend_that_cannot_be_differentiated_is_refused_by_name_and_left_out
 def test_a_wrong_gradient_is_named(kind, name, change, layer):
     for spec, probe, recorded in judged(load_implementation("torch_impl"), "lenet_caffe"):
         damaged = {**recorded, kind: recorded[kind] | {name: change(recorded[kind][name])}}
-        wrong = [v for v in judge_gradients(spec, probe, damaged) if v.verdict == "diverged"]
-        assert wrong[0].layer == layer
+        wrong = first_divergence(by_layer(judge_gradients(spec, probe, damaged)))
+        assert wrong.name == layer
+        assert name in wrong.cause
 
 
 def test_statistics_that_are_biased_are_named():
@@ -226,13 +233,15 @@ def test_statistics_that_are_biased_are_named():
 
 def test_three_backends_go_one_way():
     backends = select(["torch", "keras-tensorflow", "tf1"])
-    run = run_trajectories(small_spec("lenet5"), backends, steps=6)
+    run = run_trajectories(small_spec("lenet5"), backends, steps=8)
     assert run.verdict == "certified", [trajectory.reason for trajectory in run.trajectories]
     assert len(run.trajectories) == 6
     for trajectory in run.trajectories:
-        assert len(trajectory.distances) == 6
+        assert len(trajectory.distances) == len(trajectory.losses) == 8
         assert trajectory.largest < (1e-12 if trajectory.dtype == "float64" else 1e-5)
     assert all(0 < distance < 1e-5 for distance in run.envelope)
+    for trajectory in run.trajectories[:3]:
+        assert sum(trajectory.losses[4:]) < sum(trajectory.losses[:4])  # the second epoch, and the first
 
 
 def test_a_network_with_batch_normalisation_is_trained_where_rounding_stays_small():
@@ -338,6 +347,6 @@ def test_frameworks_may_route_ties_differently_and_the_probe_has_none():
     probe = gradient_probes(spec, batch=3)[0]
     for pool, source in (("pool1", "relu1"), ("pool2", "relu2")):
         assert pool in spec.shapes
-        array = probe.cuts[source]
+        array = probe.injected[source]
         windows = np.lib.stride_tricks.sliding_window_view(array, (2, 2), axis=(2, 3)).reshape(-1, 4)
         assert (np.diff(np.sort(windows, axis=1)) > 0).all()

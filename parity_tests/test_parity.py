@@ -193,15 +193,52 @@ def test_the_backward_pass_of_a_killed_backend_is_a_row_and_the_next_probe_gets_
     assert (code, exact["probe"], random["probe"]) == (1, "exact", "random")
     rows = [(row["backend"], row["status"], row["verdict"]) for run in (exact, random) for row in run["backends"]]
     assert rows == [
-        ("torch", "ok", "certified"),
+        ("torch", "ok", "identical"),
         ("tf1", "crashed", "incomplete"),
         ("torch", "ok", "certified"),
         ("tf1", "ok", "certified"),
     ]
     assert "SIGKILL" in exact["backends"][1]["reason"]
     rounding = [layer.name for layer in get_spec("lenet5").layers if layer.operation.kind in ("Sigmoid", "ScaledTanh")]
-    assert exact["rounding"] == rounding[::-1]
+    assert list(exact["bounded"]) == rounding
     assert_gone([killed])
+
+
+def test_the_backward_pass_on_weights_and_pictures_that_are_given_is_reported_like_the_forward_pass(tmp_path):
+    from common.images import photograph
+
+    photograph(1).save(tmp_path / "cat.jpg")
+    write_weights_file(tmp_path / "w.safetensors", random_weights("lenet_caffe", seed=9))
+    options = ("--weights", tmp_path / "w.safetensors", "--probe", "exact", "--probe", tmp_path / "cat.jpg")
+    command = ("parity", "lenet_caffe", "--gradients", "--backend=torch", "--report", tmp_path / "report", *options)
+    code, out, err = finish(triptych(*command, "--json"))
+    assert code == 0, err
+    runs = json.loads(out)["runs"]
+    found = [(run["probe"], run["gradients"], run["verdict"]) for run in runs]
+    assert found == [("exact", "inference", "identical"), (str(tmp_path / "cat.jpg"), "inference", "certified")]
+    layers = ["loss", *(layer.name for layer in reversed(get_spec("lenet_caffe").layers))]
+    for run in runs:
+        assert [layer["name"] for layer in run["backends"][0]["layers"]] == layers
+        assert all(0 <= layer["bound_ratio"] <= 1 for layer in run["backends"][0]["layers"])
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert all(f'<th scope="col">{name}' in page for name in ("exact, inference", "cat.jpg, inference"))
+    before = [row["seconds"] for run in runs for row in run["backends"]]
+    code, out, _ = finish(triptych(*command, "--resume", "--json"))
+    assert [row["seconds"] for run in json.loads(out)["runs"] for row in run["backends"]] == before
+
+
+def test_one_wrong_gradient_is_found_by_the_command(tmp_path):
+    """In a copy of the project, whose network in TensorFlow 1 learns nothing before its last layer."""
+    for package in ("common", "tf1_style_impl"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    model = tmp_path / "tf1_style_impl" / "lenet.py"
+    right = 'fc(x, num_classes, name="fc2")'
+    assert right in model.read_text()
+    model.write_text(model.read_text().replace(right, right.replace("x,", "tf.stop_gradient(x),", 1)))
+    options = ("--gradients", "--backend=tf1", "--probe", "random")
+    code, out, _ = finish(triptych("parity", "lenet_caffe", *options, cwd=tmp_path))
+    assert code == 1
+    assert "fc2 is the first layer from the loss backwards that differs; the gradient by relu3\n" in out
 
 
 def test_an_interrupted_backward_pass_leaves_nothing_behind(tmp_path):
@@ -241,7 +278,7 @@ def test_an_interrupted_run_is_resumed_and_nothing_is_run_twice(tmp_path):
     assert "go on with --resume" in err
     with journal.open("a") as file:
         file.write('{"architecture": "lenet5", "pro')  # as a full disk would leave it
-    before = {(e["architecture"], e["probe"], e["result"]["backend"]): e["result"] for e in entries(journal)}
+    before = {(e["architecture"], e["label"], e["result"]["backend"]): e["result"] for e in entries(journal)}
     assert 0 < len(before) < 12
 
     code, out, err = finish(triptych(*wanted, "--resume", "--json"))
@@ -281,6 +318,10 @@ def test_weights_from_a_file(tmp_path):
         (["parity", "inception*"], "no architecture matches 'inception*'"),
         (["parity", "--backend", "tensorflow"], "did you mean keras-tensorflow"),
         (["parity", "lenet5", "--weights", "nowhere.safetensors"], "there is no weights file nowhere.safetensors"),
+        (["parity", "lenet5", "--gradients", "--probe", "tiny"], "there are no gradients on the tiny probe; use exact"),
+        (["parity", "lenet5", "--gradients", "--precision", "tf32"], "held to the bounds of fp32, not of tf32"),
+        (["parity", "lenet5", "--steps", "3", "--gradients"], "--steps takes no --gradients, --probe"),
+        (["parity", "lenet5", "--plot", "divergence"], "say how long they are with --steps"),
         (["parity", "--probe", "foto"], "there is no probe and no image 'foto'; probes are exact, random, photo"),
         (["show", "alexnet"], "did you mean alexnet_bvlc"),
         (["export", "alexnet_bvlc", "--from", "torch", "--out", "missing/a.onnx"], "cannot write missing/a.onnx"),

@@ -513,6 +513,19 @@ def test_fine_tuning_keeps_the_other_layers(mnist, tmp_path):
         assert (weights[name] != ported[name]).any()
 
 
+def test_each_process_trains_on_a_gpu_of_its_own(monkeypatch):
+    load_implementation("torch_impl")
+    import torch
+
+    backend, model, places = importlib.import_module("torch_impl.backend"), torch.nn.Linear(2, 3), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(model, "to", places.append)
+    backend.on_device(model, "cuda", "fp32")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    backend.on_device(model, "cuda", "fp32")
+    assert places == ["cuda:0", "cuda:3"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -524,6 +537,7 @@ def test_fine_tuning_keeps_the_other_layers(mnist, tmp_path):
         (["lenet5", "--finetune", "w.safetensors"], "there is no weights file w.safetensors"),
         (["lenet5", "--momentum", "1.5"], "momentum is 1.5, expected from 0 to below 1"),
         (["lenet5", "--resume"], "there is nothing to resume in runs/lenet5-torch"),
+        (["lenet5", "--device", "gpu"], "cannot run on gpu in fp32; cpu or cuda"),
     ],
 )
 def test_a_users_mistake_is_one_sentence_and_status_2(arguments, words, tmp_path):

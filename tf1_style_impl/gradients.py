@@ -26,14 +26,20 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def record_gradients(
-    session: tf.Session, image: np.ndarray, *, cuts: Arrays, drives: Arrays, labels: np.ndarray | None, training: bool
+    session: tf.Session,
+    image: np.ndarray,
+    *,
+    injected: Arrays,
+    drives: Arrays,
+    labels: np.ndarray | None,
+    training: bool,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Differentiate Σ drive · output over the layers in `drives`, plus the training loss where there are labels.
 
     Args:
         session: with weights.
         image: float32, (N, C, H, W).
-        cuts: values that replace a layer's output for the layers behind it, and let no gradient through.
+        injected: values that replace a layer's output for the layers behind it, and let no gradient through.
         drives: the gradient that a layer's own output is given, by canonical layer name.
         labels: int64, (N,).
         training: whether batch normalisation uses the batch; dropout is off in any case.
@@ -58,8 +64,8 @@ def record_gradients(
             return layouts.to_channels_last(array)
 
         pixels_fed = {pixels: layouts.to_channels_last(image)}
-        injected = {name: native(name, array) for name, array in cuts.items()}
-        own, given = _cut(graph, tensors, list(cuts)) if cuts else (tensors, tensors)
+        behind = {name: native(name, array) for name, array in injected.items()}
+        own, given = _cut(graph, tensors, list(injected)) if injected else (tensors, tensors)
         driving = {tf.placeholder(own[name].dtype): native(name, array) for name, array in drives.items()}
         ys, grad_ys = [own[name] for name in drives], list(driving)
         if labels is not None:
@@ -68,13 +74,13 @@ def record_gradients(
         sources = {IMAGE: pixels, **given, **variables}
         gradients = tf.gradients(ys, list(sources.values()), grad_ys)
         fetches = {name: g for name, g in zip(sources, gradients, strict=True) if g is not None}
-        feed = pixels_fed | driving | {given[name]: array for name, array in injected.items()}
+        feed = pixels_fed | driving | {given[name]: array for name, array in behind.items()}
         found, outputs = session.run([fetches, own], feed)
-        session.run(updates, pixels_fed | {tensors[name]: array for name, array in injected.items()})
+        session.run(updates, pixels_fed | {tensors[name]: array for name, array in behind.items()})
     return {
         "outputs": {name: canonical_output(tensors[name], array) for name, array in outputs.items()},
-        "gradients": {IMAGE: layouts.to_channels_first(found[IMAGE])}
-        | {name: canonical_output(tensors[name], found[name]) for name in tensors if name in found},
+        "gradients": {name: canonical_output(tensors[name], found[name]) for name in tensors if name in found}
+        | ({IMAGE: layouts.to_channels_first(found[IMAGE])} if IMAGE in found else {}),
         "parameters": {name: to_canonical(graph, name, found[name]) for name in variables if name in found},
         "weights": read_weights(session),
     }
@@ -95,16 +101,16 @@ def _training_tower(graph: tf.Graph, variables: Mapping[str, tf.Variable]) -> tu
 
 
 def _cut(
-    graph: tf.Graph, tensors: Mapping[str, tf.Tensor], cuts: Sequence[str]
+    graph: tf.Graph, tensors: Mapping[str, tf.Tensor], injected: Sequence[str]
 ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-    """A copy of the network on the same variables, with placeholders behind the layers in `cuts`.
+    """A copy of the network on the same variables, with placeholders behind the layers in `injected`.
 
     A tensor that is fed in TensorFlow 1 is not computed; with a placeholder behind it, it is both.
 
     Returns:
         Every layer's own output in the copy, and what the layers behind each are given.
     """
-    placeholders = {name: tf.placeholder(tensors[name].dtype, tensors[name].shape) for name in cuts}
+    placeholders = {name: tf.placeholder(tensors[name].dtype, tensors[name].shape) for name in injected}
     definition = tf.graph_util.extract_sub_graph(graph.as_graph_def(), [tensor.op.name for tensor in tensors.values()])
     used = {node.name for node in definition.node}
     variables = [variable.handle for variable in named_variables(graph).values() if variable.op.name in used]

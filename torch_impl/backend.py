@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
@@ -158,6 +159,8 @@ def every_head(model: nn.Module) -> Iterator[None]:
 def on_device(model: nn.Module, device: str, precision: str) -> nn.Module:
     """Move a model to `cpu` or `cuda`; let the process shorten factors to TF32 only if that is the `precision`.
 
+    Of the processes that `torchrun` starts, each has a GPU of its own.
+
     Raises:
         Unavailable: PyTorch sees no GPU.
     """
@@ -165,7 +168,7 @@ def on_device(model: nn.Module, device: str, precision: str) -> nn.Module:
         raise Unavailable("PyTorch sees no GPU; install a CUDA build of it (see the README)")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.deterministic = True
-    return model.to(device)
+    return model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device)
 
 
 def release() -> None:

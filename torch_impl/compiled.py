@@ -46,42 +46,46 @@ def predict_compiled(model: nn.Module, image: np.ndarray) -> dict[str, np.ndarra
 
 
 def record_gradients_compiled(
-    model: nn.Module, image: np.ndarray, *, cuts: Arrays, drives: Arrays, labels: np.ndarray | None, training: bool
+    model: nn.Module, image: np.ndarray, *, injected: Arrays, drives: Arrays, labels: np.ndarray | None, training: bool
 ) -> dict[str, dict[str, np.ndarray]]:
     """As `record_gradients`, by the backward pass that `torch.compile` makes of the model.
 
     What it differentiates by must be an argument: the gradient by a layer's output is that by a zero added to it. What
     is only recorded is detached, so that the backward pass is that of the loss and of nothing else.
     """
+    device = next(model.parameters()).device
     model.eval()  # running it leaves no trace then
     shapes = {name: array.shape for name, array in record(model, image).items()}
     if training:
         training_mode(model, dropout=False)
-    added = {name: torch.zeros(shape) for name, shape in shapes.items() if name not in cuts}
-    given = {IMAGE: torch.from_numpy(image)} | added | {name: torch.from_numpy(array) for name, array in cuts.items()}
-    given = {name: tensor.clone().requires_grad_() for name, tensor in given.items()}
+    added = {name: torch.zeros(shape) for name, shape in shapes.items() if name not in injected}
+    given = (
+        {IMAGE: torch.from_numpy(image)} | added | {name: torch.from_numpy(array) for name, array in injected.items()}
+    )
+    given = {name: tensor.to(device, copy=True).requires_grad_() for name, tensor in given.items()}
     heads = get_spec(model.architecture).outputs if labels is not None else {}
     differentiable = {*drives, *heads.values()}
-    graph = _with_every_sum(model, list(added), list(cuts), differentiable)
+    graph = _with_every_sum(model, list(added), list(injected), differentiable)
     outputs, ends = torch.compile(graph, fullgraph=True)(*given.values())
-    terms = [(ends[name] * torch.from_numpy(drive)).sum() for name, drive in drives.items()]
+    terms = [(ends[name] * torch.from_numpy(drive).to(device)).sum() for name, drive in drives.items()]
     if labels is not None:
-        terms.append(losses_of({n: ends[layer] for n, layer in heads.items()}, torch.from_numpy(labels))[1])
+        of_heads = {name: ends[layer] for name, layer in heads.items()}
+        terms.append(losses_of(of_heads, torch.from_numpy(labels).to(device))[1])
     parameters = {name: p for name, p in named_parameters(model).items() if p.requires_grad}
     sources = [*given.values(), *parameters.values()]
     found = torch.autograd.grad(torch.stack(terms).sum(), sources, allow_unused=True)
     gradients = dict(zip([*given, *parameters], found, strict=True))
     model.eval()
     return {
-        "outputs": {name: output.numpy() for name, output in outputs.items()},
-        "gradients": {name: gradients[name].numpy() for name in given if gradients[name] is not None},
-        "parameters": {name: gradients[name].numpy() for name in parameters if gradients[name] is not None},
+        "outputs": {name: output.cpu().numpy() for name, output in outputs.items()},
+        "gradients": {name: gradients[name].cpu().numpy() for name in given if gradients[name] is not None},
+        "parameters": {name: gradients[name].cpu().numpy() for name in parameters if gradients[name] is not None},
         "weights": read_weights(model),
     }
 
 
 def _with_every_sum(
-    model: nn.Module, added: Sequence[str], cuts: Sequence[str], differentiable: Collection[str]
+    model: nn.Module, added: Sequence[str], injected: Sequence[str], differentiable: Collection[str]
 ) -> fx.GraphModule:
     """The model as a function of the image, of what is added to layers' outputs, and of what is injected behind others.
 
@@ -93,12 +97,12 @@ def _with_every_sum(
     nodes = {canonical_from_torch(node.target): node for node in graph.nodes if node.op == "call_module"}
     first = next(iter(graph.nodes))
     arguments = {}
-    for name in reversed([*added, *cuts]):
+    for name in reversed([*added, *injected]):
         with graph.inserting_after(first):
             arguments[name] = graph.placeholder(name.replace("/", "_"))
     outputs, ends = {}, {}
     for name, node in nodes.items():
-        if name in cuts:
+        if name in injected:
             node.replace_all_uses_with(arguments[name])
             total = node
         else:

@@ -16,14 +16,14 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def record_gradients(
-    model: nn.Module, image: np.ndarray, *, cuts: Arrays, drives: Arrays, labels: np.ndarray | None, training: bool
+    model: nn.Module, image: np.ndarray, *, injected: Arrays, drives: Arrays, labels: np.ndarray | None, training: bool
 ) -> dict[str, dict[str, np.ndarray]]:
     """Differentiate Σ drive · output over the layers in `drives`, plus the training loss where there are labels.
 
     Args:
         model: with weights.
         image: float32, (N, C, H, W).
-        cuts: values that replace a layer's output for the layers behind it, and let no gradient through.
+        injected: values that replace a layer's output for the layers behind it, and let no gradient through.
         drives: the gradient that a layer's own output is given, by canonical layer name.
         labels: int64, (N,).
         training: whether batch normalisation uses the batch; dropout is off in any case.
@@ -32,17 +32,18 @@ def record_gradients(
         `outputs`, each layer's own; `gradients` by what the layers behind each were given, and by `image`;
         `parameters`, the gradients by each; `weights`, as they are afterwards.
     """
+    device = next(model.parameters()).device
     outputs: dict[str, np.ndarray] = {}
-    given: dict[str, torch.Tensor] = {IMAGE: torch.from_numpy(image).requires_grad_()}
+    given: dict[str, torch.Tensor] = {IMAGE: torch.from_numpy(image).to(device).requires_grad_()}
     terms = []
 
     def hook(name: str) -> Callable:
         def keep(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-            outputs[name] = output.detach().numpy().copy()
+            outputs[name] = output.detach().cpu().numpy().copy()
             if name in drives:
-                terms.append((output * torch.from_numpy(drives[name])).sum())
-            if name in cuts:
-                output = torch.from_numpy(cuts[name]).requires_grad_()
+                terms.append((output * torch.from_numpy(drives[name]).to(device)).sum())
+            if name in injected:
+                output = torch.from_numpy(injected[name]).to(device).requires_grad_()
             else:
                 output.retain_grad()
             given[name] = output
@@ -55,12 +56,16 @@ def record_gradients(
     with hooked(model, hook):
         heads = model(given[IMAGE])
     if labels is not None:
-        terms.append(losses_of(heads, torch.from_numpy(labels))[1])
+        terms.append(losses_of(heads, torch.from_numpy(labels).to(device))[1])
     torch.stack(terms).sum().backward()
     model.eval()
     return {
         "outputs": outputs,
-        "gradients": {name: t.grad.numpy().copy() for name, t in given.items() if t.grad is not None},
-        "parameters": {n: p.grad.numpy().copy() for n, p in named_parameters(model).items() if p.grad is not None},
+        "gradients": {name: t.grad.cpu().numpy().copy() for name, t in given.items() if t.grad is not None},
+        "parameters": {
+            name: parameter.grad.cpu().numpy().copy()
+            for name, parameter in named_parameters(model).items()
+            if parameter.grad is not None
+        },
         "weights": read_weights(model),
     }

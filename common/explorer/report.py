@@ -72,7 +72,7 @@ def page(report: Json, command: str) -> str:
             backends=backends,
             matrix={name: {view.backend: (worst_outcome(view), view) for view in row} for name, row in rows.items()},
             bounded={name: _bounded(report, name) for name in names},
-            probes=list(dict.fromkeys(run["probe"] for run in report["runs"])),
+            probes=list(dict.fromkeys(map(results.label, report["runs"]))),
         )
     )
 
@@ -126,12 +126,12 @@ def _case(suite: ElementTree.Element, run: Json, row: Json) -> None:
     case = ElementTree.SubElement(
         suite,
         "testcase",
-        classname=f"{run['architecture']}.{Path(run['probe']).name}",
+        classname=f"{run['architecture']}.{results.label(run)}",
         name=row["backend"],
         time=f"{row.get('seconds') or 0.0:.3f}",
     )
     if row["status"] in KINDS:
-        message = results.problem(run["probe"], row) or row["status"]
+        message = results.problem(run, row) or row["status"]
         # XML has no room for most control characters, which a crash's message may hold.
         clean = "".join(letter if letter.isprintable() else " " for letter in message)
         ElementTree.SubElement(case, KINDS[row["status"]], message=clean)

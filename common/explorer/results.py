@@ -13,6 +13,7 @@ from typing import Any
 
 from common.errors import TriptychError
 from common.files import os_error_sentence
+from common.parity.results import labelled
 from common.specs import CATALOGUE, get_spec
 
 Json = Mapping[str, Any]
@@ -58,7 +59,7 @@ class BackendView:
 
     backend: str
     outcomes: Mapping[str, str]
-    """By probe: `identical`, `certified`, `diverged`, `crashed` or `skipped`."""
+    """By `label`: `identical`, `certified`, `diverged`, `crashed` or `skipped`."""
     ratio: float | None
     """The largest error ÷ bound; None if there is none, or it is not finite."""
     worst: str | None
@@ -82,15 +83,15 @@ def views(report: Json, architecture: str) -> list[BackendView]:
 
 
 def _view(architecture: str, backend: str, runs: Sequence[Json]) -> BackendView:
-    rows = [(run["probe"], row) for run in runs for row in run["backends"] if row["backend"] == backend]
+    rows = [(run, row) for run in runs for row in run["backends"] if row["backend"] == backend]
     layers = [layer for _, row in rows for layer in row["layers"]]
     finite = [layer for layer in layers if layer["bound_ratio"] is not None]
     worst = max(finite, key=lambda layer: layer["bound_ratio"], default=None)
     histogram, counted = _histogram(layers)
-    problems = [found for probe, row in rows if (found := problem(probe, row))]
+    problems = [found for run, row in rows if (found := problem(run, row))]
     return BackendView(
         backend,
-        {Path(probe).name: outcome(row) for probe, row in rows},
+        {label(run): outcome(row) for run, row in rows},
         worst["bound_ratio"] if worst and len(finite) == len(layers) else None,
         worst["name"] if worst and worst["bound_ratio"] else None,
         " ".join(sorted({layer["precision"] for layer in layers})),
@@ -102,17 +103,25 @@ def _view(architecture: str, backend: str, runs: Sequence[Json]) -> BackendView:
     )
 
 
+def label(run: Json) -> str:
+    """What a run is called among those of its network: its probe and, in a backward pass, its mode."""
+    return labelled(Path(run["probe"]).name, run.get("gradients"))
+
+
 def outcome(row: Json) -> str:
     """A backend's verdict, or why there is none."""
     status: str = row["status"]
     return status if status in ("crashed", "skipped") else str(row["verdict"])
 
 
-def problem(probe: str, row: Json) -> str | None:
-    """What went wrong on one probe, if anything did."""
+def problem(run: Json, row: Json) -> str | None:
+    """What went wrong with a backend in one run, if anything did."""
     if row["status"] == "diverged":
+        mode = run.get("gradients")
+        where = labelled(f"{Path(run['probe']).name} probe", mode)
+        first = "the first layer from the loss backwards" if mode else "the first layer"
         cause = f"; {row['likely_cause']}" if row.get("likely_cause") else ""
-        return f"{Path(probe).name} probe: {row.get('first_divergence')} is the first layer that differs{cause}"
+        return f"{where}: {row.get('first_divergence')} is {first} that differs{cause}"
     return row["reason"]
 
 

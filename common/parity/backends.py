@@ -87,20 +87,28 @@ def select(names: list[str] | None) -> list[Backend]:
     return [backend for backend in BACKENDS.values() if not names or backend.name in names]
 
 
-def select_trainable(names: list[str] | None, *, compiled: bool) -> list[Backend]:
-    """Those of `select` that are installed and have a backward pass.
+def select_differentiable(names: list[str] | None) -> list[Backend]:
+    """Those of `select` that have a backward pass.
 
-    Args:
-        names: all if there are none.
-        compiled: whether `torch.compile` is among them.
+    Raises:
+        TriptychError: a name is unknown, or one that was given has none.
+    """
+    for backend in select(names) if names else ():
+        if backend.through_onnx:
+            raise TriptychError(f"{backend.name} cannot be differentiated; leave it out")
+    return [backend for backend in select(names) if not backend.through_onnx]
+
+
+def select_trainable(names: list[str] | None) -> list[Backend]:
+    """Those of `select` that are installed and can train.
 
     Raises:
         TriptychError: a name is unknown, one that was given cannot be used, or nothing is installed.
     """
     trainable = []
     for backend in select(names):
-        if backend.through_onnx or (backend.compiled and not compiled):
-            reason = f"{backend.name} cannot {'be differentiated' if compiled else 'train'}; leave it out"
+        if backend.through_onnx or backend.compiled:
+            reason = f"{backend.name} cannot train; leave it out"
         elif backend.missing:
             reason = f"{backend.name} needs {backend.how_to_install}"
         else:
@@ -172,8 +180,12 @@ _CUDA_PRECISIONS = {
 }
 
 
+def device_environment(hardware: Hardware) -> dict[str, str]:
+    """The variables that choose the device and its switches; frameworks read them when they are imported."""
+    return _ON_CPU if hardware.device == "cpu" else _ON_CUDA | _CUDA_PRECISIONS[hardware.precision]
+
+
 def process_environment(backend: Backend, hardware: Hardware = Hardware()) -> dict[str, str]:
     """The environment of a backend's process: the user's own, the chatter turned down, the device and its switches."""
-    device = _ON_CPU if hardware.device == "cpu" else _ON_CUDA | _CUDA_PRECISIONS[hardware.precision]
     threads = dict.fromkeys(THREADS, str(hardware.threads)) if hardware.threads else {}
-    return {**_QUIET, **threads, **os.environ, **device, **backend.environment}
+    return {**_QUIET, **threads, **os.environ, **device_environment(hardware), **backend.environment}

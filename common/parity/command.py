@@ -54,7 +54,7 @@ def parity_command(
     journal = Journal(report, plan, resume=resume) if report else None
     on_cpu = replace(plan, hardware=Hardware.shared(plan.jobs)) if plan.hardware.device != "cpu" else None
     runs: list[Run] = []
-    results = len(names) * len(plan.backends) * len(plan.probes) * (2 if on_cpu else 1)
+    results = sum(len(plan.runs(get_spec(name))) for name in names) * len(plan.backends) * (2 if on_cpu else 1)
     with (
         progress(results, console) as advance,
         Workers(plan.hardware) as workers,

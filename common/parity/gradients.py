@@ -1,29 +1,33 @@
 """Gradient parity: the backward pass of every layer of every backend, held to the oracle of `common.backward`.
 
-Each backend runs in a process of its own (`common.parity.worker`) and hands over, for every layer, its output and the
-gradient by it, and the gradient by every parameter and by the image. As in the forward pass, a layer is judged by what
-the backend itself gave it: its recorded input and the recorded gradient by its output.
+Each backend hands over, for every layer, its output and the gradient by it, and the gradient by every parameter and by
+the image. As in the forward pass, a layer is judged by what the backend itself gave it: its recorded input and the
+recorded gradient by its output.
 
 On the *exact* probe all of these are integers wherever they can be, so that every sum is exact and the bits must be
 those of float64. There the loss is Σ drive · logits with integer drives, and the graph is cut around each layer that
 rounds, and before each max-pool: integers are injected in front of it and behind it, going forward and going back. No
 window of a max-pool holds its largest value twice; where one does, frameworks route the gradient differently.
 
-On the *random* probe the loss is the training loss on seeded weights, and bounds decide. Dropout is off. Both are run
-with stored statistics and, where there is batch normalisation, with those of the batch; what is stored is compared too.
+On *random* numbers and on a *photo* the weights are seeded or given, the loss is the training loss, and bounds decide.
+Dropout is off. All probes are run with stored statistics and, where there is batch normalisation, with those of the
+batch; what is stored is compared too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from math import prod
 
 import numpy as np
 
 from common.backward import SECOND_ORDER, Gradient, backward, cross_entropy
-from common.oracle import SMALLEST_NORMAL, gamma, parameters_of
-from common.probes import EXACT_LIMIT, exact_probe
+from common.errors import TriptychError
+from common.oracle import FP32, SMALLEST_NORMAL, Reference, gamma, parameters_of
+from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict, measure, verdict_from
+from common.probes import EXACT_LIMIT, PROBES, Probe, exact_probe, make_probe
 from common.specs.architecture import (
     IMAGE,
     AdaptiveAveragePool,
@@ -37,68 +41,102 @@ from common.specs.architecture import (
 from common.training.recipe import AUXILIARY_WEIGHT
 from common.weights import Weights, initial_weights, seeded_generator
 
-IDENTICAL, CERTIFIED, DIVERGED = "identical", "certified", "diverged"
+USUAL_FOR_GRADIENTS = ("exact", "random")
+"""The probes that are run if none is named."""
 
 
 @dataclass(frozen=True)
-class GradientProbe:
-    """What every backend differentiates."""
+class GradientProbe(Probe):
+    """What every backend differentiates. No gradient goes through what is injected."""
 
-    name: str
-    weights: Weights
-    image: np.ndarray
-    training: bool
-    cuts: dict[str, np.ndarray] = field(default_factory=dict)
+    training: bool = False
+    """Whether batch normalisation uses the statistics of the batch."""
     drives: dict[str, np.ndarray] = field(default_factory=dict)
+    """The gradient that a layer's own output is given."""
     labels: np.ndarray | None = None
+    """int64, (N,): the classes that the training loss is of; where there are none, the drives are all there is."""
 
     @property
     def mode(self) -> str:
-        return "training" if self.training else "inference"
+        return TRAINING if self.training else INFERENCE
 
 
-def gradient_probes(spec: Architecture, *, seed: int = 0, batch: int | None = None) -> list[GradientProbe]:
-    """The exact and the random probe, with stored statistics and, if the network normalises, with the batch's.
+INFERENCE, TRAINING = "inference", "training"
 
-    As in the forward pass, the exact probe has two images and the random one has one, unless `batch` says otherwise.
+
+def check_differentiable(probe: str) -> None:
+    """Refuse a probe that there is no backward pass of.
+
+    Raises:
+        TriptychError: it is one of the forward pass alone.
     """
-    makers = (_exact_probe, batch or 2), (_random_probe, batch or 1)
-    return [make(spec, seed, images, training) for training in modes(spec) for make, images in makers]
+    if probe in PROBES and probe not in ("exact", "random", "photo"):
+        raise TriptychError(f"there are no gradients on the {probe} probe; use exact, random, photo or an image")
 
 
-def modes(spec: Architecture) -> tuple[bool, ...]:
-    """Whether to train: only batch normalisation makes a difference between inference and training without dropout."""
-    return (False, True) if any(isinstance(layer.operation, BatchNorm) for layer in spec.layers) else (False,)
+def gradient_probes(
+    spec: Architecture,
+    names: Sequence[str] = USUAL_FOR_GRADIENTS,
+    *,
+    seed: int = 0,
+    batch: int | None = None,
+    weights: Weights | None = None,
+) -> list[GradientProbe]:
+    """The probes of these names, each with stored statistics and, if the network normalises, with the batch's.
+
+    As in the forward pass, the exact probe has two images and the others have one, unless `batch` says otherwise.
+
+    Raises:
+        TriptychError: there is no exact probe for the network, or no such photograph.
+    """
+    probes = [
+        _exact_probe(spec, seed, batch or 2) if name == "exact" else _real_probe(name, spec, seed, batch or 1, weights)
+        for name in names
+    ]
+    return [replace(probe, training=mode == TRAINING) for probe in probes for mode in modes(spec)]
 
 
-def _random_probe(spec: Architecture, seed: int, batch: int, training: bool) -> GradientProbe:
-    generator = seeded_generator(seed, IMAGE)
-    image = generator.standard_normal((batch, *spec.input_shape), dtype=np.float32)
-    labels = generator.integers(0, spec.num_classes, batch)
-    return GradientProbe("random", initial_weights(spec, seed), image, training, labels=labels)
+def modes(spec: Architecture) -> tuple[str, ...]:
+    """Inference and training, where it makes a difference: without dropout, only batch normalisation does."""
+    normalises = any(isinstance(layer.operation, BatchNorm) for layer in spec.layers)
+    return (INFERENCE, TRAINING) if normalises else (INFERENCE,)
 
 
-def _exact_probe(spec: Architecture, seed: int, batch: int, training: bool) -> GradientProbe:
+def _real_probe(name: str, spec: Architecture, seed: int, batch: int, weights: Weights | None) -> GradientProbe:
+    """The training loss on seeded labels; random numbers are small, so that the softmax is not all 0 and 1."""
+    labels = seeded_generator(seed, "labels").integers(0, spec.num_classes, batch)
+    if name != "random":
+        forward = make_probe(name, spec, seed=seed, batch=batch, weights=weights)
+        return GradientProbe(name, forward.weights, forward.image, labels=labels)
+    image = seeded_generator(seed, IMAGE).standard_normal((batch, *spec.input_shape), dtype=np.float32)
+    return GradientProbe(name, weights or initial_weights(spec, seed), image, labels=labels)
+
+
+def _exact_probe(spec: Architecture, seed: int, batch: int) -> GradientProbe:
     forward = exact_probe(spec, seed=seed, batch=batch)
-    cuts, drives = {}, {}
-    rounding = set(forward.bounded) | {layer.name for layer in spec.layers if _averages_unevenly(spec, layer)}
-    in_front = {name for layer in spec.layers if layer.name in rounding for name in layer.inputs}
+    bounded = {
+        layer.name: f"{layer.operation.kind} rounds: held to its bound, and integers injected around it"
+        for layer in spec.layers
+        if layer.name in forward.bounded or _averages_unevenly(spec, layer)
+    }
+    in_front = {name for layer in spec.layers if layer.name in bounded for name in layer.inputs}
     pools = {
         name: max(layer.operation.window(spec.shapes[name])[0])
         for layer in spec.layers
         if isinstance(layer.operation, MaxPool)
         for name in layer.inputs
     }
+    injected, drives = {}, {}
     for layer in spec.layers:
         generator = seeded_generator(seed, f"gradient {layer.name}")
         shape = (batch, *spec.shapes[layer.name])
         if layer.name in pools:
-            cuts[layer.name] = _without_ties(shape, pools[layer.name], generator)
-        elif layer.name in rounding or layer.name in in_front:
-            cuts[layer.name] = generator.integers(-8, 9, shape).astype(np.float32)
-        if layer.name in cuts or layer.name in spec.outputs.values():
+            injected[layer.name] = _without_ties(shape, pools[layer.name], generator)
+        elif layer.name in bounded or layer.name in in_front:
+            injected[layer.name] = generator.integers(-8, 9, shape).astype(np.float32)
+        if layer.name in injected or layer.name in spec.outputs.values():
             drives[layer.name] = generator.integers(-3, 4, shape).astype(np.float32)
-    return GradientProbe("exact", forward.weights, forward.image, training, cuts, drives)
+    return GradientProbe("exact", forward.weights, forward.image, injected, bounded=bounded, drives=drives)
 
 
 def _averages_unevenly(spec: Architecture, layer: Layer) -> bool:
@@ -128,18 +166,23 @@ def _without_ties(shape: tuple[int, ...], window: int, generator: np.random.Gene
 
 
 @dataclass(frozen=True)
-class GradientVerdict:
-    """What is known about one gradient of one backend."""
+class GradientVerdict(LayerVerdict):
+    """What is known about one gradient of one backend; `name` is the layer whose backward pass made it, or `loss`."""
 
-    layer: str
-    """Whose backward pass made it."""
-    what: str
+    what: str = ""
     """The parameter, or the layer by whose output it is; `image` for the image."""
-    verdict: str
     exact: bool = True
     """Whether float32 makes no error in it, so that its bits decide; otherwise a bound does."""
-    bound_ratio: float | None = 0.0
-    """The largest |error| ÷ bound; None if there is no finite one."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one of a tensor's readers hands back to it."""
+
+    reader: str
+    gradient: Gradient
+    exact: bool
+    """Whether float32 makes no error in it."""
 
 
 def judge_gradients(
@@ -153,22 +196,21 @@ def judge_gradients(
         recorded: what it answered; see `record_gradients` of each implementation.
     """
     outputs, gradients = recorded["outputs"], recorded["gradients"]
-    given = {IMAGE: probe.image, **outputs, **probe.cuts}
-    expected: dict[str, list[Gradient]] = {name: [] for name in (IMAGE, *spec.shapes)}
-    readers = {name: [layer.name for layer in spec.layers if name in layer.inputs] for name in expected}
+    given = {IMAGE: probe.image, **outputs, **probe.injected}
+    expected: dict[str, list[_Part]] = {name: [] for name in (IMAGE, *spec.shapes)}
     verdicts = []
     heads = {layer: name for name, layer in spec.outputs.items()}
     for layer in reversed(spec.layers):
         name = layer.name
-        if name in probe.drives and name not in probe.cuts:
-            expected[name].append(_given(probe.drives[name]))
+        if name in probe.drives and name not in probe.injected:
+            expected[name].append(_part("loss", _given(probe.drives[name])))
         if name in heads and probe.labels is not None:
             weight = 1.0 if heads[name] == "logits" else AUXILIARY_WEIGHT
             loss = cross_entropy(outputs[name], probe.labels)
-            expected[name].append(Gradient(weight * loss.value, weight * loss.bound + gamma(2) * np.abs(loss.value)))
-        reader = readers[name][0] if readers[name] else "loss"
-        verdicts.append(_judge(reader, name, gradients.get(name), expected.pop(name)))
-        dy = probe.drives[name] if name in probe.cuts else gradients.get(name)
+            bound = weight * loss.bound + gamma(2) * np.abs(loss.value)
+            expected[name].append(_part("loss", Gradient(weight * loss.value, bound)))
+        verdicts.append(_judge(name, gradients.get(name), expected.pop(name)))
+        dy = probe.drives[name] if name in probe.injected else gradients.get(name)
         if dy is None:
             continue
         inputs = [given[input_name] for input_name in layer.inputs]
@@ -177,12 +219,35 @@ def judge_gradients(
         quantum = 0.0 if probe.labels is not None else prod(map(_quantum, (*inputs, *parameters.values(), dy)))
         for kind, gradient in found.parameters.items():
             answer = recorded["parameters"].get(f"{name}/{kind}")
-            verdicts.append(_judge(name, f"{name}/{kind}", answer, [_exact(gradient, quantum)]))
+            verdicts.append(_judge(f"{name}/{kind}", answer, [_part(name, gradient, quantum)]))
         for input_name, gradient in zip(layer.inputs, found.inputs, strict=True):
-            expected[input_name].append(_exact(gradient, quantum))
-    first = spec.layers[0].name
-    verdicts.append(_judge(first, IMAGE, gradients.get(IMAGE), expected[IMAGE]))
+            expected[input_name].append(_part(name, gradient, quantum))
+    verdicts.append(_judge(IMAGE, gradients.get(IMAGE), expected[IMAGE]))
     return verdicts + _judge_statistics(spec, probe, given, recorded["weights"])
+
+
+def by_layer(verdicts: Sequence[GradientVerdict]) -> list[LayerVerdict]:
+    """One verdict for each layer, on all gradients that its backward pass made, in the order of the first of them."""
+    layers: dict[str, list[GradientVerdict]] = {}
+    for verdict in verdicts:
+        layers.setdefault(verdict.name, []).append(verdict)
+    return [_together(name, group) for name, group in layers.items()]
+
+
+def _together(name: str, group: Sequence[GradientVerdict]) -> LayerVerdict:
+    worst = min(group, key=lambda verdict: (DIVERGED, CERTIFIED, IDENTICAL).index(verdict.verdict))
+    ratios, ulps = [verdict.bound_ratio for verdict in group], [verdict.max_ulp for verdict in group]
+    histograms = zip_longest(*(verdict.ulp_histogram for verdict in group), fillvalue=0)
+    wrong = ", ".join(verdict.what for verdict in group if verdict.verdict == DIVERGED)
+    return LayerVerdict(
+        name,
+        worst.verdict,
+        None if None in ratios else max(ratio for ratio in ratios if ratio is not None),
+        worst.precision,
+        None if None in ulps else max(ulp for ulp in ulps if ulp is not None),
+        () if None in ulps else tuple(map(sum, histograms)),
+        cause=f"the gradient by {wrong}" if wrong else None,
+    )
 
 
 def _given(drive: np.ndarray) -> Gradient:
@@ -199,45 +264,56 @@ def _quantum(array: np.ndarray) -> float:
     return 0.0
 
 
-def _exact(gradient: Gradient, quantum: float) -> Gradient:
-    """The gradient with a bound of 0 if float32 makes no error in it: dyadic factors, and partial sums below 2^24."""
-    if gradient.magnitude is not None and gradient.magnitude.max(initial=0) < EXACT_LIMIT * quantum:
-        return Gradient(gradient.value, np.zeros_like(gradient.bound))
-    return replace(gradient, magnitude=None)  # which may be as large as all that is recorded
+def _part(reader: str, gradient: Gradient, quantum: float = 0.0) -> _Part:
+    """Exact are dyadic factors with partial sums below 2^24, and copies."""
+    small = gradient.magnitude is not None and gradient.magnitude.max(initial=0) < EXACT_LIMIT * quantum
+    exact = gradient.choice is None and (small or not gradient.bound.any())
+    return _Part(reader, replace(gradient, magnitude=None), exact)  # which may be as large as all that is recorded
 
 
-def _judge(layer: str, what: str, answer: np.ndarray | None, parts: Sequence[Gradient]) -> GradientVerdict:
+def _judge(what: str, answer: np.ndarray | None, parts: Sequence[_Part]) -> GradientVerdict:
     """Whether a recorded gradient is the sum of its parts, up to their bounds and the roundings of the sum."""
     if not parts:  # nothing depends on it
-        return GradientVerdict(layer, what, IDENTICAL if answer is None or not answer.any() else DIVERGED)
-    value, bound = parts[0].value, parts[0].bound
-    for part in parts[1:]:
-        value, bound = value + part.value, bound + part.bound
-    open_to_choice = [part.choice for part in parts if part.choice is not None]
-    exact = not (np.any(bound) or open_to_choice) and _sum_is_exact(parts)
+        return GradientVerdict("loss", IDENTICAL if answer is None or not answer.any() else DIVERGED, what=what)
+    exact = all(part.exact for part in parts) and _sum_is_exact(parts)
+    reader = next((part.reader for part in parts if not part.exact), parts[0].reader)
+    gradients = [part.gradient for part in parts]
+    value, bound = gradients[0].value, gradients[0].bound
+    for gradient in gradients[1:]:
+        value, bound = value + gradient.value, bound + gradient.bound
+    if answer is None or answer.shape != value.shape:
+        return GradientVerdict(reader, DIVERGED, None, "other", None, what=what, exact=exact)
+    choices = [gradient.choice for gradient in gradients if gradient.choice is not None]
     if len(parts) > 1 and not exact:
-        magnitude = np.sum([np.abs(part.value) + part.bound for part in parts] + open_to_choice, axis=0)
+        magnitude = np.sum([np.abs(gradient.value) + gradient.bound for gradient in gradients] + choices, axis=0)
         bound = SECOND_ORDER * (bound + gamma(len(parts)) * magnitude) + SMALLEST_NORMAL
-    if answer is None or answer.shape != value.shape or not np.isfinite(answer).all():
-        return GradientVerdict(layer, what, DIVERGED, exact, None)
-    if np.array_equal(answer, value.astype(np.float32)):
-        return GradientVerdict(layer, what, IDENTICAL, exact)
-    error = np.abs(answer - value)
-    for choice in open_to_choice:
-        error = np.maximum(error - choice, 0)
-    if (error > bound).any():
-        ratio = float(np.max(error / np.maximum(bound, SMALLEST_NORMAL)))
-        return GradientVerdict(layer, what, DIVERGED, exact, ratio if (bound > 0).all() else None)
-    ratio = float(np.max(error[error > 0] / bound[error > 0], initial=0.0))
-    return GradientVerdict(layer, what, CERTIFIED, exact, ratio)
+    for choice in choices:  # of what is open to choice, what the backend has chosen
+        value = np.clip(answer, value - choice, value + choice)
+    copied = not bound.any()
+    measures = [
+        measure(
+            answer[rows],
+            Reference(value[rows], None if copied else np.maximum(bound[rows], SMALLEST_NORMAL)),
+            must_be_exact=exact and not copied,
+        )
+        for rows in _pieces(answer)
+    ]
+    return GradientVerdict(**vars(verdict_from(reader, measures, FP32)), what=what, exact=exact)
 
 
-def _sum_is_exact(parts: Sequence[Gradient]) -> bool:
+def _pieces(array: np.ndarray) -> list[slice]:
+    """Rows that are few elements together: what is computed of them stays small."""
+    rows = max(1, (1 << 20) * len(array) // max(1, array.size))
+    return [slice(first, first + rows) for first in range(0, len(array), rows)]
+
+
+def _sum_is_exact(parts: Sequence[_Part]) -> bool:
     """Whether float32 adds the parts without rounding, in every order."""
     if len(parts) == 1:
         return True
-    magnitude = np.sum([np.abs(part.value) for part in parts], axis=0)
-    return bool(magnitude.max(initial=0) < EXACT_LIMIT * min(_quantum(part.value) for part in parts))
+    values = [part.gradient.value for part in parts]
+    magnitude = np.sum([np.abs(value) for value in values], axis=0)
+    return bool(magnitude.max(initial=0) < EXACT_LIMIT * min(map(_quantum, values)))
 
 
 def _judge_statistics(
@@ -253,7 +329,7 @@ def _judge_statistics(
                 expected = _moved(stored, given[layer.inputs[0]].astype(np.float64), _share(spec))
             for kind, moved in expected.items():
                 what = f"{layer.name}/{kind}"
-                verdicts.append(_judge(layer.name, what, weights[what], [moved]))
+                verdicts.append(_judge(what, weights[what], [_part(layer.name, moved)]))
     return verdicts
 
 

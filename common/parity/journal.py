@@ -32,7 +32,8 @@ class Entry:
     """A backend's result on a probe, and what the report says of that probe."""
 
     architecture: str
-    probe: str
+    label: str
+    """Of the run; see `common.parity.results.labelled`."""
     batch: int
     bounded: Mapping[str, str]
     result: BackendResult
@@ -65,9 +66,9 @@ class Journal:
             )
 
     def finished(self, architecture: str) -> dict[tuple[str, str], Entry]:
-        """What is done of a network, by backend and probe."""
+        """What is done of a network, by backend and label."""
         return {
-            (backend, probe): entry for (name, backend, probe), entry in self.entries.items() if name == architecture
+            (backend, label): entry for (name, backend, label), entry in self.entries.items() if name == architecture
         }
 
     def add(self, entry: Entry) -> None:
@@ -101,7 +102,7 @@ class Journal:
                 entry = _from_line(line)
             except (ValueError, TypeError, KeyError):
                 continue
-            self.entries[entry.architecture, entry.result.backend, entry.probe] = entry
+            self.entries[entry.architecture, entry.result.backend, entry.label] = entry
 
 
 _LONG = ("versions", "sources")

@@ -145,8 +145,8 @@ def judge_outputs(spec: Architecture, probe: EndToEndProbe, recorded: Mapping[st
             verdicts.append(_diverged(layer, f"{name} has shape {found}, expected {expected}"))
             continue
         assert reference.bound is not None
-        measure = _measure(output, replace(reference, bound=np.maximum(reference.bound, SMALLEST_NORMAL)))
-        verdict = _verdict(layer, [measure], FP32)
+        bounded = replace(reference, bound=np.maximum(reference.bound, SMALLEST_NORMAL))
+        verdict = verdict_from(layer, [measure(output, bounded)], FP32)
         if verdict.verdict == DIVERGED and verdict.cause is None:
             verdict = replace(verdict, cause="which layer it is, the exact probe tells if fusing is not the reason")
         verdicts.append(verdict)
@@ -154,7 +154,7 @@ def judge_outputs(spec: Architecture, probe: EndToEndProbe, recorded: Mapping[st
 
 
 def _certifies(output: np.ndarray, reference: Reference) -> bool:
-    return _verdict("", [_measure(output, reference)], FP32).verdict != DIVERGED
+    return verdict_from("", [measure(output, reference)], FP32).verdict != DIVERGED
 
 
 def _digest(array: np.ndarray) -> bytes:
@@ -254,8 +254,8 @@ def _judge_layer(
             found, expectation = _shapes([output[part]]), _shapes([reference.value])
             return _diverged(layer.name, f"{layer.name} has shape {found}, expected {expectation}")
         reference = at_precision(layer.operation, reference, precision)
-        measures.append(_measure(output[part], reference, must_be_exact=given_expected))
-    return _verdict(layer.name, measures, precision)
+        measures.append(measure(output[part], reference, must_be_exact=given_expected))
+    return verdict_from(layer.name, measures, precision)
 
 
 _LARGE = 1 << 20
@@ -263,7 +263,7 @@ _LARGE = 1 << 20
 
 
 @dataclass(frozen=True)
-class _Measure:
+class Measure:
     """How far some of a layer's output is from its reference."""
 
     elements: int
@@ -281,10 +281,17 @@ class _Measure:
     """Whether the layer sums products, so that the size of errors tells the precision."""
 
 
-def _measure(output: np.ndarray, reference: Reference, *, must_be_exact: bool = False) -> _Measure:
+def measure(output: np.ndarray, reference: Reference, *, must_be_exact: bool = False) -> Measure:
+    """Compare some of a layer's output, float32, with what it should be.
+
+    Args:
+        output: of the shape of the reference.
+        reference: value and bound.
+        must_be_exact: whether nothing but the reference's bits will do, as where integers are summed.
+    """
     rounded = reference.value.astype(np.float32, copy=False)
     if same_bits(output, rounded):
-        return _Measure(output.size, histogram=(output.size,))
+        return Measure(output.size, histogram=(output.size,))
     ulp, histogram = _ulp_distances(output, rounded)
     if reference.bound is None:
         # A choice between numbers; a subnormal one may have been flushed to zero.
@@ -292,16 +299,16 @@ def _measure(output: np.ndarray, reference: Reference, *, must_be_exact: bool = 
         only_flushed = same_bits(output, np.where(flushed, np.float32(0), rounded))
         ratio = float(np.abs(rounded[flushed]).max() / SMALLEST_NORMAL) if only_flushed else np.inf
         required = must_be_exact or not only_flushed
-        return _Measure(output.size, False, required, ratio, ulp, histogram, summed=False)
+        return Measure(output.size, False, required, ratio, ulp, histogram, summed=False)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         error = np.abs(output - reference.value)
         ratio = float(np.max(error / reference.bound, initial=0.0))
     squares, counted = _scaled_errors(error, reference)
     summed = reference.spread is not None
-    return _Measure(output.size, False, must_be_exact, ratio, ulp, histogram, squares, counted, summed)
+    return Measure(output.size, False, must_be_exact, ratio, ulp, histogram, squares, counted, summed)
 
 
-def _verdict(name: str, measures: Sequence[_Measure], allowed: Precision) -> LayerVerdict:
+def verdict_from(name: str, measures: Sequence[Measure], allowed: Precision) -> LayerVerdict:
     """The verdict on a layer from measures of its parts."""
     histogram = tuple(map(sum, zip_longest(*(measure.histogram for measure in measures), fillvalue=0)))
     if all(measure.same for measure in measures):
@@ -321,7 +328,7 @@ def _verdict(name: str, measures: Sequence[_Measure], allowed: Precision) -> Lay
     return verdict(CERTIFIED if ratio <= 1 and enough else DIVERGED, ratio, precision)
 
 
-def _precision(measures: Sequence[_Measure], ratio: float) -> str:
+def _precision(measures: Sequence[Measure], ratio: float) -> str:
     """The precision whose rounding errors have this size (see `PRECISIONS`); where nothing is summed, by the bound."""
     if not all(measure.summed for measure in measures):
         return "fp32" if ratio <= 1 else "other"

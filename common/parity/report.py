@@ -13,7 +13,7 @@ from rich.table import Table
 from common.parity.comparison import Comparison
 from common.parity.environment import describe
 from common.parity.judge import IDENTICAL
-from common.parity.results import BackendResult, Run, worst
+from common.parity.results import BackendResult, Run, labelled, worst
 
 STYLES = {
     "identical": "bold green",
@@ -29,7 +29,8 @@ def as_json(runs: Sequence[Run]) -> dict[str, Any]:
     """The report for programs.
 
     `environment`, the overall `verdict`, and `runs`: one for each network and probe, with a row for each backend, which
-    has an entry for each layer (see `LayerVerdict`). Numbers that are not finite are null.
+    has an entry for each layer (see `LayerVerdict`). In a backward pass there is a run for each mode too, `gradients`,
+    and the layers come from the loss backwards. Numbers that are not finite are null.
     """
     return {
         "environment": describe(),
@@ -38,6 +39,7 @@ def as_json(runs: Sequence[Run]) -> dict[str, Any]:
             {
                 "architecture": run.architecture,
                 "probe": run.probe,
+                "gradients": run.gradients,
                 "device": run.device,
                 "precision": run.precision,
                 "verdict": run.verdict,
@@ -61,7 +63,7 @@ def _backend_as_json(result: BackendResult) -> dict[str, Any]:
 
 def print_network(console: Console, runs: Sequence[Run]) -> None:
     """The runs of one network: a table, backends down and probes across; then what went wrong."""
-    console.print(_table(runs[0].architecture, runs))
+    console.print(_table(runs[0].architecture + (", backward" if runs[0].gradients else ""), runs))
     for run in runs:
         for result in run.backends:
             _explain(console, run, result)
@@ -100,25 +102,25 @@ def print_verdict(console: Console, runs: Sequence[Run]) -> None:
 def _summary(networks: Sequence[str], runs: Sequence[Run]) -> Table:
     """Networks down, probes across."""
     table = Table(title="All networks", title_justify="left", title_style="bold")
-    probes = list(dict.fromkeys(run.probe for run in runs))
-    for heading in ("network", *probes):
+    labels = list(dict.fromkeys(run.label for run in runs))
+    for heading in ("network", *labels):
         table.add_column(heading)
     table.add_column("error ÷ bound", justify="right")
     table.add_column("seconds", justify="right")
     for name in networks:
-        of_network = {run.probe: run for run in runs if run.architecture == name}
+        of_network = {run.label: run for run in runs if run.architecture == name}
         results = [result for run in of_network.values() for result in run.backends]
         seconds = sum(result.seconds + result.timing.get("judge", 0.0) for result in results)
-        verdicts = (_styled(of_network[probe].verdict) for probe in probes)
+        verdicts = (_styled(of_network[label].verdict) if label in of_network else "–" for label in labels)
         table.add_row(name, *verdicts, _largest_ratio(results), f"{seconds:.0f}")
     return table
 
 
-def _table(architecture: str, runs: Sequence[Run]) -> Table:
-    table = Table(title=architecture, title_justify="left", title_style="bold")
+def _table(title: str, runs: Sequence[Run]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("backend")
     for run in runs:
-        table.add_column(Path(run.probe).name)
+        table.add_column(labelled(Path(run.probe).name, run.gradients))
     table.add_column("error ÷ bound", justify="right")
     table.add_column("precision")
     table.add_column("seconds", justify="right")
@@ -152,15 +154,14 @@ def _largest_ratio(results: Sequence[BackendResult]) -> str:
 def _explain(console: Console, run: Run, result: BackendResult) -> None:
     if result.status == "ok":
         return
-    what = f"{result.backend} on the {run.probe} probe"
+    on = f"on the {labelled(f'{run.probe} probe', run.gradients)}"
     if result.status != "diverged":
-        console.print(
-            f"  {result.backend} {result.status} on the {run.probe} probe: {result.reason}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(f"  {result.backend} {result.status} {on}: {result.reason}", highlight=False, soft_wrap=True)
         return
+    first = "the first layer from the loss backwards" if run.gradients else "the first layer"
     cause = f"; {result.likely_cause}" if result.likely_cause else ""
     console.print(
-        f"  {what}: [bold red]{result.first_divergence}[/] is the first layer that differs{cause}", highlight=False
+        f"  {result.backend} {on}: [bold red]{result.first_divergence}[/] is {first} that differs{cause}",
+        highlight=False,
+        soft_wrap=True,
     )

@@ -9,8 +9,10 @@ import numpy as np
 
 from common.parity.backends import Backend, Hardware
 from common.parity.comparison import Comparison, compare_all
+from common.parity.gradients import modes
 from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict
 from common.probes import USUAL
+from common.specs.architecture import Architecture
 from common.weights import Weights
 
 INCOMPLETE = "incomplete"
@@ -63,14 +65,25 @@ class Run:
     device: str = "cpu"
     precision: str = "fp32"
     batch: int = 2
+    gradients: str | None = None
+    """In a backward pass, the mode of batch normalisation: `inference` or `training`; None in a forward pass."""
     comparisons: list[Comparison] = field(default_factory=list)
     """Of the outputs of each pair of backends that ran."""
     across_devices: list[Comparison] = field(default_factory=list)
     """On a GPU: of each backend's outputs with its own on the CPU."""
 
     @property
+    def label(self) -> str:
+        return labelled(self.probe, self.gradients)
+
+    @property
     def verdict(self) -> str:
         return worst([result.verdict for result in self.backends])
+
+
+def labelled(probe: str, gradients: str | None) -> str:
+    """What a run is called among those of its network."""
+    return f"{probe}, {gradients}" if gradients else probe
 
 
 def compared_with_cpu(run: Run, on_cpu: Run) -> Run:
@@ -100,6 +113,8 @@ class Plan:
 
     backends: Sequence[Backend]
     probes: Sequence[str] = USUAL
+    gradients: bool = False
+    """Whether the backward pass is run, instead of the forward pass."""
     weights: Weights | None = None
     """Canonical weights for the random and photo probes; seeded ones if None."""
     seed: int = 0
@@ -112,3 +127,8 @@ class Plan:
     """Seconds that one backend may take for one probe."""
     required: bool = False
     """Whether a backend that is not installed makes the result incomplete."""
+
+    def runs(self, spec: Architecture) -> dict[str, tuple[str, str | None]]:
+        """What a network is run on: probe and, in a backward pass, mode, by what the run is called."""
+        pairs = [(probe, mode) for probe in self.probes for mode in (modes(spec) if self.gradients else (None,))]
+        return {labelled(*pair): pair for pair in pairs}

@@ -22,6 +22,7 @@ from common.files import os_error_sentence
 from common.oracle import PRECISIONS
 from common.parity.backends import Backend
 from common.parity.comparison import compare_all
+from common.parity.gradients import GradientProbe, by_layer, gradient_probes, judge_gradients
 from common.parity.journal import Entry, Journal
 from common.parity.judge import (
     LayerVerdict,
@@ -33,23 +34,23 @@ from common.parity.judge import (
     overall,
 )
 from common.parity.processes import WorkerFailure, WorkerProcess, Workers
-from common.parity.results import INCOMPLETE, BackendResult, Plan, Run
+from common.parity.results import INCOMPLETE, BackendResult, Plan, Run, labelled
 from common.probes import Probe, make_probe
 from common.specs.architecture import Architecture
-from common.weights import check_weights, initial_weights, write_weights_file
+from common.weights import Weights, check_weights, initial_weights, write_weights_file
 
 Progress = Callable[[str, str], None]
-"""Called with the names of a backend and a probe whenever the one is finished with the other."""
+"""Called with the name of a backend and the label of a run whenever the one is finished with the other."""
 
 
 def run_parity(
     spec: Architecture,
     plan: Plan,
-    on_progress: Progress = lambda backend, probe: None,
+    on_progress: Progress = lambda backend, label: None,
     workers: Workers | None = None,
     journal: Journal | None = None,
 ) -> list[Run]:
-    """Run every backend on every probe.
+    """Run every backend on every probe, forward or backward.
 
     A backend that crashes, hangs or cannot run the network becomes a row that says so; the others finish. No process
     and no file is left behind, also when this is interrupted.
@@ -79,7 +80,7 @@ def run_parity(
     except OSError as error:
         reason = f"cannot keep intermediate files: {os_error_sentence(error)} ({tempfile.gettempdir()})"
     rows = [BackendResult(backend.name, "crashed", INCOMPLETE, reason) for backend in plan.backends]
-    return [Run(spec.name, probe, {}, rows) for probe in plan.probes]
+    return [Run(spec.name, probe, {}, rows, gradients=mode) for probe, mode in plan.runs(spec).values()]
 
 
 class _Runner:
@@ -96,11 +97,14 @@ class _Runner:
     ) -> None:
         self.spec = spec
         self.plan = plan
+        self.wanted = plan.runs(spec)
         self.folder = folder
         self.on_progress = on_progress
         self.workers = workers
         self.journal = journal
         self.finished = journal.finished(spec.name) if journal else {}
+        self.files: dict[int, tuple[Path, np.ndarray | Weights]] = {}
+        """What probes are made of, on disk; kept, so that nothing else gets its identity."""
         self.stopped = threading.Event()
         self.seats = threading.Semaphore(plan.jobs)
         """Held by whoever computes: a backend's process, or the judge."""
@@ -109,20 +113,20 @@ class _Runner:
 
     def run(self) -> list[Run]:
         """Start workers, so that they import their frameworks while the probes are made; then feed and judge them."""
-        pairs = {(backend.name, probe) for backend in self.plan.backends for probe in self.plan.probes}
+        pairs = {(backend.name, label) for backend in self.plan.backends for label in self.wanted}
         results = {pair: entry.result for pair, entry in self.finished.items() if pair in pairs}
-        for backend, probe in results:
-            self.on_progress(backend, probe)
+        for backend, label in results:
+            self.on_progress(backend, label)
         pending = [
             backend
             for backend in self.plan.backends
-            if not backend.missing and any((backend.name, probe) not in results for probe in self.plan.probes)
+            if not backend.missing and any((backend.name, label) not in results for label in self.wanted)
         ]
-        told = {entry.probe: (entry.batch, dict(entry.bounded)) for entry in self.finished.values()}
-        if pending or not told.keys() >= set(self.plan.probes):
+        told = {entry.label: (entry.batch, dict(entry.bounded)) for entry in self.finished.values()}
+        if pending or not told.keys() >= set(self.wanted):
             for each in self._run_backends(pending, results):
-                told[each.probe.name] = len(each.probe.image), each.probe.bounded
-        return [self._of_probe(name, *told[name], results) for name in self.plan.probes]
+                told[each.label] = len(each.probe.image), each.probe.bounded
+        return [self._of_label(label, *told[label], results) for label in self.wanted]
 
     def _run_backends(
         self, backends: Sequence[Backend], results: dict[tuple[str, str], BackendResult]
@@ -147,13 +151,14 @@ class _Runner:
                 raise
         return prepared.result()
 
-    def _of_probe(
-        self, probe: str, batch: int, bounded: dict[str, str], results: Mapping[tuple[str, str], BackendResult]
+    def _of_label(
+        self, label: str, batch: int, bounded: dict[str, str], results: Mapping[tuple[str, str], BackendResult]
     ) -> Run:
         rows = [
-            results.get((backend.name, probe)) or self._skipped(backend, backend.how_to_install)
+            results.get((backend.name, label)) or self._skipped(backend, backend.how_to_install)
             for backend in self.plan.backends
         ]
+        probe, mode = self.wanted[label]
         return Run(
             self.spec.name,
             probe,
@@ -162,6 +167,7 @@ class _Runner:
             self.plan.hardware.device,
             self.plan.hardware.precision,
             batch,
+            mode,
             compare_all({row.backend: row.outputs for row in rows if row.outputs}),
         )
 
@@ -170,48 +176,66 @@ class _Runner:
         return BackendResult(backend.name, "skipped", verdict, reason)
 
     def _prepare(self) -> list[_PreparedProbe]:
-        weights = self.plan.weights
-        if weights is None and set(self.plan.probes) - {"exact"}:
-            weights = initial_weights(self.spec, self.plan.seed)
-        prepared: list[_PreparedProbe] = []
-        files: dict[int, Path] = {}
-        for name in self.plan.probes:
-            batch = self.plan.batch or (2 if name == "exact" else 1)
-            bits = 11 if self.plan.hardware.precision == "tf32" else 24
-            probe = make_probe(name, self.spec, seed=self.plan.seed, batch=batch, weights=weights, bits=bits)
-            folder = self.folder / f"probe{len(prepared)}"
-            folder.mkdir()
-            if id(probe.weights) not in files:
-                files[id(probe.weights)] = folder / "weights.safetensors"
-                write_weights_file(files[id(probe.weights)], probe.weights)
-            np.save(folder / "image.npy", probe.image)
-            injected = {}
-            for number, (layer, array) in enumerate(probe.injected.items()):
-                injected[layer] = str(folder / f"injected{number}.npy")
-                np.save(injected[layer], array)
-            request = {
-                "weights": str(files[id(probe.weights)]),
-                "image": str(folder / "image.npy"),
-                "injected": injected,
+        return [_PreparedProbe(label, probe, self._request(probe)) for label, probe in self._probes().items()]
+
+    def _probes(self) -> dict[str, Probe]:
+        plan = self.plan
+        if plan.gradients:
+            found = gradient_probes(self.spec, plan.probes, seed=plan.seed, batch=plan.batch, weights=plan.weights)
+            return {labelled(probe.name, probe.mode): probe for probe in found}
+        weights = plan.weights
+        if weights is None and set(plan.probes) - {"exact"}:
+            weights = initial_weights(self.spec, plan.seed)
+        bits = 11 if plan.hardware.precision == "tf32" else 24
+        batches = {name: plan.batch or (2 if name == "exact" else 1) for name in plan.probes}
+        return {
+            name: make_probe(name, self.spec, seed=plan.seed, batch=batch, weights=weights, bits=bits)
+            for name, batch in batches.items()
+        }
+
+    def _request(self, probe: Probe) -> dict[str, Any]:
+        request = {
+            "weights": self._saved(probe.weights),
+            "image": self._saved(probe.image),
+            "injected": {layer: self._saved(array) for layer, array in probe.injected.items()},
+            "deployed": isinstance(probe, EndToEndProbe),
+        }
+        if isinstance(probe, GradientProbe):
+            request |= {
+                "drives": {layer: self._saved(array) for layer, array in probe.drives.items()},
+                "labels": None if probe.labels is None else self._saved(probe.labels),
+                "training": probe.training,
             }
-            prepared.append(_PreparedProbe(probe, request))
-        return prepared
+        return request
+
+    def _saved(self, content: np.ndarray | Weights) -> str:
+        """The file in which an array or weights lie; written once, though several probes may have them."""
+        if id(content) not in self.files:
+            path = self.folder / f"given{len(self.files)}"
+            if isinstance(content, np.ndarray):
+                path = path.with_suffix(".npy")
+                np.save(path, content)
+            else:
+                path = path.with_suffix(".safetensors")
+                write_weights_file(path, content)
+            self.files[id(content)] = path, content
+        return str(self.files[id(content)][0])
 
     def _run_backend(self, backend: Backend, prepared: Future[list[_PreparedProbe]]) -> dict:
         results = {}
         worker = self.workers.take(backend)
-        for probe in prepared.result():
-            name = probe.probe.name
+        for each in prepared.result():
+            label, probe = each.label, each.probe
             if self.stopped.is_set():
                 break
-            if (backend.name, name) in self.finished:
+            if (backend.name, label) in self.finished:
                 continue
-            result = results[backend.name, name] = self._run_probe(backend, worker, probe)
+            result = results[backend.name, label] = self._run_probe(backend, worker, each)
             if self.journal:
-                self.journal.add(Entry(self.spec.name, name, len(probe.probe.image), probe.probe.bounded, result))
+                self.journal.add(Entry(self.spec.name, label, len(probe.image), probe.bounded, result))
             if not worker.alive and not self.stopped.is_set():
                 worker = self.workers.take(backend)  # the crash has its row; the next probe gets a chance of its own
-            self.on_progress(backend.name, name)
+            self.on_progress(backend.name, label)
         self.workers.give_back(worker)
         return results
 
@@ -253,23 +277,19 @@ class _Runner:
 
     def _record_and_judge(self, backend: Backend, worker: WorkerProcess, prepared: _PreparedProbe) -> _Recorded:
         with tempfile.TemporaryDirectory(prefix=f"{backend.name}-", dir=self.folder) as output:
-            probe = prepared.probe
-            deployed = isinstance(probe, EndToEndProbe)
-            answer, seconds = self._ask(worker, {**prepared.request, "output": output, "deployed": deployed})
+            answer, seconds = self._ask(worker, {**prepared.request, "output": output})
             recorded = {
-                self.spec.outputs[name] if deployed else name: np.load(path, mmap_mode="r")
-                for name, path in answer["layers"].items()
+                kind: {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+                for kind, paths in answer["recorded"].items()
             }
             with self.judging, self.seats:
                 started = time.perf_counter()
-                if isinstance(probe, EndToEndProbe):
-                    verdicts = judge_outputs(self.spec, probe, recorded)
-                else:
-                    precision = PRECISIONS[self.plan.hardware.precision]
-                    verdicts = judge(self.spec, probe, recorded, prepared.memory, precision)
+                verdicts = self._judge(prepared, recorded)
                 judging = time.perf_counter() - started
             outputs = {
-                name: np.array(recorded[layer]) for name, layer in self.spec.outputs.items() if layer in recorded
+                name: np.array(recorded["outputs"][layer])
+                for name, layer in self.spec.outputs.items()
+                if layer in recorded["outputs"] and not self.plan.gradients
             }
         return _Recorded(
             verdicts,
@@ -279,6 +299,14 @@ class _Runner:
             answer["repeatable"],
             outputs,
         )
+
+    def _judge(self, prepared: _PreparedProbe, recorded: Mapping[str, Mapping[str, np.ndarray]]) -> list[LayerVerdict]:
+        probe = prepared.probe
+        if isinstance(probe, GradientProbe):
+            return by_layer(judge_gradients(self.spec, probe, recorded))
+        if isinstance(probe, EndToEndProbe):
+            return judge_outputs(self.spec, probe, recorded["outputs"])
+        return judge(self.spec, probe, recorded["outputs"], prepared.memory, PRECISIONS[self.plan.hardware.precision])
 
 
 @dataclass(frozen=True)
@@ -298,6 +326,7 @@ class _Recorded:
 class _PreparedProbe:
     """A probe and where its arrays lie."""
 
+    label: str
     probe: Probe
     request: dict[str, Any]
     memory: Memory = field(default_factory=dict)

@@ -4,9 +4,10 @@ Each backend trains in a process of its own (`python -m common.parity.trajectory
 own `train`: its own pipeline, optimiser, weight decay and schedule. The processes go in step, and after each step every
 parameter of every backend is compared. Dropout is off: no two frameworks draw the same masks.
 
-In float64 the trajectories must agree to `FLOAT64_AGREEMENT`. In float32 they part, and chaotic as training is, the
-distance grows. How fast it may grow is measured: the envelope is the distance between two float64 trainings of which
-one has its parameters rounded to `ENVELOPE_BITS` significant bits, at the start and after every step.
+In float64 the trajectories must agree to `FLOAT64_AGREEMENT`, at a rate at which the networks learn. In float32 they
+part, and chaotic as training is, the distance grows. How fast it may grow is measured, at a rate at which that means
+something: the envelope is the distance between two float64 trainings of which one has its parameters rounded to
+`ENVELOPE_BITS` significant bits, at the start and after every step.
 """
 
 from __future__ import annotations
@@ -52,13 +53,18 @@ terms, as these networks add up, are 6 bits.
 ENVELOPE_FACTOR = 2.0
 """How far above the envelope a float32 trajectory may be; chosen: which ReLU or maximum tips over is chance."""
 
-LEARNING_RATE = 1e-6
-"""So small that what rounding changes stays small.
+LEARNING_RATE = 1e-4
+"""In float64. In a hundred steps the loss falls by a third or more, and of an error at the start nothing grows.
 
-At 0.001 the deep networks are chaotic: in float32 their parameters have nothing in common after 100 steps, which no
-limit tells from a mistake, and in float64 GoogLeNet with batch normalisation loses 4 digits. At 1e-5 a ReLU that tips
-over still changes more than all rounding. A mistake in the optimiser is seen at any rate: what starts at 0, as biases
-and beta do, is the sum of the steps and nothing else.
+At 0.001 GoogLeNet with batch normalisation makes 10⁻¹⁵ into 2·10⁻¹¹ in that time.
+"""
+
+SLOW_LEARNING_RATE = 1e-6
+"""In float32: so small that what rounding changes stays small.
+
+At 0.001 the parameters of deep networks have nothing in common after 100 steps in float32, which no limit tells from a
+mistake. At 1e-5 a ReLU that tips over still changes more than all rounding. A mistake in the optimiser is seen at any
+rate: what starts at 0, as biases and beta do, is the sum of the steps and nothing else.
 """
 
 STEPS_IN_EPOCH, CLASSES = 4, 4
@@ -86,10 +92,9 @@ class Job:
     seed: int
     dtype: str
     """`float64` or `float32`."""
+    learning_rate: float = LEARNING_RATE
     rounded: bool = False
     """Whether the parameters are rounded to `ENVELOPE_BITS` at the start and after every step."""
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    """What differs from `recipe_for`."""
     folder: str = ""
 
 
@@ -108,7 +113,7 @@ class Distance:
 
 @dataclass
 class Trajectory:
-    """One backend's way in one precision."""
+    """One backend's way in one precision: in float64 at `LEARNING_RATE`, in float32 at `SLOW_LEARNING_RATE`."""
 
     backend: str
     dtype: str
@@ -116,7 +121,9 @@ class Trajectory:
     """`ok`, `diverged`, `crashed` or `skipped`."""
     reason: str | None = None
     distances: list[Distance] = field(default_factory=list)
-    """For each step; from the first backend's float64 training."""
+    """For each step; from the first backend's float64 training at the same rate."""
+    losses: list[float] = field(default_factory=list)
+    """For each step, the mean cross-entropy of its batch before it was made."""
 
     @property
     def largest(self) -> float | None:
@@ -131,8 +138,9 @@ class TrajectoryRun:
     image_size: tuple[int, int]
     steps: int
     trajectories: list[Trajectory]
+    """First those in float64, then those in float32; the backends in the same order."""
     envelope: list[float]
-    """For each step, the distance that rounding the parameters alone makes."""
+    """For each step, the distance that rounding the parameters alone makes, at the rate of float32."""
 
     @property
     def verdict(self) -> str:
@@ -158,15 +166,14 @@ def _normalises(architecture: str) -> bool:
 
 def recipe_for(job: Job) -> Recipe:
     """Few pictures a step, and a schedule with two changes of the learning rate on the way."""
-    numbers: dict[str, Any] = {
-        "epochs": -(-job.steps // STEPS_IN_EPOCH),
-        "batch_size": NORMALISED_BATCH if _normalises(job.architecture) else BATCH,
-        "learning_rate": LEARNING_RATE,
-        "dropout": False,
-        "augment": ("crop", "flip", "colour"),
-        "seed": job.seed,
-    }
-    return Recipe(**numbers | dict(job.recipe))
+    return Recipe(
+        epochs=-(-job.steps // STEPS_IN_EPOCH),
+        batch_size=NORMALISED_BATCH if _normalises(job.architecture) else BATCH,
+        learning_rate=job.learning_rate,
+        dropout=False,
+        augment=("crop", "flip", "colour"),
+        seed=job.seed,
+    )
 
 
 def pictures_for(job: Job) -> Data:
@@ -264,7 +271,6 @@ def run_trajectories(
     steps: int,
     seed: int = 0,
     timeout: float = 600.0,
-    recipe: Mapping[str, Any] | None = None,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> TrajectoryRun:
     """Train a network in some backends that can, in float64 and float32, and compare every parameter after every step.
@@ -273,82 +279,105 @@ def run_trajectories(
     behind, also when this is interrupted.
     """
     num_classes, size = spec.shapes[spec.outputs["logits"]][0], (spec.input_shape[1], spec.input_shape[2])
-    job = Job(spec.name, num_classes, size, steps, seed, "float64", recipe=recipe or {})
-    lanes = [(backend, replace(job, dtype=dtype)) for dtype in ("float64", "float32") for backend in backends]
-    lanes.insert(len(backends), (backends[0], replace(job, rounded=True)))
+    job = Job(spec.name, num_classes, size, steps, seed, "float64")
     with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder:
-        return _Race(spec, lanes, Path(folder), timeout, on_step).run()
+        race = _Race(Path(folder), len(backends) * 2 + 2, timeout)
+        try:
+            for backend in backends:
+                race.enter(backend, job, race.lanes[0] if race.lanes else None)
+            slow = replace(job, learning_rate=SLOW_LEARNING_RATE)
+            reference = race.enter(backends[0], slow)
+            coarse = race.enter(backends[0], replace(slow, rounded=True), reference)
+            for backend in backends:
+                race.enter(backend, replace(slow, dtype="float32"), reference)
+            race.run(steps, on_step)
+        finally:
+            race.end()
+    envelope = [distance.relative for distance in coarse.trajectory.distances]
+    shown = [lane for lane in race.lanes if lane not in (reference, coarse)]
+    for lane in shown:
+        against = (reference, coarse) if lane.reference is reference else (lane.reference or lane,)
+        lost = next((other.trajectory for other in against if other.trajectory.status == "crashed"), None)
+        if lost is None:
+            judge_trajectory(lane.trajectory, envelope)
+        elif lane.trajectory.status == "ok":
+            lane.trajectory.status = "crashed"
+            lane.trajectory.reason = f"{lost.backend}, which it is held against, crashed in float64: {lost.reason}"
+    return TrajectoryRun(spec.name, size, steps, [lane.trajectory for lane in shown], envelope)
+
+
+@dataclass(eq=False)
+class _Lane:
+    """A process, and what comes of it."""
+
+    worker: WorkerProcess
+    job: Job
+    trajectory: Trajectory
+    reference: _Lane | None
+    """What it is measured against; itself if None."""
 
 
 class _Race:
     """All processes of one network, going in step."""
 
-    def __init__(
-        self,
-        spec: Architecture,
-        lanes: Sequence[tuple[Backend, Job]],
-        folder: Path,
-        timeout: float,
-        on_step: Callable[[int], None],
-    ) -> None:
-        self.spec, self.timeout, self.on_step = spec, timeout, on_step
-        self.jobs: list[Job] = []
-        self.workers: list[WorkerProcess] = []
-        for number, (backend, job) in enumerate(lanes):
-            home = folder / str(number)
-            home.mkdir()
-            self.jobs.append(replace(job, folder=str(home)))
-            hardware = Hardware.shared(len(lanes))
-            self.workers.append(WorkerProcess(backend, hardware, home / "log", module="common.parity.trajectory"))
-        self.trajectories = [Trajectory(backend.name, job.dtype) for backend, job in lanes]
+    def __init__(self, folder: Path, processes: int, timeout: float) -> None:
+        self.folder, self.timeout = folder, timeout
+        self.hardware = Hardware.shared(processes)
+        self.lanes: list[_Lane] = []
 
-    def run(self) -> TrajectoryRun:
-        steps = self.jobs[0].steps
-        coarse = next(number for number, job in enumerate(self.jobs) if job.rounded)
-        try:
-            with ThreadPoolExecutor(len(self.workers)) as executor:
-                for step in range(1, steps + 1):
-                    paths = list(executor.map(self._ask, range(len(self.workers))))
-                    if paths[0] is None:
-                        break
-                    self._compare(paths)
-                    self.on_step(step)
-        finally:
-            for worker in self.workers:
-                worker.kill()
-        envelope = [distance.relative for distance in self.trajectories[coarse].distances]
-        trajectories = [trajectory for number, trajectory in enumerate(self.trajectories) if number != coarse]
-        for trajectory in trajectories:
-            judge_trajectory(trajectory, envelope)
-        size = self.jobs[0].image_size
-        return TrajectoryRun(self.spec.name, size, steps, trajectories, envelope)
+    def enter(self, backend: Backend, job: Job, reference: _Lane | None = None) -> _Lane:
+        """Start a process."""
+        home = self.folder / str(len(self.lanes))
+        home.mkdir()
+        worker = WorkerProcess(backend, self.hardware, home / "log", module="common.parity.trajectory")
+        trajectory = Trajectory(backend.name, job.dtype)
+        self.lanes.append(_Lane(worker, replace(job, folder=str(home)), trajectory, reference))
+        return self.lanes[-1]
 
-    def _ask(self, lane: int) -> Path | None:
+    def end(self) -> None:
+        """End all processes."""
+        for lane in self.lanes:
+            lane.worker.kill()
+
+    def run(self, steps: int, on_step: Callable[[int], None]) -> None:
+        """Have all make a step and compare them, again and again; a lane whose reference is lost ends with it."""
+        with ThreadPoolExecutor(len(self.lanes)) as executor:
+            for step in range(1, steps + 1):
+                paths = list(executor.map(self._ask, self.lanes))
+                if not any(paths):
+                    break
+                self._compare(paths)
+                on_step(step)
+
+    def _ask(self, lane: _Lane) -> Path | None:
         """Have a process make a step; where its parameters are then, or None if it is out of the race."""
-        trajectory = self.trajectories[lane]
-        if trajectory.status != "ok":
+        lost = lane.reference is not None and lane.reference.trajectory.status != "ok"
+        if lane.trajectory.status != "ok" or lost:
             return None
         try:
-            request = {} if trajectory.distances else asdict(self.jobs[lane])
-            return Path(self.workers[lane].ask(request, self.timeout)["path"])
+            request = {} if lane.trajectory.losses else asdict(lane.job)
+            answer = lane.worker.ask(request, self.timeout)
         except WorkerFailure as failure:
-            trajectory.status, trajectory.reason = "crashed", str(failure)
+            lane.trajectory.status, lane.trajectory.reason = "crashed", str(failure)
             return None
+        lane.trajectory.losses.append(answer["loss"])
+        return Path(answer["path"])
 
     def _compare(self, paths: Sequence[Path | None]) -> None:
-        """Measure every process against the first, and forget what was written."""
-        assert paths[0] is not None
-        reference = load_file(paths[0])
-        of_tensors, of_layers = (scales_of(reference, by_layer=by_layer) for by_layer in (False, True))
+        """Measure every process against its reference, and forget what was written."""
+        found = {id(lane): path for lane, path in zip(self.lanes, paths, strict=True) if path}
+        for reference in (lane for lane in self.lanes if lane.reference is None and id(lane) in found):
+            parameters = load_file(found[id(reference)])
+            scales = scales_of(parameters, by_layer=reference.job.learning_rate == SLOW_LEARNING_RATE)
 
-        def compare(trajectory: Trajectory, job: Job, path: Path | None) -> None:
-            if path is not None:
-                precise = job.dtype == "float64" and not job.rounded
-                trajectory.distances.append(distance(load_file(path), reference, of_tensors if precise else of_layers))
+            def compare(lane: _Lane, parameters: Weights = parameters, scales: Mapping[str, float] = scales) -> None:
+                path = found[id(lane)]
+                lane.trajectory.distances.append(distance(load_file(path), parameters, scales))
                 path.unlink()
 
-        with ThreadPoolExecutor(os.cpu_count()) as executor:
-            list(executor.map(compare, self.trajectories, self.jobs, paths))
+            held = [lane for lane in self.lanes if id(lane) in found and (lane.reference or lane) is reference]
+            with ThreadPoolExecutor(os.cpu_count()) as executor:
+                list(executor.map(compare, held))
 
 
 def scales_of(reference: Weights, *, by_layer: bool) -> dict[str, float]:

@@ -19,6 +19,7 @@ from common.parity.results import worst
 from common.parity.trajectory import (
     ENVELOPE_BITS,
     ENVELOPE_FACTOR,
+    STEPS_IN_EPOCH,
     Trajectory,
     TrajectoryRun,
     run_trajectories,
@@ -84,6 +85,7 @@ def _as_json(run: TrajectoryRun) -> dict[str, Any]:
                 "precision": trajectory.dtype,
                 "status": trajectory.status,
                 "reason": trajectory.reason,
+                "losses": trajectory.losses,
                 "distances": [
                     {
                         "relative": distance.relative if isfinite(distance.relative) else None,
@@ -99,7 +101,9 @@ def _as_json(run: TrajectoryRun) -> dict[str, Any]:
 
 def _table(run: TrajectoryRun) -> Table:
     size = "×".join(map(str, run.image_size))
-    title = f"{run.architecture}, {size}, {run.steps} steps, dropout off"
+    losses = run.trajectories[0].losses
+    learnt = f", loss {_mean(losses[:STEPS_IN_EPOCH])} → {_mean(losses[-STEPS_IN_EPOCH:])}" if losses else ""
+    title = f"{run.architecture}, {size}, {run.steps} steps, dropout off{learnt}"
     table = Table(title=title, title_justify="left", title_style="bold")
     for heading in ("backend", "float64", "float32"):
         table.add_column(heading)
@@ -121,8 +125,12 @@ def _table(run: TrajectoryRun) -> Table:
     return table
 
 
+def _mean(losses: Sequence[float]) -> str:
+    return f"{sum(losses) / len(losses):.3g}"
+
+
 def _plot(run: TrajectoryRun, path: Path) -> None:
-    """The distance from the first backend's float64 training against the step, on a logarithmic scale."""
+    """The distance from the first backend's float64 training at the same rate, on a logarithmic scale."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")

@@ -3,11 +3,11 @@
 Reads one JSON request a line from standard input and answers each with one JSON line on standard output:
 
 - `{"build": ARCHITECTURE}`: build that network, unless it is there already; the shapes of the model.
-- `{"weights": FILE, "image": FILE, "injected": {LAYER: FILE}, "output": FOLDER}`: run it. Arrays travel as files: the
-  weights as safetensors, the others as npy, one for each layer in the answer, which the other side maps into memory.
-- The same with `"deployed": true` and nothing injected: nothing is recorded on the way; the outputs by name.
-- `{"differentiate": FILE, "weights": FILE, "training": BOOL, "output": FILE}`: its gradients. The image, what is
-  injected and what drives the loss come in one npz; what was recorded goes into another.
+- `{"weights": FILE, "image": FILE, "injected": {LAYER: FILE}, "deployed": BOOL, "output": FOLDER}`: run it. Arrays
+  travel as files: the weights as safetensors, the others as npy, which the other side maps into memory; the answer
+  names one for every layer's output. As deployed, nothing is recorded on the way, but only the network's outputs.
+- The same with `"drives": {LAYER: FILE}, "labels": FILE, "training": BOOL`: run it back as well, and record all that
+  `record_gradients` does.
 - `{"release": true}`: forget the network; how many bytes the process still holds.
 
 An answer with `error` says why there is no other. The process ends when its standard input is closed, whatever it is
@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,10 @@ from common.onnx_session import RecordingSession, execution_providers, run_as_de
 from common.parity.backends import BACKENDS, Backend, Hardware
 from common.specs import get_spec
 from common.weights import read_weights_file
+
+Arrays = Mapping[str, np.ndarray]
+Recorded = Mapping[str, Arrays]
+"""By kind and name: `outputs` by the layer; in a backward pass also `gradients`, `parameters` and `weights`."""
 
 
 class Worker:
@@ -73,8 +77,6 @@ class Worker:
             return self._build(request["build"])
         if "release" in request:
             return self._release()
-        if "differentiate" in request:
-            return self._differentiate(request)
         return self._run(request)
 
     def _build(self, architecture: str) -> dict[str, Any]:
@@ -93,22 +95,35 @@ class Worker:
         self._load(request["weights"], folder)
         loading = time.perf_counter() - started
         image = np.load(request["image"])
-        injected = {name: np.load(path) for name, path in request["injected"].items()}
+        injected, drives = (_arrays(request.get(kind, {})) for kind in ("injected", "drives"))
+        if "drives" in request:
+            labels = np.load(request["labels"]) if request["labels"] else None
+            record: Callable[[np.ndarray], Recorded] = partial(
+                self._differentiate, injected=injected, drives=drives, labels=labels, training=request["training"]
+            )
+        else:
+            record = self._predict if request["deployed"] else partial(self._record, injected=injected)
         started = time.perf_counter()
-        record = self._predict if request.get("deployed") else partial(self._record, injected=injected)
         recorded = record(image)
         running = time.perf_counter() - started
         repeatable = None
         if self.hardware.device != "cpu":
+            self._load(request["weights"], folder)  # a pass in training mode changes what is stored
             again = record(image)
-            repeatable = all(array.tobytes() == again[name].tobytes() for name, array in recorded.items())
-        layers = {}
-        for number, (name, array) in enumerate(recorded.items()):
-            layers[name] = str(folder / f"{number}.npy")
-            np.save(layers[name], array)
+            repeatable = all(
+                array.tobytes() == again[kind][name].tobytes()
+                for kind, arrays in recorded.items()
+                for name, array in arrays.items()
+            )
+        files: dict[str, dict[str, str]] = {}
+        for kind, arrays in recorded.items():
+            (folder / kind).mkdir()
+            files[kind] = {name: str(folder / kind / f"{number}.npy") for number, name in enumerate(arrays)}
+            for name, path in files[kind].items():
+                np.save(path, arrays[name])
         importing, self.importing = self.importing, 0.0  # told once, by the run that had to wait for it
         timing = {"import": importing, "load": loading, "run": running}
-        return {"layers": layers, "timing": timing, "memory": _peak_bytes(), "repeatable": repeatable}
+        return {"recorded": files, "timing": timing, "memory": _peak_bytes(), "repeatable": repeatable}
 
     def _load(self, path: str, folder: Path) -> None:
         if path == self.loaded:
@@ -122,44 +137,33 @@ class Worker:
             # Beside the model, the weights can be mapped into memory.
             self.implementation.export_onnx(self.model, self.exported, ExportOptions(outputs, external_data=True))
 
-    def _record(self, image: np.ndarray, injected: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _record(self, image: np.ndarray, injected: Arrays) -> Recorded:
         if self.exported is None:
-            return self.recorder(self.model, image, injected)
+            return {"outputs": self.recorder(self.model, image, injected)}
         key = frozenset(injected)
         if key not in self.sessions:
             self.sessions[key] = RecordingSession(
                 self.exported, key, execution_providers(self.hardware.device, self.hardware.precision)
             )
-        return self.sessions[key].record(image, injected)
+        return {"outputs": self.sessions[key].record(image, injected)}
 
-    def _predict(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def _predict(self, image: np.ndarray) -> Recorded:
         if self.exported is None:
-            return self.predictor(self.model, image)
-        providers = execution_providers(self.hardware.device, self.hardware.precision)
-        return run_as_deployed(self.exported, image, providers)
+            outputs = self.predictor(self.model, image)
+        else:
+            providers = execution_providers(self.hardware.device, self.hardware.precision)
+            outputs = run_as_deployed(self.exported, image, providers)
+        layers = get_spec(self.architecture or "").outputs
+        return {"outputs": {layers[name]: array for name, array in outputs.items()}}
 
-    def _differentiate(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _differentiate(self, image: np.ndarray, *, training: bool, **given: Any) -> Recorded:
         compiled = self.backend.compiled
         module = importlib.import_module(f"{self.backend.implementation}.{'compiled' if compiled else 'gradients'}")
         differentiate = module.record_gradients_compiled if compiled else module.record_gradients
-        self.implementation.load_weights(self.model, read_weights_file(request["weights"]))
-        self.loaded = None  # a pass in training mode changes what is stored
-        with np.load(request["differentiate"]) as arrays:
-            parts: dict[str, dict[str, np.ndarray]] = {"cuts": {}, "drives": {}}
-            for key in arrays.files:
-                kind, _, name = key.partition(" ")
-                parts.setdefault(kind, {})[name] = arrays[key]
-        recorded = differentiate(
-            self.model,
-            parts["image"][""],
-            cuts=parts["cuts"],
-            drives=parts["drives"],
-            labels=parts["labels"][""] if "labels" in parts else None,
-            training=request["training"],
-        )
-        flat = {f"{kind} {name}": array for kind, arrays in recorded.items() for name, array in arrays.items()}
-        np.savez(request["output"], **flat)
-        return {}
+        recorded: Recorded = differentiate(self.model, image, training=training, **given)
+        if training:
+            self.loaded = None  # what is stored has changed
+        return recorded
 
     def _release(self) -> dict[str, Any]:
         self._forget()
@@ -167,6 +171,10 @@ class Worker:
         with suppress(OSError, AttributeError):  # another C library has its own ways
             ctypes.CDLL(None).malloc_trim(0)  # freed memory back to the system
         return {"resident": _resident_bytes()}
+
+
+def _arrays(files: Mapping[str, str]) -> dict[str, np.ndarray]:
+    return {name: np.load(path) for name, path in files.items()}
 
 
 def _resident_bytes() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from common.errors import TriptychError
 from common.frameworks import import_implementation
+from common.parity.backends import Hardware, device_environment, require
 from common.specs import get_spec
 from common.training.data import digits, read_data
 from common.training.plot import plot_history
@@ -35,6 +38,7 @@ def train_command(
     skip: Sequence[str] = (),
     num_classes: int | None = None,
     image_size: tuple[int, int] | None = None,
+    device: str = "cpu",
     out: Path | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
@@ -47,6 +51,8 @@ def train_command(
         TriptychError: something that was asked for cannot be done; one sentence says what.
     """
     get_spec(architecture)
+    hardware = Hardware(device)
+    require(hardware)
     rank, processes = launched()
     leads = rank == 0
     if processes > 1 and framework != "torch":
@@ -63,8 +69,10 @@ def train_command(
     spec = get_spec(architecture, num_classes=num_classes or len(pictures.classes), image_size=image_size)
     weights = starting_weights(spec, recipe.seed)
 
+    os.environ.update(device_environment(hardware))
     package = import_implementation(framework)
-    model = package.build(spec.name, num_classes=num_classes or len(pictures.classes), image_size=image_size)
+    model = package.build(spec.name, num_classes=spec.num_classes, image_size=image_size)
+    model = importlib.import_module(f"{package.__name__}.backend").on_device(model, device, hardware.precision)
     package.load_weights(model, weights)
     if finetune:
         package.load_weights(model, read_weights_file(finetune), skip=skip)
