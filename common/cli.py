@@ -411,7 +411,7 @@ def train(
     data: Annotated[
         Path | None, typer.Option(help="IDX files or a folder of images for each class; scikit-learn's digits if not.")
     ] = None,
-    finetune: Annotated[Path | None, typer.Option(help="Canonical safetensors to start from.")] = None,
+    finetune: Annotated[Path | None, typer.Option(help="Weights to start from, of any format that port reads.")] = None,
     skip: Annotated[
         list[str] | None, typer.Option(help="A layer that starts anew when fine-tuning; may be repeated.")
     ] = None,
@@ -525,7 +525,9 @@ def classify(
     weights: Annotated[Path, typer.Option(help="Weights in any format that `triptych port` reads.")],
     arch: Annotated[str | None, typer.Option(help="The architecture, where the file's content does not say.")] = None,
     backend: Annotated[str, typer.Option(help="What to compute in.")] = "torch",
-    labels: Annotated[Path | None, typer.Option(help="The names of the classes, one a line.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="The names of the classes, one a line; those in the weights' file if not given.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say what is in photographs: the five likeliest classes of each."""
@@ -533,11 +535,11 @@ def classify(
 
     from common.parity.backends import select
     from common.porting.classify import classify as classify_images
-    from common.porting.classify import read_labels, understand_weights
+    from common.porting.classify import own_labels, read_labels, understand_weights
 
     (chosen,) = select([backend])
     network = understand_weights(weights, arch)
-    names = read_labels(labels, network.spec) if labels else None
+    names = read_labels(labels, network.spec) if labels else own_labels(network)
     answers = classify_images(images, network, chosen, names)
     if json:
         _print_json(

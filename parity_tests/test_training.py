@@ -497,16 +497,47 @@ def test_a_new_run_gets_a_new_folder_and_resume_takes_the_latest(tmp_path):
         assert last_folder(tmp_path, "a") == tmp_path / number
 
 
+def test_fine_tuning_prepares_pictures_as_the_weights_were_trained(folders, tmp_path):
+    """Ported from torchvision, a VGG takes RGB divided by its deviation; its own specification has BGR, as Caffe."""
+    from common.specs.architecture import Preprocessing
+
+    theirs = Preprocessing("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+    spec = get_spec("vgg16_gap", image_size=(32, 32), num_classes=2)
+    assert spec.preprocessing != theirs
+    plans = [
+        Plan(spec, read_data(folders), recipe) for recipe in (Recipe(preprocessing=theirs), Recipe(augment=("crop",)))
+    ]
+    load_implementation("torch_impl")
+    pixels = []
+    for plan in plans:
+        for name in IMPLEMENTATIONS:
+            images, _ = pixels_of(load_implementation(name), plan, read_data(folders).train, plan.batches(0)[0])
+            pixels.append(images)
+    assert all(images.tobytes() == pixels[0].tobytes() for images in pixels[1:3])
+    mean, scale = (np.array(numbers, np.float32)[:, None, None] for numbers in (theirs.mean, theirs.scale))
+    restored = pixels[0] * scale + mean
+    own = spec.preprocessing
+    mean, scale = (np.array(numbers, np.float32)[:, None, None] for numbers in (own.mean, own.scale))
+    np.testing.assert_allclose((pixels[3] * scale + mean)[:, ::-1], restored, atol=1e-3)
+
+
 def test_fine_tuning_keeps_the_other_layers(mnist, tmp_path):
     ported = random_weights("lenet_caffe", seed=4)  # for ten classes; the pictures have three
     write_weights_file(tmp_path / "w.safetensors", ported)
     command = ("train", "lenet_caffe", "--with", "torch", "--data", mnist, "--finetune", tmp_path / "w.safetensors")
     small = ("--epochs", 1, "--learning-rate", 1e-6, "--out", tmp_path / "run")
     code, _, err = finish(triptych(*command, *small))
-    assert (code, "fc2/weight has shape (10, 500), expected (3, 500)" in err) == (2, True)
+    assert (code, "fc2/weight has shape 10×500, expected 3×500" in err) == (2, True)
+    code, _, err = finish(triptych(*command, *small, "--skip", "fc3"))
+    assert (code, "--skip names fc3, which has no weights" in err) == (2, True)
     code, _, err = finish(triptych(*command, *small, "--skip", "fc2"))
     assert code == 0, err
     weights = read_weights_file(tmp_path / "run" / "weights.safetensors")
+    Image.new("L", (9, 9)).save(tmp_path / "black.png")
+    code, out, err = finish(
+        triptych("classify", tmp_path / "black.png", "--weights", tmp_path / "run/weights.safetensors")
+    )
+    assert (code, len(re.findall(r"class [012]  [012]\n", out))) == (0, 3), err
     assert weights["fc2/weight"].shape == (3, 500)
     for name in ("conv1/weight", "fc1/bias"):
         np.testing.assert_allclose(weights[name], ported[name], atol=1e-3)
@@ -534,7 +565,8 @@ def test_each_process_trains_on_a_gpu_of_its_own(monkeypatch):
         (["lenet5", "--num-classes", "7"], "has label 7, but labels go from 0 to 6"),
         (["lenet5", "--image-size", "32"], "--image-size is '32', expected HEIGHTxWIDTH such as 224x224"),
         (["lenet5", "--image-size", "64x64"], "lenet5 with an image of 64×64"),
-        (["lenet5", "--finetune", "w.safetensors"], "there is no weights file w.safetensors"),
+        (["lenet5", "--finetune", "w.safetensors"], "there is no file w.safetensors; give the path of a weights file"),
+        (["lenet5", "--skip", "output"], "name the weights with --finetune"),
         (["lenet5", "--momentum", "1.5"], "momentum is 1.5, expected from 0 to below 1"),
         (["lenet5", "--resume"], "there is nothing to resume in runs/lenet5-torch"),
         (["lenet5", "--device", "gpu"], "cannot run on gpu in fp32; cpu or cuda"),

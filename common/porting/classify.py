@@ -59,6 +59,12 @@ def read_labels(path: Path, spec: Architecture) -> list[str]:
     return labels
 
 
+def own_labels(network: Network) -> list[str] | None:
+    """The names of the classes that `triptych train` has written beside its weights; None if there are none."""
+    labels = network.source.metadata.get("classes", "").split("\n")
+    return labels if len(labels) == network.spec.num_classes else None
+
+
 def classify(
     images: Sequence[Path], network: Network, backend: Backend, labels: Sequence[str] | None = None
 ) -> list[list[Guess]]:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from common.errors import TriptychError
 from common.frameworks import import_implementation
+from common.names import layer_of
 from common.parity.backends import Hardware, device_environment, require
+from common.porting.formats import read_source
+from common.porting.matching import understand
 from common.specs import get_spec
 from common.training.data import digits, read_data
 from common.training.plot import plot_history
 from common.training.recipe import Recipe, starting_weights
 from common.training.run import PLOT, WEIGHTS, Epoch, Monitor, Step, last_folder, launched, next_folder
-from common.weights import read_weights_file, write_weights_file
+from common.weights import write_weights_file
 
 RUNS = Path("runs")
 
@@ -51,6 +55,8 @@ def train_command(
         TriptychError: something that was asked for cannot be done; one sentence says what.
     """
     get_spec(architecture)
+    if skip and not finetune:
+        raise TriptychError("--skip names layers that start anew when fine-tuning; name the weights with --finetune")
     hardware = Hardware(device)
     require(hardware)
     rank, processes = launched()
@@ -68,14 +74,16 @@ def train_command(
         console.print(f"skipped: {sentence}", highlight=False, soft_wrap=True)
     spec = get_spec(architecture, num_classes=num_classes or len(pictures.classes), image_size=image_size)
     weights = starting_weights(spec, recipe.seed)
+    if finetune:
+        network = understand(read_source(finetune), spec.name, skip=skip, num_classes=spec.num_classes)
+        weights |= {name: array for name, array in network.weights.items() if layer_of(name) not in skip}
+        recipe = replace(recipe, preprocessing=network.preprocessing)
 
     os.environ.update(device_environment(hardware))
     package = import_implementation(framework)
     model = package.build(spec.name, num_classes=spec.num_classes, image_size=image_size)
     model = importlib.import_module(f"{package.__name__}.backend").on_device(model, device, hardware.precision)
     package.load_weights(model, weights)
-    if finetune:
-        package.load_weights(model, read_weights_file(finetune), skip=skip)
     console.print(
         f"{spec.name} with {framework} on {pictures.name}: {len(pictures.train):,} pictures to learn from, "
         f"{len(pictures.test):,} to test with, {len(pictures.classes)} classes; in {folder}",
@@ -92,7 +100,8 @@ def train_command(
         raise
     if not leads:
         raise SystemExit
-    result = {"architecture": spec.name, "classes": "\n".join(pictures.classes)}
+    preprocessing = (recipe.preprocessing or spec.preprocessing).as_json()
+    result = {"architecture": spec.name, "preprocessing": preprocessing, "classes": "\n".join(pictures.classes)}
     write_weights_file(folder / WEIGHTS, package.read_weights(model), metadata=result)
     plot_history(history, folder / PLOT, f"{spec.name} with {framework}")
     last = history[-1]

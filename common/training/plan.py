@@ -60,12 +60,12 @@ class Plan:
     """The batches of every epoch, for one network, one set of data and one recipe."""
 
     def __init__(self, spec: Architecture, data: Data, recipe: Recipe) -> None:
-        self.spec = spec
+        self.spec = spec if recipe.preprocessing is None else replace(spec, preprocessing=recipe.preprocessing)
         self.recipe = recipe
         self.channels, self.height, self.width = spec.input_shape
         self.crops = "crop" in recipe.augment
         self.picture_size = tuple(round(ENLARGED * n) if self.crops else n for n in (self.height, self.width))
-        preprocessing = spec.preprocessing
+        preprocessing = self.spec.preprocessing
         self.mean = np.array(preprocessing.mean, np.float32)[: self.channels]
         """float32, (C,)."""
         self.scale = np.array(preprocessing.scale, np.float32)[: self.channels]

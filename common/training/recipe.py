@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.errors import TriptychError
-from common.specs.architecture import IMAGE, Architecture, BatchNorm, Dropout
+from common.specs.architecture import IMAGE, Architecture, BatchNorm, Dropout, Preprocessing
 from common.weights import seeded_generator
 
 AUXILIARY_WEIGHT = 0.3
@@ -45,6 +45,8 @@ class Recipe:
     dropout: bool = True
     augment: tuple[str, ...] = ("crop",)
     """Any of `AUGMENTATIONS`."""
+    preprocessing: Preprocessing | None = None
+    """How pixels become the network's input, if not as its specification says: that of the weights it starts from."""
     seed: int = 0
 
     def __post_init__(self) -> None:
