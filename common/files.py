@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,22 @@ from common.errors import TriptychError
 def os_error_sentence(error: OSError) -> str:
     """What the operating system said, without its number: `No space left on device`."""
     return error.strerror or str(error)
+
+
+def require_space(path: Path, size: int) -> None:
+    """Refuse to write what there is no room for: some libraries crash on a full disk, or do not say that it is full.
+
+    Args:
+        path: of the file; its folder exists.
+        size: of the file in bytes, rather too many than too few.
+
+    Raises:
+        TriptychError: less than that is free.
+    """
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        needed, found = (f"{count / 1e6:,.1f} MB" for count in (size, free))
+        raise TriptychError(f"cannot write {path}: it takes up to {needed}, and {found} are free; make room")
 
 
 @contextmanager

@@ -297,6 +297,7 @@ def test_a_mistake_in_training_is_another_trajectory_from_that_step_on(mutant, r
     distances = [distance(found, expected, scales_of(expected, by_layer=False)) for found, expected in pairs]
     trajectory = Trajectory(mutant.package, "float64", distances=distances)
     judge_trajectory(trajectory, envelope=[])
+    assert (trajectory.first_divergence is None) == (mutant.cause == "")
     assert (trajectory.status == "diverged") == (mutant.cause != ""), trajectory.largest
     assert mutant.cause in (trajectory.reason or ""), trajectory.reason
 

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import shutil
 import struct
 import sys
 from dataclasses import replace
@@ -78,6 +79,32 @@ TARGETS = (
     ("tf1", "checkpoint"),
     ("onnx", "a.onnx"),
 )
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torch", "keras", "tf1", "onnx"])
+def test_a_full_disk_is_told_before_anything_is_written(kind, tmp_path, monkeypatch):
+    write_weights_file(tmp_path / "w.safetensors", random_weights("lenet5"))
+    nearly_full = shutil.disk_usage(tmp_path)._replace(free=300_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: nearly_full)
+    path = tmp_path / f"a.{kind}"
+    with pytest.raises(TriptychError, match=rf"cannot write {path}: it takes up to 1\.3 MB, and 0\.3 MB are free"):
+        port(tmp_path / "w.safetensors", Target(kind, path))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_what_a_framework_raises_when_it_cannot_write_is_a_sentence(tmp_path, monkeypatch):
+    """PyTorch raises a RuntimeError on a full disk."""
+    load_implementation("torch_impl")
+    import torch
+
+    def failing(state, path):
+        raise RuntimeError("basic_ios::clear: iostream error\nmore")
+
+    write_weights_file(tmp_path / "w.safetensors", random_weights("lenet5"))
+    monkeypatch.setattr(torch, "save", failing)
+    with pytest.raises(TriptychError, match=r"^cannot write a\.pth with torch: basic_ios::clear: iostream error$"):
+        port(tmp_path / "w.safetensors", Target("torch", tmp_path / "a.pth"))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["w.safetensors"]
 
 
 def test_round_trips_through_every_target(tmp_path):

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import struct
@@ -385,6 +386,37 @@ def test_the_last_good_checkpoint_is_kept(implementation, tmp_path):
     resumed = started(implementation, "lenet_caffe", seed=5)
     history = implementation.train(resumed, data, recipe, folder=tmp_path, resume=True)
     assert np.isfinite(history[1].losses).all()
+
+
+def test_a_full_disk_is_told_and_the_last_checkpoint_kept(implementation, tmp_path, monkeypatch):
+    data, recipe = some_digits(count=20), Recipe(epochs=2, batch_size=10)
+    free = shutil.disk_usage(tmp_path)
+
+    class Fill(Monitor):
+        def epoch(self, number, epoch):
+            monkeypatch.setattr(shutil, "disk_usage", lambda path: free._replace(free=500_000))
+
+    model = started(implementation, "lenet_caffe")
+    full = r"checkpoint-0002\S*: it takes up to 15\.\d MB, and 0\.5 MB are free; make room; .* of epoch 1 is kept"
+    with pytest.raises(TriptychError, match=full):
+        implementation.train(model, data, recipe, folder=tmp_path / "run", monitor=Fill())
+    with pytest.raises(
+        TriptychError, match=r"checkpoint-0001: it takes up to .* make room$"
+    ):  # before anything is trained
+        implementation.train(model, data, recipe, folder=tmp_path / "another")
+    monkeypatch.undo()
+    assert len(implementation.train(model, data, recipe, folder=tmp_path / "run", resume=True)) == 2
+
+
+@pytest.mark.parametrize("framework", ["torch", "tf1"])
+def test_a_checkpoint_that_cannot_be_written_is_a_sentence(framework, mnist, tmp_path):
+    """What the frameworks raise themselves where a file may not grow."""
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # noqa: E731
+    command = ("train", "lenet5", "--with", framework, "--data", mnist, "--epochs", 1, "--out", tmp_path / "run")
+    code, _, err = finish(triptych(*command, preexec_fn=limit))
+    assert (code, err.count("\n")) == (2, 1), err
+    assert re.match(r"triptych: cannot write \S+/run/checkpoint-0001", err)
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_a_checkpoint_of_another_training_is_refused(implementation, tmp_path):

@@ -13,7 +13,7 @@ from common.training.plan import Batch, Plan
 from common.training.recipe import AUXILIARY_WEIGHT, Recipe, decays, keep_prob, trained_spec
 from common.training.run import Epoch, Monitor, Run, Step
 from tf1_style_impl import layers
-from tf1_style_impl.backend import ARCHITECTURE, structure
+from tf1_style_impl.backend import ARCHITECTURE, named_variables, structure
 from tf1_style_impl.catalogue import BUILDERS
 
 
@@ -51,7 +51,7 @@ def train(
     plan = Plan(spec, data, recipe)
     with graph.as_default():
         tower = Tower(plan)
-        saver = tf.train.Saver(max_to_keep=None)  # the run forgets the old ones
+        saver = tf.train.Saver(tower.checkpointed, max_to_keep=None)  # the run forgets the old ones
         session.run(tf.variables_initializer(tower.own_variables))
         if resume:
             run.restore("", lambda path: saver.restore(session, str(path)))
@@ -117,6 +117,12 @@ class Tower:
         scalars = {"loss": self.loss, "learning_rate": self.learning_rate}
         self.summary = tf.summary.merge([tf.summary.scalar(name, value) for name, value in scalars.items()])
         self.own_variables = [variable for variable in tf.global_variables() if variable not in existing]
+        # By names that do not tell how many times this session has been trained.
+        variables = named_variables(graph)
+        velocities = {
+            f"{name}/momentum": optimizer.get_slot(v, "momentum") for name, v in variables.items() if v.trainable
+        }
+        self.checkpointed = {"global_step": step, **variables, **velocities}
 
         logits = graph.get_tensor_by_name("logits:0")  # as they are when not training
         self.test_losses = cross_entropy(self.input.labels, logits)

@@ -120,6 +120,8 @@ class Trajectory:
     status: str = "ok"
     """`ok`, `diverged`, `crashed` or `skipped`."""
     reason: str | None = None
+    first_divergence: str | None = None
+    """The layer of the first parameter that is too far off."""
     distances: list[Distance] = field(default_factory=list)
     """For each step; from the first backend's float64 training at the same rate."""
     losses: list[float] = field(default_factory=list)
@@ -413,6 +415,7 @@ def judge_trajectory(trajectory: Trajectory, envelope: Sequence[float]) -> None:
             allowed = ENVELOPE_FACTOR * max(envelope[: number + 1])
         if found.relative > allowed:
             trajectory.status = "diverged"
+            trajectory.first_divergence = layer_of(found.parameter)
             trajectory.reason = (
                 f"{found.parameter} differs by {found.relative:.2g} after step {number + 1}, "
                 f"{allowed:.2g} is explained by {trajectory.dtype}"

@@ -77,6 +77,7 @@ def _as_json(run: TrajectoryRun) -> dict[str, Any]:
         "architecture": run.architecture,
         "image_size": run.image_size,
         "steps": run.steps,
+        "device": "cpu",
         "verdict": run.verdict,
         "envelope": run.envelope,
         "backends": [
@@ -85,6 +86,7 @@ def _as_json(run: TrajectoryRun) -> dict[str, Any]:
                 "precision": trajectory.dtype,
                 "status": trajectory.status,
                 "reason": trajectory.reason,
+                "first_divergence": trajectory.first_divergence,
                 "losses": trajectory.losses,
                 "distances": [
                     {

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from common.files import require_space
 from common.porting.formats import read_source
 from common.porting.known import known_file
 from common.porting.matching import Network, Ported, understand
@@ -82,7 +83,9 @@ def port(
         network = replace(network, parameters=tuple(_contiguous(parameter) for parameter in network.parameters))
         on_progress("read")
         digests = executor.map(lambda parameter: sha256_of(parameter.array), network.parameters)
+        size = sum(parameter.array.nbytes for parameter in network.parameters)
         with written_whole(target.path) as temporary:
+            require_space(target.path, int(1.02 * size) + (1 << 20))  # a file says something of each tensor, too
             written = replace(target, path=temporary)
             write_target(network, written, _metadata(network, digest.result(), skip, verify))
             on_progress("written")

@@ -119,7 +119,13 @@ def write_target(network: Network, target: Target, metadata: Mapping[str, str]) 
         _export(implementation, model, network, target.path, metadata)
         return
     options: dict[str, Any] = {"names": target.spelled(network.spec)} if target.names else {}
-    implementation.save_weights(model, target.path, metadata=metadata, **options)
+    try:
+        implementation.save_weights(model, target.path, metadata=metadata, **options)
+    except (OSError, TriptychError):
+        raise
+    except Exception as error:  # each framework raises what it likes
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise TriptychError(f"cannot write {target.path.name} with {target.framework}: {reason}") from None
 
 
 def _export(implementation: ModuleType, model: Any, network: Network, path: Path, metadata: Mapping[str, str]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import TriptychError
-from common.files import os_error_sentence, written_atomically
+from common.files import os_error_sentence, require_space, written_atomically
 from common.specs.architecture import Architecture
 from common.training.data import Data
 from common.training.recipe import Recipe
@@ -78,6 +78,8 @@ class Run:
     identity: dict[str, Any]
     folder: Path | None
     monitor: Monitor
+    checkpoint_size: int
+    """Bytes that a checkpoint takes at most."""
     leads: bool = True
     """Whether this process writes and tells the monitor; of several that train one model, one does."""
     history: list[Epoch] = field(default_factory=list)
@@ -110,7 +112,9 @@ class Run:
             "data": f"{data.name} ({data.fingerprint()})",
             **json.loads(json.dumps(asdict(recipe))),
         }
-        run = cls(identity, folder, monitor if leads else Monitor(), leads)
+        # A number and its velocity, and what a file says about each of them.
+        size = int(1.1 * 8 * spec.parameter_count) + (1 << 20)
+        run = cls(identity, folder, monitor if leads else Monitor(), size, leads)
         if resume:
             run._continue()
         elif folder is not None:
@@ -118,6 +122,7 @@ class Run:
                 raise TriptychError(f"{folder} holds a run already; continue it with --resume, or give another --out")
             if leads:
                 _make(folder)
+                require_space(run._checkpoint(1, ""), size)
         return run
 
     def _continue(self) -> None:
@@ -148,9 +153,8 @@ class Run:
         try:
             read(path)
         except Exception as error:  # each framework raises what it likes
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
             name = self.identity["architecture"]
-            raise TriptychError(f"{path} is missing or not a checkpoint of this {name}: {reason}") from None
+            raise TriptychError(f"{path} is missing or not a checkpoint of this {name}: {_first_line(error)}") from None
 
     def _checkpoint(self, epoch: int, suffix: str) -> Path:
         assert self.folder is not None
@@ -168,15 +172,22 @@ class Run:
                 f"step {len(epoch.losses)} of epoch {len(self.history) + 1}, its last, was too large: the loss on "
                 f"held-out pictures is {epoch.test_loss:.4g}{self._kept}; {self._advice}"
             )
-        self.history.append(epoch)
+        history = [*self.history, epoch]
         if self.folder is not None and self.leads:
-            self._keep(self.folder, suffix, write)
+            self._keep(self.folder, history, suffix, write)
+        self.history = history
         self.monitor.epoch(len(self.history), epoch)
 
-    def _keep(self, folder: Path, suffix: str, write: Callable[[Path], None]) -> None:
-        path = self._checkpoint(len(self.history), suffix)
-        write(path)
-        stored = {"identity": self.identity, "history": [asdict(epoch) for epoch in self.history]}
+    def _keep(self, folder: Path, history: list[Epoch], suffix: str, write: Callable[[Path], None]) -> None:
+        path = self._checkpoint(len(history), suffix)
+        try:
+            require_space(path, self.checkpoint_size)
+            write(path)
+        except TriptychError as error:
+            raise TriptychError(f"{error}{self._kept}") from None
+        except Exception as error:  # each framework raises what it likes
+            raise TriptychError(f"cannot write {path}: {_first_line(error)}{self._kept}") from None
+        stored = {"identity": self.identity, "history": [asdict(epoch) for epoch in history]}
         with written_atomically(folder / RUN) as temporary:
             temporary.write_text(json.dumps(stored, indent=1), encoding="utf-8")
         for old in folder.iterdir():
@@ -200,6 +211,10 @@ class Run:
     @property
     def _advice(self) -> str:
         return f"try a smaller learning rate than {self.identity['learning_rate']:g}"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _make(folder: Path) -> None:
