@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -61,8 +62,12 @@ def read_labels(path: Path, spec: Architecture) -> list[str]:
 
 def own_labels(network: Network) -> list[str] | None:
     """The names of the classes that `triptych train` has written beside its weights; None if there are none."""
-    labels = network.source.metadata.get("classes", "").split("\n")
-    return labels if len(labels) == network.spec.num_classes else None
+    try:
+        labels = json.loads(network.source.metadata["classes"])
+    except (KeyError, ValueError):
+        return None
+    fits = isinstance(labels, list) and len(labels) == network.spec.num_classes
+    return [str(label) for label in labels] if fits else None
 
 
 def classify(

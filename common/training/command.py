@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -101,7 +102,7 @@ def train_command(
     if not leads:
         raise SystemExit
     preprocessing = (recipe.preprocessing or spec.preprocessing).as_json()
-    result = {"architecture": spec.name, "preprocessing": preprocessing, "classes": "\n".join(pictures.classes)}
+    result = {"architecture": spec.name, "preprocessing": preprocessing, "classes": json.dumps(pictures.classes)}
     write_weights_file(folder / WEIGHTS, package.read_weights(model), metadata=result)
     plot_history(history, folder / PLOT, f"{spec.name} with {framework}")
     last = history[-1]
