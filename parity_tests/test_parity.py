@@ -43,22 +43,22 @@ def finish(process, timeout=300):
     return process.returncode, out, err
 
 
-def workers_of(process):
-    return [child for child in psutil.Process(process.pid).children(recursive=True) if is_worker(child)]
+def workers_of(process, module="common.parity.worker"):
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if is_worker(child, module)]
 
 
-def is_worker(child):
+def is_worker(child, module):
     try:
-        return "common.parity.worker" in child.cmdline()
+        return module in child.cmdline()
     except (psutil.NoSuchProcess, psutil.ZombieProcess):  # it ended after it was listed
         return False
 
 
-def wait_for_worker(process, backend, timeout=120):
+def wait_for_worker(process, backend, timeout=120, module="common.parity.worker"):
     """The worker process of a backend, once it runs."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        for worker in workers_of(process):
+        for worker in workers_of(process, module):
             if backend in worker.cmdline():
                 return worker
         time.sleep(0.05)
@@ -249,6 +249,19 @@ def test_an_interrupted_backward_pass_leaves_nothing_behind(tmp_path):
     code, _, _ = finish(process, timeout=60)
     assert code == 130
     assert_gone(workers)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_trajectories_leave_nothing_behind_though_a_backend_hangs(tmp_path):
+    command = ("parity", "lenet5", "--steps", 1000, "--backend=torch")
+    process = triptych(*command, env={**os.environ, "TMPDIR": str(tmp_path)})
+    stopped = wait_for_worker(process, "torch", module="common.parity.trajectory")
+    stopped.suspend()
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    code, _, _ = finish(process, timeout=60)
+    assert code == 130
+    assert_gone([stopped])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -344,12 +344,16 @@ class _Race:
     def run(self, steps: int, on_step: Callable[[int], None]) -> None:
         """Have all make a step and compare them, again and again; a lane whose reference is lost ends with it."""
         with ThreadPoolExecutor(len(self.lanes)) as executor:
-            for step in range(1, steps + 1):
-                paths = list(executor.map(self._ask, self.lanes))
-                if not any(paths):
-                    break
-                self._compare(paths)
-                on_step(step)
+            try:
+                for step in range(1, steps + 1):
+                    paths = list(executor.map(self._ask, self.lanes))
+                    if not any(paths):
+                        break
+                    self._compare(paths)
+                    on_step(step)
+            except BaseException:
+                self.end()  # or the threads would be waited for, and they for answers
+                raise
 
     def _ask(self, lane: _Lane) -> Path | None:
         """Have a process make a step; where its parameters are then, or None if it is out of the race."""
