@@ -115,8 +115,8 @@ def _differentiate(loss_of: Callable, arrays: Sequence[np.ndarray]) -> tuple[lis
     if keras.backend.backend() == "jax":
         import jax
 
-        # Not under `jit`, fast as it is: XLA computes some sums again where they are used, in another order, and what it
-        # returned would not be what the next layer was given.
+        # Not under `jit`, fast as it is: XLA computes a sum again where it is used, in another order, and what it
+        # returns is not what the next layer was given.
         found, beside = jax.grad(loss_of, has_aux=True)([jax.numpy.asarray(array) for array in arrays])
     elif keras.backend.backend() == "torch":
         import torch
