@@ -6,6 +6,7 @@ Weights are a mapping from canonical parameter names (`conv1/weight`) to float32
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
@@ -156,15 +157,28 @@ def write_weights_file(path: str | Path, weights: Weights, *, metadata: Mapping[
     """
     from safetensors.numpy import save_file
 
+    def write(temporary: Path) -> None:
+        arrays = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+        save_file(arrays, temporary, metadata=dict(metadata or {}) | {"format": "triptych"})
+        _sort_metadata(temporary)
+
     with written_atomically(path) as temporary:
-        _translating_errors(
-            f"cannot write {path}",
-            lambda: save_file(
-                {name: np.ascontiguousarray(array) for name, array in weights.items()},
-                temporary,
-                metadata=dict(metadata or {}) | {"format": "triptych"},
-            ),
-        )
+        _translating_errors(f"cannot write {path}", lambda: write(temporary))
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put a safetensors file's metadata in order, which its writer does not: the same weights shall be the same bytes.
+
+    The file begins with the size of its header, 8 bytes, little-endian; the header is JSON, and may end in spaces.
+    """
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(ordered) <= size:
+            file.seek(8)
+            file.write(ordered.ljust(size))
 
 
 def read_weights_file(path: str | Path) -> dict[str, np.ndarray]:

@@ -515,8 +515,8 @@ def test_killed_and_resumed_it_ends_in_the_same_weights(framework, number, mnist
     code, out, err = finish(triptych(*command, "--out", tmp_path / "run", "--resume"))
     assert code == 0, err
     assert 0 < out.count("top-1") <= 30
-    first, second = (read_weights_file(tmp_path / name / "weights.safetensors") for name in ("whole", "run"))
-    assert same_bits(first, second)
+    first, second = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "run"))
+    assert first == second
 
 
 def test_a_new_run_gets_a_new_folder_and_resume_takes_the_latest(tmp_path):

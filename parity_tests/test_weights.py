@@ -6,7 +6,7 @@ import pytest
 from common import TriptychError, layouts, random_weights, read_weights_file, write_weights_file
 from common.specs import get_spec
 from common.specs.architecture import same_padding
-from common.weights import check_weights
+from common.weights import check_weights, read_metadata, weights_sha256
 
 
 def counting(*shape):
@@ -57,6 +57,20 @@ def test_a_file_gives_back_what_went_in(tmp_path):
     assert found.keys() == weights.keys()
     for name, array in weights.items():
         assert found[name].tobytes() == np.ascontiguousarray(array).tobytes()
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    """The library's writer puts metadata in another order each time."""
+    weights = random_weights("lenet5")
+    metadata = {"é": "ü 漢 \x7f", "tab": '\t\n\b\x01"\\/', **{f"key {number}": str(number) for number in range(8)}}
+    written = set()
+    for number in range(4):
+        path = tmp_path / f"{number}.safetensors"
+        write_weights_file(path, weights, metadata=metadata)
+        written.add(path.read_bytes())
+        assert read_metadata(path) == {**metadata, "format": "triptych"}
+        assert weights_sha256(read_weights_file(path)) == weights_sha256(weights)
+    assert len(written) == 1
 
 
 def test_nothing_half_written_is_left(tmp_path):
