@@ -1,6 +1,7 @@
 """Grouped convolution in TensorFlow 1 style: split, convolve, concatenate, against `tf.nn.conv2d` by itself.
 
-Prints, for AlexNet's three grouped layers, the ratio of the medians of interleaved runs. Run it with
+The second runs on a CPU only where TensorFlow uses oneDNN (`TF_ENABLE_ONEDNN_OPTS=1`). Prints, for AlexNet's three
+grouped layers, the ratio of the medians of interleaved runs. Run it with
 `.venv/bin/python -m benchmarks.grouped_convolution`.
 """
 
@@ -12,10 +13,15 @@ import time
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from tf1_style_impl.layers import conv, grouped_conv2d, split_conv2d
+from tf1_style_impl.layers import explicit, grouped_conv2d
 
 LAYERS = {"conv2": (27, 96, 5, 256, 2), "conv4": (13, 384, 3, 384, 1), "conv5": (13, 384, 3, 256, 1)}
 """Size of the map, channels, kernel, filters, padding."""
+
+
+def native_conv2d(x, weight, *, groups, strides, padding):
+    """`tf.nn.conv2d`, which sees the groups in the shape of the kernel."""
+    return tf.nn.conv2d(x, weight, strides=strides, padding=padding)
 
 
 def measure(
@@ -24,9 +30,10 @@ def measure(
     """Median seconds of the native and of the split form, on one random batch."""
     with tf.Graph().as_default(), tf.Session() as session:
         images = tf.constant(np.random.default_rng(0).standard_normal((batch, size, size, channels), dtype=np.float32))
+        weight = tf.get_variable("weight", [kernel, kernel, channels // 2, filters])
         forms = [
-            conv(images, kernel, filters, padding=padding, groups=2, name=form.__name__, convolve=form).op
-            for form in (grouped_conv2d, split_conv2d)
+            form(images, weight, groups=2, strides=1, padding=explicit(padding)).op
+            for form in (native_conv2d, grouped_conv2d)
         ]
         session.run(tf.global_variables_initializer())
         times: list[list[float]] = [[], []]

@@ -110,7 +110,7 @@ class _Exporter:
     def _sum_of_products(self, operation: tf.Operation) -> str:
         """A convolution or a matrix product, and the bias that ends the layer."""
         product, bias = operation.inputs[0].op, self._variable(operation.inputs[1])
-        if product.type == "Conv2D":
+        if _is_convolution(product):
             return self._conv(operation.name, product, bias)
         if product.type != "MatMul" or product.get_attr("transpose_a") or product.get_attr("transpose_b"):
             raise TriptychError(f"cannot export {operation.name}: a bias on {product.type} has no ONNX operator here")
@@ -119,22 +119,23 @@ class _Exporter:
         return self.builder.dense(operation.name, x, weight, bias)
 
     def _conv(self, name: str, convolution: tf.Operation, bias: np.ndarray | None) -> str:
-        weight = self._variable(convolution.inputs[1])
+        convolution, image, kernel, groups = _without_groups(convolution)
+        weight = self._variable(kernel)
         return self.builder.conv(
             name,
-            self.value(convolution.inputs[0]),
+            self.value(image),
             layouts.conv_from_hwio(weight),
             bias,
             stride=tuple(convolution.get_attr("strides")[1:3]),
             padding=_padding(convolution, weight.shape[:2]),
             dilation=tuple(convolution.get_attr("dilations")[1:3]),
-            groups=convolution.inputs[0].shape[3] // weight.shape[2],
+            groups=groups,
         )
 
     def _identity(self, operation: tf.Operation) -> str:
         """The end of a convolution without bias or of a batch normalisation, or nothing at all."""
         source = operation.inputs[0].op
-        if source.type == "Conv2D":
+        if _is_convolution(source):
             return self._conv(operation.name, source, None)
         if source.type == "AddV2" and source.inputs[1].op.type == "Sub":
             return self._batch_norm(operation.name, source)
@@ -249,6 +250,40 @@ class _Exporter:
         if flattened_from(operation.outputs[0]) is None:
             raise TriptychError(f"cannot export {operation.name}: only a flatten has an ONNX operator here")
         return self.builder.flatten(operation.name, self.value(operation.inputs[0]))
+
+
+def _is_convolution(operation: tf.Operation) -> bool:
+    """Whether it is a convolution, in groups (see `layers.grouped_conv2d`) or not."""
+    parts = operation.inputs[:-1] if operation.type == "ConcatV2" else [operation.outputs[0]]
+    return all(part.op.type == "Conv2D" for part in parts)
+
+
+def _without_groups(operation: tf.Operation) -> tuple[tf.Operation, tf.Tensor, tf.Tensor, int]:
+    """A convolution (of all groups the first), the image and the kernel of all of them, and how many groups there are.
+
+    Raises:
+        TriptychError: convolutions are concatenated that are not the groups of one, in their order.
+    """
+    if operation.type == "Conv2D":
+        image, kernel = operation.inputs
+        return operation, image, kernel, image.shape[3] // kernel.shape[2]
+    *groups, axis = operation.inputs
+    first = groups[0].op
+    images, kernels = (tensor.op for tensor in first.inputs)
+    settings = ("strides", "padding", "explicit_paddings", "dilations", "data_format")
+    one = (
+        images.type == kernels.type == "Split"
+        and len(images.outputs) == len(kernels.outputs) == len(groups)
+        and all(tf.get_static_value(numbers) in (3, -1) for numbers in (images.inputs[0], kernels.inputs[0], axis))
+        and all(
+            [tensor.name for tensor in group.op.inputs] == [images.outputs[number].name, kernels.outputs[number].name]
+            and all(group.op.get_attr(name) == first.get_attr(name) for name in settings)
+            for number, group in enumerate(groups)
+        )
+    )
+    if not one:
+        raise TriptychError(f"cannot export {operation.name}: these convolutions are not the groups of one")
+    return first, images.inputs[1], kernels.inputs[1], len(groups)
 
 
 def _as_written(number: float) -> float:

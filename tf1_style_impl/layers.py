@@ -4,9 +4,8 @@ Every helper ends in an operation that bears the layer's name, so that layer `co
 variables are `conv1/weight` and `conv1/bias`. Maps are (N, H, W, C).
 """
 
-import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -14,32 +13,13 @@ import tensorflow.compat.v1 as tf
 
 from common.specs.architecture import AdaptiveAveragePool
 
-Convolve = Callable[..., tf.Tensor]
-
 
 def grouped_conv2d(x, weight, *, groups, strides, padding):
-    """Grouped convolution as `tf.nn.conv2d` does it: it groups by itself where the kernel takes fewer channels.
+    """Grouped convolution: split the channels, convolve each group with its own filters, concatenate.
 
-    TensorFlow has no gradient of that for CPUs; it gets the one of `split_conv2d`.
-    """
-    if groups == 1:
-        return tf.nn.conv2d(x, weight, strides=strides, padding=padding)
-
-    def gradient(operation, dy):
-        y = split_conv2d(*operation.inputs, groups=groups, strides=strides, padding=padding)
-        return tf.gradients(y, list(operation.inputs), dy)
-
-    name = f"SplitConv2D-{uuid.uuid4()}"  # a name can be registered only once in a process
-    tf.RegisterGradient(name)(gradient)
-    with tf.get_default_graph().gradient_override_map({"Conv2D": name}):
-        return tf.nn.conv2d(x, weight, strides=strides, padding=padding)
-
-
-def split_conv2d(x, weight, *, groups, strides, padding):
-    """Grouped convolution as it had to be written in 2016: split the channels, convolve, concatenate.
-
-    The same function as `grouped_conv2d`, to the bit on integers (a test proves it), and a few per cent slower
-    (benchmarks/grouped_convolution.py).
+    `tf.nn.conv2d` by itself groups where the kernel takes fewer channels, but not everywhere: on a CPU it has no
+    gradient then, and without oneDNN no kernel for the bias that TensorFlow's optimiser fuses into it. It is a few per
+    cent faster where it runs (benchmarks/grouped_convolution.py).
     """
     if groups == 1:
         return tf.nn.conv2d(x, weight, strides=strides, padding=padding)
@@ -49,13 +29,13 @@ def split_conv2d(x, weight, *, groups, strides, padding):
     return tf.concat(outputs, axis=3)
 
 
-def conv(x, kernel, filters, *, stride=1, padding=0, groups=1, bias=True, name, convolve: Convolve = grouped_conv2d):
-    """Convolution, `padding` pixels of zeros on every side (or "SAME"); `convolve` says how groups are computed."""
+def conv(x, kernel, filters, *, stride=1, padding=0, groups=1, bias=True, name):
+    """Convolution, `padding` pixels of zeros on every side (or "SAME")."""
     with tf.variable_scope(name) as scope:
         weight = tf.get_variable("weight", [kernel, kernel, x.shape[3] // groups, filters])
         pads = padding if isinstance(padding, str) else explicit(padding)
         strides = [1, stride, stride, 1]
-        y = convolve(x, weight, groups=groups, strides=strides, padding=pads)
+        y = grouped_conv2d(x, weight, groups=groups, strides=strides, padding=pads)
         if not bias:
             return tf.identity(y, name=scope.original_name_scope)
         biases = tf.get_variable("bias", [filters], initializer=tf.zeros_initializer())

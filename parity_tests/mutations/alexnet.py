@@ -72,8 +72,8 @@ MUTANTS = [
     ),
     _tf1_layers(
         "the groups' inputs swapped",
-        "name}):\n        return tf.nn.conv2d(x,",
-        "name}):\n        return tf.nn.conv2d(tf.roll(x, x.shape[3] // groups, 3),",
+        "inputs = tf.split(x, groups, axis=3)",
+        "inputs = tf.split(x, groups, axis=3)[::-1]",
         "conv2",
         "the groups' inputs are swapped",
     ),
@@ -212,8 +212,9 @@ MUTANTS = [
     # Precision
     _tf1_layers(
         "bfloat16 in conv5",
-        "convolve(x, weight,",
-        'convolve(*(tf.cast(tf.cast(v, tf.bfloat16), tf.float32) if name == "conv5" else v for v in (x, weight)),',
+        "grouped_conv2d(x, weight, groups=groups,",
+        "grouped_conv2d(*(tf.cast(tf.cast(v, tf.bfloat16), tf.float32) if name == 'conv5' else v for v in (x, weight)),"
+        " groups=groups,",
         "conv5",
         "factors are rounded to bfloat16",
     ),

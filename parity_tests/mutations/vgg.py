@@ -47,9 +47,9 @@ MUTANTS = [
     ),
     _tf1_layers(
         "TF32 in conv5_1",
-        "convolve(x, weight,",
-        "convolve(*(tf.bitcast(tf.bitwise.bitwise_and(tf.bitcast(v, tf.int32) + 0x1000, -0x2000), tf.float32)"
-        ' if name == "conv5_1" else v for v in (x, weight)),',
+        "grouped_conv2d(x, weight, groups=groups,",
+        "grouped_conv2d(*(tf.bitcast(tf.bitwise.bitwise_and(tf.bitcast(v, tf.int32) + 0x1000, -0x2000), tf.float32)"
+        ' if name == "conv5_1" else v for v in (x, weight)), groups=groups,',
         "conv5_1",
         "factors are rounded to TF32",
     ),
