@@ -13,6 +13,7 @@ from keras import layers, ops
 from keras.src.backend.common import dtypes
 
 from common import layouts
+from common.cudnn import direct_sums
 from common.errors import Unavailable
 from common.names import keras_layer, layer_of
 from common.specs import get_spec, list_architectures
@@ -163,6 +164,7 @@ def structure(model: keras.Model) -> tuple[dict[str, Shape], dict[str, Shape]]:
     return shapes, {name: parameter.canonical_shape for name, parameter in _parameters(model).items()}
 
 
+@direct_sums()
 def record(
     model: keras.Model,
     image: np.ndarray,

@@ -10,6 +10,7 @@ import numpy as np
 from keras import layers, ops
 
 from common import layouts
+from common.cudnn import direct_sums
 from common.specs.architecture import IMAGE
 from common.training.recipe import AUXILIARY_WEIGHT
 from keras_impl.backend import (
@@ -24,6 +25,7 @@ from keras_impl.backend import (
 Arrays = Mapping[str, np.ndarray]
 
 
+@direct_sums()
 def record_gradients(
     model: keras.Model,
     image: np.ndarray,

@@ -155,3 +155,22 @@ def test_a_framework_without_a_gpu_says_so(package):
         pytest.skip("there is a GPU here")
     with pytest.raises(TriptychError, match="sees no GPU; install a CUDA build"):
         backend.on_device(implementation.build("lenet_caffe"), "cuda", "fp32")
+
+
+def test_recording_in_torch_leaves_cudnn_out_unless_tf32_is_wanted():
+    load_implementation("torch_impl")
+    import torch
+
+    from torch_impl.backend import on_device, record
+
+    model, cudnn, seen = importlib.import_module("torch_impl").build("lenet_caffe"), torch.backends.cudnn, []
+    model.conv1.register_forward_hook(lambda *_: seen.append(cudnn.enabled))
+    image = np.zeros((1, 1, 32, 32), np.float32)
+    before = cudnn.allow_tf32, cudnn.deterministic
+    try:
+        for precision in ("fp32", "tf32"):
+            record(on_device(model, "cpu", precision), image)
+            assert cudnn.enabled
+    finally:
+        cudnn.allow_tf32, cudnn.deterministic = before
+    assert seen == [False, True]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from common.cudnn import direct_sums
 from common.errors import Unavailable
 from common.names import canonical_from_torch, layer_of
 from common.specs import get_spec
@@ -97,6 +98,7 @@ def structure(model: nn.Module) -> tuple[dict[str, Shape], dict[str, Shape]]:
     return shapes, {name: tuple(tensor.shape) for name, tensor in named_parameters(model).items()}
 
 
+@direct_sums()
 @torch.no_grad()
 def record(
     model: nn.Module, image: np.ndarray, injected: Mapping[str, np.ndarray] | None = None

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from common.cudnn import direct_sums
 from common.names import canonical_from_torch
 from common.specs import get_spec
 from common.specs.architecture import IMAGE
@@ -21,6 +22,7 @@ _COMPILED = "_compiled"
 """The attribute of a model that keeps what was compiled, by the layers behind which something is injected."""
 
 
+@direct_sums()
 @torch.no_grad()
 def record_compiled(
     model: nn.Module, image: np.ndarray, injected: Mapping[str, np.ndarray] | None = None
@@ -45,6 +47,7 @@ def predict_compiled(model: nn.Module, image: np.ndarray) -> dict[str, np.ndarra
     return {"logits": torch.compile(model, fullgraph=True)(torch.from_numpy(image).to(device)).cpu().numpy()}
 
 
+@direct_sums()
 def record_gradients_compiled(
     model: nn.Module, image: np.ndarray, *, injected: Arrays, drives: Arrays, labels: np.ndarray | None, training: bool
 ) -> dict[str, dict[str, np.ndarray]]:

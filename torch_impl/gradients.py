@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from common.cudnn import direct_sums
 from common.specs.architecture import IMAGE
 from torch_impl.backend import hooked, named_parameters, read_weights
 from torch_impl.train import losses_of, training_mode
@@ -15,6 +16,7 @@ from torch_impl.train import losses_of, training_mode
 Arrays = Mapping[str, np.ndarray]
 
 
+@direct_sums()
 def record_gradients(
     model: nn.Module, image: np.ndarray, *, injected: Arrays, drives: Arrays, labels: np.ndarray | None, training: bool
 ) -> dict[str, dict[str, np.ndarray]]:

@@ -1,0 +1,28 @@
+"""cuDNN held to what the bounds suppose: a convolution is a sum of products."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def direct_sums() -> Iterator[None]:
+    """Have PyTorch convolve on a GPU without cuDNN, unless TF32 is wanted, whose kernels are cuDNN's.
+
+    Left to itself, cuDNN takes the Fourier transform where it expects it to be faster: on an H100, for VGG's conv2_1 in
+    channels-last order, and for GoogLeNet's 5×5 convolutions. Integers do not come out as integers then. PyTorch's own
+    convolution is a matrix product, and exact. On a CPU, and where PyTorch is not in use, this changes nothing.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    before = cudnn.enabled
+    cudnn.enabled = before and cudnn.allow_tf32
+    try:
+        yield
+    finally:
+        cudnn.enabled = before
