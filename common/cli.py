@@ -198,7 +198,7 @@ def parity(
         typer.Option(help="exact, random, photo (the default); tiny, huge, subnormal; deployed; or an image file."),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Canonical safetensors for the random and photo probes.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or webgpu.")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32 or, on a GPU, tf32.")] = "fp32",
     batch: Annotated[
         int | None, typer.Option(min=1, help="Images in a batch; 2 on the exact probe and 1 on the others by default.")
@@ -223,7 +223,7 @@ def parity(
     from rich.console import Console
 
     from common.images import read_photograph
-    from common.parity.backends import Hardware, select, select_differentiable, select_trainable
+    from common.parity.backends import Hardware, select_differentiable, select_for, select_trainable
     from common.parity.command import parity_command
     from common.parity.gradients import USUAL_FOR_GRADIENTS, check_differentiable
     from common.parity.results import Plan
@@ -257,12 +257,14 @@ def parity(
         _finish(found, json)
     if weights and len(names) > 1:
         raise TriptychError(f"--weights {weights} belongs to one network, but {len(names)} match; name the one")
+    if gradients and device == "webgpu":
+        raise TriptychError("WebGPU runs exports, which have no backward pass; leave out --gradients or --device")
     if gradients and precision != "fp32":
         raise TriptychError(f"gradients are held to the bounds of fp32, not of {precision}; leave out --precision")
     for name in probe or () if gradients else ():
         check_differentiable(name)
     plan = Plan(
-        backends=select_differentiable(backend) if gradients else select(backend),
+        backends=select_differentiable(backend) if gradients else select_for(device, backend),
         probes=probe or (USUAL_FOR_GRADIENTS if gradients else USUAL),
         gradients=gradients,
         weights=read_weights_file(weights) if weights else None,

@@ -33,6 +33,10 @@ ELEMENTS = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
 OPSETS = {"float32": 18, "float16": 18, "bfloat16": 22}
 """The version of the operators by element type; convolutions and pools take bfloat16 since 22 only."""
 
+LRN_FORMS = {"float32": "node", "float16": "node", "bfloat16": "node"}
+"""How LRN is written by element type. As nodes, ONNX Runtime computes it several times faster (benchmarks/lrn.py), and
+has kernels for it on every device; as one node, what overflows float16 on the way is the runtime's concern."""
+
 IR_VERSION = 10
 BATCH = "N"
 """The name of the dynamic first axis."""
@@ -56,6 +60,9 @@ class ExportOptions:
     """Put the weights into `<path>.data`; they are put there in any case if they do not fit into one file."""
     preprocessing: Preprocessing | None = None
     """How photographs become the image, kept in the file's metadata; the specification's if not given."""
+    lrn: str | None = None
+    """Local response normalisation as one `node`, or as the `nodes` that it consists of; `LRN_FORMS` says which if not
+    given."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ELEMENTS:
@@ -64,6 +71,14 @@ class ExportOptions:
             raise TriptychError(f"cannot export a batch of {self.batch}; it has at least one image")
         if not self.outputs:
             raise TriptychError("cannot export a network without outputs; name logits, aux1 or aux2")
+        if self.lrn not in (None, "node", "nodes"):
+            raise TriptychError(f"cannot write LRN as {self.lrn!r}; node or nodes")
+        if self.lrn == "nodes" and self.dtype == "float16":
+            raise TriptychError("cannot write LRN as nodes in float16: squares beyond 65504 overflow; write it as node")
+
+    @property
+    def decomposes_lrn(self) -> bool:
+        return (self.lrn or LRN_FORMS[self.dtype]) == "nodes"
 
 
 class GraphBuilder:
@@ -226,6 +241,8 @@ class GraphBuilder:
             softmax = self._node("Softmax", "softmax", outputs["logits"], axis=1)
             outputs = {"probabilities" if name == "logits" else name: value for name, value in outputs.items()}
             outputs["probabilities"] = softmax
+        if options.decomposes_lrn:
+            self._decompose_lrn()
         if options.dtype != "float32":
             self._round(options.dtype)
         write_onnx(
@@ -276,6 +293,42 @@ class GraphBuilder:
             convolution.input[1:] = self._parameters(name, **folded)
             convolution.output[0] = node.output[0]
             self.nodes.remove(node)
+
+    def _decompose_lrn(self) -> None:
+        """Write each LRN as the six nodes that it consists of: x / (k + alpha / size · Σ x²)^beta.
+
+        A window over channels that lies between two axes of length 1 is a convolution of one channel over a volume,
+        and its bias is k. It pads, averages, scales and shifts at once, and reads nothing but its window: a square
+        that overflows to infinity makes its neighbours' quotients 0, as it does in one node, and no others NaN.
+        """
+        from onnx import helper
+
+        normalisations = [node for node in self.nodes if node.op_type == "LRN"]
+        self.nodes = [node for node in self.nodes if node.op_type != "LRN"]
+        for node in normalisations:
+            name, (x,) = node.name, node.input
+            numbers = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+            size = numbers["size"]
+            before = (size - 1) // 2
+            window, k, exponent, axis = self._parameters(
+                name,
+                window=np.full((1, 1, size, 1, 1), numbers["alpha"] / size, np.float32),
+                k=np.array([numbers["bias"]], np.float32),
+                exponent=_scalar(numbers["beta"]),
+                axis=np.array([1], np.int64),
+            )
+            volume = self._node("Unsqueeze", f"{name}/volume", self._node("Mul", f"{name}/squares", x, x), axis)
+            sums = self._node(
+                "Conv",
+                f"{name}/sums",
+                volume,
+                window,
+                k,
+                kernel_shape=(size, 1, 1),
+                pads=(before, 0, 0, size - 1 - before, 0, 0),
+            )
+            powers = self._node("Pow", f"{name}/powers", self._node("Squeeze", f"{name}/scale", sums, axis), exponent)
+            self._node("Div", name, x, powers)
 
     def _round(self, dtype: str) -> None:
         """Round every floating-point constant of the graph to a shorter type."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common import webgpu
 from common.errors import TriptychError, Unavailable
 from common.specs.architecture import IMAGE
 
@@ -21,6 +26,87 @@ Providers = Sequence[tuple[str, dict[str, str]]]
 """ONNX Runtime's execution providers with their options, in order of preference."""
 
 CPU: Providers = (("CPUExecutionProvider", {}),)
+
+
+class Session:
+    """A model in ONNX Runtime, and where its nodes ran.
+
+    Where ONNX Runtime has no kernel for a node on a GPU, it runs the node on the CPU and says nothing. Its profile of
+    the first run tells, kernel by kernel.
+
+    Args:
+        path: what to call the model in messages.
+        model: the path of the model, or the model itself.
+        providers: where to run it; see `execution_providers`.
+        options: ONNX Runtime's, if not the usual ones.
+
+    Raises:
+        Unavailable: ONNX Runtime cannot use the first provider.
+        TriptychError: it refuses the model.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        model: str | bytes,
+        providers: Providers = CPU,
+        options: onnxruntime.SessionOptions | None = None,
+    ) -> None:
+        import onnxruntime
+
+        self.path = path
+        self.places: dict[str, str] = {}
+        """`cpu` or `gpu` by the node, after the first run; a node that was optimised away is in none."""
+        options = options or session_options()
+        first, on_cpu = providers[0][0], providers[0] == CPU[0]
+        given = None if first == webgpu.PROVIDER else list(providers)
+        self.profiles = None if on_cpu else tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True)
+        if self.profiles:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(self.profiles.name) / "profile")
+        try:
+            if first == webgpu.PROVIDER:
+                options.add_provider_for_devices(webgpu.ep_devices()[:1], {})
+            # Left to itself, ONNX Runtime falls back to the CPU where a provider fails.
+            self.session = onnxruntime.InferenceSession(model, options, providers=given, enable_fallback=0)
+        except Unavailable:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
+            raise TriptychError(f"ONNX Runtime cannot load {path}: {error}") from None
+        if self.session.get_providers()[0] != first:
+            raise Unavailable(f"ONNX Runtime could not use its {first}; see its messages above")
+
+    def run(self, names: list[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The values of these names.
+
+        Raises:
+            TriptychError: ONNX Runtime cannot run the model on these.
+        """
+        try:
+            outputs: list[Any] = self.session.run(names, feeds)
+        except Exception as error:
+            raise TriptychError(f"ONNX Runtime cannot run {self.path}: {error}") from None
+        if self.profiles:
+            self.places = _places(Path(self.session.end_profiling()))
+            self.profiles.cleanup()
+            self.profiles = None
+        return outputs
+
+
+def _places(profile: Path) -> dict[str, str]:
+    """Where each node ran: on the CPU if any of its kernels did.
+
+    A node that was moved to another layout has a number behind its name: `conv1_token_7`. What ONNX Runtime puts
+    between nodes, copies and transpositions, is no node of the model.
+    """
+    places: dict[str, str] = {}
+    for event in json.loads(profile.read_text(encoding="utf-8")):
+        name, kernel = event["name"], "_kernel_time"
+        if event["cat"] == "Node" and name.endswith(kernel) and not event["args"]["op_name"].startswith("Memcpy"):
+            node = re.sub(r"(_token_\d+)+$", "", name.removesuffix(kernel))
+            place = "cpu" if event["args"]["provider"] == CPU[0][0] else "gpu"
+            places[node] = min(place, places.get(node, place))
+    return places
 
 
 class RecordingSession:
@@ -48,7 +134,8 @@ class RecordingSession:
         graph = model.graph
         element = graph.input[0].type.tensor_type.elem_type
         self.dtype = onnx.helper.tensor_dtype_to_np_dtype(element)
-        self.values = {node.name: node.output[0] for node in graph.node}
+        self.layers = _layers(graph)
+        self.values = {node.name: node.output[0] for node in graph.node if self.layers[node.name] == node.name}
         inlets = {self.values[name]: f"{name}/injected" for name in injected}
         for node in graph.node:
             node.input[:] = [inlets.get(value, value) for value in node.input]
@@ -59,13 +146,11 @@ class RecordingSession:
         del graph.output[:]
         graph.output.extend(_float_values(self.values.values()))
         graph.input.extend(_float_values(inlets.values()))
-        options = _options()
+        options = session_options()
         options.add_external_initializers(
             list(self.arrays), [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in self.arrays.values()]
         )
-        self.session = _session(path, model.SerializeToString(), options, providers)
-        if self.session.get_providers()[0] != providers[0][0]:
-            raise Unavailable(f"ONNX Runtime could not use its {providers[0][0]}; see its messages above")
+        self.session = Session(path, model.SerializeToString(), providers, options)
 
     def record(self, image: np.ndarray, injected: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         """Every layer's output by its node's name, float32, (N, C, H, W) or (N, features).
@@ -80,8 +165,17 @@ class RecordingSession:
         feeds = {IMAGE: image} | {f"{name}/injected": array for name, array in (injected or {}).items()}
         if self.dtype != np.float32:
             feeds = {name: array.astype(self.dtype).astype(np.float32) for name, array in feeds.items()}
-        outputs = _run(self.path, self.session, list(self.values.values()), feeds)
+        outputs = self.session.run(list(self.values.values()), feeds)
         return dict(zip(self.values, outputs, strict=True))
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where each layer ran in the first run: on the CPU if any of its nodes did. Empty if that was asked for."""
+        places: dict[str, str] = {}
+        for node, place in self.session.places.items():
+            if node in self.layers:
+                places[self.layers[node]] = min(place, places.get(self.layers[node], place))
+        return places
 
     def _compute_in_float32(self, graph: onnx.GraphProto, element: int) -> None:
         """Make a graph of a shorter type a float32 one in which every node's output is rounded to that type."""
@@ -114,6 +208,8 @@ def execution_providers(device: str, precision: str) -> list[tuple[str, dict[str
     cpu: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
     if device == "cpu":
         return [cpu]
+    if device == "webgpu":
+        return [(webgpu.PROVIDER, {}), cpu]
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise Unavailable("ONNX Runtime has no CUDA provider; install onnxruntime-gpu in place of onnxruntime")
     # cuDNN's default algorithm sums products; a search for the fastest can find the Fourier transform.
@@ -128,18 +224,37 @@ def record(
     return RecordingSession(path, injected or ()).record(image, injected)
 
 
-def run_as_deployed(path: str | Path, image: np.ndarray, providers: Providers = CPU) -> dict[str, np.ndarray]:
-    """Run a file as it is, with all of ONNX Runtime's optimisations and no layer tapped; the outputs by name.
+class DeployedSession:
+    """A file as it is, loaded with all of ONNX Runtime's optimisations and no layer tapped.
 
     Raises:
-        TriptychError: ONNX Runtime cannot load or run the file.
+        TriptychError: ONNX Runtime cannot load the file.
     """
-    session = _session(path, str(path), _options(), providers)
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, _run(path, session, names, {IMAGE: image}), strict=True))
+
+    def __init__(self, path: str | Path, providers: Providers = CPU) -> None:
+        self.session = Session(path, str(path), providers)
+        self.names = [output.name for output in self.session.session.get_outputs()]
+
+    def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs by name.
+
+        Raises:
+            TriptychError: ONNX Runtime cannot run the file on this image.
+        """
+        return dict(zip(self.names, self.session.run(self.names, {IMAGE: image}), strict=True))
+
+    @property
+    def place(self) -> str | None:
+        """Where it ran: on the CPU if any part of it did. None if that was asked for."""
+        return min(self.session.places.values(), default=None)
 
 
-def _options() -> onnxruntime.SessionOptions:
+def run_as_deployed(path: str | Path, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Run a file on the CPU as it is deployed; the outputs by name. See `DeployedSession`."""
+    return DeployedSession(path).run(image)
+
+
+def session_options() -> onnxruntime.SessionOptions:
     """Quiet, and with as many threads as the other libraries are told to use."""
     import onnxruntime
 
@@ -149,25 +264,13 @@ def _options() -> onnxruntime.SessionOptions:
     return options
 
 
-def _session(
-    path: str | Path, model: str | bytes, options: onnxruntime.SessionOptions, providers: Providers
-) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=list(providers))
-    except Exception as error:  # ONNX Runtime's exceptions have no common base class
-        raise TriptychError(f"ONNX Runtime cannot load {path}: {error}") from None
-
-
-def _run(
-    path: str | Path, session: onnxruntime.InferenceSession, names: list[str], feeds: Mapping[str, np.ndarray]
-) -> list[np.ndarray]:
-    try:
-        outputs: list[Any] = session.run(names, feeds)
-    except Exception as error:
-        raise TriptychError(f"ONNX Runtime cannot run {path}: {error}") from None
-    return outputs
+def _layers(graph: onnx.GraphProto) -> dict[str, str]:
+    """The layer that each node belongs to: of those of several, the last node bears the name (see `GraphBuilder`)."""
+    names = {node.name for node in graph.node}
+    return {
+        name: next((whole for whole in accumulate(name.split("/"), "{}/{}".format) if whole in names), name)
+        for name in names
+    }
 
 
 def _float_values(names: Iterable[str]) -> list[onnx.ValueInfoProto]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from shutil import which
 
+from common import webgpu
 from common.errors import TriptychError, Unavailable
 from common.parity.environment import gpu
 from common.specs import nearest
@@ -44,6 +45,13 @@ class Backend:
         if self.missing == ("a C++ compiler",):
             return "a C++ compiler not installed, which torch.compile needs; install g++ or clang++"
         return f"{' and '.join(self.missing)} not installed; pip install -c constraints.txt -e '.[{self.extra}]'"
+
+    def obstacle(self, device: str) -> str | None:
+        """Why it cannot run on a device here; None if nothing is known against it."""
+        if device == "webgpu" and not self.through_onnx:
+            exports = ", ".join(backend.name for backend in BACKENDS.values() if backend.through_onnx)
+            return f"{self.name} does not run on WebGPU; {exports} do, through ONNX Runtime"
+        return self.how_to_install if self.missing else None
 
 
 def _keras(backend: str) -> dict[str, str]:
@@ -87,6 +95,18 @@ def select(names: list[str] | None) -> list[Backend]:
     return [backend for backend in BACKENDS.values() if not names or backend.name in names]
 
 
+def select_for(device: str, names: list[str] | None) -> list[Backend]:
+    """Those of `select`; one that was named must be able to run on the device, whether it is installed or not.
+
+    Raises:
+        TriptychError: a name is unknown, or its backend does not run there.
+    """
+    for backend in select(names) if names else ():
+        if (obstacle := backend.obstacle(device)) and not backend.missing:
+            raise TriptychError(f"{obstacle}; leave out --backend {backend.name}")
+    return select(names)
+
+
 def select_differentiable(names: list[str] | None) -> list[Backend]:
     """Those of `select` that have a backward pass.
 
@@ -121,20 +141,25 @@ def select_trainable(names: list[str] | None) -> list[Backend]:
     return trainable
 
 
+DEVICES = ("cpu", "cuda", "webgpu")
+
+
 @dataclass(frozen=True)
 class Hardware:
     """What backends are to run on, and how precisely."""
 
     device: str = "cpu"
-    """`cpu` or `cuda`."""
+    """`cpu`, `cuda` or `webgpu`."""
     precision: str = "fp32"
     """`fp32`, or `tf32`: convolutions and dense layers may shorten their factors to 11 significant bits."""
     threads: int | None = None
     """Of each backend's process on the CPU; as many as it takes by itself if None."""
 
     def __post_init__(self) -> None:
-        if self.device not in ("cpu", "cuda") or self.precision not in ("fp32", "tf32"):
-            raise TriptychError(f"cannot run on {self.device} in {self.precision}; cpu or cuda, fp32 or tf32")
+        if self.device not in DEVICES or self.precision not in ("fp32", "tf32"):
+            raise TriptychError(
+                f"cannot run on {self.device} in {self.precision}; {' or '.join(DEVICES)}, fp32 or tf32"
+            )
         if self.precision == "tf32" and self.device != "cuda":
             raise TriptychError("TF32 is a mode of NVIDIA's GPUs; --precision tf32 needs --device cuda")
 
@@ -151,8 +176,10 @@ def require(hardware: Hardware) -> None:
     """Refuse a GPU where there is none.
 
     Raises:
-        Unavailable: NVIDIA's driver does not answer.
+        Unavailable: NVIDIA's driver does not answer, or there is no adapter for WebGPU.
     """
+    if hardware.device == "webgpu":
+        webgpu.require_adapter()
     if hardware.device == "cuda" and not gpu():
         raise Unavailable("there is no NVIDIA GPU here (nvidia-smi finds none); leave out --device cuda")
 
@@ -190,6 +217,8 @@ _CUDA_PRECISIONS = {
 
 def device_environment(hardware: Hardware) -> dict[str, str]:
     """The variables that choose the device and its switches; frameworks read them when they are imported."""
+    if hardware.device == "webgpu":
+        return {**_ON_CPU, **webgpu.find_adapters().environment}  # the frameworks themselves stay on the CPU
     return _ON_CPU if hardware.device == "cpu" else _ON_CUDA | _CUDA_PRECISIONS[hardware.precision]
 
 

@@ -52,7 +52,10 @@ def parity_command(
     if report:
         prepare(report)
     journal = Journal(report, plan, resume=resume) if report else None
-    on_cpu = replace(plan, hardware=Hardware.shared(plan.jobs)) if plan.hardware.device != "cpu" else None
+    able = [backend for backend in plan.backends if not backend.obstacle(plan.hardware.device)]
+    on_cpu = (
+        replace(plan, backends=able, hardware=Hardware.shared(plan.jobs)) if plan.hardware.device != "cpu" else None
+    )
     runs: list[Run] = []
     results = sum(len(plan.runs(get_spec(name))) for name in names) * len(plan.backends) * (2 if on_cpu else 1)
     with (

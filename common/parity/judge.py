@@ -62,6 +62,8 @@ class LayerVerdict:
     cause: str | None = None
     excluded: tuple[str, ...] = ()
     """Where it diverged, the mistakes that were tried and do not explain it (see `common.parity.causes`)."""
+    place: str | None = None
+    """Where it ran, `cpu` or `gpu`; None where nobody tells."""
 
 
 Memory = MutableMapping[tuple[str, tuple[bytes, ...]], LayerVerdict]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,8 @@ class _Runner:
         pending = [
             backend
             for backend in self.plan.backends
-            if not backend.missing and any((backend.name, label) not in results for label in self.wanted)
+            if not backend.obstacle(self.plan.hardware.device)
+            and any((backend.name, label) not in results for label in self.wanted)
         ]
         told = {entry.label: (entry.batch, dict(entry.bounded)) for entry in self.finished.values()}
         if pending or not told.keys() >= set(self.wanted):
@@ -155,7 +156,8 @@ class _Runner:
         self, label: str, batch: int, bounded: dict[str, str], results: Mapping[tuple[str, str], BackendResult]
     ) -> Run:
         rows = [
-            results.get((backend.name, label)) or self._skipped(backend, backend.how_to_install)
+            results.get((backend.name, label))
+            or self._skipped(backend, backend.obstacle(self.plan.hardware.device) or "")
             for backend in self.plan.backends
         ]
         probe, mode = self.wanted[label]
@@ -284,7 +286,10 @@ class _Runner:
             }
             with self.judging, self.seats:
                 started = time.perf_counter()
-                verdicts = self._judge(prepared, recorded)
+                places = answer["places"]
+                verdicts = [
+                    replace(verdict, place=places.get(verdict.name)) for verdict in self._judge(prepared, recorded)
+                ]
                 judging = time.perf_counter() - started
             outputs = {
                 name: np.array(recorded["outputs"][layer])

@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -36,10 +36,13 @@ import numpy as np
 
 from common.errors import TriptychError, Unavailable
 from common.onnx_graph import ExportOptions
-from common.onnx_session import RecordingSession, execution_providers, run_as_deployed
+from common.onnx_session import DeployedSession, RecordingSession, execution_providers
 from common.parity.backends import BACKENDS, Backend, Hardware
 from common.specs import get_spec
 from common.weights import read_weights_file
+
+_LRN_FORMS = {"webgpu": "nodes", "cuda": "node"}
+"""By device, where it matters: WebGPU has no kernel for the node, and CUDA may shorten the squares to TF32 in nodes."""
 
 Arrays = Mapping[str, np.ndarray]
 Recorded = Mapping[str, Arrays]
@@ -68,8 +71,8 @@ class Worker:
         self.structure: dict[str, Any] = {}
         self.loaded: str | None = None
         self.exported: Path | None = None
-        self.sessions: dict[frozenset[str], RecordingSession] = {}
-        """With the weights that are loaded, by the layers behind which something is injected."""
+        self.sessions: dict[frozenset[str] | None, RecordingSession | DeployedSession] = {}
+        """With the weights that are loaded, by the layers behind which something is injected; None: as deployed."""
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out one request; see the module's description."""
@@ -105,6 +108,7 @@ class Worker:
             record = self._predict if request["deployed"] else partial(self._record, injected=injected)
         started = time.perf_counter()
         recorded = record(image)
+        places = self._places(recorded["outputs"], None if request["deployed"] else frozenset(injected))
         running = time.perf_counter() - started
         repeatable = None
         if self.hardware.device != "cpu":
@@ -123,7 +127,8 @@ class Worker:
                 np.save(path, arrays[name])
         importing, self.importing = self.importing, 0.0  # told once, by the run that had to wait for it
         timing = {"import": importing, "load": loading, "run": running}
-        return {"recorded": files, "timing": timing, "memory": _peak_bytes(), "repeatable": repeatable}
+        memory = _peak_bytes()
+        return {"recorded": files, "places": places, "timing": timing, "memory": memory, "repeatable": repeatable}
 
     def _load(self, path: str, folder: Path) -> None:
         if path == self.loaded:
@@ -135,26 +140,47 @@ class Worker:
             outputs = tuple(get_spec(self.architecture or "").outputs)
             self.exported = folder.with_suffix(".onnx")
             # Beside the model, the weights can be mapped into memory.
-            self.implementation.export_onnx(self.model, self.exported, ExportOptions(outputs, external_data=True))
+            options = ExportOptions(outputs, external_data=True, lrn=_LRN_FORMS.get(self.hardware.device))
+            self.implementation.export_onnx(self.model, self.exported, options)
 
     def _record(self, image: np.ndarray, injected: Arrays) -> Recorded:
         if self.exported is None:
             return {"outputs": self.recorder(self.model, image, injected)}
-        key = frozenset(injected)
-        if key not in self.sessions:
-            self.sessions[key] = RecordingSession(
-                self.exported, key, execution_providers(self.hardware.device, self.hardware.precision)
-            )
-        return {"outputs": self.sessions[key].record(image, injected)}
+        return {"outputs": self._session(frozenset(injected)).record(image, injected)}
 
     def _predict(self, image: np.ndarray) -> Recorded:
-        if self.exported is None:
-            outputs = self.predictor(self.model, image)
-        else:
-            providers = execution_providers(self.hardware.device, self.hardware.precision)
-            outputs = run_as_deployed(self.exported, image, providers)
+        outputs = self.predictor(self.model, image) if self.exported is None else self._session(None).run(image)
         layers = get_spec(self.architecture or "").outputs
         return {"outputs": {layers[name]: array for name, array in outputs.items()}}
+
+    def _session(self, injected: frozenset[str] | None) -> Any:
+        if injected not in self.sessions:
+            assert self.exported
+            providers = execution_providers(self.hardware.device, self.hardware.precision)
+            self.sessions[injected] = (
+                DeployedSession(self.exported, providers)
+                if injected is None
+                else RecordingSession(self.exported, injected, providers)
+            )
+        return self.sessions[injected]
+
+    def _places(self, layers: Iterable[str], injected: frozenset[str] | None) -> dict[str, str | None]:
+        """Where each layer ran, `cpu` or `gpu`; None where nobody tells.
+
+        PyTorch and JAX refuse what a GPU has no kernel for. TensorFlow moves it to the CPU.
+
+        Raises:
+            Unavailable: it was a GPU's to run, and all of it ran on the CPU.
+        """
+        if self.hardware.device == "cpu":
+            return dict.fromkeys(layers, "cpu")
+        if self.exported is None:
+            return dict.fromkeys(layers, None if "tensorflow" in self.backend.modules else "gpu")
+        session = self._session(injected)
+        found = dict.fromkeys(layers, session.place) if injected is None else session.places
+        if "gpu" not in found.values():
+            raise Unavailable(f"ONNX Runtime ran none of {self.architecture} on {self.hardware.device}")
+        return {layer: found.get(layer) for layer in layers}
 
     def _differentiate(self, image: np.ndarray, *, training: bool, **given: Any) -> Recorded:
         compiled = self.backend.compiled

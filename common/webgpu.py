@@ -1,0 +1,190 @@
+"""WebGPU through ONNX Runtime: which adapters there are, which of them computes, and what a process needs to get there.
+
+ONNX Runtime's plug-in (`onnxruntime-ep-webgpu`) reaches Vulkan, Metal and Direct3D through Dawn. Where no GPU is found,
+SwiftShader, which comes with Chromium, computes the same shaders on the CPU: slowly, and named as software.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from glob import glob
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.errors import Unavailable
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+PROVIDER = "WebGpuExecutionProvider"
+
+SOFTWARE_ALLOWED = {"ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER": "1"}
+"""Without it, ONNX Runtime offers WebGPU only where it finds a GPU by itself."""
+
+SWIFTSHADER = (
+    "/usr/lib/chromium*/vk_swiftshader_icd.json",  # Debian's chromium
+    "/usr/lib64/chromium*/vk_swiftshader_icd.json",
+    "/opt/google/chrome*/vk_swiftshader_icd.json",
+    "/usr/share/vulkan/icd.d/*swiftshader*.json",
+    "~/.cache/ms-playwright/chromium-*/chrome-linux*/vk_swiftshader_icd.json",
+)
+"""Where the description of its Vulkan driver is looked for."""
+
+HOW_TO_GET_ONE = (
+    "install a GPU's Vulkan driver and the Vulkan loader (Debian: libvulkan1), or, to compute in software, Debian's "
+    "package chromium, which brings SwiftShader; where that lies elsewhere, set ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1 "
+    "and VK_ICD_FILENAMES=…/vk_swiftshader_icd.json"
+)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What WebGPU can compute on."""
+
+    name: str
+    driver: str
+    """Its name and version; empty where the system does not tell."""
+    software: bool
+    """Whether it is a program on the CPU instead of a GPU."""
+
+    def __str__(self) -> str:
+        driver = f", driver {self.driver}" if self.driver else ""
+        return f"{self.name}{driver}{', in software' if self.software else ''}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The adapters of this machine."""
+
+    adapters: tuple[Adapter, ...] = ()
+    """All that were seen, those that ONNX Runtime refuses included."""
+    chosen: Adapter | None = None
+    """The one on which ONNX Runtime computes."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """The variables by which a process gets it."""
+
+
+def require_adapter() -> Found:
+    """What there is, with an adapter that was chosen.
+
+    Raises:
+        Unavailable: there is none, or the plug-in is not installed.
+    """
+    if find_spec("onnxruntime_ep_webgpu") is None:
+        how = "pip install -c constraints.txt -e '.[webgpu]'"
+        raise Unavailable(f"WebGPU needs ONNX Runtime's plug-in onnxruntime-ep-webgpu, which is not installed; {how}")
+    found = find_adapters()
+    if found.chosen is None:
+        refused = f" that ONNX Runtime computes on (it refuses {found.adapters[0].name})" if found.adapters else ""
+        raise Unavailable(f"there is no WebGPU adapter here{refused}; {HOW_TO_GET_ONE}; or leave out --device webgpu")
+    return found
+
+
+@cache
+def find_adapters() -> Found:
+    """Look for adapters, a GPU's before software's, each by computing something on it in a process of its own."""
+    drivers = sorted(path for pattern in SWIFTSHADER for path in glob(os.path.expanduser(pattern)))
+    ways: list[dict[str, str]] = [{}, SOFTWARE_ALLOWED]
+    ways += [{**SOFTWARE_ALLOWED, "VK_ICD_FILENAMES": path} for path in drivers[:1]]
+    seen: dict[Adapter, None] = {}
+    for environment in ways:
+        adapters, computes = _look(environment)
+        seen |= dict.fromkeys(adapters)
+        if computes:
+            unknown = Adapter("an adapter without a name", "", software=False)
+            return Found(tuple(seen), next(iter(adapters), unknown), environment)
+    return Found(tuple(seen))
+
+
+def _look(environment: Mapping[str, str]) -> tuple[list[Adapter], bool]:
+    """The adapters that a process with these variables sees, the one it would take first; whether it computes there."""
+    command = [sys.executable, "-m", "common.webgpu"]
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    try:
+        answer = subprocess.run(
+            command,
+            env={**os.environ, **environment, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        found = json.loads(answer.stdout.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # a driver may take the process down with it
+        return [], False
+    return [Adapter(**adapter) for adapter in found["adapters"]], found["computes"]
+
+
+@cache
+def ep_devices() -> list[onnxruntime.OrtEpDevice]:
+    """The plug-in's devices, the one to use first; the plug-in is loaded into this process when first asked for.
+
+    Raises:
+        Unavailable: it is not installed, or offers none here.
+    """
+    import onnxruntime
+
+    try:
+        import onnxruntime_ep_webgpu
+    except ImportError:
+        raise Unavailable("onnxruntime-ep-webgpu is not installed") from None
+    onnxruntime.register_execution_provider_library("webgpu", onnxruntime_ep_webgpu.get_library_path())
+    found = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
+    if not found:
+        raise Unavailable("ONNX Runtime offers no WebGPU device here")
+    return found
+
+
+def _adapters() -> list[Adapter]:
+    """The adapters that this process sees, in the order in which Dawn prefers them where speed is asked for.
+
+    On Linux Dawn takes Vulkan's devices. Elsewhere the provider tells what it knows of a GPU.
+    """
+    from common import vulkan
+
+    if sys.platform in ("win32", "darwin"):
+        described = (device.device for device in ep_devices())
+        names = (device.metadata.get("Description") or f"a GPU of {device.vendor}" for device in described)
+        return [Adapter(name, "", software=False) for name in names]
+    order = ("discrete", "integrated", "virtual", "other", "software")
+    found = sorted(vulkan.devices() or (), key=lambda device: order.index(device.kind))
+    return [Adapter(device.name, device.driver, device.kind == "software") for device in found]
+
+
+def _computes() -> bool:
+    """Whether ONNX Runtime runs a node on WebGPU in this process, and says so."""
+    import numpy as np
+    from onnx import TensorProto, helper
+
+    from common.onnx_session import Session, execution_providers
+
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"], name="sum")], "sum", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    session = Session("a sum", model.SerializeToString(), execution_providers("webgpu", "fp32"))
+    (doubled,) = session.run(["y"], {"x": np.array([1, 2], np.float32)})
+    return doubled.tolist() == [2, 4] and set(session.places.values()) == {"gpu"}
+
+
+def main() -> None:
+    """Print what this process sees, as JSON."""
+    found: dict[str, Any] = {"adapters": [], "computes": False}
+    try:
+        found["adapters"] = [asdict(adapter) for adapter in _adapters()]
+        found["computes"] = _computes()
+    except Exception as error:  # whatever it is, this process cannot compute there
+        print(error, file=sys.stderr)
+    print(f"\n{json.dumps(found)}")
+
+
+if __name__ == "__main__":
+    main()
