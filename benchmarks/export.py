@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from common.onnx_file import read_summary
 from common.specs import get_spec
+from common.terminal import standard_output
 from common.weights import random_weights
 
 NETWORKS = ("lenet_caffe", "alexnet_bvlc", "vgg11", "googlenet", "resnet50", "densenet121")
@@ -181,7 +181,7 @@ def run_in_turn(files: dict[str, Path], architecture: str, runs: int = 11) -> di
 
 def main(architectures: list[str]) -> None:
     """A table for each network."""
-    console = Console(width=120)
+    console = standard_output()
     for architecture in architectures or NETWORKS:
         with tempfile.TemporaryDirectory() as folder:
             paths = {exporter: Path(folder) / f"{number}.onnx" for number, exporter in enumerate(EXPORTERS)}

@@ -17,6 +17,7 @@ import typer
 from common.errors import TriptychError
 from common.files import os_error_sentence
 from common.specs import CATALOGUE, get_spec, list_architectures, nearest
+from common.terminal import plain_table, progress_bar, say, standard_error, standard_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,13 +67,6 @@ def _complete(incomplete: str) -> list[str]:
     return [name for name in CATALOGUE if name.startswith(incomplete)]
 
 
-def _console() -> Console:
-    """Standard output; wide enough for the tables where it is not a terminal."""
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=120)
-
-
 def _print_json(report: Any) -> None:
     print(json_module.dumps(report, indent=2, ensure_ascii=False))
 
@@ -92,16 +86,14 @@ def list_command(
 
         _print_json([summary(spec) for spec in specs])
         return
-    from rich.table import Table
-
     from common.show import shape_text
 
-    table = Table("architecture", "family", "input", box=None, pad_edge=False)
+    table = plain_table("architecture", "family", "input")
     table.add_column("parameters", justify="right")
     table.add_column("paper")
     for spec in specs:
         table.add_row(spec.name, spec.family, shape_text(spec.input_shape), f"{spec.parameter_count:,}", spec.paper)
-    _console().print(table)
+    standard_output().print(table)
 
 
 def _matching(patterns: list[str]) -> list[str]:
@@ -144,7 +136,7 @@ def show(
     if json:
         _print_json(found.content)
     else:
-        found.print(_console())
+        found.print(standard_output())
 
 
 @app.command()
@@ -154,8 +146,6 @@ def compare(
     json: Json = False,
 ) -> None:
     """Print the three ways of writing one layer, side by side."""
-    from rich.console import Console
-
     from common.explorer import compare as comparison
 
     spec = get_spec(architecture)
@@ -163,8 +153,7 @@ def compare(
     if json:
         _print_json(comparison.as_json(spec, fact, ways))
     else:
-        console = Console() if sys.stdout.isatty() else Console(width=160)
-        comparison.print_comparison(console, spec, fact, ways)
+        comparison.print_comparison(standard_output(width=160), spec, fact, ways)
 
 
 @app.command()
@@ -180,9 +169,9 @@ def explore(
     from common.explorer.site import write_site
 
     results = read_report(report) if report else None
-    with _progress(len(CATALOGUE), _console()) as advance:
+    with _progress(len(CATALOGUE), standard_output()) as advance:
         index = write_site(out, report=results, on_page=advance)
-    _console().print(f"{index}: {len(CATALOGUE)} networks", highlight=False, soft_wrap=True)
+    say(standard_output(), f"{index}: {len(CATALOGUE)} networks")
 
 
 @app.command()
@@ -220,8 +209,6 @@ def parity(
     json: Json = False,
 ) -> None:
     """Run networks in every backend and prove that they compute the same function."""
-    from rich.console import Console
-
     from common.images import read_photograph
     from common.parity.backends import Hardware, select_differentiable, select_for, select_trainable
     from common.parity.command import parity_command
@@ -245,7 +232,7 @@ def parity(
         from common.parity.trajectory_report import trajectory_command
 
         found = trajectory_command(
-            Console(stderr=True) if json else _console(),
+            standard_error() if json else standard_output(),
             names,
             select_trainable(backend),
             steps=steps,
@@ -278,7 +265,7 @@ def parity(
     if resume and not report:
         raise TriptychError("--resume goes on with the results in a report's folder; name it with --report")
     outcome = parity_command(
-        Console(stderr=True, quiet=True) if json else _console(),
+        standard_error(quiet=True) if json else standard_output(),
         names,
         plan,
         report=report,
@@ -302,12 +289,7 @@ def _finish(report: dict[str, Any], json: bool) -> NoReturn:
 @contextmanager
 def _progress(total: int, console: Console) -> Iterator[Callable[[str], None]]:
     """A progress bar on a terminal: below what `console` prints if that is one, else on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    console = console if console.is_terminal and not console.quiet else Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with progress_bar(console if console.is_terminal and not console.quiet else standard_error()) as bars:
         task = bars.add_task("starting", total=total)
         yield lambda what: bars.update(task, advance=1, description=f"{what} done")
 
@@ -335,8 +317,6 @@ def export(
     json: Json = False,
 ) -> None:
     """Export networks to ONNX by tracing one framework's own model."""
-    from rich.console import Console
-
     from common.onnx_graph import ExportOptions
 
     options = ExportOptions(tuple(output or ("logits",)), softmax, batch, dtype.value, fold, external_data)
@@ -355,13 +335,12 @@ def export(
             out.mkdir(parents=True, exist_ok=True)
         jobs = [(name, weights, out / f"{name}.onnx" if several else out) for name in names]
     written = []
-    with _progress(len(jobs), Console(stderr=True)) as advance:
+    with _progress(len(jobs), standard_error()) as advance:
         for name, file, path in jobs:
             written.append(_export_one(source, name, file, path, options))
             advance(written[-1]["architecture"])
             if not json:
-                text = "{path}: {architecture} from {source}, {bytes:,} bytes".format(**written[-1])
-                _console().print(text, highlight=False, soft_wrap=True)
+                say(standard_output(), "{path}: {architecture} from {source}, {bytes:,} bytes".format(**written[-1]))
     if json:
         _print_json(written)
 
@@ -442,8 +421,6 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a network in one framework's own idiom; checkpoints, weights and a plot go to a folder."""
-    from rich.console import Console
-
     from common.training.command import train_command
     from common.training.recipe import Recipe
 
@@ -459,7 +436,7 @@ def train(
         seed=seed,
     )
     report = train_command(
-        Console(stderr=True) if json else _console(),
+        standard_error() if json else standard_output(),
         architecture,
         framework.value,
         recipe,
@@ -499,13 +476,11 @@ def port(
     json: Json = False,
 ) -> None:
     """Port weights from one format to another, and prove that nothing was lost."""
-    from rich.console import Console
-
     from common.porting.port import port as port_weights
     from common.porting.report import print_report
     from common.porting.targets import Target
 
-    with _progress(3, Console(stderr=True)) as advance:
+    with _progress(3, standard_error()) as advance:
         report = port_weights(
             source,
             Target(to.value, out, names),
@@ -518,7 +493,7 @@ def port(
     if json:
         _print_json(report.as_json())
     else:
-        print_report(_console(), report)
+        print_report(standard_output(), report)
 
 
 @app.command()
@@ -556,12 +531,12 @@ def classify(
             }
         )
         return
-    console = _console()
+    console = standard_output()
     for path, guesses in zip(images, answers, strict=True):
-        console.print(f"{path}: {network.spec.name} in {chosen.name}", highlight=False, soft_wrap=True, markup=False)
+        say(console, f"{path}: {network.spec.name} in {chosen.name}")
         for guess in guesses:
             label = f"  {guess.label}" if guess.label else ""
-            console.print(f"{guess.probability:8.2%}  class {guess.number}{label}", highlight=False, markup=False)
+            say(console, f"{guess.probability:8.2%}  class {guess.number}{label}")
 
 
 @app.command()
@@ -577,14 +552,14 @@ def doctor(json: Json = False) -> None:
     if json:
         _print_json(found)
         return
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = plain_table("", "", "", show_header=False)
     for heading, content in found.items():
         rows = content.items() if isinstance(content, dict) else [("", str(content))]
         for number, (name, value) in enumerate(rows):
-            table.add_row("" if number else f"[bold]{heading}[/]", name, str(value))
-    _console().print(table, highlight=False)
+            table.add_row("" if number else Text(heading, style="bold"), name, str(value))
+    standard_output().print(table)
 
 
 def main() -> None:

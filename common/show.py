@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.specs.architecture import Architecture, Layer
+from common.terminal import plain_table, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -106,15 +107,13 @@ def _layer_row(spec: Architecture, layer: Layer) -> dict[str, Any]:
 
 
 def _print_layers(console: Console, *, title: str, rows: list[dict[str, Any]], total: str) -> None:
-    from rich.table import Table
-
-    table = Table("layer", "operation", "output", box=None, pad_edge=False)
+    table = plain_table("layer", "operation", "output")
     numbers = [name for name in ("parameters", "multiply_adds") if rows and name in rows[0]]
     for name in numbers:
         table.add_column(name.replace("_", "-"), justify="right")
     for row in rows:
         counts = (f"{row[name]:,}" if row[name] else "" for name in numbers)
         table.add_row(row["name"], row["operation"], shape_text(row["output"]), *counts)
-    console.print(title, highlight=False, soft_wrap=True)
+    say(console, title)
     console.print(table)
-    console.print(total, highlight=False)
+    say(console, total)

@@ -10,6 +10,7 @@ from common.explorer.anatomy import LayerFacts, dimensions, layer_facts
 from common.explorer.sources import FRAMEWORKS, Framework, read_module, read_network
 from common.specs import nearest
 from common.specs.architecture import Architecture
+from common.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -99,21 +100,20 @@ def as_json(spec: Architecture, fact: LayerFacts, ways: list[Written]) -> dict[s
 def print_comparison(console: Console, spec: Architecture, fact: LayerFacts, ways: list[Written]) -> None:
     """Three columns, or one below the other where the terminal is narrow."""
     from rich.table import Table
+    from rich.text import Text
 
     costs = [f"{fact.parameters:,} parameters"] if fact.parameters else []
     costs += [f"{fact.multiply_adds:,} multiply-adds"] if fact.multiply_adds else []
     costs += [f"sees {dimensions(fact.receptive_field)} pixels"]
-    console.print(
-        f"[bold]{spec.name} {fact.name}[/]: {fact.kind}, {dimensions(fact.output)}, {', '.join(costs)}", highlight=False
-    )
+    say(console, (f"{spec.name} {fact.name}", "bold"), f": {fact.kind}, {dimensions(fact.output)}, {', '.join(costs)}")
     if console.width < SIDE_BY_SIDE:
         for way in ways:
-            console.print(f"\n[bold]{way.framework.title}[/] [dim]{way.name}[/]", highlight=False)
+            say(console, (f"\n{way.framework.title} ", "bold"), (way.name, "dim"))
             console.print(_column(way))
         return
     table = Table(expand=True, show_lines=False)
     for way in ways:
-        table.add_column(f"{way.framework.title} [dim]{way.name}[/]", ratio=1, overflow="fold")
+        table.add_column(Text.assemble(f"{way.framework.title} ", (way.name, "dim")), ratio=1, overflow="fold")
     table.add_row(*map(_column, ways))
     console.print(table)
 

@@ -19,6 +19,7 @@ from common.parity.report import as_json, print_network, print_verdict
 from common.parity.results import Plan, Run, compared_with_cpu
 from common.parity.runner import run_parity
 from common.specs import get_spec
+from common.terminal import say
 
 
 def parity_command(
@@ -80,5 +81,5 @@ def parity_command(
     print_verdict(console, runs)
     if report:
         page = write_report(report, outcome, command)
-        console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+        say(console, f"Report: {page}")
     return outcome

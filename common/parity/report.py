@@ -9,11 +9,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from common.parity.comparison import Comparison
 from common.parity.environment import describe
 from common.parity.judge import IDENTICAL
 from common.parity.results import BackendResult, Run, labelled, worst
+from common.terminal import say
 
 STYLES = {
     "identical": "bold green",
@@ -70,14 +72,14 @@ def print_network(console: Console, runs: Sequence[Run]) -> None:
         # What is injected on the way hides what went wrong before it, so that the outputs would agree.
         if run.comparisons and run.verdict != IDENTICAL and not run.bounded:
             text = _end_to_end(f"End to end on {Path(run.probe).name}", run.comparisons)
-            console.print(text, style="dim", highlight=False, soft_wrap=True)
+            say(console, text, style="dim")
         if run.across_devices:
             text = _end_to_end(f"CPU and {run.device} on {Path(run.probe).name}", run.across_devices)
-            console.print(text, style="dim", highlight=False, soft_wrap=True)
+            say(console, text, style="dim")
     for how in dict.fromkeys(how for run in runs for how in run.bounded.values()):
         layers = [layer for run in runs for layer, reason in run.bounded.items() if reason == how]
         names = ", ".join(layers) if len(layers) <= 4 else f"{layers[0]} … {layers[-1]} ({len(layers)} layers)"
-        console.print(f"[dim]Not exact: {names}. {how}.[/]", highlight=False, soft_wrap=True)
+        say(console, f"Not exact: {names}. {how}.", style="dim")
 
 
 def _end_to_end(what: str, comparisons: Sequence[Comparison]) -> str:
@@ -96,7 +98,12 @@ def print_verdict(console: Console, runs: Sequence[Run]) -> None:
     networks = list(dict.fromkeys(run.architecture for run in runs))
     if len(networks) > 1:
         console.print(_summary(networks, runs))
-    console.print(f"Verdict: {_styled(worst([run.verdict for run in runs]))}")
+    say_verdict(console, worst([run.verdict for run in runs]))
+
+
+def say_verdict(console: Console, verdict: str) -> None:
+    """The last line."""
+    say(console, "Verdict: ", (verdict, STYLES[verdict]))
 
 
 def _summary(networks: Sequence[str], runs: Sequence[Run]) -> Table:
@@ -111,7 +118,7 @@ def _summary(networks: Sequence[str], runs: Sequence[Run]) -> Table:
         of_network = {run.label: run for run in runs if run.architecture == name}
         results = [result for run in of_network.values() for result in run.backends]
         seconds = sum(result.seconds + result.timing.get("judge", 0.0) for result in results)
-        verdicts = (_styled(of_network[label].verdict) if label in of_network else "–" for label in labels)
+        verdicts = (_styled(of_network[label].verdict if label in of_network else "–") for label in labels)
         table.add_row(name, *verdicts, _largest_ratio(results), f"{seconds:.0f}")
     return table
 
@@ -139,8 +146,8 @@ def _outcome(result: BackendResult) -> str:
     return result.status if result.status in ("crashed", "skipped") else result.verdict
 
 
-def _styled(verdict: str) -> str:
-    return f"[{STYLES.get(verdict, 'default')}]{verdict}[/]"
+def _styled(verdict: str) -> Text:
+    return Text(verdict, style=STYLES.get(verdict, ""))
 
 
 def _largest_ratio(results: Sequence[BackendResult]) -> str:
@@ -156,12 +163,9 @@ def _explain(console: Console, run: Run, result: BackendResult) -> None:
         return
     on = f"on the {labelled(f'{run.probe} probe', run.gradients)}"
     if result.status != "diverged":
-        console.print(f"  {result.backend} {result.status} {on}: {result.reason}", highlight=False, soft_wrap=True)
+        say(console, f"  {result.backend} {result.status} {on}: {result.reason}")
         return
     first = "the first layer from the loss backwards" if run.gradients else "the first layer"
     cause = f"; {result.likely_cause}" if result.likely_cause else ""
-    console.print(
-        f"  {result.backend} {on}: [bold red]{result.first_divergence}[/] is {first} that differs{cause}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    divergence = str(result.first_divergence)
+    say(console, f"  {result.backend} {on}: ", (divergence, "bold red"), f" is {first} that differs{cause}")

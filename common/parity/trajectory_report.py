@@ -14,7 +14,7 @@ from rich.table import Table
 from common.files import written_atomically
 from common.parity.backends import Backend
 from common.parity.environment import describe
-from common.parity.report import STYLES
+from common.parity.report import say_verdict
 from common.parity.results import worst
 from common.parity.trajectory import (
     ENVELOPE_BITS,
@@ -25,6 +25,7 @@ from common.parity.trajectory import (
     run_trajectories,
     small_spec,
 )
+from common.terminal import say
 
 
 def trajectory_command(
@@ -59,16 +60,15 @@ def trajectory_command(
             console.print(_table(run))
             for trajectory in run.trajectories:
                 if trajectory.reason:
-                    console.print(
+                    say(
+                        console,
                         f"  {trajectory.backend} in {trajectory.dtype} {trajectory.status}: {trajectory.reason}",
-                        highlight=False,
-                        soft_wrap=True,
                     )
             if plots:
                 plots.mkdir(parents=True, exist_ok=True)
                 _plot(run, plots / f"{run.architecture}.png")
     verdict = worst([run.verdict for run in runs])
-    console.print(f"Verdict: [{STYLES[verdict]}]{verdict}[/]")
+    say_verdict(console, verdict)
     return {"environment": describe(), "verdict": verdict, "runs": [_as_json(run) for run in runs]}
 
 
@@ -123,7 +123,7 @@ def _table(run: TrajectoryRun) -> Table:
         )
     if run.envelope:
         allowed = f"{max(run.envelope):.1e} × {ENVELOPE_FACTOR:g}"
-        table.add_row(f"[dim]{ENVELOPE_BITS}-bit parameters[/]", "", "", "", f"[dim]{allowed}[/]")
+        table.add_row(f"{ENVELOPE_BITS}-bit parameters", "", "", "", allowed, style="dim")
     return table
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from common.errors import TriptychError
 from common.porting.formats import read_source
 from common.porting.known import known_file
 from common.porting.matching import understand
 from common.porting.port import Report
+from common.terminal import plain_table, say
 
 DIGITS = 16
 """Of each digest that the table shows; `--json` has them whole."""
@@ -21,16 +21,14 @@ DIGITS = 16
 
 def print_report(console: Console, report: Report) -> None:
     """Where every tensor came from and went, what was changed on the way, and what was proved."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("source", "shape", "change", "target", f"SHA-256 ({DIGITS} digits)"):
-        table.add_column(heading, overflow="fold")
+    table = plain_table("source", "shape", "change", "target", f"SHA-256 ({DIGITS} digits)")
     for tensor in report.tensors:
         shape = "×".join(map(str, tensor["source_shape"]))
         cost = f" (rounded, ≤ {tensor['error']:.1e})" if tensor["error"] else ""
         table.add_row(
             tensor["source"] or "–", shape, f"{tensor['change']}{cost}", tensor["target"], tensor["sha256"][:DIGITS]
         )
-    console.print(table, highlight=False)
+    console.print(table)
     known = f", {report.known_as}" if report.known_as else ""
     lines = [
         f"{report.source}: {report.format}, {report.convention} names, {report.architecture}"
@@ -42,7 +40,7 @@ def print_report(console: Console, report: Report) -> None:
         f"{report.target}: {report.kind}, {len(report.tensors)} tensors; {_proved(report)}",
     ]
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        say(console, line)
 
 
 def _recipe(preprocessing: dict[str, Any]) -> str:
@@ -112,11 +110,9 @@ def print_file(console: Console, description: dict[str, Any]) -> None:
         if key not in ("architecture", "preprocessing")
     ]
     lines += [f"note: {note}" for note in description["notes"]]
-    table = Table(box=None, pad_edge=False)
-    for heading in ("tensor", "shape", "dtype"):
-        table.add_column(heading)
+    table = plain_table("tensor", "shape", "dtype")
     for tensor in description["tensors"]:
         table.add_row(tensor["name"], "×".join(map(str, tensor["shape"])), tensor["dtype"])
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-    console.print(table, highlight=False)
+        say(console, line)
+    console.print(table)

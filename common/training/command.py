@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from common.errors import TriptychError
 from common.frameworks import import_implementation
@@ -22,6 +22,7 @@ from common.parity.backends import Hardware, device_environment, require
 from common.porting.formats import read_source
 from common.porting.matching import understand
 from common.specs import get_spec
+from common.terminal import progress_bar, say
 from common.training.data import digits, read_data
 from common.training.plot import plot_history
 from common.training.recipe import Recipe, starting_weights
@@ -72,7 +73,7 @@ def train_command(
     folder = out or (last_folder(RUNS, name) if resume else next_folder(RUNS, name))
     pictures = digits(recipe.seed) if data is None else read_data(data, bad_files=bad_files, seed=recipe.seed)
     for sentence in pictures.skipped:
-        console.print(f"skipped: {sentence}", highlight=False, soft_wrap=True)
+        say(console, f"skipped: {sentence}")
     spec = get_spec(architecture, num_classes=num_classes or len(pictures.classes), image_size=image_size)
     weights = starting_weights(spec, recipe.seed)
     if finetune:
@@ -85,11 +86,10 @@ def train_command(
     model = package.build(spec.name, num_classes=spec.num_classes, image_size=image_size)
     model = importlib.import_module(f"{package.__name__}.backend").on_device(model, device, hardware.precision)
     package.load_weights(model, weights)
-    console.print(
+    say(
+        console,
         f"{spec.name} with {framework} on {pictures.name}: {len(pictures.train):,} pictures to learn from, "
         f"{len(pictures.test):,} to test with, {len(pictures.classes)} classes; in {folder}",
-        highlight=False,
-        soft_wrap=True,
     )
     try:
         with _shown(console, recipe) as monitor:
@@ -106,11 +106,10 @@ def train_command(
     write_weights_file(folder / WEIGHTS, package.read_weights(model), metadata=result)
     plot_history(history, folder / PLOT, f"{spec.name} with {framework}")
     last = history[-1]
-    console.print(
+    say(
+        console,
         f"top-1 {last.top1:.2%}, top-5 {last.top5:.2%} of {len(pictures.test):,} held-out pictures; "
         f"{folder / WEIGHTS}, {folder / PLOT}",
-        highlight=False,
-        soft_wrap=True,
     )
     return {
         "architecture": spec.name,
@@ -134,8 +133,7 @@ def train_command(
 @contextmanager
 def _shown(console: Console, recipe: Recipe) -> Iterator[Monitor]:
     """A line for each epoch, and below them, on a terminal, a bar with the loss of the latest step."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with progress_bar(console, remaining=True) as bars:
         yield _Shown(console, bars, recipe)
 
 
@@ -153,8 +151,8 @@ class _Shown(Monitor):
         )
 
     def epoch(self, number: int, epoch: Epoch) -> None:
-        self.console.print(
+        say(
+            self.console,
             f"epoch {number:3}  loss {epoch.loss:.4f}  test loss {epoch.test_loss:.4f}  "
             f"top-1 {epoch.top1:7.2%}  top-5 {epoch.top5:7.2%}  learning rate {epoch.learning_rate:g}",
-            highlight=False,
         )
