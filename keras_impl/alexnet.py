@@ -6,12 +6,12 @@
 import keras
 from keras import layers
 
-from keras_impl.layers import LocalResponseNormalization
+from keras_impl.layers import LocalResponseNormalization, called
 
 
 def alexnet_bvlc_sequential(num_classes: int = 1000, image_size: tuple[int, int] = (227, 227)) -> keras.Sequential:
     """`alexnet_bvlc` as a Sequential model."""
-    return keras.Sequential(
+    model = keras.Sequential(
         [
             layers.Input((*image_size, 3), name="image"),
             # Block 1
@@ -47,6 +47,7 @@ def alexnet_bvlc_sequential(num_classes: int = 1000, image_size: tuple[int, int]
         ],
         name="alexnet_bvlc",
     )
+    return called(model)
 
 
 def alexnet_bvlc(num_classes: int = 1000, image_size: tuple[int, int] = (227, 227)) -> keras.Model:
@@ -93,7 +94,7 @@ def alexnet_bvlc(num_classes: int = 1000, image_size: tuple[int, int] = (227, 22
 
 def alexnet_paper_sequential(num_classes: int = 1000, image_size: tuple[int, int] = (227, 227)) -> keras.Sequential:
     """`alexnet_paper` as a Sequential model."""
-    return keras.Sequential(
+    model = keras.Sequential(
         [
             layers.Input((*image_size, 3), name="image"),
             # Block 1
@@ -129,6 +130,7 @@ def alexnet_paper_sequential(num_classes: int = 1000, image_size: tuple[int, int
         ],
         name="alexnet_paper",
     )
+    return called(model)
 
 
 def alexnet_paper(num_classes: int = 1000, image_size: tuple[int, int] = (227, 227)) -> keras.Model:

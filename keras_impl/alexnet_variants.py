@@ -6,8 +6,10 @@ Each is written as a Sequential model. The functional one is made of its tensors
 import keras
 from keras import layers
 
+from keras_impl.layers import called
 
-def _single_tower(image_and_conv1, filters, num_classes, *, name):
+
+def _single_tower(image_and_conv1, filters, num_classes, *, dropout=True, name):
     """What the tutorials share: the paper's layers without groups and normalisation, behind conv1.
 
     `filters` are those of the 3×3 convolutions, from conv3 on.
@@ -32,34 +34,35 @@ def _single_tower(image_and_conv1, filters, num_classes, *, name):
         layers.Flatten(name="flatten"),
         layers.Dense(4096, name="fc6"),
         layers.ReLU(name="relu6"),
-        layers.Dropout(rate=0.5, name="drop6"),
+        *([layers.Dropout(rate=0.5, name="drop6")] if dropout else []),
         layers.Dense(4096, name="fc7"),
         layers.ReLU(name="relu7"),
-        layers.Dropout(rate=0.5, name="drop7"),
+        *([layers.Dropout(rate=0.5, name="drop7")] if dropout else []),
         layers.Dense(num_classes, name="fc8"),
     ]
-    return keras.Sequential(chain, name=name)
+    return called(keras.Sequential(chain, name=name))
 
 
 def _functional(model: keras.Sequential) -> keras.Model:
     """The same layers as a functional model."""
-    return keras.Model(model.inputs, model.outputs, name=model.name)
+    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
 def alexnet_single_tower_sequential(num_classes=1000, image_size=(227, 227)) -> keras.Sequential:
     """`alexnet_single_tower` as a Sequential model."""
     image = layers.Input((*image_size, 3), name="image")
     conv1 = layers.Conv2D(96, 11, strides=4, name="conv1")  # 55×55×96; the pools give 27×27, 13×13, 6×6
-    return _single_tower([image, conv1], [384, 384, 256], num_classes, name="alexnet_single_tower")
+    return _single_tower([image, conv1], [384, 384, 256], num_classes, dropout=False, name="alexnet_single_tower")
 
 
 def alexnet_single_tower(num_classes: int = 1000, image_size: tuple[int, int] = (227, 227)) -> keras.Model:
     """The paper's filters in one tower: no groups, no normalisation, as most tutorials have it.
 
     Takes (N, 227, 227, 3) float32; gives (N, num_classes) logits. Without groups every filter reads all channels, which
-    costs 1,413,120 parameters and 57 % more arithmetic than `alexnet_bvlc`, whose weights do not fit.
+    costs 1,413,120 parameters and 57 % more arithmetic than `alexnet_bvlc`, whose weights do not fit. There is
+    no dropout.
 
-    Source: figure 2 and section 3.5 of Krizhevsky et al. 2012, with the two towers drawn together.
+    Source: PyTorch tutorials; figure 2 and section 3.5 of Krizhevsky et al. 2012, with the two towers drawn together.
     """
     return _functional(alexnet_single_tower_sequential(num_classes, image_size))
 
@@ -72,7 +75,7 @@ def alexnet_four_conv_sequential(num_classes=1000, image_size=(227, 227)) -> ker
 
 
 def alexnet_four_conv(num_classes: int = 1000, image_size: tuple[int, int] = (227, 227)) -> keras.Model:
-    """`alexnet_single_tower` with one 3×3 convolution of 384 filters left out, as a popular Keras tutorial has it.
+    """`alexnet_single_tower` less one 3×3 convolution, with dropout, as a popular Keras tutorial has it.
 
     Takes (N, 227, 227, 3) float32; gives (N, num_classes) logits. AlexNet has five convolutions: here 1,327,488
     parameters and a fifth of the arithmetic are missing. The dense layers are called fc6 to fc8 all the same.
@@ -121,7 +124,7 @@ def alexnet_d2l(num_classes: int = 10, image_size: tuple[int, int] = (224, 224))
 
 def alexnet_owt_sequential(num_classes=1000, image_size=(224, 224)) -> keras.Sequential:
     """`alexnet_owt` as a Sequential model."""
-    return keras.Sequential(
+    model = keras.Sequential(
         [
             layers.Input((*image_size, 3), name="image"),
             # Block 1
@@ -155,6 +158,7 @@ def alexnet_owt_sequential(num_classes=1000, image_size=(224, 224)) -> keras.Seq
         ],
         name="alexnet_owt",
     )
+    return called(model)
 
 
 def alexnet_owt(num_classes: int = 1000, image_size: tuple[int, int] = (224, 224)) -> keras.Model:

@@ -13,7 +13,7 @@ from keras_impl.layers import BatchNormalization, LocalResponseNormalization
 Size = tuple[int, int]
 
 
-def unit(x, filters, kernel, *, strides=1, padding="same", bn, name, relu):
+def unit(x, filters, kernel, *, strides=1, padding="same", bn=False, name, relu):
     """A convolution, the batch normalisation that may take the place of its bias, a ReLU."""
     x = layers.Conv2D(filters, kernel, strides=strides, padding=padding, use_bias=not bn, name=name)(x)
     if bn:
@@ -21,27 +21,25 @@ def unit(x, filters, kernel, *, strides=1, padding="same", bn, name, relu):
     return layers.ReLU(name=relu)(x)
 
 
-def max_pool(x, pool_size, *, ceil, name):
-    """A pool with stride 2 behind a ReLU, so that zeros never win: padded as if rounded up, or on every side."""
-    x = layers.ZeroPadding2D(((0, 1), (0, 1)) if ceil else 1, name=f"{name}_pad")(x)
+def max_pool(x, pool_size, *, name):
+    """A pool with stride 2, padded as if rounded up; it follows a ReLU, so that zeros never win."""
+    x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pad")(x)
     return layers.MaxPooling2D(pool_size, strides=2, name=name)(x)
 
 
-def _inception(x, n1x1, n3x3_reduce, n3x3, n5x5_reduce, n5x5, n_pool_proj, *, bn, wide, project_first, name):
+def _inception(x, n1x1, n3x3_reduce, n3x3, n5x5_reduce, n5x5, n_pool_proj, *, bn, wide, name):
     """Four branches side by side; the numbers of filters are named as in the paper's Table 1."""
     a = unit(x, n1x1, 1, bn=bn, name=f"{name}_conv1x1", relu=f"{name}_relu1x1")
     b = unit(x, n3x3_reduce, 1, bn=bn, name=f"{name}_conv3x3_reduce", relu=f"{name}_relu3x3_reduce")
     b = unit(b, n3x3, 3, bn=bn, name=f"{name}_conv3x3", relu=f"{name}_relu3x3")
     c = unit(x, n5x5_reduce, 1, bn=bn, name=f"{name}_conv5x5_reduce", relu=f"{name}_relu5x5_reduce")
     c = unit(c, n5x5, wide, bn=bn, name=f"{name}_conv5x5", relu=f"{name}_relu5x5")
-    pool = layers.MaxPooling2D(3, strides=1, padding="same", name=f"{name}_pool")
-    d = x if project_first else pool(x)
+    d = layers.MaxPooling2D(3, strides=1, padding="same", name=f"{name}_pool")(x)
     d = unit(d, n_pool_proj, 1, bn=bn, name=f"{name}_pool_proj", relu=f"{name}_relu_pool_proj")
-    d = pool(d) if project_first else d
     return layers.Concatenate(name=f"{name}_output")([a, b, c, d])
 
 
-def auxiliary_head(x, num_classes, *, bn, name):
+def auxiliary_head(x, num_classes, *, bn=False, name):
     """A classifier on the way, for training; its loss counts 0.3."""
     pool = layers.AdaptiveAveragePooling2D(4, name=f"{name}_pool") if bn else None
     x = (pool or layers.AveragePooling2D(5, strides=3, name=f"{name}_pool"))(x)  # 4×4
@@ -60,30 +58,28 @@ def _googlenet(
     *,
     lrn: bool = True,
     bn: bool = False,
-    ceil: bool = True,
-    project_first: bool = False,
     wide: int = 5,
     last_pool: int = 3,
     rate: float = 0.4,
 ) -> keras.Model:
     """The network of the paper's Table 1; the defaults are the paper's, the rest is where variants leave it."""
-    inception = partial(_inception, bn=bn, wide=wide, project_first=project_first)
+    inception = partial(_inception, bn=bn, wide=wide)
     image = layers.Input((*image_size, 3), name="image")
     # Block 1
     x = layers.ZeroPadding2D(3, name="conv1_pad")(image)
     x = unit(x, 64, 7, strides=2, padding="valid", bn=bn, name="conv1", relu="relu1")  # 112×112×64
-    x = max_pool(x, 3, ceil=ceil, name="pool1")  # 56×56×64
+    x = max_pool(x, 3, name="pool1")  # 56×56×64
     # This layer divides alpha by size, as Caffe does.
     x = LocalResponseNormalization(size=5, alpha=1e-4, beta=0.75, k=1.0, name="norm1")(x) if lrn else x
     # Block 2
     x = unit(x, 64, 1, bn=bn, name="conv2_reduce", relu="relu2_reduce")  # 56×56×64
     x = unit(x, 192, 3, bn=bn, name="conv2", relu="relu2")  # 56×56×192
     x = LocalResponseNormalization(size=5, alpha=1e-4, beta=0.75, k=1.0, name="norm2")(x) if lrn else x
-    x = max_pool(x, 3, ceil=ceil, name="pool2")  # 28×28×192
+    x = max_pool(x, 3, name="pool2")  # 28×28×192
     # Block 3
     x = inception(x, 64, 96, 128, 16, 32, 32, name="inception_3a")  # 28×28×256
     x = inception(x, 128, 128, 192, 32, 96, 64, name="inception_3b")  # 28×28×480
-    x = max_pool(x, 3, ceil=ceil, name="pool3")  # 14×14×480
+    x = max_pool(x, 3, name="pool3")  # 14×14×480
     # Block 4
     x = inception(x, 192, 96, 208, 16, 48, 64, name="inception_4a")  # 14×14×512
     aux1 = auxiliary_head(x, num_classes, bn=bn, name="aux1")
@@ -92,7 +88,7 @@ def _googlenet(
     x = inception(x, 112, 144, 288, 32, 64, 64, name="inception_4d")  # 14×14×528
     aux2 = auxiliary_head(x, num_classes, bn=bn, name="aux2")
     x = inception(x, 256, 160, 320, 32, 128, 128, name="inception_4e")  # 14×14×832
-    x = max_pool(x, last_pool, ceil=ceil, name="pool4")  # 7×7×832
+    x = max_pool(x, last_pool, name="pool4")  # 7×7×832
     # Block 5
     x = inception(x, 256, 160, 320, 32, 128, 128, name="inception_5a")  # 7×7×832
     x = inception(x, 384, 192, 384, 48, 128, 128, name="inception_5b")  # 7×7×1024
@@ -113,16 +109,6 @@ def googlenet(num_classes: int = 1000, image_size: Size = (224, 224)) -> keras.M
     Source: models/bvlc_googlenet/train_val.prototxt in Caffe; Table 1 of the paper.
     """
     return _googlenet("googlenet", num_classes, image_size)
-
-
-def googlenet_tutorial(num_classes: int = 1000, image_size: Size = (224, 224)) -> keras.Model:
-    """GoogLeNet as Keras tutorials have it.
-
-    It leaves out both normalisations, pads the pools with stride 2 on every side where Caffe rounds up (each window
-    lies a pixel further up and left), and projects before the pool of an inception, not behind it. The weights of
-    `googlenet` fit, and silently give other numbers.
-    """
-    return _googlenet("googlenet_tutorial", num_classes, image_size, lrn=False, ceil=False, project_first=True)
 
 
 def googlenet_bn(num_classes: int = 1000, image_size: Size = (224, 224)) -> keras.Model:

@@ -114,3 +114,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
             n = ops.cast(shape[0] * shape[1] * shape[2], kept.dtype)
             self.moving_variance.assign(kept + (self.moving_variance - kept) * (n / (n - 1)))
         return outputs
+
+
+def called(model: keras.Sequential) -> keras.Sequential:
+    """A Sequential model called on its own input: Keras gives it an `input` and an `output` no sooner.
+
+    With them, `keras.Model(model.input, layers.Softmax()(model.output))` goes on from it as from a functional model.
+    """
+    model(model.inputs[0])
+    return model

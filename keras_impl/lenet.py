@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from keras_impl.layers import ScaledTanh, SelectChannels, SubSampling
+from keras_impl.layers import ScaledTanh, SelectChannels, SubSampling, called
 
 # The maps of S2 that each filter of C3 reads: the columns of the paper's Table I.
 MAPS_OF_C3 = [
@@ -28,7 +28,7 @@ MAPS_OF_C3 = [
 
 def lenet5_sequential(num_classes: int = 10, image_size: tuple[int, int] = (32, 32)) -> keras.Sequential:
     """`lenet5` as a Sequential model."""
-    return keras.Sequential(
+    model = keras.Sequential(
         [
             layers.Input((*image_size, 1), name="image"),
             # Block 1
@@ -50,6 +50,7 @@ def lenet5_sequential(num_classes: int = 10, image_size: tuple[int, int] = (32, 
         ],
         name="lenet5",
     )
+    return called(model)
 
 
 def lenet5(num_classes: int = 10, image_size: tuple[int, int] = (32, 32)) -> keras.Model:
@@ -119,7 +120,7 @@ def lenet5_sparse(num_classes: int = 10, image_size: tuple[int, int] = (32, 32))
 
 def lenet_caffe_sequential(num_classes: int = 10, image_size: tuple[int, int] = (32, 32)) -> keras.Sequential:
     """`lenet_caffe` as a Sequential model."""
-    return keras.Sequential(
+    model = keras.Sequential(
         [
             layers.Input((*image_size, 1), name="image"),
             # Block 1
@@ -138,6 +139,7 @@ def lenet_caffe_sequential(num_classes: int = 10, image_size: tuple[int, int] = 
         ],
         name="lenet_caffe",
     )
+    return called(model)
 
 
 def lenet_caffe(num_classes: int = 10, image_size: tuple[int, int] = (32, 32)) -> keras.Model:

@@ -6,6 +6,8 @@
 import keras
 from keras import layers
 
+from keras_impl.layers import called
+
 Size = tuple[int, int]
 
 
@@ -26,12 +28,14 @@ def _sequential(
     model.add(layers.Flatten(name="flatten"))  # 25088, in the order H, W, C; or 512
     model.add(layers.Dense(4096, name="fc6"))
     model.add(layers.ReLU(name="relu6"))
-    model.add(layers.Dropout(rate=0.5, name="drop6"))
+    if not global_average:
+        model.add(layers.Dropout(rate=0.5, name="drop6"))
     model.add(layers.Dense(4096, name="fc7"))
     model.add(layers.ReLU(name="relu7"))
-    model.add(layers.Dropout(rate=0.5, name="drop7"))
+    if not global_average:
+        model.add(layers.Dropout(rate=0.5, name="drop7"))
     model.add(layers.Dense(num_classes, name="fc8"))
-    return model
+    return called(model)
 
 
 def _functional(
@@ -56,10 +60,12 @@ def _functional(
     x = layers.Flatten(name="flatten")(x)  # 25088, in the order H, W, C; or 512
     x = layers.Dense(4096, name="fc6")(x)
     x = layers.ReLU(name="relu6")(x)
-    x = layers.Dropout(rate=0.5, name="drop6")(x)
+    if not global_average:
+        x = layers.Dropout(rate=0.5, name="drop6")(x)
     x = layers.Dense(4096, name="fc7")(x)
     x = layers.ReLU(name="relu7")(x)
-    x = layers.Dropout(rate=0.5, name="drop7")(x)
+    if not global_average:
+        x = layers.Dropout(rate=0.5, name="drop7")(x)
     logits = layers.Dense(num_classes, name="fc8")(x)
     return keras.Model(image, logits, name=name)
 
@@ -113,7 +119,8 @@ def vgg16_gap(num_classes: int = 1000, image_size: Size = (224, 224)) -> keras.M
     """`vgg16` with a global average before its dense layers: fc6 reads 512 numbers where it read 25,088.
 
     A variant of tutorials, not of the paper. It has 100,663,296 weights fewer and takes any image of at least 32×32,
-    but no longer knows where in the image it saw something, and the published weights of fc6 do not fit.
+    but no longer knows where in the image it saw something, and the published weights of fc6 do not fit. Nor does it
+    drop anything.
     """
     return _functional("vgg16_gap", (2, 2, 3, 3, 3), num_classes, image_size, global_average=True)
 

@@ -12,6 +12,7 @@ from common.specs.architecture import LRN, Conv
 MAPS = {  # the side of the map behind each convolution and pooling
     # Krizhevsky et al. 2012, figure 2: 55, 27, 13, 13, 13
     "alexnet_paper": {"conv1": 55, "pool1": 27, "conv2": 27, "pool2": 13, "conv3": 13, "conv5": 13, "pool5": 6},
+    "alexnet_tf_tutorial": {"conv1": 55, "pool1": 27, "conv2": 27, "pool2": 13, "conv3": 13, "conv5": 13, "pool5": 6},
     "alexnet_single_tower": {"conv1": 55, "pool1": 27, "conv2": 27, "pool2": 13, "conv5": 13, "pool5": 6},
     "alexnet_four_conv": {"conv1": 55, "pool1": 27, "conv2": 27, "pool2": 13, "conv4": 13, "pool4": 6},
     # by hand: (28 − 3) // 2 + 1 = 13, (13 − 3) // 2 + 1 = 6, (6 − 3) // 2 + 1 = 2
@@ -27,6 +28,7 @@ FLATTENED = {"alexnet_mnist": 1024, "alexnet_d2l": 6400}
 
 FILTERS = {
     "alexnet_paper": [96, 256, 384, 384, 256],  # twice 48, 128, 192, 192, 128
+    "alexnet_tf_tutorial": [96, 256, 384, 384, 256],
     "alexnet_single_tower": [96, 256, 384, 384, 256],
     "alexnet_four_conv": [96, 256, 384, 256],
     "alexnet_mnist": [96, 256, 384, 384, 256],
@@ -61,7 +63,7 @@ def test_filters_are_the_sources(name):
     convolutions = [layer.operation for layer in spec.layers if isinstance(layer.operation, Conv)]
     assert [operation.filters for operation in convolutions] == FILTERS[name]
     assert [operation.groups for operation in convolutions] == (
-        [1, 2, 1, 2, 2] if name == "alexnet_paper" else [1] * len(convolutions)
+        [1, 2, 1, 2, 2] if name in ("alexnet_paper", "alexnet_tf_tutorial") else [1] * len(convolutions)
     )
     assert (spec.shapes["fc6"], spec.shapes["fc7"]) == ((4096,), (4096,))
 
@@ -74,10 +76,28 @@ def test_the_papers_normalisation():
         assert operation == LRN(size=5, alpha=pytest.approx(5 * 1e-4), beta=0.75, k=2.0)
 
 
-def test_the_paper_and_bvlc_differ_in_their_normalisation_only():
-    paper, bvlc = (get_spec(name).layers for name in ("alexnet_paper", "alexnet_bvlc"))
-    differing = [ours.name for ours, theirs in zip(paper, bvlc, strict=True) if ours != theirs]
+@pytest.mark.parametrize("name", ["alexnet_paper", "alexnet_tf_tutorial"])
+def test_it_differs_from_bvlcs_in_its_normalisation_only(name):
+    layers, bvlc = get_spec(name).layers, get_spec("alexnet_bvlc").layers
+    differing = [ours.name for ours, theirs in zip(layers, bvlc, strict=True) if ours != theirs]
     assert differing == ["norm1", "norm2"]
+
+
+DROPPING = {
+    "alexnet_single_tower": 0,
+    "alexnet_four_conv": 2,
+    "alexnet_d2l": 2,
+    "vgg16": 2,
+    "vgg16_gap": 0,
+    "vgg19_gap": 0,
+}
+"""How many dropouts the source of each has."""
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_dropout_is_where_the_source_has_it(name):
+    rates = [layer.operation.rate for layer in get_spec(name).layers if layer.operation.kind == "Dropout"]
+    assert rates == [0.5] * DROPPING[name]
 
 
 def test_torchvisions_parameters_and_dropout():

@@ -21,9 +21,10 @@ PUBLISHED_PARAMETERS = {
     "vgg16_gap": 14_714_688 + 512 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000,  # VGG16 without its top, …
     "vgg19_gap": 20_024_384 + 512 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000,
     "googlenet": 6_998_552 + 3_188_840 + 3_190_888,  # keras and Caffe ports agree on the first; see test_googlenet.py
-    "googlenet_tutorial": 6_998_552 + 3_188_840 + 3_190_888,
+    "googlenet_tutorial": 13_354_200,  # counted in the tutorial's own model, with both heads
     "googlenet_bn": 13_004_888,  # torchvision's with both heads; 6,624,904 in its documentation, without
     "alexnet_paper": 60_965_224,  # as BVLC's: the same towers
+    "alexnet_tf_tutorial": 60_965_224,  # BVLC's, which it loads
     "alexnet_single_tower": 62_378_344,  # as counted in many write-ups
     "alexnet_four_conv": 62_378_344 - 1_327_488,  # less 384 filters of 384·3·3 weights and a bias
     "alexnet_mnist": 11_712 + 614_656 + 885_120 + 1_327_488 + 884_992 + 4_198_400 + 16_781_312 + 40_970,  # by hand

@@ -5,10 +5,10 @@ import tensorflow.compat.v1 as tf
 from tf1_style_impl.layers import conv, dropout, fc, flatten, max_pool
 
 
-def _single_tower(conv1, keep_prob, filters, num_classes):
+def _single_tower(conv1, filters, num_classes, *, keep_prob=None):
     """What the tutorials share: the paper's layers without groups and normalisation, behind conv1.
 
-    `filters` are those of the 3×3 convolutions, from conv3 on.
+    `filters` are those of the 3×3 convolutions, from conv3 on. Without a `keep_prob` there is no dropout.
     """
     # Block 1
     x = tf.nn.relu(conv1, name="relu1")
@@ -26,10 +26,12 @@ def _single_tower(conv1, keep_prob, filters, num_classes):
     x = flatten(x, name="flatten")
     x = fc(x, 4096, name="fc6")
     x = tf.nn.relu(x, name="relu6")
-    x = dropout(x, keep_prob, name="drop6")
+    if keep_prob is not None:
+        x = dropout(x, keep_prob, name="drop6")
     x = fc(x, 4096, name="fc7")
     x = tf.nn.relu(x, name="relu7")
-    x = dropout(x, keep_prob, name="drop7")
+    if keep_prob is not None:
+        x = dropout(x, keep_prob, name="drop7")
     return fc(x, num_classes, name="fc8")
 
 
@@ -37,16 +39,17 @@ def alexnet_single_tower(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: i
     """The paper's filters in one tower: no groups, no normalisation, as most tutorials have it.
 
     Takes (N, 227, 227, 3) float32; gives (N, num_classes) logits. Without groups every filter reads all channels, which
-    costs 1,413,120 parameters and 57 % more arithmetic than `alexnet_bvlc`, whose weights do not fit.
+    costs 1,413,120 parameters and 57 % more arithmetic than `alexnet_bvlc`, whose weights do not fit. There is
+    no dropout.
 
-    Source: figure 2 and section 3.5 of Krizhevsky et al. 2012, with the two towers drawn together.
+    Source: PyTorch tutorials; figure 2 and section 3.5 of Krizhevsky et al. 2012, with the two towers drawn together.
     """
     x = conv(images, 11, 96, stride=4, name="conv1")  # 55×55×96; the pools give 27×27, 13×13, 6×6
-    return _single_tower(x, keep_prob, [384, 384, 256], num_classes)
+    return _single_tower(x, [384, 384, 256], num_classes)
 
 
 def alexnet_four_conv(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) -> tf.Tensor:
-    """`alexnet_single_tower` with one 3×3 convolution of 384 filters left out, as a popular Keras tutorial has it.
+    """`alexnet_single_tower` less one 3×3 convolution, with dropout, as a popular Keras tutorial has it.
 
     Takes (N, 227, 227, 3) float32; gives (N, num_classes) logits. AlexNet has five convolutions: here 1,327,488
     parameters and a fifth of the arithmetic are missing. The dense layers are called fc6 to fc8 all the same.
@@ -54,7 +57,7 @@ def alexnet_four_conv(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int 
     Source: Krizhevsky et al. 2012, less the fourth layer.
     """
     x = conv(images, 11, 96, stride=4, name="conv1")  # 55×55×96; the pools give 27×27, 13×13, 6×6
-    return _single_tower(x, keep_prob, [384, 256], num_classes)
+    return _single_tower(x, [384, 256], num_classes, keep_prob=keep_prob)
 
 
 def alexnet_mnist(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 10) -> tf.Tensor:
@@ -66,7 +69,7 @@ def alexnet_mnist(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 10
     Source: tutorials; the filters of Krizhevsky et al. 2012 without groups and normalisation.
     """
     x = conv(images, 11, 96, padding=5, name="conv1")  # 28×28×96; the pools give 13×13, 6×6, 2×2
-    return _single_tower(x, keep_prob, [384, 384, 256], num_classes)
+    return _single_tower(x, [384, 384, 256], num_classes, keep_prob=keep_prob)
 
 
 def alexnet_d2l(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 10) -> tf.Tensor:
@@ -78,7 +81,7 @@ def alexnet_d2l(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 10) 
     Source: Zhang et al., Dive into Deep Learning, section 8.1.
     """
     x = conv(images, 11, 96, stride=4, padding=1, name="conv1")  # 54×54×96; the pools give 26×26, 12×12, 5×5
-    return _single_tower(x, keep_prob, [384, 384, 256], num_classes)
+    return _single_tower(x, [384, 384, 256], num_classes, keep_prob=keep_prob)
 
 
 def alexnet_owt(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) -> tf.Tensor:

@@ -6,7 +6,18 @@ from collections.abc import Callable
 
 import tensorflow.compat.v1 as tf
 
-from tf1_style_impl import alexnet, alexnet_variants, densenet, googlenet, lenet, resnet, resnet_tutorial, vgg
+from tf1_style_impl import (
+    alexnet,
+    alexnet_tutorial,
+    alexnet_variants,
+    densenet,
+    googlenet,
+    googlenet_tutorial,
+    lenet,
+    resnet,
+    resnet_tutorial,
+    vgg,
+)
 
 BUILDERS: dict[str, Callable[..., tf.Tensor | dict[str, tf.Tensor]]] = {
     "lenet5": lenet.lenet5,
@@ -14,6 +25,7 @@ BUILDERS: dict[str, Callable[..., tf.Tensor | dict[str, tf.Tensor]]] = {
     "lenet_caffe": lenet.lenet_caffe,
     "alexnet_bvlc": alexnet.alexnet_bvlc,
     "alexnet_paper": alexnet.alexnet_paper,
+    "alexnet_tf_tutorial": alexnet_tutorial.alexnet_tf_tutorial,
     "alexnet_single_tower": alexnet_variants.alexnet_single_tower,
     "alexnet_four_conv": alexnet_variants.alexnet_four_conv,
     "alexnet_mnist": alexnet_variants.alexnet_mnist,
@@ -26,7 +38,7 @@ BUILDERS: dict[str, Callable[..., tf.Tensor | dict[str, tf.Tensor]]] = {
     "vgg16_gap": vgg.vgg16_gap,
     "vgg19_gap": vgg.vgg19_gap,
     "googlenet": googlenet.googlenet,
-    "googlenet_tutorial": googlenet.googlenet_tutorial,
+    "googlenet_tutorial": googlenet_tutorial.googlenet_tutorial,
     "googlenet_bn": googlenet.googlenet_bn,
     "resnet18": resnet.resnet18,
     "resnet34": resnet.resnet34,

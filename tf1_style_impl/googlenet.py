@@ -8,7 +8,7 @@ from tf1_style_impl import layers
 from tf1_style_impl.layers import adaptive_avg_pool, avg_pool, batch_norm, conv, dropout, fc, flatten, global_avg_pool
 
 
-def unit(x, kernel, filters, *, stride=1, padding=0, bn, name, relu):
+def unit(x, kernel, filters, *, stride=1, padding=0, bn=False, name, relu):
     """A convolution, the batch normalisation that may take the place of its bias, a ReLU."""
     x = conv(x, kernel, filters, stride=stride, padding=padding, bias=not bn, name=name)
     if bn:
@@ -16,7 +16,7 @@ def unit(x, kernel, filters, *, stride=1, padding=0, bn, name, relu):
     return tf.nn.relu(x, name=relu)
 
 
-def _inception(x, n1x1, n3x3_reduce, n3x3, n5x5_reduce, n5x5, n_pool_proj, *, bn, wide, project_first, name):
+def _inception(x, n1x1, n3x3_reduce, n3x3, n5x5_reduce, n5x5, n_pool_proj, *, bn, wide, name):
     """Four branches side by side; the numbers of filters are named as in the paper's Table 1."""
     with tf.variable_scope(name):
         a = unit(x, 1, n1x1, bn=bn, name="conv1x1", relu="relu1x1")
@@ -24,13 +24,12 @@ def _inception(x, n1x1, n3x3_reduce, n3x3, n5x5_reduce, n5x5, n_pool_proj, *, bn
         b = unit(b, 3, n3x3, padding=1, bn=bn, name="conv3x3", relu="relu3x3")
         c = unit(x, 1, n5x5_reduce, bn=bn, name="conv5x5_reduce", relu="relu5x5_reduce")
         c = unit(c, wide, n5x5, padding=wide // 2, bn=bn, name="conv5x5", relu="relu5x5")
-        d = x if project_first else layers.max_pool(x, 3, stride=1, padding=1, name="pool")
+        d = layers.max_pool(x, 3, stride=1, padding=1, name="pool")
         d = unit(d, 1, n_pool_proj, bn=bn, name="pool_proj", relu="relu_pool_proj")
-        d = layers.max_pool(d, 3, stride=1, padding=1, name="pool") if project_first else d
         return tf.concat([a, b, c, d], axis=3, name="output")
 
 
-def auxiliary_head(x, keep_prob, num_classes, *, bn, name):
+def auxiliary_head(x, keep_prob, num_classes, *, bn=False, name):
     """A classifier on the way, for training; its loss counts 0.3."""
     with tf.variable_scope(name):
         x = adaptive_avg_pool(x, 4, name="pool") if bn else avg_pool(x, 5, stride=3, name="pool")  # 4×4
@@ -49,15 +48,13 @@ def _googlenet(
     *,
     lrn: bool = True,
     bn: bool = False,
-    ceil: bool = True,
-    project_first: bool = False,
     wide: int = 5,
     last_pool: int = 3,
     rate: float = 0.4,
 ) -> dict[str, tf.Tensor]:
     """The network of the paper's Table 1; the defaults are the paper's, the rest is where variants leave it."""
-    max_pool = partial(layers.max_pool, stride=2, padding=((0, 1), (0, 1)) if ceil else 1)
-    inception = partial(_inception, bn=bn, wide=wide, project_first=project_first)
+    max_pool = partial(layers.max_pool, stride=2, padding=((0, 1), (0, 1)))
+    inception = partial(_inception, bn=bn, wide=wide)
     # Whoever trains feeds 1 − rate; the heads drop 0.7 then.
     aux_keep_prob = 1.0 - (1.0 - keep_prob) * (0.7 / rate)
     # Block 1
@@ -103,16 +100,6 @@ def googlenet(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) 
     Source: models/bvlc_googlenet/train_val.prototxt in Caffe; Table 1 of the paper.
     """
     return _googlenet(images, keep_prob, num_classes)
-
-
-def googlenet_tutorial(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) -> dict[str, tf.Tensor]:
-    """GoogLeNet as Keras tutorials have it.
-
-    It leaves out both normalisations, pads the pools with stride 2 on every side where Caffe rounds up (each window
-    lies a pixel further up and left), and projects before the pool of an inception, not behind it. The weights of
-    `googlenet` fit, and silently give other numbers.
-    """
-    return _googlenet(images, keep_prob, num_classes, lrn=False, ceil=False, project_first=True)
 
 
 def googlenet_bn(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) -> dict[str, tf.Tensor]:

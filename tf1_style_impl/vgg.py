@@ -32,10 +32,12 @@ def _vgg(
     x = flatten(x, name="flatten")  # 25088, in the order H, W, C; or 512
     x = fc(x, 4096, name="fc6")
     x = tf.nn.relu(x, name="relu6")
-    x = dropout(x, keep_prob, name="drop6")
+    if not global_average:
+        x = dropout(x, keep_prob, name="drop6")
     x = fc(x, 4096, name="fc7")
     x = tf.nn.relu(x, name="relu7")
-    x = dropout(x, keep_prob, name="drop7")
+    if not global_average:
+        x = dropout(x, keep_prob, name="drop7")
     return fc(x, num_classes, name="fc8")
 
 
@@ -63,7 +65,8 @@ def vgg16_gap(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) 
     """`vgg16` with a global average before its dense layers: fc6 reads 512 numbers where it read 25,088.
 
     A variant of tutorials, not of the paper. It has 100,663,296 weights fewer and takes any image of at least 32×32,
-    but no longer knows where in the image it saw something, and the published weights of fc6 do not fit.
+    but no longer knows where in the image it saw something, and the published weights of fc6 do not fit. Nor does it
+    drop anything.
     """
     return _vgg(images, keep_prob, (2, 2, 3, 3, 3), num_classes, global_average=True)
 

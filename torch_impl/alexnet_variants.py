@@ -7,7 +7,9 @@ from itertools import pairwise
 from torch import nn
 
 
-def _single_tower(conv1: nn.Conv2d, filters: Sequence[int], flattened: int, num_classes: int) -> OrderedDict:
+def _single_tower(
+    conv1: nn.Conv2d, filters: Sequence[int], flattened: int, num_classes: int, *, dropout: bool = True
+) -> OrderedDict:
     """What the tutorials share: the paper's layers without groups and normalisation, but for conv1.
 
     `filters` are those of the 3×3 convolutions, from conv3 on.
@@ -31,10 +33,12 @@ def _single_tower(conv1: nn.Conv2d, filters: Sequence[int], flattened: int, num_
     layers["flatten"] = nn.Flatten()
     layers["fc6"] = nn.Linear(flattened, 4096)
     layers["relu6"] = nn.ReLU()
-    layers["drop6"] = nn.Dropout(p=0.5)
+    if dropout:
+        layers["drop6"] = nn.Dropout(p=0.5)
     layers["fc7"] = nn.Linear(4096, 4096)
     layers["relu7"] = nn.ReLU()
-    layers["drop7"] = nn.Dropout(p=0.5)
+    if dropout:
+        layers["drop7"] = nn.Dropout(p=0.5)
     layers["fc8"] = nn.Linear(4096, num_classes)
     return layers
 
@@ -43,20 +47,21 @@ class AlexNetSingleTower(nn.Sequential):
     """The paper's filters in one tower: no groups, no normalisation, as most tutorials have it.
 
     Takes (N, 3, 227, 227) float32; gives (N, num_classes) logits. Without groups every filter reads all channels, which
-    costs 1,413,120 parameters and 57 % more arithmetic than `AlexNetBVLC`, whose weights do not fit.
+    costs 1,413,120 parameters and 57 % more arithmetic than `AlexNetBVLC`, whose weights do not fit. There is
+    no dropout.
 
-    Source: figure 2 and section 3.5 of Krizhevsky et al. 2012, with the two towers drawn together.
+    Source: PyTorch tutorials; figure 2 and section 3.5 of Krizhevsky et al. 2012, with the two towers drawn together.
     """
 
     image_shape = (3, 227, 227)
 
     def __init__(self, num_classes: int = 1000) -> None:
         conv1 = nn.Conv2d(3, 96, kernel_size=11, stride=4)  # 96×55×55; the pools give 27×27, 13×13, 6×6
-        super().__init__(_single_tower(conv1, [384, 384, 256], 256 * 6 * 6, num_classes))
+        super().__init__(_single_tower(conv1, [384, 384, 256], 256 * 6 * 6, num_classes, dropout=False))
 
 
 class AlexNetFourConv(nn.Sequential):
-    """`AlexNetSingleTower` with one 3×3 convolution of 384 filters left out, as a popular Keras tutorial has it.
+    """`AlexNetSingleTower` less one 3×3 convolution, with dropout, as a popular Keras tutorial has it.
 
     Takes (N, 3, 227, 227) float32; gives (N, num_classes) logits. AlexNet has five convolutions: here 1,327,488
     parameters and a fifth of the arithmetic are missing. The dense layers are called fc6 to fc8 all the same.

@@ -6,7 +6,18 @@ from collections.abc import Callable
 
 from torch import nn
 
-from torch_impl import alexnet, alexnet_variants, densenet, googlenet, lenet, resnet, resnet_tutorial, vgg
+from torch_impl import (
+    alexnet,
+    alexnet_tutorial,
+    alexnet_variants,
+    densenet,
+    googlenet,
+    googlenet_tutorial,
+    lenet,
+    resnet,
+    resnet_tutorial,
+    vgg,
+)
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet.LeNet5,
@@ -14,6 +25,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "lenet_caffe": lenet.LeNetCaffe,
     "alexnet_bvlc": alexnet.AlexNetBVLC,
     "alexnet_paper": alexnet.AlexNetPaper,
+    "alexnet_tf_tutorial": alexnet_tutorial.AlexNetTFTutorial,
     "alexnet_single_tower": alexnet_variants.AlexNetSingleTower,
     "alexnet_four_conv": alexnet_variants.AlexNetFourConv,
     "alexnet_mnist": alexnet_variants.AlexNetMNIST,
@@ -26,7 +38,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "vgg16_gap": vgg.vgg16_gap,
     "vgg19_gap": vgg.vgg19_gap,
     "googlenet": googlenet.GoogLeNet,
-    "googlenet_tutorial": googlenet.googlenet_tutorial,
+    "googlenet_tutorial": googlenet_tutorial.GoogLeNetTutorial,
     "googlenet_bn": googlenet.googlenet_bn,
     "resnet18": resnet.resnet18,
     "resnet34": resnet.resnet34,

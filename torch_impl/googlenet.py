@@ -25,7 +25,7 @@ def through(x, *modules):
 class Inception(nn.Module):
     """Four branches side by side; the numbers of filters are named as in the paper's Table 1."""
 
-    def __init__(self, channels, n1x1, n3x3_reduce, n3x3, n5x5_reduce, n5x5, n_pool_proj, *, bn, wide, project_first):
+    def __init__(self, channels, n1x1, n3x3_reduce, n3x3, n5x5_reduce, n5x5, n_pool_proj, *, bn, wide):
         super().__init__()
         self.conv1x1, self.bn1x1, self.relu1x1 = unit(channels, n1x1, 1, bn=bn)
         self.conv3x3_reduce, self.bn3x3_reduce, self.relu3x3_reduce = unit(channels, n3x3_reduce, 1, bn=bn)
@@ -35,7 +35,6 @@ class Inception(nn.Module):
         self.pool = nn.MaxPool2d(kernel_size=3, stride=1, padding=1)
         self.pool_proj, self.bn_pool_proj, self.relu_pool_proj = unit(channels, n_pool_proj, 1, bn=bn)
         self.output = Concat()
-        self.project_first = project_first
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a = through(x, self.conv1x1, self.bn1x1, self.relu1x1)
@@ -43,16 +42,14 @@ class Inception(nn.Module):
         b = through(b, self.conv3x3, self.bn3x3, self.relu3x3)
         c = through(x, self.conv5x5_reduce, self.bn5x5_reduce, self.relu5x5_reduce)
         c = through(c, self.conv5x5, self.bn5x5, self.relu5x5)
-        d = x if self.project_first else self.pool(x)
-        d = through(d, self.pool_proj, self.bn_pool_proj, self.relu_pool_proj)
-        d = self.pool(d) if self.project_first else d
+        d = through(x, self.pool, self.pool_proj, self.bn_pool_proj, self.relu_pool_proj)
         return self.output(a, b, c, d)
 
 
 class AuxiliaryHead(nn.Module):
     """A classifier on the way, for training; its loss counts 0.3."""
 
-    def __init__(self, channels, num_classes, *, bn):
+    def __init__(self, channels, num_classes, *, bn=False):
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(4) if bn else nn.AvgPool2d(kernel_size=5, stride=3)  # 4×4
         self.conv, self.bn_conv, self.relu_conv = unit(channels, 128, 1, bn=bn)  # 128×4×4
@@ -85,15 +82,13 @@ class GoogLeNet(nn.Module):
         *,
         lrn: bool = True,
         bn: bool = False,
-        ceil: bool = True,
-        project_first: bool = False,
         wide: int = 5,
         last_pool: int = 3,
         rate: float = 0.4,
     ) -> None:
         super().__init__()
-        max_pool = partial(nn.MaxPool2d, stride=2, ceil_mode=ceil, padding=0 if ceil else 1)
-        inception = partial(Inception, bn=bn, wide=wide, project_first=project_first)
+        max_pool = partial(nn.MaxPool2d, stride=2, ceil_mode=True)
+        inception = partial(Inception, bn=bn, wide=wide)
         # Block 1
         self.conv1, self.bn1, self.relu1 = unit(3, 64, 7, stride=2, padding=3, bn=bn)  # 64×112×112
         self.pool1 = max_pool(3)  # 64×56×56
@@ -138,16 +133,6 @@ class GoogLeNet(nn.Module):
         if self.training or self.auxiliary:
             return {"logits": logits, "aux1": self.aux1(after_4a), "aux2": self.aux2(after_4d)}
         return logits
-
-
-def googlenet_tutorial(num_classes: int = 1000) -> GoogLeNet:
-    """GoogLeNet as Keras tutorials have it.
-
-    It leaves out both normalisations, pads the pools with stride 2 on every side where Caffe rounds up (each window
-    lies a pixel further up and left), and projects before the pool of an inception, not behind it. The weights of
-    `googlenet` fit, and silently give other numbers.
-    """
-    return GoogLeNet(num_classes, lrn=False, ceil=False, project_first=True)
 
 
 def googlenet_bn(num_classes: int = 1000) -> GoogLeNet:

@@ -31,10 +31,12 @@ class VGG(nn.Sequential):
         layers["flatten"] = nn.Flatten()  # 25088, in the order C, H, W; or 512
         layers["fc6"] = nn.Linear(512 if global_average else 512 * 7 * 7, 4096)
         layers["relu6"] = nn.ReLU()
-        layers["drop6"] = nn.Dropout(p=0.5)
+        if not global_average:
+            layers["drop6"] = nn.Dropout(p=0.5)
         layers["fc7"] = nn.Linear(4096, 4096)
         layers["relu7"] = nn.ReLU()
-        layers["drop7"] = nn.Dropout(p=0.5)
+        if not global_average:
+            layers["drop7"] = nn.Dropout(p=0.5)
         layers["fc8"] = nn.Linear(4096, num_classes)
         super().__init__(layers)
 
@@ -63,7 +65,8 @@ def vgg16_gap(num_classes: int = 1000) -> VGG:
     """`vgg16` with a global average before its dense layers: fc6 reads 512 numbers where it read 25,088.
 
     A variant of tutorials, not of the paper. It has 100,663,296 weights fewer and takes any image of at least 32×32,
-    but no longer knows where in the image it saw something, and the published weights of fc6 do not fit.
+    but no longer knows where in the image it saw something, and the published weights of fc6 do not fit. Nor does it
+    drop anything.
     """
     return VGG((2, 2, 3, 3, 3), num_classes, global_average=True)
 

@@ -174,8 +174,8 @@ def _by_family(
 
 
 ALL = tuple(list_architectures())
-RELEASED = tuple(name for name in ALL if name not in ("alexnet_paper", "googlenet_tutorial"))
-"""Of two networks with the same parameters, the one whose weights somebody released."""
+RELEASED = tuple(name for name in ALL if name not in ("alexnet_paper", "alexnet_tf_tutorial"))
+"""Of networks with the same parameters, the one whose weights somebody released."""
 
 _TORCH = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "variance": "running_var"}
 

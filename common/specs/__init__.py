@@ -8,7 +8,17 @@ from collections.abc import Callable, Iterable
 from functools import cache
 
 from common.errors import TriptychError
-from common.specs import alexnet, alexnet_variants, densenet, googlenet, lenet, resnet, vgg
+from common.specs import (
+    alexnet,
+    alexnet_tutorial,
+    alexnet_variants,
+    densenet,
+    googlenet,
+    googlenet_tutorial,
+    lenet,
+    resnet,
+    vgg,
+)
 from common.specs.architecture import Architecture
 
 CATALOGUE: dict[str, Callable[..., Architecture]] = {
@@ -17,6 +27,7 @@ CATALOGUE: dict[str, Callable[..., Architecture]] = {
     "lenet_caffe": lenet.lenet_caffe,
     "alexnet_bvlc": alexnet.alexnet_bvlc,
     "alexnet_paper": alexnet.alexnet_paper,
+    "alexnet_tf_tutorial": alexnet_tutorial.alexnet_tf_tutorial,
     "alexnet_single_tower": alexnet_variants.alexnet_single_tower,
     "alexnet_four_conv": alexnet_variants.alexnet_four_conv,
     "alexnet_mnist": alexnet_variants.alexnet_mnist,
@@ -29,7 +40,7 @@ CATALOGUE: dict[str, Callable[..., Architecture]] = {
     "vgg16_gap": vgg.vgg16_gap,
     "vgg19_gap": vgg.vgg19_gap,
     "googlenet": googlenet.googlenet,
-    "googlenet_tutorial": googlenet.googlenet_tutorial,
+    "googlenet_tutorial": googlenet_tutorial.googlenet_tutorial,
     "googlenet_bn": googlenet.googlenet_bn,
     "resnet18": resnet.resnet18,
     "resnet34": resnet.resnet34,

@@ -18,11 +18,14 @@ from common.specs.architecture import (
 )
 
 
-def _single_tower(conv1: Conv, filters: Sequence[int], flattened: Shape, num_classes: int) -> tuple[Layer, ...]:
+def _single_tower(
+    conv1: Conv, filters: Sequence[int], flattened: Shape, num_classes: int, *, dropout: bool = True
+) -> tuple[Layer, ...]:
     """What the tutorials share: the paper's layers without groups and normalisation, but for conv1.
 
     `filters` are those of the 3×3 convolutions, from conv3 on.
     """
+    drop6, drop7 = ([(name, Dropout(0.5))] if dropout else [] for name in ("drop6", "drop7"))
     convolutions = [
         pair
         for number, width in enumerate(filters, start=3)
@@ -40,10 +43,10 @@ def _single_tower(conv1: Conv, filters: Sequence[int], flattened: Shape, num_cla
         ("flatten", Flatten(flattened)),
         ("fc6", Dense(4096)),
         ("relu6", ReLU()),
-        ("drop6", Dropout(0.5)),
+        *drop6,
         ("fc7", Dense(4096)),
         ("relu7", ReLU()),
-        ("drop7", Dropout(0.5)),
+        *drop7,
         ("fc8", Dense(num_classes)),
     )
 
@@ -52,9 +55,10 @@ def alexnet_single_tower(num_classes: int = 1000, image_size: tuple[int, int] = 
     """The paper's filters in one tower: no groups, no normalisation, as most tutorials have it.
 
     Without groups, every filter of conv2, conv4 and conv5 reads all channels: 1,413,120 parameters and 411 million
-    multiply-adds more than `alexnet_bvlc`, which is 57 % more arithmetic. BVLC's weights do not fit.
+    multiply-adds more than `alexnet_bvlc`, which is 57 % more arithmetic. BVLC's weights do not fit. Nor is there a
+    dropout, in 54.5 million dense weights.
 
-    Source: figure 2 and section 3.5 of the paper, with the two towers drawn together.
+    Source: PyTorch tutorials; figure 2 and section 3.5 of the paper, with the two towers drawn together.
     """
     return Architecture(
         name="alexnet_single_tower",
@@ -63,13 +67,13 @@ def alexnet_single_tower(num_classes: int = 1000, image_size: tuple[int, int] = 
         year=2012,
         paper=PAPER,
         input_shape=(3, *image_size),
-        layers=_single_tower(Conv(11, stride=4, filters=96), (384, 384, 256), (256, 6, 6), num_classes),
+        layers=_single_tower(Conv(11, stride=4, filters=96), (384, 384, 256), (256, 6, 6), num_classes, dropout=False),
         outputs={"logits": "fc8"},
     )
 
 
 def alexnet_four_conv(num_classes: int = 1000, image_size: tuple[int, int] = (227, 227)) -> Architecture:
-    """`alexnet_single_tower` with one 3×3 convolution of 384 filters left out, as a popular Keras tutorial has it.
+    """`alexnet_single_tower` less one 3×3 convolution, with dropout, as a popular Keras tutorial has it.
 
     It is often presented as AlexNet, which has five convolutions. 1,327,488 parameters and a fifth of the arithmetic
     are missing, and no published weights fit. The dense layers are called fc6 to fc8 all the same.

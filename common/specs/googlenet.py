@@ -35,17 +35,6 @@ def googlenet(num_classes: int = 1000, image_size: tuple[int, int] = (224, 224))
     return _googlenet("googlenet", "GoogLeNet as released by BVLC with Caffe", num_classes, image_size)
 
 
-def googlenet_tutorial(num_classes: int = 1000, image_size: tuple[int, int] = (224, 224)) -> Architecture:
-    """GoogLeNet as Keras tutorials have it.
-
-    It leaves out both normalisations, pads the pools with stride 2 on every side where Caffe rounds up (each window
-    lies a pixel further up and left), and projects before the pool of an inception, not behind it. The weights of
-    `googlenet` fit, and silently give other numbers.
-    """
-    title = "GoogLeNet as in Keras tutorials"
-    return _googlenet("googlenet_tutorial", title, num_classes, image_size, lrn=False, ceil=False, project_first=True)
-
-
 def googlenet_bn(num_classes: int = 1000, image_size: tuple[int, int] = (224, 224)) -> Architecture:
     """GoogLeNet as torchvision has it, with batch normalisation behind every convolution; RGB from −1 to 1.
 
@@ -77,8 +66,6 @@ def _googlenet(
     *,
     lrn: bool = True,
     bn: bool = False,
-    ceil: bool = True,
-    project_first: bool = False,
     wide: int = 5,
     last_pool: int = 3,
     rate: float = 0.4,
@@ -93,8 +80,6 @@ def _googlenet(
         image_size: (height, width); the auxiliary heads fit maps of 14 to 16 pixels, 1/16 of the image.
         lrn: whether the stem normalises twice.
         bn: whether every convolution is followed by batch normalisation, and has no bias.
-        ceil: whether the pools with stride 2 round up as Caffe's do; else they are padded by one on every side.
-        project_first: whether the 1×1 convolution of an inception's pool branch precedes the pool.
         wide: the larger window of an inception.
         last_pool: the window of pool4.
         rate: of the dropout before the classifier.
@@ -103,13 +88,13 @@ def _googlenet(
 
     def max_pool(name: str, kernel: int = 3) -> tuple[str, Operation]:
         # Rounded up, the last window may hang over the edge: one pixel more at the bottom and right.
-        return name, MaxPool(kernel, stride=2, padding=((0, 1), (0, 1)) if ceil else 1)
+        return name, MaxPool(kernel, stride=2, padding=((0, 1), (0, 1)))
 
     def norm(name: str) -> list[tuple[str, Operation]]:
         return [(name, LRN(size=5, alpha=1e-4, beta=0.75, k=1.0))] if lrn else []
 
     def inception(name: str, *filters: int, after: str) -> tuple[Layer, ...]:
-        return _inception(name, filters, after, bn=bn, wide=wide, project_first=project_first)
+        return _inception(name, filters, after, bn=bn, wide=wide)
 
     return Architecture(
         name=name,
@@ -132,11 +117,11 @@ def _googlenet(
             *inception("inception_3b", 128, 128, 192, 32, 96, 64, after="inception_3a/output"),
             *chain(max_pool("pool3"), after="inception_3b/output"),
             *inception("inception_4a", 192, 96, 208, 16, 48, 64, after="pool3"),
-            *_auxiliary_head("aux1", num_classes, after="inception_4a/output", bn=bn),
+            *auxiliary_head("aux1", num_classes, after="inception_4a/output", bn=bn),
             *inception("inception_4b", 160, 112, 224, 24, 64, 64, after="inception_4a/output"),
             *inception("inception_4c", 128, 128, 256, 24, 64, 64, after="inception_4b/output"),
             *inception("inception_4d", 112, 144, 288, 32, 64, 64, after="inception_4c/output"),
-            *_auxiliary_head("aux2", num_classes, after="inception_4d/output", bn=bn),
+            *auxiliary_head("aux2", num_classes, after="inception_4d/output", bn=bn),
             *inception("inception_4e", 256, 160, 320, 32, 128, 128, after="inception_4d/output"),
             *chain(max_pool("pool4", last_pool), after="inception_4e/output"),
             *inception("inception_5a", 256, 160, 320, 32, 128, 128, after="pool4"),
@@ -160,13 +145,9 @@ def _unit(name: str, relu: str, conv: Conv) -> tuple[tuple[str, Operation], ...]
     return (name, conv), *norm, (relu, ReLU())
 
 
-def _inception(
-    name: str, filters: tuple[int, ...], after: str, *, bn: bool, wide: int, project_first: bool
-) -> tuple[Layer, ...]:
+def _inception(name: str, filters: tuple[int, ...], after: str, *, bn: bool, wide: int) -> tuple[Layer, ...]:
     """Four branches side by side; `filters` as in the paper's Table 1: #1×1 … pool proj."""
     n1x1, n3x3_reduce, n3x3, n5x5_reduce, n5x5, n_pool_proj = filters
-    pool = [(f"{name}/pool", MaxPool(3, padding=1))]
-    projection = _unit(f"{name}/pool_proj", f"{name}/relu_pool_proj", Conv(1, filters=n_pool_proj, bias=not bn))
     branches = [
         _unit(f"{name}/conv1x1", f"{name}/relu1x1", Conv(1, filters=n1x1, bias=not bn)),
         (
@@ -177,14 +158,17 @@ def _inception(
             *_unit(f"{name}/conv5x5_reduce", f"{name}/relu5x5_reduce", Conv(1, filters=n5x5_reduce, bias=not bn)),
             *_unit(f"{name}/conv5x5", f"{name}/relu5x5", Conv(wide, padding=wide // 2, filters=n5x5, bias=not bn)),
         ),
-        (*projection, *pool) if project_first else (*pool, *projection),
+        (
+            (f"{name}/pool", MaxPool(3, padding=1)),
+            *_unit(f"{name}/pool_proj", f"{name}/relu_pool_proj", Conv(1, filters=n_pool_proj, bias=not bn)),
+        ),
     ]
     layers = [chain(*branch, after=after) for branch in branches]
     concat = Layer(f"{name}/output", Concat(), tuple(branch[-1].name for branch in layers))
     return (*(layer for branch in layers for layer in branch), concat)
 
 
-def _auxiliary_head(name: str, num_classes: int, *, after: str, bn: bool) -> tuple[Layer, ...]:
+def auxiliary_head(name: str, num_classes: int, *, after: str, bn: bool = False) -> tuple[Layer, ...]:
     """A classifier on the way, for training: its loss counts 0.3 (section 5 of the paper)."""
     return chain(
         (f"{name}/pool", AdaptiveAveragePool(4) if bn else AveragePool(5, stride=3)),

@@ -47,10 +47,10 @@ def _vgg(
             ("flatten", Flatten((512, 1, 1) if global_average else (512, 7, 7))),
             ("fc6", Dense(4096)),
             ("relu6", ReLU()),
-            ("drop6", Dropout(0.5)),
+            *([] if global_average else [("drop6", Dropout(0.5))]),
             ("fc7", Dense(4096)),
             ("relu7", ReLU()),
-            ("drop7", Dropout(0.5)),
+            *([] if global_average else [("drop7", Dropout(0.5))]),
             ("fc8", Dense(num_classes)),
         ),
         outputs={"logits": "fc8"},
@@ -82,7 +82,8 @@ def vgg16_gap(num_classes: int = 1000, image_size: tuple[int, int] = (224, 224))
     """`vgg16` with a global average before its dense layers: fc6 reads 512 numbers where it read 25,088.
 
     A variant of tutorials, not of the paper. It has 100,663,296 weights fewer and takes any image of at least 32×32,
-    but no longer knows where in the image it saw something, and the published weights of fc6 do not fit.
+    but no longer knows where in the image it saw something, and the published weights of fc6 do not fit. Nor does it
+    drop anything.
     """
     title = "VGG with 16 layers and a global average"
     return _vgg("vgg16_gap", title, (2, 2, 3, 3, 3), num_classes, image_size, global_average=True)

@@ -9,17 +9,33 @@ _torch_bn = partial(Mutant, "torch_impl", "torch_impl/googlenet.py", "googlenet_
 _keras = partial(Mutant, "keras_impl", "keras_impl/googlenet.py", "googlenet")
 _tf1 = partial(Mutant, "tf1_style_impl", "tf1_style_impl/googlenet.py", "googlenet")
 
+_tutorial = partial(Mutant, "torch_impl", "torch_impl/googlenet_tutorial.py", "googlenet_tutorial")
+
 MUTANTS = [
+    _tutorial(
+        "conv1 padded by 3 on every side (the paper's)",
+        "SameConv2d(3, 64, kernel_size=7, stride=2)",
+        "nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3)",
+        "conv1",
+        "the padding is shifted by a pixel to the top and left",
+    ),
+    _tutorial(
+        "projected behind the pool (the paper's order)",
+        "through(x, self.pool_proj, self.relu_pool_proj, self.pool)",
+        "through(x, self.pool, self.pool_proj, self.relu_pool_proj)",
+        "inception_3a/pool_proj",
+        "it reads inception_3a/pool, not pool2",
+    ),
     _torch(
         "pools round down",
-        "ceil_mode=ceil, padding=0 if ceil else 1",
-        "ceil_mode=False, padding=0 if ceil else 1",
+        "ceil_mode=True",
+        "ceil_mode=False",
         "pool1",
         "the number of windows is rounded down, not up",
     ),
     _keras(
         "pools padded on every side",
-        "((0, 1), (0, 1)) if ceil else 1",
+        "((0, 1), (0, 1))",
         "1",
         "pool1",
         "the padding is shifted by a pixel to the top and left",
@@ -47,8 +63,8 @@ MUTANTS = [
     ),
     _torch(
         "projected before the pool (the tutorial's order)",
-        "self.project_first = project_first",
-        "self.project_first = True",
+        "through(x, self.pool, self.pool_proj, self.bn_pool_proj, self.relu_pool_proj)",
+        "through(x, self.pool_proj, self.bn_pool_proj, self.relu_pool_proj, self.pool)",
         "inception_3a/pool",
         "it reads inception_3a/relu_pool_proj, not pool2",
     ),
@@ -94,8 +110,8 @@ MUTANTS = [
     _torch_bn("eps 1e-5 in place of torchvision's 1e-3", "eps=1e-3", "eps=1e-5", "bn1", "eps is 1e-05"),
     _torch_bn(
         "no bn behind a projection",
-        "d = through(d, self.pool_proj, self.bn_pool_proj, ",
-        "d = through(d, self.pool_proj, ",
+        "d = through(x, self.pool, self.pool_proj, self.bn_pool_proj, ",
+        "d = through(x, self.pool, self.pool_proj, ",
         "inception_3a/bn_pool_proj",
         "inception_3a/bn_pool_proj was not computed",
     ),
