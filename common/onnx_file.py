@@ -68,10 +68,16 @@ def write_onnx(
 def _tensors_beside(
     initializers: Mapping[str, np.ndarray], location: str, file: BinaryIO
 ) -> Iterable[onnx.TensorProto]:
-    """Write each array to a file, and yield the tensor that says where it lies."""
-    from onnx import TensorProto
+    """Write each array to a file, and yield the tensor that says where it lies.
+
+    Integers, on whose values shapes depend, stay in the model.
+    """
+    from onnx import TensorProto, numpy_helper
 
     for name, array in sorted(initializers.items()):
+        if array.dtype == np.int64:
+            yield numpy_helper.from_array(array, name)
+            continue
         file.write(b"\0" * (-file.tell() % _ALIGNMENT))
         tensor = TensorProto(
             name=name, dims=array.shape, data_type=_data_type(array), data_location=TensorProto.EXTERNAL

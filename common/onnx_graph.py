@@ -347,7 +347,7 @@ class GraphBuilder:
         self, outputs: Mapping[str, str], options: ExportOptions, metadata: Mapping[str, str]
     ) -> onnx.ModelProto:
         """The model without its initializers, the shape of every value inferred."""
-        from onnx import TensorProto, helper, shape_inference
+        from onnx import TensorProto, helper, numpy_helper, shape_inference
 
         element = TensorProto.DataType.Value(ELEMENTS[options.dtype])
         renamed = {layer: output for output, layer in outputs.items()}
@@ -361,12 +361,15 @@ class GraphBuilder:
         ]
         image = helper.make_tensor_value_info(IMAGE, element, [options.batch or BATCH, *self.image_shape])
         results = [helper.make_tensor_value_info(name, element, None) for name in outputs]
-        graph = helper.make_graph(self.nodes, self.architecture or "network", [image, *parameters], results)
+        # Shapes depend on the values of integers, such as an axis.
+        integers = [numpy_helper.from_array(a, name) for name, a in self.initializers.items() if a.dtype == np.int64]
+        name = self.architecture or "network"
+        graph = helper.make_graph(self.nodes, name, [image, *parameters], results, integers)
         opset = helper.make_opsetid("", OPSETS[options.dtype])
         model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
         # The parameters are inputs only for as long as the shapes behind them are inferred.
         model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
-        del model.graph.input[1:]
+        del model.graph.input[1:], model.graph.initializer[:]
         helper.set_model_props(model, dict(metadata))
         return model
 

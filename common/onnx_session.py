@@ -283,12 +283,14 @@ def _take_initializers(model: onnx.ModelProto, folder: Path) -> dict[str, np.nda
     """Replace the initializers' data by a reference to data beside the model, and return it.
 
     Serialising a model with its weights, only for ONNX Runtime to parse it again, takes longer than running it. What
-    lies in a file beside the model already is mapped into memory.
+    lies in a file beside the model already is mapped into memory. Integers, on whose values shapes depend, stay.
     """
     from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
     arrays: dict[str, np.ndarray] = {}
     for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.INT64:
+            continue
         if external_data_helper.uses_external_data(tensor):
             where = external_data_helper.ExternalDataInfo(tensor)
             dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
