@@ -14,12 +14,16 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.files import os_error_sentence, written_atomically
+from common.onnx_lrn import find_lrns
 
 if TYPE_CHECKING:
     import onnx
 
 LARGEST_MESSAGE = 2**31 - 1
 """Bytes: no protobuf message can be longer, so larger weights go beside the model."""
+
+_SMALL = 1024
+"""Bytes: an array below this stays in the model, as with `onnx.save`, for whoever reads the model alone."""
 
 _ALIGNMENT = 4096
 """Bytes: where each tensor begins in a file beside the model, so that it can be mapped into memory by pages."""
@@ -68,14 +72,11 @@ def write_onnx(
 def _tensors_beside(
     initializers: Mapping[str, np.ndarray], location: str, file: BinaryIO
 ) -> Iterable[onnx.TensorProto]:
-    """Write each array to a file, and yield the tensor that says where it lies.
-
-    Integers, on whose values shapes depend, stay in the model.
-    """
+    """Write each array to a file, and yield the tensor that says where it lies; a small one stays in its tensor."""
     from onnx import TensorProto, numpy_helper
 
     for name, array in sorted(initializers.items()):
-        if array.dtype == np.int64:
+        if array.nbytes < _SMALL:
             yield numpy_helper.from_array(array, name)
             continue
         file.write(b"\0" * (-file.tell() % _ALIGNMENT))
@@ -143,7 +144,7 @@ def _varint(number: int) -> bytes:
 
 @dataclass(frozen=True)
 class FileLayer:
-    """A node of a file."""
+    """A node of a file, or the several that a local response normalisation consists of."""
 
     name: str
     operator: str
@@ -187,6 +188,8 @@ def read_summary(path: str | Path) -> FileSummary:
     values = {value.name: _dimensions(value) for value in (*graph.input, *graph.value_info, *graph.output)}
     # A scalar is a constant of the operation, no parameter.
     sizes = {tensor.name: prod(tensor.dims) if tensor.dims else 0 for tensor in graph.initializer}
+    normalisations = find_lrns(graph)
+    inner = {value for found in normalisations.values() for value in found.values[1:]}
     return FileSummary(
         metadata={entry.key: entry.value for entry in model.metadata_props},
         opset=max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0),
@@ -195,12 +198,15 @@ def read_summary(path: str | Path) -> FileSummary:
         layers=[
             FileLayer(
                 node.name or ", ".join(node.output),
-                node.op_type,
-                tuple(name for name in node.input if name and name not in sizes),
-                values.get(node.output[0], ()) if node.output else (),
+                "LRN" if value in normalisations else node.op_type,
+                (normalisations[value].x,)
+                if value in normalisations
+                else tuple(name for name in node.input if name and name not in sizes),
+                values.get(value, ()),
                 sum(sizes.get(name, 0) for name in node.input),
             )
-            for node in graph.node
+            for node, value in ((node, next(iter(node.output), "")) for node in graph.node)
+            if value not in inner
         ],
     )
 

@@ -33,7 +33,7 @@ ELEMENTS = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
 OPSETS = {"float32": 18, "float16": 18, "bfloat16": 22}
 """The version of the operators by element type; convolutions and pools take bfloat16 since 22 only."""
 
-LRN_FORMS = {"float32": "node", "float16": "node", "bfloat16": "node"}
+LRN_FORMS = {"float32": "nodes", "float16": "node", "bfloat16": "node"}
 """How LRN is written by element type. As nodes, ONNX Runtime computes it several times faster (benchmarks/lrn.py), and
 has kernels for it on every device; as one node, what overflows float16 on the way is the runtime's concern."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import TriptychError
+from common.onnx_lrn import find_lrn
 from common.porting.caffe_files import fields
 from common.porting.matching import rounding_error
 from common.porting.source import Source, corrupt, mapped
@@ -200,6 +201,7 @@ class _Reader:
         self.errors: dict[str, float] = {}
         """By node and kind of parameter."""
         self.eps: float | None = None
+        self.makers: dict[str, onnx.NodeProto] = {}
         self.made: dict[str, Node] = {}
         self.passed: dict[str, list[tuple[Any, ...]]] = {}
         self.image = Node("image", IMAGE, signature=hash("image"))
@@ -210,6 +212,7 @@ class _Reader:
             if value.name not in self.tensors:
                 self.made[value.name], self.passed[value.name] = self.image, []
         for node in self.graph.node:
+            self.makers |= dict.fromkeys(node.output, node)
             for output in node.output[1:]:
                 self.made.pop(output, None)
             self._read(node)
@@ -441,6 +444,11 @@ class _Reader:
     ) -> Node | Between:
         return self._join("Concat", node, dynamic) if len(dynamic) > 1 else []
 
+    def _div(self, node: Any, attributes: dict[str, Any], constants: list[Any], dynamic: list[str]) -> Between:
+        """The end of a normalisation that is written as several nodes: its `dynamic[0]` is what it normalises."""
+        found = find_lrn(node, self.makers, self._constant)
+        return [_lrn(found.size, found.alpha, found.beta, found.k)] if found else []
+
     def _join(self, kind: str, node: Any, dynamic: list[str]) -> Node | Between:
         if all(self.made[name] is self.image for name in dynamic):
             return []  # something is done to the image
@@ -454,10 +462,15 @@ def _between(operator: str, attributes: Mapping[str, Any]) -> Between:
         return [(operator, tuple(attributes["kernel_shape"]), tuple(attributes.get("strides", (1, 1))), pads)]
     if operator == "LRN":
         numbers = (attributes.get("alpha", 1e-4), attributes.get("beta", 0.75), attributes.get("bias", 1.0))
-        return [(operator, attributes["size"], *(f"{number:.4g}" for number in numbers))]
+        return [_lrn(attributes["size"], *numbers)]
     if operator == "Transpose":
         return [(operator, tuple(attributes.get("perm", ())))]
     return [(operator,)] if operator in ("Relu", "Pad", "GlobalAveragePool") else []
+
+
+def _lrn(size: int, *numbers: float) -> tuple[Any, ...]:
+    """Alpha, beta and k to four digits: a file keeps them in float32."""
+    return ("LRN", size, *(f"{number:.4g}" for number in numbers))
 
 
 def _signature(node: Node) -> int:
@@ -501,8 +514,7 @@ def _specified_between(spec: Architecture, layer: Layer) -> list[tuple[Any, ...]
         kernel, _, _ = operation.window(spec.input_shapes(layer)[0])
         return [("MaxPool", kernel, *_numbers(spec, layer))]
     if isinstance(operation, LRN):
-        numbers = (operation.alpha, operation.beta, operation.k)
-        return [("LRN", operation.size, *(f"{number:.4g}" for number in numbers))]
+        return [_lrn(operation.size, operation.alpha, operation.beta, operation.k)]
     return [("Relu",)] if operation.kind == "ReLU" else []
 
 
