@@ -16,7 +16,16 @@ from math import prod
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from common.oracle import ELEMENTARY_ULP, SMALLEST_NORMAL, UNIT_ROUNDOFF, binary_exponent, gamma, lrn_factor
+from common.errors import TriptychError
+from common.oracle import (
+    ELEMENTARY_ULP,
+    SMALLEST_NORMAL,
+    UNIT_ROUNDOFF,
+    binary_exponent,
+    evaluated_shape,
+    gamma,
+    lrn_factor,
+)
 from common.specs.architecture import (
     LRN,
     AdaptiveAveragePool,
@@ -69,7 +78,6 @@ class Gradients:
     parameters: dict[str, Gradient] = field(default_factory=dict)
 
 
-@singledispatch
 def backward(
     operation: Operation, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
 ) -> Gradients:
@@ -81,7 +89,21 @@ def backward(
         parameters: float32, in the canonical layout, keyed `weight`, `bias`, ….
         dy: float32, the gradient by the output.
         training: whether batch normalisation uses the statistics of the batch.
+
+    Raises:
+        TriptychError: the operation does not take arrays of these shapes.
     """
+    expected = evaluated_shape(operation, inputs, parameters)
+    if dy.shape != expected:
+        found, of_output = ("×".join(map(str, shape)) for shape in (dy.shape, expected))
+        raise TriptychError(f"the gradient by the output of {operation.kind} is {found}, expected {of_output}")
+    return _backward(operation, inputs, parameters, dy, training)
+
+
+@singledispatch
+def _backward(
+    operation: Operation, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
+) -> Gradients:
     raise NotImplementedError(f"the oracle does not know the gradient of {operation.kind}")
 
 
@@ -120,7 +142,7 @@ def _scattered(windows: np.ndarray, shape: tuple[int, ...], kernel: Pair, stride
     return image[:, :, top : top + shape[2], left : left + shape[3]]
 
 
-@backward.register
+@_backward.register
 def _conv(operation: Conv, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False) -> Gradients:
     """∂x sums over filters and the windows an element lies in; ∂w and ∂b over all positions of all images."""
     x, w = inputs[0], parameters["weight"]
@@ -178,7 +200,7 @@ def _summed_in_float32(terms: int, value: np.ndarray, magnitude: np.ndarray, exp
     return _summed(terms, value, whole)
 
 
-@backward.register
+@_backward.register
 def _dense(
     operation: Dense, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
 ) -> Gradients:
@@ -200,7 +222,7 @@ def _dense(
     )
 
 
-@backward.register
+@_backward.register
 def _sub_sampling(
     operation: SubSampling, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
 ) -> Gradients:
@@ -225,13 +247,13 @@ def _sub_sampling(
 # Choices and copies
 
 
-@backward.register
+@_backward.register
 def _relu(operation: ReLU, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False) -> Gradients:
     """Every framework takes 0 as the derivative at 0."""
     return Gradients([_chosen(np.where(inputs[0] > 0, dy, 0).astype(np.float64))])
 
 
-@backward.register
+@_backward.register
 def _max_pool(
     operation: MaxPool, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
 ) -> Gradients:
@@ -242,7 +264,7 @@ def _max_pool(
     """
     kernel, stride, padding = operation.window(inputs[0].shape[1:])
     windows = _windows(inputs[0].astype(np.float64), kernel, stride, padding, fill=-np.inf)
-    flat = windows.reshape(*windows.shape[:4], -1)
+    flat = windows.reshape(*windows.shape[:4], kernel[0] * kernel[1])
     routed = np.zeros(flat.shape)
     np.put_along_axis(routed, flat.argmax(-1)[..., None], dy.astype(np.float64)[..., None], -1)
     largest = windows.max((4, 5), keepdims=True)
@@ -262,12 +284,12 @@ def _max_pool(
     return Gradients([Gradient(value, bound, choice=open_to_choice)])
 
 
-@backward.register
+@_backward.register
 def _add(operation: Add, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False) -> Gradients:
     return Gradients([_chosen(dy.astype(np.float64)) for _ in inputs])
 
 
-@backward.register
+@_backward.register
 def _concat(
     operation: Concat, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
 ) -> Gradients:
@@ -275,7 +297,7 @@ def _concat(
     return Gradients([_chosen(part) for part in np.split(dy.astype(np.float64), ends, axis=1)])
 
 
-@backward.register
+@_backward.register
 def _select_channels(
     operation: SelectChannels, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
 ) -> Gradients:
@@ -284,14 +306,14 @@ def _select_channels(
     return Gradients([_chosen(value)])
 
 
-@backward.register
+@_backward.register
 def _flatten(
     operation: Flatten, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
 ) -> Gradients:
     return Gradients([_chosen(dy.astype(np.float64).reshape(inputs[0].shape))])
 
 
-@backward.register
+@_backward.register
 def _dropout(
     operation: Dropout, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
 ) -> Gradients:
@@ -302,7 +324,7 @@ def _dropout(
 # Averages
 
 
-@backward.register
+@_backward.register
 def _average_pool(
     operation: AveragePool, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
 ) -> Gradients:
@@ -310,7 +332,7 @@ def _average_pool(
     return Gradients([_averaged(inputs[0], dy, kernel, stride, padding)])
 
 
-@backward.register
+@_backward.register
 def _global_average_pool(
     operation: GlobalAveragePool, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
 ) -> Gradients:
@@ -318,7 +340,7 @@ def _global_average_pool(
     return Gradients([_averaged(inputs[0], dy, (height, width), (1, 1), ((0, 0), (0, 0)))])
 
 
-@backward.register
+@_backward.register
 def _adaptive_average_pool(
     operation: AdaptiveAveragePool, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
 ) -> Gradients:
@@ -347,7 +369,7 @@ def _inexact_unless_power_of_two(count: int, gradient: Gradient) -> Gradient:
 # Functions that round whatever they are given
 
 
-@backward.register
+@_backward.register
 def _sigmoid(
     operation: Sigmoid, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
 ) -> Gradients:
@@ -359,7 +381,7 @@ def _sigmoid(
     return Gradients([Gradient(dy * y * (1 - y), SECOND_ORDER * bound + 4 * SMALLEST_NORMAL)])
 
 
-@backward.register
+@_backward.register
 def _scaled_tanh(
     operation: ScaledTanh, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
 ) -> Gradients:
@@ -372,7 +394,7 @@ def _scaled_tanh(
     return Gradients([Gradient(value, SECOND_ORDER * bound + 6 * SMALLEST_NORMAL)])
 
 
-@backward.register
+@_backward.register
 def _lrn(operation: LRN, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False) -> Gradients:
     """dy_j s_j^-β − 2αβ/n · x_j Σ dy_c x_c s_c^(−β−1), the sum over the channels c whose window holds j.
 
@@ -399,7 +421,7 @@ def _lrn(operation: LRN, inputs: Arrays, parameters: Parameters, dy: np.ndarray,
     return Gradients([Gradient(value, SECOND_ORDER * bound + 10 * SMALLEST_NORMAL)])
 
 
-@backward.register
+@_backward.register
 def _batch_norm(
     operation: BatchNorm, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
 ) -> Gradients:

@@ -12,7 +12,7 @@ layout. The bound is about one layer, given that layer's own input: nothing accu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
 from math import prod
@@ -20,6 +20,7 @@ from math import prod
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from common.errors import TriptychError
 from common.specs.architecture import (
     LRN,
     AdaptiveAveragePool,
@@ -124,7 +125,6 @@ def at_precision(operation: Operation, reference: Reference, precision: Precisio
     return replace(reference, bound=bound)
 
 
-@singledispatch
 def evaluate(operation: Operation, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """Evaluate one operation in float64.
 
@@ -132,11 +132,44 @@ def evaluate(operation: Operation, inputs: list[np.ndarray], parameters: Mapping
         operation: from a specification.
         inputs: float32, (N, C, H, W) or (N, features).
         parameters: float32, in the canonical layout, keyed `weight`, `bias`, ….
+
+    Raises:
+        TriptychError: the operation does not take inputs and parameters of these shapes.
     """
+    evaluated_shape(operation, inputs, parameters)
+    return _evaluate(operation, inputs, parameters)
+
+
+def evaluated_shape(
+    operation: Operation, inputs: Sequence[np.ndarray], parameters: Mapping[str, np.ndarray]
+) -> tuple[int, ...]:
+    """The shape of what `evaluate` gives, (N, C, H, W) or (N, features), found without evaluating anything.
+
+    Raises:
+        TriptychError: the operation does not take inputs and parameters of these shapes.
+    """
+    if not all(array.ndim for array in inputs) or len({len(array) for array in inputs}) > 1:
+        raise TriptychError(f"{operation.kind} takes batches of equally many images, but is given {shapes_of(inputs)}")
+    shapes = [array.shape[1:] for array in inputs]
+    output = operation.output_shape(*shapes)
+    for name, shape in operation.parameter_shapes(*shapes).items():
+        if name not in parameters or parameters[name].shape != shape:
+            found = shapes_of([parameters[name]]) if name in parameters else "missing"
+            raise TriptychError(f"the {name} of {operation.kind} is {found}, expected {'×'.join(map(str, shape))}")
+    return (len(inputs[0]), *output)
+
+
+def shapes_of(arrays: Iterable[np.ndarray]) -> str:
+    """For a message: `2×3×8×8 and 2×10`."""
+    return " and ".join("×".join(map(str, array.shape)) or "a scalar" for array in arrays)
+
+
+@singledispatch
+def _evaluate(operation: Operation, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     raise NotImplementedError(f"the oracle does not know {operation.kind}")
 
 
-@evaluate.register
+@_evaluate.register
 def _conv(operation: Conv, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """A sum of n − 1 products and a bias: |ŷ − y| ≤ γ_n (Σ|w·a| + |b|), n = fan-in + 1.
 
@@ -161,7 +194,7 @@ def _conv(operation: Conv, inputs: list[np.ndarray], parameters: Mapping[str, np
     return sums.reference(parameters.get("bias"), terms)
 
 
-@evaluate.register
+@_evaluate.register
 def _dense(operation: Dense, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """As a convolution: |ŷ − y| ≤ γ_n (Σ|w·a| + |b|), n = fan-in + 1."""
     (features,) = inputs
@@ -237,7 +270,7 @@ def _windows(image: np.ndarray, kernel: Pair, stride: Pair, padding: Padding, *,
     return sliding_window_view(padded, kernel, axis=(2, 3))[:, :, :: stride[0], :: stride[1]]
 
 
-@evaluate.register
+@_evaluate.register
 def _lrn(operation: LRN, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """y = x · s^-beta with s = k + alpha / size · Σ x², and |ŷ − y| ≤ ρ |y|.
 
@@ -273,21 +306,21 @@ def lrn_factor(operation: LRN, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return scale**-operation.beta, 1.001 * relative
 
 
-@evaluate.register
+@_evaluate.register
 def _max_pool(operation: MaxPool, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """A choice among float32 values: nothing is rounded."""
     windows = _windows(inputs[0], *operation.window(inputs[0].shape[1:]), fill=-np.inf)
     return Reference(windows.max(axis=(4, 5)))
 
 
-@evaluate.register
+@_evaluate.register
 def _average_pool(operation: AveragePool, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """See `_mean`."""
     windows = _windows(inputs[0], *operation.window(inputs[0].shape[1:]), fill=0.0)
     return _mean(windows, axes=(4, 5), keepdims=False)
 
 
-@evaluate.register
+@_evaluate.register
 def _global_average_pool(
     operation: GlobalAveragePool, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]
 ) -> Reference:
@@ -295,7 +328,7 @@ def _global_average_pool(
     return _mean(inputs[0], axes=(2, 3), keepdims=True)
 
 
-@evaluate.register
+@_evaluate.register
 def _adaptive_average_pool(
     operation: AdaptiveAveragePool, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]
 ) -> Reference:
@@ -317,7 +350,7 @@ def _mean(x: np.ndarray, axes: tuple[int, int], keepdims: bool) -> Reference:
     return Reference(value, bound, magnitude if count & (count - 1) == 0 else None)
 
 
-@evaluate.register
+@_evaluate.register
 def _sub_sampling(operation: SubSampling, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """Three additions, the product and the bias, or one factor of four more: |ŷ − y| ≤ γ_6 (|w| Σ|x| + |b|)."""
     windows = _windows(inputs[0], (2, 2), (2, 2), ((0, 0), (0, 0)), fill=0.0)
@@ -327,7 +360,7 @@ def _sub_sampling(operation: SubSampling, inputs: list[np.ndarray], parameters: 
     return Reference(value, gamma(6) * magnitude + 6 * SMALLEST_NORMAL * (1 + np.abs(weight)), magnitude)
 
 
-@evaluate.register
+@_evaluate.register
 def _batch_norm(operation: BatchNorm, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """With s = gamma / √(variance + eps): |ŷ − y| ≤ γ_(E+6) (|s| (|x| + |mean|) + |beta|), E = `ELEMENTARY_ULP`.
 
@@ -352,7 +385,7 @@ def _batch_norm(operation: BatchNorm, inputs: list[np.ndarray], parameters: Mapp
     return Reference(value, bound)
 
 
-@evaluate.register
+@_evaluate.register
 def _add(operation: Add, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """m − 1 additions of m inputs: |ŷ − y| ≤ γ_(m−1) Σ|x|."""
     value = np.sum([x.astype(np.float64) for x in inputs], axis=0)
@@ -360,7 +393,7 @@ def _add(operation: Add, inputs: list[np.ndarray], parameters: Mapping[str, np.n
     return Reference(value, gamma(len(inputs) - 1) * magnitude + len(inputs) * SMALLEST_NORMAL, magnitude)
 
 
-@evaluate.register
+@_evaluate.register
 def _sigmoid(operation: Sigmoid, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """|ŷ − y| ≤ u (E + 3) (y + 1/2), E = `ELEMENTARY_ULP`.
 
@@ -373,7 +406,7 @@ def _sigmoid(operation: Sigmoid, inputs: list[np.ndarray], parameters: Mapping[s
     return Reference(value, UNIT_ROUNDOFF * (ELEMENTARY_ULP + 3) * (value + 0.5))
 
 
-@evaluate.register
+@_evaluate.register
 def _scaled_tanh(operation: ScaledTanh, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """|ŷ − y| ≤ γ_(E+5) |y|, E = `ELEMENTARY_ULP`.
 
@@ -385,7 +418,7 @@ def _scaled_tanh(operation: ScaledTanh, inputs: list[np.ndarray], parameters: Ma
     return Reference(value, gamma(ELEMENTARY_ULP + 5) * np.abs(value) + underflow)
 
 
-@evaluate.register
+@_evaluate.register
 def _softmax(operation: Softmax, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """y = exp(d) / Σ exp(d), d = x − (the largest of the n inputs): |ŷ − y| ≤ u (|d| + 2E + n (1 + 1/e) + 1) y.
 
@@ -403,13 +436,13 @@ def _softmax(operation: Softmax, inputs: list[np.ndarray], parameters: Mapping[s
     return Reference(value, 1.001 * operations * UNIT_ROUNDOFF * value + 2 * SMALLEST_NORMAL)
 
 
-@evaluate.register
+@_evaluate.register
 def _concat(operation: Concat, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """A change of place: nothing is rounded."""
     return Reference(np.concatenate(inputs, axis=1))
 
 
-@evaluate.register
+@_evaluate.register
 def _select_channels(
     operation: SelectChannels, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]
 ) -> Reference:
@@ -417,19 +450,19 @@ def _select_channels(
     return Reference(inputs[0][:, list(operation.channels)])
 
 
-@evaluate.register
+@_evaluate.register
 def _relu(operation: ReLU, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """A choice between x and 0: nothing is rounded."""
     return Reference(np.maximum(inputs[0], 0))
 
 
-@evaluate.register
+@_evaluate.register
 def _flatten(operation: Flatten, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """A change of shape: nothing is rounded."""
     return Reference(inputs[0].reshape(len(inputs[0]), prod(inputs[0].shape[1:])))
 
 
-@evaluate.register
+@_evaluate.register
 def _dropout(operation: Dropout, inputs: list[np.ndarray], parameters: Mapping[str, np.ndarray]) -> Reference:
     """The identity when not training: nothing is rounded."""
     return Reference(inputs[0])

@@ -10,15 +10,25 @@ it should, or has another layer's weights.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
 from common.errors import TriptychError
-from common.oracle import ELEMENTARY_ULP, SMALLEST_NORMAL, UNIT_ROUNDOFF, Reference, evaluate, gamma, parameters_of
+from common.oracle import (
+    ELEMENTARY_ULP,
+    SMALLEST_NORMAL,
+    UNIT_ROUNDOFF,
+    Reference,
+    evaluate,
+    evaluated_shape,
+    gamma,
+    parameters_of,
+)
 from common.parity.hypotheses import (  # noqa: F401, the modules register the mistakes of their operations
     UNITWISE,
     Hypothesis,
@@ -55,6 +65,8 @@ class Finding:
 
     cause: str | None
     excluded: list[str]
+    untried: list[str] = field(default_factory=list)
+    """Mistakes that could not be tried because the hypothesis itself failed, each with its traceback."""
 
 
 def observe(
@@ -114,20 +126,31 @@ def find_cause(seen: Observation, certifies: Certifies) -> Finding:
     """Try the hypotheses that apply, in order, until one certifies the output.
 
     They are tried on the first image for which the layer is wrong; what certifies that one must certify all. One that
-    would certify the right output as well, because its bound is wide, proves nothing and is passed over.
+    would certify the right output as well, because its bound is wide, proves nothing and is passed over. One that fails
+    itself is told, and costs nothing else: that the layer is wrong is known without it.
     """
+    untried: list[str] = []
     wrong = _first_wrong_image(seen, certifies)
     right = _right_output(wrong)
     excluded: dict[str, None] = {}
-    for summary, mistake, evaluation in _all_hypotheses(wrong):
-        if not _certified(wrong.output, evaluation, certifies):
-            excluded[summary] = None
-        elif (right is None or not _certified(right, evaluation, certifies)) and (
-            len(seen.output) == 1
-            or any(_certified(seen.output, e, certifies) for _, m, e in _all_hypotheses(seen) if m == mistake)
-        ):
-            return Finding(mistake, list(excluded))
-    return Finding(_wrong_channels(seen), list(excluded))
+    for summary, mistake, evaluation in _all_hypotheses(wrong, untried):
+        try:
+            if not _certified(wrong.output, evaluation, certifies):
+                excluded[summary] = None
+            elif (right is None or not _certified(right, evaluation, certifies)) and (
+                len(seen.output) == 1
+                or any(
+                    _certified(seen.output, e, certifies) for _, m, e in _all_hypotheses(seen, untried) if m == mistake
+                )
+            ):
+                return Finding(mistake, list(excluded), untried)
+        except Exception as error:
+            untried.append(_failure(mistake, error))
+    return Finding(_wrong_channels(seen), list(excluded), untried)
+
+
+def _failure(mistake: str, error: Exception) -> str:
+    return f"{mistake}: {''.join(traceback.format_exception(error))}"
 
 
 def _right_output(seen: Observation) -> np.ndarray | None:
@@ -180,30 +203,26 @@ def _shape(evaluation: partial[Reference]) -> tuple[int, ...] | None:
         with suppress(ValueError, TriptychError):
             return evaluation().value.shape
         return None
-    operation, inputs, parameters = evaluation.args
-    shapes = [x.shape[1:] for x in inputs]
-    with suppress(TriptychError, ValueError, IndexError):
-        expected = operation.parameter_shapes(*shapes)
-        if all(parameters[name].shape == shape for name, shape in expected.items()):
-            return (len(inputs[0]), *operation.output_shape(*shapes))
+    with suppress(TriptychError):
+        return evaluated_shape(*evaluation.args)
     return None
 
 
 def _wrong_channels(seen: Observation) -> str | None:
     """Where no mistake explains the layer: which channels or units are wrong, if they are few."""
-    with suppress(ValueError):
-        reference = exchanged(seen)()
-        if reference.value.shape == seen.output.shape:
-            allowed = 0 if reference.bound is None else reference.bound
-            right = np.abs(seen.output - reference.value) <= allowed
-            wrong = np.flatnonzero(~right.all(axis=(0, *range(2, right.ndim))))
-            if 0 < len(wrong) <= right.shape[1] // 8:
-                numbers = ", ".join(map(str, wrong[:8])) + (" …" if len(wrong) > 8 else "")
-                return f"no known mistake; only {len(wrong)} of {right.shape[1]} channels differ ({numbers})"
-    return None
+    if _shape(exchanged(seen)) != seen.output.shape:
+        return None
+    reference = exchanged(seen)()
+    allowed = 0 if reference.bound is None else reference.bound
+    right = np.abs(seen.output - reference.value) <= allowed
+    wrong = np.flatnonzero(~right.all(axis=(0, *range(2, right.ndim))))
+    if not 0 < len(wrong) <= right.shape[1] // 8:
+        return None
+    numbers = ", ".join(map(str, wrong[:8])) + (" …" if len(wrong) > 8 else "")
+    return f"no known mistake; only {len(wrong)} of {right.shape[1]} channels differ ({numbers})"
 
 
-def _all_hypotheses(seen: Observation) -> Iterator[tuple[str, str, partial[Reference]]]:
+def _all_hypotheses(seen: Observation, untried: list[str]) -> Iterator[tuple[str, str, partial[Reference]]]:
     """Each with a summary, for the list of what was excluded: the layer's own mistakes, and those of any layer."""
     for summary, hypotheses in (
         (None, mistakes(seen.operation, seen)),
@@ -211,9 +230,13 @@ def _all_hypotheses(seen: Observation) -> Iterator[tuple[str, str, partial[Refer
         (None, _of_any_layer(seen)),
         ("the weights of another layer are used", _other_weights(seen)),
     ):
-        with suppress(ValueError, TriptychError):  # the input has a shape that this layer cannot take
+        try:
             for mistake, evaluation in hypotheses:
                 yield summary or mistake, mistake, evaluation
+        except (ValueError, TriptychError):  # the input has a shape that this layer cannot take
+            continue
+        except Exception as error:
+            untried.append(_failure(f"mistakes in {seen.operation.kind}", error))
 
 
 def _of_any_layer(seen: Observation) -> Iterator[Hypothesis]:
@@ -292,7 +315,7 @@ def explain_shape(spec: Architecture, layer: Layer, shapes: Mapping[str, Shape])
                     windows.append(mistake)
     if not windows and len(layer.inputs) == 1:
         for other, shape in ({IMAGE: spec.input_shape} | dict(shapes)).items():
-            with suppress(TriptychError, ValueError, IndexError):
+            with suppress(TriptychError):
                 if other not in (layer.name, *layer.inputs) and operation.output_shape(tuple(shape)) == found:
                     others.append(f"it reads {other}, not {layer.inputs[0]}")
     return " or ".join(windows or others[: len(others) <= 2 and 2]) or None

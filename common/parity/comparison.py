@@ -30,7 +30,7 @@ class Comparison:
 
 
 def compare_all(outputs: Mapping[str, Mapping[str, np.ndarray]]) -> list[Comparison]:
-    """Every pair of backends.
+    """Every pair of backends; an output that is no (N, classes) is wrong, and compared with nothing.
 
     Args:
         outputs: by backend and by name, float32, (N, classes).
@@ -40,6 +40,7 @@ def compare_all(outputs: Mapping[str, Mapping[str, np.ndarray]]) -> list[Compari
         for left, right in combinations(outputs, 2)
         for name in outputs[left]
         if name in outputs[right] and outputs[left][name].shape == outputs[right][name].shape
+        if outputs[left][name].ndim == 2
     ]
 
 

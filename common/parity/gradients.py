@@ -196,6 +196,11 @@ def judge_gradients(
         recorded: what it answered; see `record_gradients` of each implementation.
     """
     outputs, gradients = recorded["outputs"], recorded["gradients"]
+    shapes = {name: (len(probe.image), *shape) for name, shape in spec.shapes.items()}
+    for layer in spec.layers:
+        if layer.name not in outputs or outputs[layer.name].shape != shapes[layer.name]:
+            cause = f"{layer.name} was not computed, or has another shape"
+            return [GradientVerdict(layer.name, DIVERGED, None, "other", None, cause=cause)]
     given = {IMAGE: probe.image, **outputs, **probe.injected}
     expected: dict[str, list[_Part]] = {name: [] for name in (IMAGE, *spec.shapes)}
     verdicts = []
@@ -211,7 +216,7 @@ def judge_gradients(
             expected[name].append(_part("loss", Gradient(weight * loss.value, bound)))
         verdicts.append(_judge(name, gradients.get(name), expected.pop(name)))
         dy = probe.drives[name] if name in probe.injected else gradients.get(name)
-        if dy is None:
+        if dy is None or dy.shape != shapes[name]:
             continue
         inputs = [given[input_name] for input_name in layer.inputs]
         parameters = parameters_of(name, probe.weights)
@@ -238,7 +243,8 @@ def _together(name: str, group: Sequence[GradientVerdict]) -> LayerVerdict:
     worst = min(group, key=lambda verdict: (DIVERGED, CERTIFIED, IDENTICAL).index(verdict.verdict))
     ratios, ulps = [verdict.bound_ratio for verdict in group], [verdict.max_ulp for verdict in group]
     histograms = zip_longest(*(verdict.ulp_histogram for verdict in group), fillvalue=0)
-    wrong = ", ".join(verdict.what for verdict in group if verdict.verdict == DIVERGED)
+    wrong = ", ".join(verdict.what for verdict in group if verdict.verdict == DIVERGED and verdict.what)
+    causes = [f"the gradient by {wrong}" if wrong else None, *(verdict.cause for verdict in group)]
     return LayerVerdict(
         name,
         worst.verdict,
@@ -246,7 +252,7 @@ def _together(name: str, group: Sequence[GradientVerdict]) -> LayerVerdict:
         worst.precision,
         None if None in ulps else max(ulp for ulp in ulps if ulp is not None),
         () if None in ulps else tuple(map(sum, histograms)),
-        cause=f"the gradient by {wrong}" if wrong else None,
+        cause="; ".join(filter(None, causes)) or None,
     )
 
 
@@ -329,7 +335,7 @@ def _judge_statistics(
                 expected = _moved(stored, given[layer.inputs[0]].astype(np.float64), _share(spec))
             for kind, moved in expected.items():
                 what = f"{layer.name}/{kind}"
-                verdicts.append(_judge(what, weights[what], [_part(layer.name, moved)]))
+                verdicts.append(_judge(what, weights.get(what), [_part(layer.name, moved)]))
     return verdicts
 
 

@@ -134,7 +134,7 @@ def _from_line(line: str) -> Entry:
     result = entry["result"]
     result["outputs"] = {name: np.array(values, np.float32) for name, values in result["outputs"].items()}
     result["layers"] = [
-        LayerVerdict(**layer | {name: tuple(layer[name]) for name in ("ulp_histogram", "excluded")})
+        LayerVerdict(**layer | {name: tuple(layer[name]) for name in ("ulp_histogram", "excluded", "untried")})
         for layer in result["layers"]
     ]
     return Entry(**entry | {"result": BackendResult(**result)})

@@ -16,6 +16,7 @@ from itertools import zip_longest
 import numpy as np
 
 from common.end_to_end import EndToEndProbe
+from common.errors import TriptychError
 from common.names import layer_of
 from common.oracle import (
     FP32,
@@ -26,8 +27,9 @@ from common.oracle import (
     at_precision,
     evaluate,
     parameters_of,
+    shapes_of,
 )
-from common.parity.causes import explain_shape, find_cause, observe
+from common.parity.causes import Finding, explain_shape, find_cause, observe
 from common.probes import Probe
 from common.specs.architecture import IMAGE, Architecture, Dropout, Layer, Shape
 
@@ -64,6 +66,8 @@ class LayerVerdict:
     """Where it diverged, the mistakes that were tried and do not explain it (see `common.parity.causes`)."""
     place: str | None = None
     """Where it ran, `cpu` or `gpu`; None where nobody tells."""
+    untried: tuple[str, ...] = ()
+    """The mistakes that could not be tried, because the hypothesis itself failed, each with its traceback."""
 
 
 Memory = MutableMapping[tuple[str, tuple[bytes, ...]], LayerVerdict]
@@ -101,6 +105,7 @@ def judge_in_order(
     memory = {} if memory is None else memory
     values: dict[str, np.ndarray] = {IMAGE: probe.image}
     digests = {IMAGE: _digest(probe.image)}
+    fit = {name: array for name, array in recorded.items() if not _unfit(name, array, len(probe.image))}
     diverged = False
     for layer in spec.layers:
         inputs = [values[name] for name in layer.inputs if name in values]
@@ -112,6 +117,10 @@ def judge_in_order(
             diverged = True
             yield _diverged(layer.name, f"{layer.name} was not computed")
             continue
+        if unfit := _unfit(layer.name, output, len(probe.image)):
+            diverged = True
+            yield _diverged(layer.name, unfit)
+            continue
         made = _digest(output)
         values[layer.name] = probe.injected.get(layer.name, output)
         digests[layer.name] = _digest(values[layer.name]) if layer.name in probe.injected else made
@@ -119,12 +128,31 @@ def judge_in_order(
         if key not in memory:
             verdict = _judge_layer(layer, probe, inputs, output, precision)
             if verdict.verdict == DIVERGED and not diverged:
-                finding = find_cause(observe(spec, layer, probe, inputs, output, recorded), _certifies)
-                causes = [cause for cause in (finding.cause, verdict.cause) if cause]
-                verdict = replace(verdict, cause="; ".join(causes) or None, excluded=tuple(finding.excluded))
+                verdict = _explained(verdict, find_cause(observe(spec, layer, probe, inputs, output, fit), _certifies))
             memory[key] = verdict
         diverged = diverged or memory[key].verdict == DIVERGED
         yield memory[key]
+
+
+def _explained(verdict: LayerVerdict, finding: Finding) -> LayerVerdict:
+    """A divergence with what was found of its cause."""
+    causes = [finding.cause, verdict.cause]
+    if finding.untried:
+        error = finding.untried[0].strip().splitlines()[-1]
+        causes.append(
+            f"{len(finding.untried)} of the known mistakes could not be tried, since triptych failed: {error}"
+        )
+    told = "; ".join(filter(None, causes))
+    return replace(verdict, cause=told or None, excluded=tuple(finding.excluded), untried=tuple(finding.untried))
+
+
+def _unfit(name: str, output: np.ndarray, images: int) -> str | None:
+    """Why something recorded cannot be a layer's output at all: only batches of float32 can be evaluated."""
+    if output.dtype != np.float32:
+        return f"{name} is {output.dtype}, expected float32"
+    if output.ndim < 2 or len(output) != images:
+        return f"{name} has shape {shapes_of([output])}, expected a batch of {images}"
+    return None
 
 
 def judge_outputs(spec: Architecture, probe: EndToEndProbe, recorded: Mapping[str, np.ndarray]) -> list[LayerVerdict]:
@@ -143,7 +171,7 @@ def judge_outputs(spec: Architecture, probe: EndToEndProbe, recorded: Mapping[st
             continue
         output, reference = recorded[layer], probe.outputs[layer]
         if output.shape != reference.value.shape:
-            found, expected = _shapes([output]), _shapes([reference.value])
+            found, expected = shapes_of([output]), shapes_of([reference.value])
             verdicts.append(_diverged(layer, f"{name} has shape {found}, expected {expected}"))
             continue
         assert reference.bound is not None
@@ -250,10 +278,10 @@ def _judge_layer(
     for part in parts:
         try:
             reference = evaluate(layer.operation, [array[part] for array in inputs], parameters)
-        except ValueError:  # the input has a shape that this layer cannot take
-            return _diverged(layer.name, f"{layer.name} cannot follow from what precedes it, {_shapes(inputs)}")
+        except TriptychError:  # the input has a shape that this layer cannot take
+            return _diverged(layer.name, f"{layer.name} cannot follow from what precedes it, {shapes_of(inputs)}")
         if output[part].shape != reference.value.shape:
-            found, expectation = _shapes([output[part]]), _shapes([reference.value])
+            found, expectation = shapes_of([output[part]]), shapes_of([reference.value])
             return _diverged(layer.name, f"{layer.name} has shape {found}, expected {expectation}")
         reference = at_precision(layer.operation, reference, precision)
         measures.append(measure(output[part], reference, must_be_exact=given_expected))
@@ -381,7 +409,3 @@ def _ulp_distances(left: np.ndarray, right: np.ndarray) -> tuple[int | None, tup
 
 _COUNTED = 1 << 16
 """Distances below this are counted each for itself."""
-
-
-def _shapes(arrays: list[np.ndarray]) -> str:
-    return " and ".join("×".join(map(str, array.shape)) for array in arrays)

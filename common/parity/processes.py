@@ -24,10 +24,12 @@ RESIDENT_LIMIT = 1 << 30
 class WorkerFailure(Exception):
     """A worker that gave no result; the message says how it ended."""
 
-    def __init__(self, message: str, *, unavailable: bool = False) -> None:
+    def __init__(self, message: str, *, unavailable: bool = False, traceback: str | None = None) -> None:
         super().__init__(message)
         self.unavailable = unavailable
         """Whether it cannot run here at all, as opposed to having failed."""
+        self.traceback = traceback
+        """Of the exception in the process, if it was one."""
 
 
 class WorkerProcess:
@@ -84,7 +86,8 @@ class WorkerProcess:
             raise WorkerFailure(f"no answer within {timeout:.0f} s" if out_of_time.is_set() else self._ending(code))
         answer = json.loads(line)
         if "error" in answer:
-            raise WorkerFailure(answer["error"], unavailable=answer.get("unavailable", False))
+            unavailable, trace = answer.get("unavailable", False), answer.get("traceback")
+            raise WorkerFailure(answer["error"], unavailable=unavailable, traceback=trace)
         return answer
 
     def _ending(self, code: int) -> str:

@@ -39,6 +39,8 @@ class BackendResult:
     first_divergence: str | None = None
     likely_cause: str | None = None
     layers: list[LayerVerdict] = field(default_factory=list)
+    traceback: str | None = None
+    """Where it crashed with a Python exception, in the backend's process or in the judge."""
 
     @property
     def bound_ratio(self) -> float | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy.random  # not when the first number is drawn: a Ctrl-C at that mome
 from threadpoolctl import threadpool_limits
 
 from common.end_to_end import EndToEndProbe
-from common.errors import TriptychError
+from common.errors import TriptychError, one_line
 from common.files import os_error_sentence
 from common.oracle import PRECISIONS
 from common.parity.backends import Backend
@@ -38,6 +39,15 @@ from common.parity.results import INCOMPLETE, BackendResult, Plan, Run, labelled
 from common.probes import Probe, make_probe
 from common.specs.architecture import Architecture
 from common.weights import Weights, check_weights, initial_weights, write_weights_file
+
+
+class JudgingFailure(Exception):
+    """The prover itself failed on what one backend recorded: nothing is known about that then."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"it ran, but judging it failed: {one_line(error)} (--json has the traceback)")
+        self.traceback = "".join(traceback.format_exception(error))
+
 
 Progress = Callable[[str, str], None]
 """Called with the name of a backend and the label of a run whenever the one is finished with the other."""
@@ -243,18 +253,25 @@ class _Runner:
 
     def _run_probe(self, backend: Backend, worker: WorkerProcess, prepared: _PreparedProbe) -> BackendResult:
         started = time.perf_counter()
-        found = _Recorded()
+        found, trace = _Recorded(), None
         try:
             # Numbers that do not fit together stop a network from running at all; its shapes tell which layer it is.
             structure, seconds = self._ask(worker, {"build": self.spec.name})
-            verdicts = judge_structure(self.spec, structure["shapes"], structure["parameter_shapes"])
-            with suppress(WorkerFailure) if verdicts else nullcontext():
+            with _judging():
+                verdicts = judge_structure(self.spec, structure["shapes"], structure["parameter_shapes"])
+            try:
                 found = self._record_and_judge(backend, worker, prepared)
                 verdicts = found.verdicts if first_divergence(found.verdicts) else verdicts or found.verdicts
-        except WorkerFailure as failure:
-            if failure.unavailable:
+            except (WorkerFailure, JudgingFailure) as failure:
+                if not verdicts:
+                    raise
+                trace = failure.traceback
+        except (WorkerFailure, JudgingFailure) as failure:
+            if isinstance(failure, WorkerFailure) and failure.unavailable:
                 return self._skipped(backend, str(failure))
-            return BackendResult(backend.name, "crashed", INCOMPLETE, str(failure), time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            row = BackendResult(backend.name, "crashed", INCOMPLETE, str(failure), seconds)
+            return replace(row, traceback=failure.traceback)
         divergence = first_divergence(verdicts)
         return BackendResult(
             backend.name,
@@ -269,6 +286,7 @@ class _Runner:
             first_divergence=divergence.name if divergence else None,
             likely_cause=divergence.cause if divergence else None,
             layers=verdicts,
+            traceback=trace,
         )
 
     def _ask(self, worker: WorkerProcess, request: dict[str, Any]) -> tuple[dict[str, Any], float]:
@@ -307,11 +325,26 @@ class _Runner:
 
     def _judge(self, prepared: _PreparedProbe, recorded: Mapping[str, Mapping[str, np.ndarray]]) -> list[LayerVerdict]:
         probe = prepared.probe
-        if isinstance(probe, GradientProbe):
-            return by_layer(judge_gradients(self.spec, probe, recorded))
-        if isinstance(probe, EndToEndProbe):
-            return judge_outputs(self.spec, probe, recorded["outputs"])
-        return judge(self.spec, probe, recorded["outputs"], prepared.memory, PRECISIONS[self.plan.hardware.precision])
+        with _judging():
+            if isinstance(probe, GradientProbe):
+                return by_layer(judge_gradients(self.spec, probe, recorded))
+            if isinstance(probe, EndToEndProbe):
+                return judge_outputs(self.spec, probe, recorded["outputs"])
+            precision = PRECISIONS[self.plan.hardware.precision]
+            return judge(self.spec, probe, recorded["outputs"], prepared.memory, precision)
+
+
+@contextmanager
+def _judging() -> Iterator[None]:
+    """Whatever the prover itself fails of costs the row that it was about, and no other.
+
+    Raises:
+        JudgingFailure: it failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise JudgingFailure(error) from error
 
 
 @dataclass(frozen=True)

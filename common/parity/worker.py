@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import TriptychError, Unavailable
+from common.errors import TriptychError, Unavailable, one_line
 from common.onnx_graph import ExportOptions
 from common.onnx_session import DeployedSession, RecordingSession, execution_providers
 from common.parity.backends import BACKENDS, Backend, Hardware
@@ -251,16 +251,16 @@ def main() -> None:
             answer = worker.answer(request)
         except Exception as error:  # a framework's own failure is a row in the report, not the end of it
             answer = {"error": describe_error(error), "unavailable": isinstance(error, Unavailable)}
+            if not isinstance(error, TriptychError):
+                answer["traceback"] = "".join(traceback.format_exception(error))
         print(json.dumps(answer), file=answers, flush=True)
 
 
 def describe_error(error: Exception) -> str:
-    """One line for the report; the traceback, and TensorFlow's many lines, go to the log."""
-    if isinstance(error, TriptychError):
-        return str(error)
-    traceback.print_exception(error)
-    lines = [line for line in str(error).splitlines() if line and not line.startswith((" ", "Detected at", "Node:"))]
-    return f"{type(error).__name__}: {' '.join(lines[:2])}"
+    """One line for the report; the traceback goes to the log."""
+    if not isinstance(error, TriptychError):
+        traceback.print_exception(error)
+    return one_line(error)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 """((top, bottom), (left, right)), in pixels."""
 
+MAP, FEATURES = (3,), (1,)
+"""The ranks of what some operations take: (channels, height, width) only, or (features,) only."""
+
 SAME = "same"
 """TensorFlow's SAME padding, for the variants that are defined by it; see `same_padding`."""
 
@@ -45,11 +48,14 @@ def same_padding(size: Sequence[int], kernel: Pair, stride: Pair) -> Padding:
 
 @dataclass(frozen=True)
 class Operation:
-    """What a layer computes. Subclasses carry the numbers; these methods derive shapes and costs from them."""
+    """What a layer computes. Subclasses carry the numbers; these methods derive shapes and costs from them.
+
+    They raise `TriptychError` where the operation does not take inputs of these shapes.
+    """
 
     def output_shape(self, *inputs: Shape) -> Shape:
         """The output's shape; operations that work element by element keep their input's."""
-        return inputs[0]
+        return self._only(inputs)
 
     def parameter_shapes(self, *inputs: Shape) -> dict[str, Shape]:
         """The shape of each parameter in the canonical layout, keyed by `weight`, `bias`, …"""
@@ -58,6 +64,22 @@ class Operation:
     def multiply_adds(self, *inputs: Shape) -> int:
         """Multiply-adds for one image in convolutions and dense layers; everything else counts as zero."""
         return 0
+
+    def _only(self, inputs: tuple[Shape, ...], ranks: tuple[int, ...] = (1, 3)) -> Shape:
+        """The only input's shape, of one of these ranks: 3, a map; 1, features."""
+        if len(inputs) != 1:
+            raise TriptychError(f"{self.kind} takes one input, but is given {len(inputs)}")
+        return self._every(inputs, ranks)[0]
+
+    def _every(self, inputs: tuple[Shape, ...], ranks: tuple[int, ...] = (1, 3)) -> tuple[Shape, ...]:
+        """The inputs' shapes, each of one of these ranks."""
+        for shape in inputs:
+            if len(shape) not in ranks or any(not isinstance(size, int) or size < 1 for size in shape):
+                expected = " or ".join({3: "a map (channels, height, width)", 1: "features"}[rank] for rank in ranks)
+                raise TriptychError(f"{self.kind} takes {expected}, but is given {shape}")
+        if not inputs:
+            raise TriptychError(f"{self.kind} is given no input")
+        return inputs
 
     @property
     def kind(self) -> str:
@@ -83,8 +105,9 @@ class Windowed(Operation):
             same_padding(shape[1:], kernel, stride) if isinstance(self.padding, str) else self.padding,
         )
 
-    def _positions(self, shape: Shape) -> Pair:
-        """How many windows fit, down and across."""
+    def _positions(self, inputs: tuple[Shape, ...]) -> Pair:
+        """How many windows fit into the only input, down and across."""
+        shape = self._only(inputs, MAP)
         height, width = (
             (size + sum(padding) - kernel) // stride + 1
             for size, kernel, stride, padding in zip(shape[1:], *self.window(shape), strict=True)
@@ -106,10 +129,10 @@ class Conv(Windowed):
     bias: bool = field(default=True, kw_only=True)
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        return (self.filters, *self._positions(inputs[0]))
+        return (self.filters, *self._positions(inputs))
 
     def parameter_shapes(self, *inputs: Shape) -> dict[str, Shape]:
-        channels = inputs[0][0]
+        channels, _, _ = self._only(inputs, MAP)
         if channels % self.groups or self.filters % self.groups:
             raise TriptychError(
                 f"{channels} channels and {self.filters} filters cannot both be split into {self.groups} groups"
@@ -118,7 +141,7 @@ class Conv(Windowed):
         return shapes | {"bias": (self.filters,)} if self.bias else shapes
 
     def multiply_adds(self, *inputs: Shape) -> int:
-        return prod(self.parameter_shapes(*inputs)["weight"]) * prod(self._positions(inputs[0]))
+        return prod(self.parameter_shapes(*inputs)["weight"]) * prod(self._positions(inputs))
 
 
 @dataclass(frozen=True)
@@ -126,7 +149,8 @@ class MaxPool(Windowed):
     """The largest value of each window; padding never wins."""
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        return (inputs[0][0], *self._positions(inputs[0]))
+        height, width = self._positions(inputs)
+        return (inputs[0][0], height, width)
 
 
 @dataclass(frozen=True)
@@ -134,7 +158,8 @@ class AveragePool(Windowed):
     """The mean of each window, which lies wholly inside the map."""
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        return (inputs[0][0], *self._positions(inputs[0]))
+        height, width = self._positions(inputs)
+        return (inputs[0][0], height, width)
 
 
 @dataclass(frozen=True)
@@ -142,7 +167,7 @@ class GlobalAveragePool(Operation):
     """The mean of each channel: (C, H, W) to (C, 1, 1)."""
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        return (inputs[0][0], 1, 1)
+        return (self._only(inputs, MAP)[0], 1, 1)
 
 
 @dataclass(frozen=True)
@@ -162,9 +187,10 @@ class AdaptiveAveragePool(Operation):
         return bounds
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        for length in inputs[0][1:]:
+        channels, *lengths = self._only(inputs, MAP)
+        for length in lengths:
             self.windows(length)
-        return (inputs[0][0], self.positions, self.positions)
+        return (channels, self.positions, self.positions)
 
 
 @dataclass(frozen=True)
@@ -175,11 +201,13 @@ class SubSampling(Operation):
     """
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        channels, height, width = inputs[0]
+        channels, height, width = self._only(inputs, MAP)
+        if min(height, width) < 2:
+            raise TriptychError(f"a 2×2 window does not fit into a map of {height}×{width}; use a larger image")
         return (channels, height // 2, width // 2)
 
     def parameter_shapes(self, *inputs: Shape) -> dict[str, Shape]:
-        channels = inputs[0][0]
+        channels, _, _ = self._only(inputs, MAP)
         return {"weight": (channels, 1, 1), "bias": (channels, 1, 1)}
 
 
@@ -216,7 +244,7 @@ class BatchNorm(Operation):
     eps: float
 
     def parameter_shapes(self, *inputs: Shape) -> dict[str, Shape]:
-        return dict.fromkeys(("gamma", "beta", "mean", "variance"), inputs[0][:1])
+        return dict.fromkeys(("gamma", "beta", "mean", "variance"), self._only(inputs)[:1])
 
 
 @dataclass(frozen=True)
@@ -224,7 +252,7 @@ class Add(Operation):
     """The sum of its inputs, element by element."""
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        if len(set(inputs)) != 1:
+        if len(set(self._every(inputs))) != 1:
             raise TriptychError(f"maps of different shapes cannot be added: {', '.join(map(str, inputs))}")
         return inputs[0]
 
@@ -234,7 +262,7 @@ class Concat(Operation):
     """Its inputs' channels one after the other."""
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        if len({shape[1:] for shape in inputs}) != 1:
+        if len({shape[1:] for shape in self._every(inputs)}) != 1:
             raise TriptychError(f"maps of different sizes cannot be concatenated: {', '.join(map(str, inputs))}")
         return (sum(shape[0] for shape in inputs), *inputs[0][1:])
 
@@ -246,7 +274,10 @@ class SelectChannels(Operation):
     channels: tuple[int, ...]
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        return (len(self.channels), *inputs[0][1:])
+        shape = self._only(inputs)
+        if missing := [channel for channel in self.channels if not 0 <= channel < shape[0]]:
+            raise TriptychError(f"there is no channel {missing[0]} among {shape[0]}")
+        return (len(self.channels), *shape[1:])
 
 
 @dataclass(frozen=True)
@@ -261,6 +292,9 @@ class LRN(Operation):
     beta: float
     k: float
 
+    def output_shape(self, *inputs: Shape) -> Shape:
+        return self._only(inputs, MAP)
+
 
 @dataclass(frozen=True)
 class Flatten(Operation):
@@ -272,12 +306,13 @@ class Flatten(Operation):
     shape: Shape | None = None
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        if self.shape is not None and inputs[0] != self.shape:
-            found, made_for = ("×".join(map(str, shape)) for shape in (inputs[0], self.shape))
+        shape = self._only(inputs)
+        if self.shape is not None and shape != self.shape:
+            found, made_for = ("×".join(map(str, sizes)) for sizes in (shape, self.shape))
             raise TriptychError(
                 f"the map that is flattened is {found}, but the dense weights behind it are for {made_for}"
             )
-        return (prod(inputs[0]),)
+        return (prod(shape),)
 
 
 @dataclass(frozen=True)
@@ -287,13 +322,14 @@ class Dense(Operation):
     units: int
 
     def output_shape(self, *inputs: Shape) -> Shape:
+        self._only(inputs, FEATURES)
         return (self.units,)
 
     def parameter_shapes(self, *inputs: Shape) -> dict[str, Shape]:
-        return {"weight": (self.units, *inputs[0]), "bias": (self.units,)}
+        return {"weight": (self.units, *self._only(inputs, FEATURES)), "bias": (self.units,)}
 
     def multiply_adds(self, *inputs: Shape) -> int:
-        return self.units * inputs[0][0]
+        return self.units * self._only(inputs, FEATURES)[0]
 
 
 @dataclass(frozen=True)

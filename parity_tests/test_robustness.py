@@ -1,0 +1,256 @@
+"""The prover does not fall over what it judges: every operation, hypothesis and judge, thrown at every shape."""
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common import TriptychError, get_spec
+from common.backward import backward
+from common.end_to_end import propagate
+from common.oracle import evaluate, parameters_of
+from common.parity import runner
+from common.parity.backends import BACKENDS
+from common.parity.comparison import compare_all
+from common.parity.gradients import gradient_probes, judge_gradients
+from common.parity.judge import DIVERGED, judge, judge_structure
+from common.parity.results import Plan
+from common.parity.runner import run_parity
+from common.probes import exact_probe, random_probe
+from common.specs import architecture as ops
+from common.specs.architecture import IMAGE, SAME, Architecture, Layer, Shape
+from common.weights import read_weights_file
+
+OPERATIONS = [
+    ops.Conv(3, 1, 1, filters=4),
+    ops.Conv((3, 2), (2, 1), SAME, filters=4, groups=2, bias=False),
+    ops.MaxPool(3, 2),
+    ops.MaxPool(2, 2, SAME),
+    ops.AveragePool(2, 1, 1),
+    ops.GlobalAveragePool(),
+    ops.AdaptiveAveragePool(2),
+    ops.SubSampling(),
+    ops.ReLU(),
+    ops.Sigmoid(),
+    ops.Softmax(),
+    ops.ScaledTanh(1.7159, 2 / 3),
+    ops.BatchNorm(1e-3),
+    ops.Add(),
+    ops.Concat(),
+    ops.SelectChannels((2, 0)),
+    ops.LRN(5, 1e-4, 0.75, 1.0),
+    ops.Flatten(),
+    ops.Flatten((4, 3, 5)),
+    ops.Dense(7),
+    ops.Dropout(0.5),
+]
+
+sizes = st.sampled_from([0, 1, 2, 3, 4, 6, 9])
+shapes = st.one_of(st.lists(sizes, max_size=5).map(tuple), st.sampled_from([(4, 3, 5), (6, 8, 8), (4, 9, 2), (12,)]))
+quick = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def test_every_operation_is_thrown():
+    known = {kind for kind in vars(ops).values() if isinstance(kind, type) and issubclass(kind, ops.Operation)}
+    assert {type(operation) for operation in OPERATIONS} == known - {ops.Operation, ops.Windowed}
+
+
+def numbers(shape: Shape, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-8, 9, shape).astype(np.float32)
+
+
+def parameters_for(operation: ops.Operation, given_shapes: list[Shape]) -> dict[str, np.ndarray]:
+    """Those that it needs, if it takes such inputs at all; else some of no use."""
+    try:
+        wanted = operation.parameter_shapes(*given_shapes)
+    except TriptychError:
+        wanted = dict.fromkeys(("weight", "bias", "gamma", "beta", "mean", "variance"), (4, 4, 3, 3))
+    return {name: np.abs(numbers(shape, len(name))) + 1 for name, shape in wanted.items()}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=str)
+@quick
+@given(given_shapes=st.lists(shapes, max_size=3), batches=st.lists(st.integers(0, 3), min_size=3, max_size=3))
+def test_an_operation_takes_a_shape_or_refuses_it_in_a_sentence(operation, given_shapes, batches):
+    inputs = [numbers((n, *shape), n) for n, shape in zip(batches, given_shapes, strict=False)]
+    parameters = parameters_for(operation, given_shapes)
+    try:
+        output, _ = operation.output_shape(*given_shapes), operation.parameter_shapes(*given_shapes)
+    except TriptychError:
+        for refuses in (operation.output_shape, operation.parameter_shapes, operation.multiply_adds):
+            with suppress(TriptychError):
+                refuses(*given_shapes)
+        with pytest.raises(TriptychError):
+            evaluate(operation, inputs, parameters)
+        with pytest.raises(TriptychError):
+            backward(operation, inputs, parameters, numbers((1, 1), 0))
+        return
+    assert min(output) >= 1
+    assert operation.multiply_adds(*given_shapes) >= 0
+    if len({len(x) for x in inputs}) > 1:
+        with pytest.raises(TriptychError, match="equally many"):
+            evaluate(operation, inputs, parameters)
+        return
+    reference = evaluate(operation, inputs, parameters)
+    assert reference.value.shape == (len(inputs[0]), *output)
+    with pytest.raises(TriptychError):
+        evaluate(operation, [*inputs, *inputs, numbers((), 0)], parameters)
+    if parameters:
+        with pytest.raises(TriptychError, match="missing"):
+            evaluate(operation, inputs, {})
+    if not isinstance(operation, ops.Softmax):  # no network of the catalogue trains through it
+        gradients = backward(operation, inputs, parameters, numbers(reference.value.shape, 1))
+        assert [gradient.value.shape for gradient in gradients.inputs] == [x.shape for x in inputs]
+    errors = propagate(operation, inputs, [np.abs(x).astype(np.float64) for x in inputs], parameters)
+    assert np.broadcast_shapes(np.shape(errors), reference.value.shape) == reference.value.shape
+
+
+def network(operation: ops.Operation) -> Architecture:
+    """The operation between two others, on maps or on features, whichever it takes."""
+    for front in ([], [("flatten", ops.Flatten())]):
+        layers = [Layer("in", ops.ReLU(), (IMAGE,))]
+        for name, kind in front:
+            layers.append(Layer(name, kind, (layers[-1].name,)))
+        many = isinstance(operation, ops.Add | ops.Concat)
+        layers.append(Layer("made", operation, (layers[-1].name,) * (2 if many else 1)))
+        layers.append(Layer("out", ops.Dropout(0.5), ("made",)))
+        try:
+            return Architecture("tiny", "tiny", "", 2025, "", (4, 3, 5), tuple(layers), {"logits": "out"})
+        except TriptychError:
+            continue
+    raise AssertionError(operation)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=str)
+@quick
+@given(data=st.data())
+def test_whatever_is_recorded_is_judged(operation, data):
+    spec = network(operation)
+    probe = random_probe(spec)
+    dtypes = st.sampled_from([np.float32] * 6 + [np.float64, np.float16, np.int64, bool])
+    recorded, given_to = {}, {IMAGE: probe.image}
+    for layer in spec.layers:
+        right = (2, *spec.shapes[layer.name])
+        kind = data.draw(st.sampled_from(["right", "wrong numbers", "wrong numbers", "wrong shape", "missing"]))
+        if kind == "missing":
+            continue
+        shape = (
+            data.draw(st.tuples(st.just(2), shapes).map(lambda p: (p[0], *p[1])) | shapes) if "shape" in kind else right
+        )
+        recorded[layer.name] = numbers(shape, data.draw(st.integers(0, 9))).astype(data.draw(dtypes))
+        given_to[layer.name] = recorded[layer.name]
+    verdicts = judge(spec, probe, recorded)
+    assert [v.untried for v in verdicts if v.untried] == []
+    told = {verdict.name: verdict for verdict in verdicts}
+    for layer in spec.layers:
+        if layer.name not in recorded:
+            assert layer.name not in told or told[layer.name].verdict == DIVERGED
+        elif recorded[layer.name].dtype != np.float32 or recorded[layer.name].shape != (2, *spec.shapes[layer.name]):
+            assert told[layer.name].verdict == DIVERGED
+
+
+@quick
+@given(found=st.dictionaries(st.sampled_from(["c1", "s2", "c3", "output"]), st.lists(st.none() | sizes, max_size=4)))
+def test_whatever_shapes_are_reported_are_judged(found):
+    spec = get_spec("lenet5")
+    shapes_found = {name: list(shape) for name, shape in spec.shapes.items()} | found
+    names = {verdict.name for verdict in judge_structure(spec, shapes_found, spec.parameter_shapes)}
+    assert names == {name for name, shape in found.items() if tuple(shape) != spec.shapes[name]}
+
+
+@quick
+@given(data=st.data())
+def test_whatever_gradients_are_recorded_are_judged(data):
+    spec = network(ops.Conv(3, 1, 1, filters=4))
+    (probe,) = gradient_probes(spec, ["exact"])
+    drawn = lambda: numbers(data.draw(st.sampled_from([(2, 4, 3, 5)] * 3) | shapes), data.draw(st.integers(0, 9)))  # noqa: E731
+    recorded = {
+        "outputs": {layer.name: drawn() for layer in spec.layers},
+        "gradients": {name: drawn() for name in spec.shapes},
+        "parameters": {},
+        "weights": probe.weights,
+    }
+    assert judge_gradients(spec, probe, recorded)
+
+
+def test_outputs_that_are_no_vectors_are_compared_with_nothing():
+    maps = {"logits": np.ones((2, 10, 1, 1), np.float32)}
+    assert compare_all({"torch": maps, "tf1": maps}) == []
+
+
+class RightWorker:
+    """Stands for a backend's process: it answers what the oracle does."""
+
+    alive = True
+
+    def ask(self, request, timeout):
+        spec = get_spec("lenet5")
+        if "build" in request:
+            return {"shapes": spec.shapes, "parameter_shapes": spec.parameter_shapes}
+        values, paths = {IMAGE: np.load(request["image"])}, {}
+        weights = read_weights_file(request["weights"])
+        for number, layer in enumerate(spec.layers):
+            inputs = [values[name] for name in layer.inputs]
+            output = evaluate(layer.operation, inputs, parameters_of(layer.name, weights)).value.astype(np.float32)
+            paths[layer.name] = f"{request['output']}/{number}.npy"
+            np.save(paths[layer.name], output)
+            injected = request["injected"].get(layer.name)
+            values[layer.name] = np.load(injected) if injected else output
+        return {"recorded": {"outputs": paths}, "timing": {}, "memory": 0, "repeatable": None}
+
+
+class RightWorkers:
+    def take(self, backend):
+        return RightWorker()
+
+    def give_back(self, worker):
+        pass
+
+    kill = None
+
+
+@pytest.mark.parametrize("fails", ["judge", "judge_structure"])
+def test_a_judge_that_fails_costs_its_own_row(fails, monkeypatch):
+    real = getattr(runner, fails)
+    calls = []
+
+    def judge_that_fails(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise IndexError("tuple index\nout of range")
+        return real(*arguments)
+
+    monkeypatch.setattr(runner, fails, judge_that_fails)
+    plan = Plan([BACKENDS["torch"], BACKENDS["tf1"]], ["exact"], jobs=1)
+    (run,) = run_parity(get_spec("lenet5"), plan, workers=RightWorkers())
+    failed, other = sorted(run.backends, key=lambda row: row.status)
+    assert (failed.status, failed.verdict, failed.layers) == ("crashed", "incomplete", [])
+    assert (
+        failed.reason
+        == "it ran, but judging it failed: IndexError: tuple index out of range (--json has the traceback)"
+    )
+    assert "judge_that_fails" in failed.traceback
+    assert (other.status, other.verdict, other.traceback) == ("ok", "identical", None)
+    assert run.verdict == "incomplete"
+
+
+def test_a_hypothesis_that_fails_costs_itself_alone(monkeypatch):
+    from common.parity import causes
+
+    def fail(*arguments):
+        raise RuntimeError("not today")
+        yield
+
+    monkeypatch.setattr(causes, "mistakes", fail)
+    spec = get_spec("lenet5")
+    probe = exact_probe(spec)
+    recorded = {name: numbers((2, *shape), 0) for name, shape in spec.shapes.items() if name != IMAGE}
+    first = judge(spec, probe, recorded)[0]
+    assert first.verdict == DIVERGED
+    assert first.cause.endswith(
+        "1 of the known mistakes could not be tried, since triptych failed: RuntimeError: not today"
+    )
+    assert "Traceback" in first.untried[0]
+    assert first.excluded  # those that could be tried
