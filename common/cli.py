@@ -52,6 +52,13 @@ class ElementType(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class LRNForm(StrEnum):
+    """How an export writes local response normalisation."""
+
+    NODE = "node"
+    NODES = "nodes"
+
+
 class PortTarget(StrEnum):
     """What weights can be ported to."""
 
@@ -310,6 +317,10 @@ def export(
     dtype: Annotated[
         ElementType, typer.Option(help="Of the image, the weights and all between.")
     ] = ElementType.FLOAT32,
+    lrn: Annotated[
+        LRNForm | None,
+        typer.Option(help="LRN as one node, or as the six it consists of: faster, and the default in float32."),
+    ] = None,
     fold: Annotated[bool, typer.Option("--fold", help="Fold batch normalisations into convolutions.")] = False,
     external_data: Annotated[
         bool, typer.Option("--external-data", help="Put the weights into a file of their own, OUT.data.")
@@ -319,7 +330,8 @@ def export(
     """Export networks to ONNX by tracing one framework's own model."""
     from common.onnx_graph import ExportOptions
 
-    options = ExportOptions(tuple(output or ("logits",)), softmax, batch, dtype.value, fold, external_data)
+    form = lrn.value if lrn else None
+    options = ExportOptions(tuple(output or ("logits",)), softmax, batch, dtype.value, fold, external_data, lrn=form)
     if Path(what).is_file():
         if weights:
             raise TriptychError(f"{what} is a file of weights itself; name an architecture, or leave --weights out")
@@ -544,8 +556,9 @@ def doctor(json: Json = False) -> None:
     """Say what is installed, on what machine, and how to get what is missing."""
     from common.parity.backends import BACKENDS
     from common.parity.environment import describe
+    from common.webgpu import describe_adapters
 
-    found = describe()
+    found = describe() | {"webgpu": describe_adapters()}
     found["backends"] = {
         backend.name: backend.how_to_install if backend.missing else "ready" for backend in BACKENDS.values()
     }

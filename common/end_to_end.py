@@ -16,7 +16,7 @@ from functools import singledispatch
 import numpy as np
 
 from common.errors import TriptychError
-from common.oracle import Reference, evaluate, gamma, lrn_factor, parameters_of
+from common.oracle import FP32, Precision, Reference, at_precision, evaluate, gamma, lrn_factor, parameters_of
 from common.probes import EXACT_LIMIT, Probe, integer_parameters, quantum_behind
 from common.specs.architecture import (
     IMAGE,
@@ -49,7 +49,9 @@ class EndToEndProbe(Probe):
     not at all."""
 
 
-def end_to_end_probe(spec: Architecture, *, seed: int = 0, batch: int = 1) -> EndToEndProbe:
+def end_to_end_probe(
+    spec: Architecture, *, seed: int = 0, batch: int = 1, precision: Precision = FP32
+) -> EndToEndProbe:
     """Integers, and batch normalisations whose scale is 1 if the inverse root of 1 is.
 
     Up to the first layer that rounds it is as the exact probe, and all outputs are exact where no layer does. Behind
@@ -61,18 +63,19 @@ def end_to_end_probe(spec: Architecture, *, seed: int = 0, batch: int = 1) -> En
         spec: the network.
         seed: of all numbers.
         batch: the number of images.
+        precision: of what rounds.
 
     Raises:
         TriptychError: sums of integers leave the exact range for this network.
     """
     for taps in (16, 8, 4, 2):
-        probe = _try_probe(spec, taps, seed, batch)
+        probe = _try_probe(spec, taps, seed, batch, precision)
         if probe is not None:
             return probe
     raise TriptychError(f"{spec.name}: no integer probe keeps every sum below 2^24")
 
 
-def _try_probe(spec: Architecture, taps: int, seed: int, batch: int) -> EndToEndProbe | None:
+def _try_probe(spec: Architecture, taps: int, seed: int, batch: int, precision: Precision) -> EndToEndProbe | None:
     """A probe with that many weights in each filter up to the first layer that rounds; None if sums are too large."""
     image = seeded_generator(seed, IMAGE).integers(-4, 5, (batch, *spec.input_shape)).astype(np.float32)
     probe = EndToEndProbe("deployed", {}, image)
@@ -92,7 +95,7 @@ def _try_probe(spec: Architecture, taps: int, seed: int, batch: int) -> EndToEnd
             parameters[f"{layer.name}/variance"] = np.full(shape, 1 - layer.operation.eps, np.float32)
         probe.weights.update(parameters)
         of_layer = parameters_of(layer.name, parameters)
-        reference = evaluate(layer.operation, inputs, of_layer)
+        reference = at_precision(layer.operation, evaluate(layer.operation, inputs, of_layer), precision)
         quantum = quantum_behind(layer.operation, inputs[0].shape[1:], min(quanta[name] for name in layer.inputs))
         own: np.ndarray | float = 0.0 if reference.bound is None else reference.bound
         if exact and reference.magnitude is not None:

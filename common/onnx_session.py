@@ -64,9 +64,14 @@ class Session:
         if self.profiles:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(self.profiles.name) / "profile")
+        self.note: str | None = None
         try:
             if first == webgpu.PROVIDER:
-                options.add_provider_for_devices(webgpu.ep_devices()[:1], {})
+                wrong = webgpu.computed_wrongly_in_nhwc(_graph(model))
+                if wrong:
+                    self.note = webgpu.in_nchw(wrong)
+                layout = {"preferredLayout": "NCHW"} if wrong else {}
+                options.add_provider_for_devices(webgpu.ep_devices()[:1], layout)
             # Left to itself, ONNX Runtime falls back to the CPU where a provider fails.
             self.session = onnxruntime.InferenceSession(model, options, providers=given, enable_fallback=0)
         except Unavailable:
@@ -91,6 +96,15 @@ class Session:
             self.profiles.cleanup()
             self.profiles = None
         return outputs
+
+
+def _graph(model: str | bytes) -> onnx.GraphProto:
+    """The graph of a model or of its file, without the weights that lie beside it."""
+    import onnx
+
+    if isinstance(model, bytes):
+        return onnx.load_model_from_string(model).graph
+    return onnx.load(model, load_external_data=False).graph
 
 
 def _places(profile: Path) -> dict[str, str]:
@@ -169,6 +183,11 @@ class RecordingSession:
         return dict(zip(self.values, outputs, strict=True))
 
     @property
+    def note(self) -> str | None:
+        """What is special about this session."""
+        return self.session.note
+
+    @property
     def places(self) -> dict[str, str]:
         """Where each layer ran in the first run: on the CPU if any of its nodes did. Empty if that was asked for."""
         places: dict[str, str] = {}
@@ -242,6 +261,11 @@ class DeployedSession:
             TriptychError: ONNX Runtime cannot run the file on this image.
         """
         return dict(zip(self.names, self.session.run(self.names, {IMAGE: image}), strict=True))
+
+    @property
+    def note(self) -> str | None:
+        """What is special about this session."""
+        return self.session.note
 
     @property
     def place(self) -> str | None:

@@ -70,11 +70,22 @@ class Precision:
     """The largest relative change of each factor before convolutions and dense layers multiply them."""
     smallest_normal: float = SMALLEST_NORMAL
     """Of the stored type: the most that storing a number can lose to underflow."""
+    quotient: float = 0.0
+    """By how much more than one rounding a quotient may be off, relatively."""
+    tanh: float = 0.0
+    """By how much more than an elementary function tanh may be off, in absolute terms."""
 
 
 FP32 = Precision("fp32", UNIT_ROUNDOFF)
 TF32 = Precision("tf32", UNIT_ROUNDOFF, factors=2.0**-10)
 """11 significant bits of each factor; hardware may cut the others off instead of rounding."""
+FP32_IN_WGSL = Precision("fp32", UNIT_ROUNDOFF, quotient=4 * UNIT_ROUNDOFF, tanh=4 * UNIT_ROUNDOFF)
+"""float32 as WebGPU's language promises it (https://www.w3.org/TR/WGSL/#floating-point-accuracy).
+
+A quotient may be off by 2.5 units in the last place, 5u. An exponential may be off by 3 + 2|x| of them, and ONNX
+Runtime computes tanh as (1 − e) / (1 + e) with e = exp(−2|x|): an error ε e moves that by 2e / (1 + e)² ε at most,
+which with ε = (6 + 8|x|) u is below 4u for every x, however small tanh is.
+"""
 PRECISIONS = {precision.name: precision for precision in (FP32, TF32)}
 """Those that a backend computes in; the others are those of stored numbers."""
 
@@ -113,6 +124,10 @@ def at_precision(operation: Operation, reference: Reference, precision: Precisio
     if reference.bound is None or precision == FP32:
         return reference
     value, bound, magnitude = reference.value, reference.bound, reference.magnitude
+    if isinstance(operation, AveragePool | GlobalAveragePool | AdaptiveAveragePool | ScaledTanh):
+        bound = bound + precision.quotient * np.abs(value)
+    if isinstance(operation, ScaledTanh):
+        bound = bound + precision.tanh * abs(operation.amplitude)
     if precision.factors and isinstance(operation, Conv | Dense) and magnitude is not None:
         change = precision.factors
         bound = (1 + change) ** 2 * bound + (2 * change + change**2) * magnitude

@@ -21,7 +21,7 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.images import photographs, preprocess, read_photograph
-from common.oracle import evaluate, parameters_of
+from common.oracle import FP32, Precision, evaluate, parameters_of
 from common.specs.architecture import (
     IMAGE,
     LRN,
@@ -201,10 +201,17 @@ MAGNITUDES = {"tiny": -60, "huge": 40, "subnormal": -136}
 last, whose image is below the smallest normal number, 2^-126."""
 
 
-def _deployed_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, weights: Weights | None = None) -> Probe:
+def _deployed_probe(
+    spec: Architecture,
+    *,
+    seed: int = 0,
+    batch: int = 2,
+    weights: Weights | None = None,
+    precision: Precision = FP32,
+) -> Probe:
     from common.end_to_end import end_to_end_probe
 
-    return end_to_end_probe(spec, seed=seed, batch=batch)
+    return end_to_end_probe(spec, seed=seed, batch=batch, precision=precision)
 
 
 PROBES: dict[str, Callable[..., Probe]] = {
@@ -220,15 +227,27 @@ USUAL = ("exact", "random", "photo")
 
 
 def make_probe(
-    name: str, spec: Architecture, *, seed: int, batch: int, weights: Weights | None, bits: int = 24
+    name: str,
+    spec: Architecture,
+    *,
+    seed: int,
+    batch: int,
+    weights: Weights | None,
+    bits: int = 24,
+    precision: Precision = FP32,
 ) -> Probe:
     """The probe of that name, or, if there is none, one of the photograph in the file of that name.
+
+    An exact one is of numbers of so many `bits`; that of a network as it is deployed allows for what its layers may be
+    off at a `precision`.
 
     Raises:
         TriptychError: there is no such probe, and no such photograph either.
     """
     if name == "exact":
         return exact_probe(spec, seed=seed, batch=batch, bits=bits)
+    if name == "deployed":
+        return _deployed_probe(spec, seed=seed, batch=batch, precision=precision)
     if name in PROBES:
         return PROBES[name](spec, seed=seed, batch=batch, weights=weights)
     image = preprocess(read_photograph(name), spec)

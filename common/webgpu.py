@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from glob import glob
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from common.errors import Unavailable
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime
 
 PROVIDER = "WebGpuExecutionProvider"
@@ -87,6 +88,15 @@ def require_adapter() -> Found:
     return found
 
 
+def describe_adapters() -> dict[str, str]:
+    """Each adapter by its name, what it is and whether ONNX Runtime computes on it; how to get one if there is none."""
+    try:
+        found = require_adapter()
+    except Unavailable as error:
+        return {**{str(adapter): "refused" for adapter in find_adapters().adapters}, "missing": str(error)}
+    return {str(adapter): "ready" if adapter == found.chosen else "not used" for adapter in found.adapters}
+
+
 @cache
 def find_adapters() -> Found:
     """Look for adapters, a GPU's before software's, each by computing something on it in a process of its own."""
@@ -122,6 +132,34 @@ def _look(environment: Mapping[str, str]) -> tuple[list[Adapter], bool]:
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # a driver may take the process down with it
         return [], False
     return [Adapter(**adapter) for adapter in found["adapters"]], found["computes"]
+
+
+def computed_wrongly_in_nhwc(graph: onnx.GraphProto) -> list[str]:
+    """The convolutions that onnxruntime-ep-webgpu 0.4.0 computes wrongly in the layout it prefers, NHWC.
+
+    Where the input's channels are a multiple of three but not of four, and the output's of four, its kernel reads them
+    in threes, and finds the place of a three by dividing by four: right for three channels, wrong for six. In NCHW it
+    reads them one by one.
+    """
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    wrong = []
+    for node in graph.node:
+        shape = shapes.get(node.input[1], ()) if node.op_type == "Conv" else ()
+        groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        if len(shape) != 4 or groups != 1:
+            continue
+        filters, channels, *_ = shape
+        if channels > 3 and channels % 3 == 0 and channels % 4 and filters % 4 == 0:
+            wrong.append(node.name)
+    return wrong
+
+
+def in_nchw(layers: Sequence[str]) -> str:
+    """What to know about a network that was run in NCHW for the sake of these layers."""
+    return (
+        f"run with preferredLayout=NCHW: in the layout that it prefers, onnxruntime-ep-webgpu computes "
+        f"{', '.join(layers)} wrongly (input channels a multiple of 3, but not of 4)"
+    )
 
 
 @cache

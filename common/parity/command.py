@@ -20,6 +20,7 @@ from common.parity.results import Plan, Run, compared_with_cpu
 from common.parity.runner import run_parity
 from common.specs import get_spec
 from common.terminal import say
+from common.webgpu import find_adapters
 
 
 def parity_command(
@@ -50,6 +51,8 @@ def parity_command(
             nothing to resume.
     """
     require(plan.hardware)
+    if plan.hardware.device == "webgpu":
+        say(console, f"WebGPU on {find_adapters().chosen}")
     if report:
         prepare(report)
     journal = Journal(report, plan, resume=resume) if report else None

@@ -9,7 +9,10 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("numpy", "torch", "keras", "tensorflow", "jax", "onnx", "onnxruntime", "onnxruntime-gpu")
+PACKAGES = (
+    *("numpy", "torch", "keras", "tensorflow", "jax"),
+    *("onnx", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-webgpu"),
+)
 
 SWITCHES = {
     "NVIDIA_TF32_OVERRIDE": "0 turns TF32 off in every library",

@@ -21,6 +21,7 @@ from common.files import os_error_sentence, written_atomically
 from common.parity.environment import describe
 from common.parity.judge import LayerVerdict
 from common.parity.results import BackendResult, Plan
+from common.webgpu import find_adapters
 from common.weights import weights_sha256
 
 JOURNAL = "finished.jsonl"
@@ -118,6 +119,7 @@ def _identity(plan: Plan) -> dict[str, Any]:
         "batch": plan.batch,
         "device": plan.hardware.device,
         "precision": plan.hardware.precision,
+        "adapter": str(find_adapters().chosen) if plan.hardware.device == "webgpu" else None,
         "weights": None if plan.weights is None else weights_sha256(plan.weights),
         "versions": describe()["versions"],
         "sources": sources.hexdigest(),

@@ -16,6 +16,7 @@ from common.parity.environment import describe
 from common.parity.judge import IDENTICAL
 from common.parity.results import BackendResult, Run, labelled, worst
 from common.terminal import say
+from common.webgpu import find_adapters
 
 STYLES = {
     "identical": "bold green",
@@ -35,7 +36,7 @@ def as_json(runs: Sequence[Run]) -> dict[str, Any]:
     and the layers come from the loss backwards. Numbers that are not finite are null.
     """
     return {
-        "environment": describe(),
+        "environment": describe() | _adapter(runs),
         "verdict": worst([run.verdict for run in runs]),
         "runs": [
             {
@@ -56,6 +57,12 @@ def as_json(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
+def _adapter(runs: Sequence[Run]) -> dict[str, Any]:
+    """What WebGPU computed on, if it did."""
+    chosen = find_adapters().chosen if any(run.device == "webgpu" for run in runs) else None
+    return {"webgpu": asdict(chosen)} if chosen else {}
+
+
 def _backend_as_json(result: BackendResult) -> dict[str, Any]:
     row = {name: value for name, value in asdict(result).items() if name not in ("timing", "outputs")}
     row["timing"] = {name: round(seconds, 3) for name, seconds in result.timing.items()}
@@ -65,7 +72,8 @@ def _backend_as_json(result: BackendResult) -> dict[str, Any]:
 
 def print_network(console: Console, runs: Sequence[Run]) -> None:
     """The runs of one network: a table, backends down and probes across; then what went wrong."""
-    console.print(_table(runs[0].architecture + (", backward" if runs[0].gradients else ""), runs))
+    on_gpu = f" on {runs[0].device}" if runs[0].device != "cpu" else ""
+    console.print(_table(f"{runs[0].architecture}{', backward' if runs[0].gradients else ''}{on_gpu}", runs))
     for run in runs:
         for result in run.backends:
             _explain(console, run, result)
@@ -76,6 +84,8 @@ def print_network(console: Console, runs: Sequence[Run]) -> None:
         if run.across_devices:
             text = _end_to_end(f"CPU and {run.device} on {Path(run.probe).name}", run.across_devices)
             say(console, text, style="dim")
+    for backend, note in dict.fromkeys((row.backend, row.note) for run in runs for row in run.backends if row.note):
+        say(console, f"{backend}: {note}.", style="dim")
     for how in dict.fromkeys(how for run in runs for how in run.bounded.values()):
         layers = [layer for run in runs for layer, reason in run.bounded.items() if reason == how]
         names = ", ".join(layers) if len(layers) <= 4 else f"{layers[0]} … {layers[-1]} ({len(layers)} layers)"
@@ -130,6 +140,8 @@ def _table(title: str, runs: Sequence[Run]) -> Table:
         table.add_column(labelled(Path(run.probe).name, run.gradients))
     table.add_column("error ÷ bound", justify="right")
     table.add_column("precision")
+    if on_gpu := runs[0].device != "cpu":
+        table.add_column("layers on the GPU", justify="right")
     table.add_column("seconds", justify="right")
     for row in zip(*(run.backends for run in runs), strict=True):
         table.add_row(
@@ -137,9 +149,22 @@ def _table(title: str, runs: Sequence[Run]) -> Table:
             *(_styled(_outcome(result)) for result in row),
             _largest_ratio(row),
             " ".join(sorted({result.precision for result in row if result.precision})) or "–",
+            *([_on_gpu(row)] if on_gpu else ()),
             f"{sum(result.seconds for result in row):.1f}",
         )
     return table
+
+
+def _on_gpu(results: Sequence[BackendResult]) -> str:
+    """Of the layers of all probes, those that ran on the GPU in each; which ran on the CPU."""
+    places: dict[str, set[str | None]] = {}
+    for layer in (layer for result in results for layer in result.layers):
+        places.setdefault(layer.name, set()).add(layer.place)
+    if not places:
+        return "–"
+    elsewhere = [name for name, found in places.items() if found != {"gpu"}]
+    count = f"{len(places) - len(elsewhere)} of {len(places)}"
+    return f"{count} (not {', '.join(elsewhere)})" if elsewhere else count
 
 
 def _outcome(result: BackendResult) -> str:

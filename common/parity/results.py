@@ -34,6 +34,8 @@ class BackendResult:
     """Bytes: the most that the backend's process has held so far."""
     repeatable: bool | None = None
     """Whether a second run gave the same bits; None where there was none, as on a CPU."""
+    note: str | None = None
+    """What whoever runs this network in this way should know."""
     outputs: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
     """The network's outputs, (N, classes), by name."""
     first_divergence: str | None = None

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from common.end_to_end import EndToEndProbe
 from common.errors import TriptychError, one_line
 from common.files import os_error_sentence
-from common.oracle import PRECISIONS
+from common.oracle import FP32, FP32_IN_WGSL, PRECISIONS
 from common.parity.backends import Backend
 from common.parity.comparison import compare_all
 from common.parity.gradients import GradientProbe, by_layer, gradient_probes, judge_gradients
@@ -201,7 +201,15 @@ class _Runner:
         bits = 11 if plan.hardware.precision == "tf32" else 24
         batches = {name: plan.batch or (2 if name == "exact" else 1) for name in plan.probes}
         return {
-            name: make_probe(name, self.spec, seed=plan.seed, batch=batch, weights=weights, bits=bits)
+            name: make_probe(
+                name,
+                self.spec,
+                seed=plan.seed,
+                batch=batch,
+                weights=weights,
+                bits=bits,
+                precision=FP32_IN_WGSL if plan.hardware.device == "webgpu" else FP32,
+            )
             for name, batch in batches.items()
         }
 
@@ -282,6 +290,7 @@ class _Runner:
             timing=found.timing,
             memory=found.memory,
             repeatable=found.repeatable,
+            note=found.note,
             outputs=found.outputs,
             first_divergence=divergence.name if divergence else None,
             likely_cause=divergence.cause if divergence else None,
@@ -320,6 +329,7 @@ class _Runner:
             seconds,
             answer["memory"],
             answer["repeatable"],
+            answer["note"],
             outputs,
         )
 
@@ -330,7 +340,8 @@ class _Runner:
                 return by_layer(judge_gradients(self.spec, probe, recorded))
             if isinstance(probe, EndToEndProbe):
                 return judge_outputs(self.spec, probe, recorded["outputs"])
-            precision = PRECISIONS[self.plan.hardware.precision]
+            hardware = self.plan.hardware
+            precision = FP32_IN_WGSL if hardware.device == "webgpu" else PRECISIONS[hardware.precision]
             return judge(self.spec, probe, recorded["outputs"], prepared.memory, precision)
 
 
@@ -357,6 +368,7 @@ class _Recorded:
     """Of the backend's process."""
     memory: int | None = None
     repeatable: bool | None = None
+    note: str | None = None
     outputs: dict[str, np.ndarray] = field(default_factory=dict)
 
 

@@ -127,8 +127,14 @@ class Worker:
                 np.save(path, arrays[name])
         importing, self.importing = self.importing, 0.0  # told once, by the run that had to wait for it
         timing = {"import": importing, "load": loading, "run": running}
-        memory = _peak_bytes()
-        return {"recorded": files, "places": places, "timing": timing, "memory": memory, "repeatable": repeatable}
+        return {
+            "recorded": files,
+            "places": places,
+            "timing": timing,
+            "memory": _peak_bytes(),
+            "repeatable": repeatable,
+            "note": self._note(),
+        }
 
     def _load(self, path: str, folder: Path) -> None:
         if path == self.loaded:
@@ -181,6 +187,10 @@ class Worker:
         if "gpu" not in found.values():
             raise Unavailable(f"ONNX Runtime ran none of {self.architecture} on {self.hardware.device}")
         return {layer: found.get(layer) for layer in layers}
+
+    def _note(self) -> str | None:
+        """What is special about the sessions of a network."""
+        return next((session.note for session in self.sessions.values()), None)
 
     def _differentiate(self, image: np.ndarray, *, training: bool, **given: Any) -> Recorded:
         compiled = self.backend.compiled
