@@ -25,12 +25,12 @@ def import_implementation(framework: str) -> ModuleType:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if framework == "keras":
         os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    with _standard_error_kept_unless_it_fails():
+    with standard_error_kept_unless_it_fails():
         return importlib.import_module(PACKAGES[framework])
 
 
 @contextmanager
-def _standard_error_kept_unless_it_fails() -> Iterator[None]:
+def standard_error_kept_unless_it_fails() -> Iterator[None]:
     """Hold back what is written to standard error, by C++ too, which heeds no log level while it is being loaded."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as kept:

@@ -49,7 +49,8 @@ class ExportOptions:
     outputs: Sequence[str] = ("logits",)
     """Of `logits`, `aux1` and `aux2`, those to write; layers that lead to none of them are left out."""
     softmax: bool = False
-    """End in a layer `softmax` and give its output, `probabilities`, in place of the logits."""
+    """End in a layer `softmax` and give its output, `probabilities`, in place of the logits; as a model that was built
+    with a softmax is exported anyway."""
     batch: int | None = None
     """The number of images, if it is to be fixed."""
     dtype: str = "float32"
@@ -181,6 +182,10 @@ class GraphBuilder:
     def relu(self, name: str, x: str) -> str:
         return self._node("Relu", name, x)
 
+    def softmax(self, name: str, x: str) -> str:
+        """exp(x) / Σ exp(x) over the features of each image."""
+        return self._node("Softmax", name, x, axis=1)
+
     def sigmoid(self, name: str, x: str) -> str:
         return self._node("Sigmoid", name, x)
 
@@ -221,7 +226,7 @@ class GraphBuilder:
 
         Args:
             path: where to; an existing file is replaced.
-            values: `logits`, and the auxiliary heads if there are any, to the layers behind them.
+            values: `logits` (or `probabilities`), and the auxiliary heads if there are any, to the layers behind them.
             options: see `ExportOptions`.
             source: the framework and its version, kept in the file's metadata.
 
@@ -229,16 +234,19 @@ class GraphBuilder:
             TriptychError: an output is unknown, a weight does not fit into the element type, or the file cannot be
                 written.
         """
-        for name in options.outputs:
+        asked = [
+            "probabilities" if name == "logits" and "probabilities" in values else name for name in options.outputs
+        ]
+        for name in asked:
             if name not in values:
                 raise TriptychError(f"cannot export the output {name!r}; {nearest(name, values)}")
         metadata = self._metadata(options, source)
-        outputs = {name: values[name] for name in options.outputs}
+        outputs = {name: values[name] for name in asked}
         self._keep_only(outputs.values())
         if options.fold:
             self._fold_batch_norms(outputs.values())
         if options.softmax and "logits" in outputs:
-            softmax = self._node("Softmax", "softmax", outputs["logits"], axis=1)
+            softmax = self.softmax("softmax", outputs["logits"])
             outputs = {"probabilities" if name == "logits" else name: value for name, value in outputs.items()}
             outputs["probabilities"] = softmax
         if options.decomposes_lrn:

@@ -17,28 +17,57 @@ from common.cudnn import direct_sums
 from common.errors import Unavailable
 from common.names import keras_layer, layer_of
 from common.specs import get_spec, list_architectures
-from common.specs.architecture import Shape
+from common.specs.architecture import Architecture, Shape, with_softmax
+from common.training.recipe import kernel_factors
 from common.weights import Weights, check_weights
 from keras_impl.catalogue import BUILDERS
 from keras_impl.layers import SubSampling
 
 
 def build(
-    architecture: str, *, num_classes: int | None = None, image_size: tuple[int, int] | None = None
+    architecture: str,
+    *,
+    num_classes: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    softmax: bool = False,
 ) -> keras.Model:
-    """A functional model with Keras' own initialisation.
+    """A functional model with Keras' own initialisation, but for what `kernel_factors` says: a training can start so.
 
     Args:
         architecture: a name that `common.list_architectures` gives.
         num_classes: the number of logits; the paper's where it is not given.
         image_size: (height, width) in pixels; the paper's where it is not given.
+        softmax: whether it ends in probabilities, of a layer `softmax`, instead of logits; auxiliary heads do then too.
 
     Raises:
         TriptychError: the architecture is unknown or does not take these options.
     """
     spec = get_spec(architecture, num_classes=num_classes, image_size=image_size)
     options = {"num_classes": num_classes, "image_size": image_size}
-    return BUILDERS[spec.name](**{name: value for name, value in options.items() if value is not None})
+    model = BUILDERS[spec.name](**{name: value for name, value in options.items() if value is not None})
+    variables = named_variables(model)
+    for name, factor in kernel_factors(spec).items():
+        variables[name].assign(variables[name] * factor)
+    return _with_softmax(model, spec) if softmax else model
+
+
+def _with_softmax(model: keras.Model, spec: Architecture) -> keras.Model:
+    """The same layers, and a softmax behind each output: a tensor, or a dict by name where there are heads."""
+    heads = heads_of(model)
+    outputs = {}
+    for name, layer in with_softmax(spec).outputs.items():
+        head = heads["logits" if name == "probabilities" else name]
+        outputs[name] = layers.Softmax(name=keras_layer(layer))(head)
+    return keras.Model(model.input, outputs if len(outputs) > 1 else outputs["probabilities"], name=model.name)
+
+
+def heads_of(model: keras.Model) -> dict[str, keras.KerasTensor]:
+    """The outputs by name: `logits`, or `probabilities` behind a softmax, and `aux1` and `aux2` if there are heads."""
+    if isinstance(model.output, dict):
+        return model.output
+    (output,) = model.outputs
+    softmax = isinstance(output._keras_history.operation, layers.Softmax)
+    return {"probabilities" if softmax else "logits": output}
 
 
 def build_float64(
@@ -63,7 +92,7 @@ def canonical_names(model: keras.Model) -> dict[str, str]:
     """Canonical layer names by Keras' own, for a model named after an architecture; other layers keep their names."""
     names = {layer.name: layer.name for layer in model.layers}
     if model.name in list_architectures():
-        names |= {keras_layer(layer.name): layer.name for layer in get_spec(model.name).layers}
+        names |= {keras_layer(layer.name): layer.name for layer in with_softmax(get_spec(model.name)).layers}
     return names
 
 
@@ -201,7 +230,7 @@ def predict(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:
     On TensorFlow and JAX, Keras compiles the whole model with XLA for this.
     """
     outputs = model.predict_on_batch(layouts.to_channels_last(image))
-    return outputs if isinstance(outputs, dict) else {"logits": outputs}
+    return outputs if isinstance(outputs, dict) else dict.fromkeys(heads_of(model), outputs)
 
 
 def canonical_output(tensor: keras.KerasTensor, value: np.ndarray) -> np.ndarray:

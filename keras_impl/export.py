@@ -21,7 +21,7 @@ from common import layouts
 from common.errors import TriptychError
 from common.onnx_graph import ExportOptions, GraphBuilder
 from common.specs.architecture import IMAGE, AdaptiveAveragePool, Padding, same_padding
-from keras_impl.backend import canonical_names, flattened_from
+from keras_impl.backend import canonical_names, flattened_from, heads_of
 from keras_impl.layers import LocalResponseNormalization, ScaledTanh, SelectChannels, SubSampling
 
 
@@ -45,8 +45,7 @@ def export_onnx(model: keras.Model, path: str | Path, options: ExportOptions = E
         if not isinstance(layer, layers.InputLayer):
             inputs = [values[id(tensor)] for tensor in keras.tree.flatten(layer.input)]
             values[id(layer.output)] = _export(layer, builder, names[layer.name], *inputs)
-    named = model.output if len(model.outputs) > 1 else {"logits": model.outputs[0]}
-    heads = {name: values[id(tensor)] for name, tensor in named.items()}
+    heads = {name: values[id(tensor)] for name, tensor in heads_of(model).items()}
     builder.save(path, heads, options, source=f"keras {keras.version()}")
 
 
@@ -187,6 +186,15 @@ def _(layer: layers.ReLU, builder: GraphBuilder, name: str, x: str) -> str:
     if layer.max_value is not None or layer.negative_slope or layer.threshold:
         raise TriptychError(f"cannot export {name}: only max(x, 0) has an ONNX operator here")
     return builder.relu(name, x)
+
+
+@_export.register
+def _(layer: layers.Softmax, builder: GraphBuilder, name: str, x: str) -> str:
+    if layer.axis not in (-1, 1) or len(layer.input.shape) != 2:
+        raise TriptychError(
+            f"cannot export {name}: only a softmax over the features of each image has an operator here"
+        )
+    return builder.softmax(name, x)
 
 
 @_export.register

@@ -17,6 +17,7 @@ from keras_impl.backend import (
     canonical_names,
     canonical_output,
     flattened_from,
+    heads_of,
     named_variables,
     read_weights,
     to_canonical,
@@ -92,7 +93,7 @@ def record_gradients(
                 if not variable.trainable
             }
         if labels is not None:
-            heads = model.output if isinstance(model.output, dict) else {"logits": model.outputs[0]}
+            heads = heads_of(model)
             for name, tensor in heads.items():
                 losses = keras.losses.sparse_categorical_crossentropy(labels, handed_on[id(tensor)], from_logits=True)
                 loss = loss + (1.0 if name == "logits" else AUXILIARY_WEIGHT) * ops.mean(losses)

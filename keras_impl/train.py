@@ -17,7 +17,7 @@ from common.training.data import Data, Split
 from common.training.plan import Batch, Plan
 from common.training.recipe import AUXILIARY_WEIGHT, Recipe, decays, trained_spec
 from common.training.run import Epoch, Monitor, Run, Step
-from keras_impl.backend import named_variables, record, structure
+from keras_impl.backend import heads_of, named_variables, record, structure
 
 
 def train(
@@ -50,7 +50,7 @@ def train(
             or the loss is not finite; the last checkpoint is kept then.
     """
     height, width, channels = model.input_shape[1:]
-    spec = trained_spec(model.name, (channels, height, width), structure(model)[1])
+    spec = trained_spec(model.name, (channels, height, width), *structure(model))
     run = Run.start("keras", spec, data, recipe, folder, resume, monitor)
     plan = Plan(spec, data, recipe)
     training = Pictures(data.train, plan, plan.batches(0))
@@ -83,7 +83,7 @@ def replicas() -> int:
 def compile_model(model: keras.Model, recipe: Recipe) -> None:
     """Momentum, cross-entropy on logits, auxiliary heads by their weight, top-1 and top-5."""
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    heads = model.output if isinstance(model.output, dict) else {"logits": model.outputs[0]}
+    heads = heads_of(model)
     metrics = [
         LatestCrossEntropy(name="latest"),
         keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="cross_entropy"),

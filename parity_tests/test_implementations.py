@@ -197,7 +197,8 @@ def test_model_files_mirror_each_other(family):
 
 
 def test_every_implementation_offers_the_contract(implementation):
-    assert list(inspect.signature(implementation.build).parameters) == ["architecture", "num_classes", "image_size"]
+    options = ["num_classes", "image_size", "softmax"]
+    assert list(inspect.signature(implementation.build).parameters) == ["architecture", *options]
     assert list(inspect.signature(implementation.load_weights).parameters)[1:] == ["weights", "skip"]
     assert len(inspect.signature(implementation.read_weights).parameters) == 1
     assert list(inspect.signature(implementation.export_onnx).parameters)[1:] == ["path", "options"]

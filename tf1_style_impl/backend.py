@@ -8,7 +8,7 @@ of their last layers, `aux1/classifier:0` and `aux2/classifier:0`: computed wher
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,8 @@ from common import layouts
 from common.errors import Unavailable
 from common.names import PARAMETERS, layer_of
 from common.specs import get_spec
-from common.specs.architecture import Shape
+from common.specs.architecture import Shape, softmax_layer, with_softmax
+from common.training.recipe import kernel_factors
 from common.weights import Weights, check_weights
 from tf1_style_impl.catalogue import BUILDERS
 
@@ -28,19 +29,24 @@ ARCHITECTURE = "architecture"
 
 
 def build(
-    architecture: str, *, num_classes: int | None = None, image_size: tuple[int, int] | None = None
+    architecture: str,
+    *,
+    num_classes: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    softmax: bool = False,
 ) -> tf.Session:
-    """A session on a new graph, its variables set by their initialisers.
+    """A session on a new graph, its variables set by their initialisers, but for what `kernel_factors` says.
 
     Args:
         architecture: a name that `common.list_architectures` gives.
         num_classes: the number of logits; the paper's where it is not given.
         image_size: (height, width) in pixels; the paper's where it is not given.
+        softmax: whether there is `probabilities:0` too, of a layer `softmax`; and of `aux1/softmax`, `aux2/softmax`.
 
     Raises:
         TriptychError: the architecture is unknown or does not take these options.
     """
-    return _build(tf.float32, architecture, num_classes, image_size)
+    return _build(tf.float32, architecture, num_classes, image_size, softmax)
 
 
 def build_float64(
@@ -51,7 +57,11 @@ def build_float64(
 
 
 def _build(
-    dtype: tf.DType, architecture: str, num_classes: int | None, image_size: tuple[int, int] | None
+    dtype: tf.DType,
+    architecture: str,
+    num_classes: int | None,
+    image_size: tuple[int, int] | None,
+    softmax: bool = False,
 ) -> tf.Session:
     spec = get_spec(architecture, num_classes=num_classes, image_size=image_size)
     channels, height, width = spec.input_shape
@@ -61,19 +71,38 @@ def _build(
         keep_prob = tf.placeholder_with_default(tf.constant(1.0, dtype), [], name="keep_prob")
         with tf.variable_scope(tf.get_variable_scope(), dtype=dtype):
             outputs = BUILDERS[spec.name](images, keep_prob, **options)
-        tf.identity(outputs["logits"] if isinstance(outputs, dict) else outputs, name="logits")
+        heads = outputs if isinstance(outputs, dict) else {"logits": outputs}
+        tf.identity(heads["logits"], name="logits")
+        if softmax:
+            softmaxes = {n: tf.nn.softmax(x, name=softmax_layer(spec.outputs[n])) for n, x in heads.items()}
+            tf.identity(softmaxes["logits"], name="probabilities")
         tf.add_to_collection(ARCHITECTURE, spec.name)
         session = tf.Session(graph=graph)
         session.run(tf.global_variables_initializer())
+        factors, variables = kernel_factors(spec), named_variables(graph)
+        values = session.run({name: variables[name] for name in factors})
+        _set(session, [(variables[name], factor * values[name]) for name, factor in factors.items()])
     return session
 
 
+def _set(session: tf.Session, values: Sequence[tuple[tf.Variable, np.ndarray]]) -> None:
+    """Assign to variables; feeding the initialisers' inputs keeps the values out of the graph."""
+    feed = {variable.initializer.inputs[1]: array for variable, array in values}
+    session.run([variable.initializer for variable, _ in values], feed)
+
+
 def heads_of(graph: tf.Graph) -> dict[str, tf.Tensor]:
-    """The outputs of a graph that `build` made: `logits`, and `aux1`, `aux2` where there are auxiliary heads."""
+    """The outputs of a graph that `build` made: `logits`, and `aux1`, `aux2` where there are auxiliary heads.
+
+    Behind a softmax they are `probabilities`, and those of the heads.
+    """
     architecture = next(iter(graph.get_collection(ARCHITECTURE)), None)
-    layers = get_spec(architecture).outputs if architecture else {}
+    spec = get_spec(architecture) if architecture else None
+    softmax = any(operation.name == "probabilities" for operation in graph.get_operations())
+    layers = (with_softmax(spec) if softmax else spec).outputs if spec else {}
+    first = "probabilities" if softmax else "logits"
     return {name: graph.get_tensor_by_name(f"{layer}:0") for name, layer in layers.items()} | {
-        "logits": graph.get_tensor_by_name("logits:0")
+        first: graph.get_tensor_by_name(f"{first}:0")
     }
 
 
@@ -153,14 +182,7 @@ def load_weights(session: tf.Session, weights: Weights, *, skip: Collection[str]
     parameters = _parameters(session.graph)
     check_weights({name: parameter.canonical_shape for name, parameter in parameters.items()}, weights, skip=skip)
     loaded = {name: parameter for name, parameter in parameters.items() if layer_of(name) not in skip}
-    # Feeding the initialiser's input keeps the values out of the graph.
-    session.run(
-        [parameter.variable.initializer for parameter in loaded.values()],
-        {
-            parameter.variable.initializer.inputs[1]: parameter.to_tf(weights[name])
-            for name, parameter in loaded.items()
-        },
-    )
+    _set(session, [(parameter.variable, parameter.to_tf(weights[name])) for name, parameter in loaded.items()])
 
 
 def read_weights(session: tf.Session) -> dict[str, np.ndarray]:
@@ -174,7 +196,7 @@ def _layers(graph: tf.Graph) -> list[str]:
     """The canonical names of the layers in the graph, whose outputs are the tensors of these names."""
     operations = {operation.name for operation in graph.get_operations()}
     (architecture,) = graph.get_collection(ARCHITECTURE)
-    return [layer.name for layer in get_spec(architecture).layers if layer.name in operations]
+    return [layer.name for layer in with_softmax(get_spec(architecture)).layers if layer.name in operations]
 
 
 def structure(session: tf.Session) -> tuple[dict[str, Shape], dict[str, Shape]]:
@@ -221,7 +243,8 @@ def predict(session: tf.Session, image: np.ndarray) -> dict[str, np.ndarray]:
 
     TensorFlow's graph optimiser, grappler, then folds and fuses what it can.
     """
-    return {"logits": session.run("logits:0", {"images:0": layouts.to_channels_last(image)})}
+    (name, tensor), *_ = heads_of(session.graph).items()
+    return {name: session.run(tensor, {"images:0": layouts.to_channels_last(image)})}
 
 
 def canonical_output(tensor: tf.Tensor, value: np.ndarray) -> np.ndarray:

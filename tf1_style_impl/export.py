@@ -95,6 +95,7 @@ class _Exporter:
             "Identity": self._identity,
             "GatherV2": self._select_channels,
             "Sigmoid": self._sigmoid,
+            "Softmax": self._softmax,
             "Mul": self._scaled_tanh,
         }
         if operation.type not in writers:
@@ -150,6 +151,9 @@ class _Exporter:
         beta, mean_scaled = offset.inputs
         parameters = (self._variable(tensor) for tensor in (gamma, beta, mean_scaled.op.inputs[0], variance))
         return self.builder.batch_norm(name, self.value(x), *parameters, eps=tf.get_static_value(eps))
+
+    def _softmax(self, operation: tf.Operation) -> str:
+        return self.builder.softmax(operation.name, self.value(operation.inputs[0]))
 
     def _relu(self, operation: tf.Operation) -> str:
         return self.builder.relu(operation.name, self.value(operation.inputs[0]))

@@ -46,7 +46,7 @@ def train(
     graph = session.graph
     (architecture,) = graph.get_collection(ARCHITECTURE)
     height, width, channels = graph.get_tensor_by_name("images:0").shape[1:]
-    spec = trained_spec(architecture, (channels, height, width), structure(session)[1])
+    spec = trained_spec(architecture, (channels, height, width), *structure(session))
     run = Run.start("tf1", spec, data, recipe, folder, resume, monitor)
     plan = Plan(spec, data, recipe)
     with graph.as_default():

@@ -13,20 +13,28 @@ from torch import nn
 
 from common.cudnn import direct_sums
 from common.errors import Unavailable
-from common.names import canonical_from_torch, layer_of
+from common.names import canonical_from_torch, layer_of, torch_layer
 from common.specs import get_spec
 from common.specs.architecture import Shape
+from common.training.recipe import kernel_factors
 from common.weights import Weights, check_weights
 from torch_impl.catalogue import BUILDERS
 
 
-def build(architecture: str, *, num_classes: int | None = None, image_size: tuple[int, int] | None = None) -> nn.Module:
-    """A model in evaluation mode, with PyTorch's own initialisation.
+def build(
+    architecture: str,
+    *,
+    num_classes: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    softmax: bool = False,
+) -> nn.Module:
+    """A model in evaluation mode, with PyTorch's own initialisation, but for what `kernel_factors` says.
 
     Args:
         architecture: a name that `common.list_architectures` gives.
         num_classes: the number of logits; the paper's where it is not given.
         image_size: (height, width); checked here, since PyTorch's modules take any size until they are run.
+        softmax: whether it ends in probabilities, of a layer `softmax`, instead of logits; auxiliary heads do then too.
 
     Raises:
         TriptychError: the architecture is unknown or does not take these options.
@@ -35,6 +43,14 @@ def build(architecture: str, *, num_classes: int | None = None, image_size: tupl
     options = {} if num_classes is None else {"num_classes": num_classes}
     model = BUILDERS[spec.name](**options).eval()
     model.architecture, model.image_shape = spec.name, spec.input_shape
+    parameters = named_parameters(model)
+    with torch.no_grad():
+        for name, factor in kernel_factors(spec).items():
+            parameters[name] *= factor
+    if softmax:
+        for layer in spec.outputs.values():
+            # The last module of a Sequential; where there are branches, it has its place in `forward`.
+            model.get_submodule(torch_layer(layer_of(layer))).softmax = nn.Softmax(dim=1)
     return model
 
 
@@ -126,7 +142,12 @@ def record(
 def predict(model: nn.Module, image: np.ndarray) -> dict[str, np.ndarray]:
     """The logits as the model is deployed: nothing is recorded on the way. (N, classes) by the output's name."""
     device = next(model.parameters()).device
-    return {"logits": model(torch.from_numpy(image).to(device)).cpu().numpy()}
+    return {first_output(model): model(torch.from_numpy(image).to(device)).cpu().numpy()}
+
+
+def first_output(model: nn.Module) -> str:
+    """The name of what a model gives in evaluation mode: `logits`, or `probabilities` behind a softmax."""
+    return "probabilities" if getattr(model, "softmax", None) else "logits"
 
 
 @contextmanager

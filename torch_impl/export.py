@@ -18,7 +18,7 @@ from common.names import canonical_from_torch
 from common.onnx_graph import ExportOptions, GraphBuilder
 from common.specs.architecture import IMAGE, AdaptiveAveragePool, same_padding
 from torch_impl import layers
-from torch_impl.backend import every_head, structure
+from torch_impl.backend import every_head, first_output, structure
 
 
 def export_onnx(model: nn.Module, path: str | Path, options: ExportOptions = ExportOptions()) -> None:
@@ -53,7 +53,7 @@ def export_onnx(model: nn.Module, path: str | Path, options: ExportOptions = Exp
                 values[node] = _export(module, builder, name, *inputs)
         elif node.op == "output":
             (result,) = node.args
-            named = result if isinstance(result, dict) else {"logits": result}
+            named = result if isinstance(result, dict) else {first_output(model): result}
             heads = {name: values[head] for name, head in named.items()}
         else:
             raise TriptychError(f"cannot export {node.name}: {node.op} {node.target} has no ONNX operator here")
@@ -200,6 +200,15 @@ def _(module: nn.LocalResponseNorm, builder: GraphBuilder, name: str, x: str) ->
 @_export.register
 def _(module: nn.ReLU, builder: GraphBuilder, name: str, x: str) -> str:
     return builder.relu(name, x)
+
+
+@_export.register
+def _(module: nn.Softmax, builder: GraphBuilder, name: str, x: str) -> str:
+    if module.dim not in (-1, 1):
+        raise TriptychError(
+            f"cannot export {name}: only a softmax over the features of each image has an operator here"
+        )
+    return builder.softmax(name, x)
 
 
 @_export.register

@@ -58,10 +58,11 @@ class AuxiliaryHead(nn.Module):
         self.relu_fc = nn.ReLU()
         self.drop = nn.Dropout(p=0.7)
         self.classifier = nn.Linear(1024, num_classes)
+        self.softmax = None  # only where it is asked for
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = through(x, self.pool, self.conv, self.bn_conv, self.relu_conv)
-        return through(x, self.flatten, self.fc, self.relu_fc, self.drop, self.classifier)
+        return through(x, self.flatten, self.fc, self.relu_fc, self.drop, self.classifier, self.softmax)
 
 
 class GoogLeNet(nn.Module):
@@ -120,6 +121,7 @@ class GoogLeNet(nn.Module):
         self.flatten = nn.Flatten()
         self.drop = nn.Dropout(p=rate)
         self.fc = nn.Linear(1024, num_classes)
+        self.softmax = None  # only where it is asked for
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
         x = through(x, self.conv1, self.bn1, self.relu1, self.pool1, self.norm1)
@@ -129,10 +131,11 @@ class GoogLeNet(nn.Module):
         x = after_4a = self.inception_4a(x)
         x = after_4d = through(x, self.inception_4b, self.inception_4c, self.inception_4d)
         x = through(x, self.inception_4e, self.pool4, self.inception_5a, self.inception_5b)
-        logits = through(x, self.pool5, self.flatten, self.drop, self.fc)
+        x = through(x, self.pool5, self.flatten, self.drop, self.fc, self.softmax)
         if self.training or self.auxiliary:
-            return {"logits": logits, "aux1": self.aux1(after_4a), "aux2": self.aux2(after_4d)}
-        return logits
+            name = "probabilities" if self.softmax else "logits"
+            return {name: x, "aux1": self.aux1(after_4a), "aux2": self.aux2(after_4d)}
+        return x
 
 
 def googlenet_bn(num_classes: int = 1000) -> GoogLeNet:

@@ -81,6 +81,7 @@ class GoogLeNetTutorial(nn.Module):
         self.flatten = nn.Flatten()
         self.drop = nn.Dropout(p=0.4)
         self.fc = nn.Linear(1024, num_classes)
+        self.softmax = None  # only where it is asked for
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
         x = through(x, self.conv1, self.relu1, self.pool1)
@@ -89,7 +90,8 @@ class GoogLeNetTutorial(nn.Module):
         x = after_4a = self.inception_4a(x)
         x = after_4d = through(x, self.inception_4b, self.inception_4c, self.inception_4d)
         x = through(x, self.inception_4e, self.pool4, self.inception_5a, self.inception_5b, self.pool5)
-        logits = through(x, self.avg_pool, self.flatten, self.drop, self.fc)
+        x = through(x, self.avg_pool, self.flatten, self.drop, self.fc, self.softmax)
         if self.training or self.auxiliary:
-            return {"logits": logits, "aux1": self.aux1(after_4a), "aux2": self.aux2(after_4d)}
-        return logits
+            name = "probabilities" if self.softmax else "logits"
+            return {name: x, "aux1": self.aux1(after_4a), "aux2": self.aux2(after_4d)}
+        return x

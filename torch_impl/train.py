@@ -51,7 +51,7 @@ def train(
             process of the training has ended; the last checkpoint is kept then.
     """
     team = Team(model)
-    spec = trained_spec(model.architecture, model.image_shape, structure(model)[1])
+    spec = trained_spec(model.architecture, model.image_shape, *structure(model))
     run = Run.start("torch", spec, data, recipe, folder, resume, monitor, leads=team.rank == 0)
     plan = Plan(spec, data, recipe)
     optimizer = sgd(model, recipe)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import importlib
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.frameworks import import_implementation
+from common.frameworks import import_implementation, standard_error_kept_unless_it_fails
+from common.names import torch_layer
+from common.show import shape_text
 
 
 def summarise(framework: str, architecture: str) -> str:
-    """Build the network and have the framework describe it.
+    """Build the network and have the framework describe it, with the shape of each output.
 
-    Keras: `Model.summary`. PyTorch: the module's own text. TensorFlow 1: its profiler, by scope.
+    Keras: `Model.summary`. PyTorch: the module's own text. TensorFlow 1: the layers' tensors in the graph, and its
+    profiler's parameters by scope.
 
     Args:
         framework: `keras`, `torch` or `tf1`.
@@ -29,17 +33,33 @@ def _keras(model: Any) -> str:
     return "\n".join(lines)
 
 
+def _torch(model: Any) -> str:
+    """`Conv2d(1, 20, kernel_size=(5, 5), stride=(1, 1) → 20×32×32)`: PyTorch leaves a place for what a module adds."""
+    shapes, _ = importlib.import_module("torch_impl.backend").structure(model)
+    for name, shape in shapes.items():
+        module = model.get_submodule(torch_layer(name))
+        module.extra_repr = partial(str, f"{module.extra_repr()} → {shape_text(shape)}".lstrip())
+    return str(model)
+
+
 def _tf1(session: Any) -> str:
     tf = importlib.import_module("tensorflow.compat.v1")
+    shapes, _ = importlib.import_module("tf1_style_impl.backend").structure(session)
+    tensors = [session.graph.get_tensor_by_name(f"{layer}:0") for layer in shapes]
+    rows = [("tensor", "operation", "shape")] + [
+        (tensor.name, tensor.op.type, shape_text(["?", *tensor.shape[1:]])) for tensor in tensors
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     tf.logging.set_verbosity(tf.logging.ERROR)
     parameters = tf.profiler.ProfileOptionBuilder.trainable_variables_parameter()
-    with tempfile.TemporaryDirectory(prefix="triptych-") as folder:
+    with tempfile.TemporaryDirectory(prefix="triptych-") as folder, standard_error_kept_unless_it_fails():
         path = Path(folder) / "profile"
         options = tf.profiler.ProfileOptionBuilder(parameters).with_file_output(str(path)).build()
         tf.profiler.profile(session.graph, cmd="scope", options=options)
-        profile: str = path.read_text(encoding="utf-8").partition("Profile:\n")[2]
-        return profile
+        profile = path.read_text(encoding="utf-8").partition("Profile:\n")[2]
+    return f"{table}\n\n{profile}"
 
 
-DESCRIPTIONS: dict[str, Callable[[Any], str]] = {"keras": _keras, "torch": str, "tf1": _tf1}
+DESCRIPTIONS: dict[str, Callable[[Any], str]] = {"keras": _keras, "torch": _torch, "tf1": _tf1}
 """How each framework describes a model."""

@@ -35,7 +35,7 @@ from common.parity.processes import WorkerFailure, WorkerProcess
 from common.specs import get_spec
 from common.specs.architecture import Architecture, BatchNorm
 from common.training.data import Data, Split
-from common.training.recipe import Recipe, starting_weights
+from common.training.recipe import Recipe, he_weights
 from common.training.run import Monitor, Step
 from common.weights import Weights, seeded_generator
 
@@ -233,7 +233,7 @@ def train_in_steps(job: Job, backend: Backend, answer: Callable, wait: Callable)
     spec = get_spec(job.architecture, num_classes=job.num_classes, image_size=(height, width))
     build = module.build_float64 if job.dtype == "float64" else module.build
     model = build(job.architecture, num_classes=job.num_classes, image_size=(height, width))
-    weights = starting_weights(spec, job.seed)
+    weights = he_weights(spec, job.seed)  # with which a hundred small steps go far
     package.load_weights(model, _shortened(weights) if job.rounded else weights)
     monitor = _Export(
         job, lambda: package.read_weights(model), lambda weights: package.load_weights(model, weights), answer, wait

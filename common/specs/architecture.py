@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import prod
 
@@ -223,7 +223,7 @@ class Sigmoid(Operation):
 
 @dataclass(frozen=True)
 class Softmax(Operation):
-    """exp(x) / Σ exp(x) over the features; in no network of the catalogue, but at the end of exports on request."""
+    """exp(x) / Σ exp(x) over the features; in no network of the catalogue, but at the end where it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -399,7 +399,7 @@ class Architecture:
     input_shape: Shape
     layers: tuple[Layer, ...]
     outputs: Mapping[str, str]
-    """The layer behind each output: `logits`, and `aux1`, `aux2` where there are auxiliary heads."""
+    """The layer behind each output: first `logits`, then `aux1` and `aux2` where there are auxiliary heads."""
     preprocessing: Preprocessing = Preprocessing()
 
     def __post_init__(self) -> None:
@@ -443,7 +443,7 @@ class Architecture:
     @property
     def num_classes(self) -> int:
         """How many logits there are."""
-        return self.shapes[self.outputs["logits"]][0]
+        return self.shapes[next(iter(self.outputs.values()))][0]
 
     @property
     def multiply_adds(self) -> int:
@@ -457,3 +457,16 @@ def chain(*layers: tuple[str, Operation], after: str = IMAGE) -> tuple[Layer, ..
     return tuple(
         Layer(name, operation, (previous,)) for previous, (name, operation) in zip(names, layers, strict=False)
     )
+
+
+def softmax_layer(head: str) -> str:
+    """The name of a softmax by the layer before it: `softmax` for `fc8`, `aux1/softmax` for `aux1/classifier`."""
+    return "".join(head.rpartition("/")[:2]) + "softmax"
+
+
+def with_softmax(spec: Architecture) -> Architecture:
+    """The network with a softmax behind each of its outputs, the first of which is called `probabilities` then."""
+    softmaxes = [Layer(softmax_layer(head), Softmax(), (head,)) for head in spec.outputs.values()]
+    names = ("probabilities" if name == "logits" else name for name in spec.outputs)
+    outputs = {name: layer.name for name, layer in zip(names, softmaxes, strict=True)}
+    return replace(spec, layers=(*spec.layers, *softmaxes), outputs=outputs)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from common.errors import TriptychError
-from common.specs.architecture import IMAGE, Architecture, BatchNorm, Dropout, Preprocessing
+from common.specs.architecture import (
+    IMAGE,
+    Architecture,
+    BatchNorm,
+    Dense,
+    Dropout,
+    Preprocessing,
+    ReLU,
+    Shape,
+)
 from common.weights import seeded_generator
 
 AUXILIARY_WEIGHT = 0.3
@@ -88,18 +97,43 @@ PIXEL_MEAN, PIXEL_DEVIATION = 112.0, 64.0
 """Of the pixels of photographs, roughly."""
 
 
+CLASSIFIER = 0.1
+"""How large the last kernel of each head is, beside a usual initialisation: so that no class is preferred at first."""
+
+DENSE_DEVIATION = 0.01
+"""The largest standard deviation of a dense kernel before a ReLU. Source: section 5 of Krizhevsky et al. 2012."""
+
+
 def starting_weights(spec: Architecture, seed: int) -> dict[str, np.ndarray]:
     """Weights to start a training from, float32, canonical: the same for every framework.
 
+    `he_weights`, but that training starts with probabilities that are nearly equal, a loss of ln(classes), and that the
+    first step does not throw it far from there. The last kernel of each head is `CLASSIFIER` times as large. A step
+    changes a logit by the rate times Σ x² of what the classifier reads, which for 4096 units of mean square 1 is 4096:
+    the dense kernels before it are kept to `DENSE_DEVIATION`, where a ReLU follows. That is Krizhevsky's own, and what
+    VGG has in its paper and in torchvision.
+    """
+    weights = he_weights(spec, seed)
+    rectified = {layer.inputs[0] for layer in spec.layers if isinstance(layer.operation, ReLU)}
+    for layer in spec.layers:
+        kernel = weights.get(f"{layer.name}/weight")
+        if layer.name in spec.outputs.values():
+            kernel *= np.float32(CLASSIFIER)
+        elif isinstance(layer.operation, Dense) and layer.name in rectified:
+            kernel *= np.float32(min(1.0, DENSE_DEVIATION / np.sqrt(2 / kernel.shape[1])))
+    return weights
+
+
+def he_weights(spec: Architecture, seed: int) -> dict[str, np.ndarray]:
+    """Weights that keep activations of one size, float32, canonical.
+
     Kernels are normal with variance 2 / fan-in, which supposes inputs whose mean square is 1; those that read the image
-    are divided by the root mean square r that its pixels have after preprocessing. Not so before a batch normalisation,
-    which does that itself: its gradients by a kernel r times smaller are r times larger, so that each step would turn
-    the kernel r² times as far. Biases, beta and mean are 0, gamma and variance 1; the coefficients of LeNet's
+    are divided by its root mean square. Biases, beta and mean are 0, gamma and variance 1; the coefficients of LeNet's
     sub-sampling make it a mean.
 
     Source: section 2.2 of He et al. 2015, Delving Deep into Rectifiers.
     """
-    normalised = {layer.inputs[0] for layer in spec.layers if isinstance(layer.operation, BatchNorm)}
+    image = _image_factors(spec)
     weights = {}
     for layer in spec.layers:
         for kind, shape in layer.operation.parameter_shapes(*spec.input_shapes(layer)).items():
@@ -107,10 +141,7 @@ def starting_weights(spec: Architecture, seed: int) -> dict[str, np.ndarray]:
             if kind == "weight" and layer.operation.kind == "SubSampling":
                 weights[name] = np.full(shape, 0.25, np.float32)
             elif kind == "weight":
-                deviation = np.sqrt(2 / np.prod(shape[1:]))
-                if IMAGE in layer.inputs and layer.name not in normalised:
-                    recipe = spec.preprocessing
-                    deviation *= recipe.scale[0] / np.hypot(PIXEL_DEVIATION, PIXEL_MEAN - recipe.mean[0])
+                deviation = np.sqrt(2 / np.prod(shape[1:])) * image.get(name, 1.0)
                 values = seeded_generator(seed, name).standard_normal(shape, dtype=np.float32)
                 weights[name] = values * np.float32(deviation)
             else:
@@ -118,10 +149,51 @@ def starting_weights(spec: Architecture, seed: int) -> dict[str, np.ndarray]:
     return weights
 
 
-def trained_spec(architecture: str, input_shape: Sequence[int], parameter_shapes: dict) -> Architecture:
-    """The specification of a model that is at hand, its number of classes and its image size included."""
+def kernel_factors(spec: Architecture) -> dict[str, float]:
+    """What `build` multiplies kernels by that a framework has initialised in its own way, by canonical name.
+
+    As in `starting_weights`: those that read the image, and the last of each head. All between them is smaller by
+    PyTorch's and by Glorot's rule than by He's.
+    """
+    return _image_factors(spec) | {f"{layer}/weight": CLASSIFIER for layer in spec.outputs.values()}
+
+
+def _image_factors(spec: Architecture) -> dict[str, float]:
+    """The inverse of the root mean square that pixels have after preprocessing, for each kernel that reads the image.
+
+    Not so before a batch normalisation, which does that itself: its gradients by a kernel r times smaller are r times
+    larger, so that each step would turn the kernel r² times as far.
+    """
+    normalised = {layer.inputs[0] for layer in spec.layers if isinstance(layer.operation, BatchNorm)}
+    recipe = spec.preprocessing
+    factor = recipe.scale[0] / float(np.hypot(PIXEL_DEVIATION, PIXEL_MEAN - recipe.mean[0]))
+    return {
+        f"{layer.name}/weight": factor
+        for layer in spec.layers
+        if IMAGE in layer.inputs and layer.name not in normalised and layer.operation.parameter_shapes(spec.input_shape)
+    }
+
+
+def trained_spec(
+    architecture: str, input_shape: Sequence[int], shapes: Mapping[str, Shape], parameter_shapes: Mapping[str, Shape]
+) -> Architecture:
+    """The specification of a model that is at hand, its number of classes and its image size included.
+
+    Args:
+        architecture: the model's name in the catalogue.
+        input_shape: (C, H, W).
+        shapes: of its layers' outputs, by canonical name.
+        parameter_shapes: by canonical name.
+
+    Raises:
+        TriptychError: the model ends in a softmax.
+    """
     from common.specs import get_spec
 
+    if "softmax" in shapes:
+        raise TriptychError(
+            f"this {architecture} ends in a softmax, but a training takes the cross-entropy of logits; build it without"
+        )
     classes = parameter_shapes[f"{get_spec(architecture).outputs['logits']}/weight"][0]
     height, width = input_shape[1:]
     return get_spec(architecture, num_classes=classes, image_size=(height, width))
