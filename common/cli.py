@@ -195,6 +195,10 @@ def parity(
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Canonical safetensors for the random and photo probes.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or webgpu.")] = "cpu",
+    every_path: Annotated[
+        bool,
+        typer.Option("--every-path", help="Each backend once for every set of kernels that this CPU can be held to."),
+    ] = False,
     precision: Annotated[str, typer.Option(help="fp32 or, on a GPU, tf32.")] = "fp32",
     batch: Annotated[
         int | None, typer.Option(min=1, help="Images in a batch; 2 on the exact probe and 1 on the others by default.")
@@ -217,7 +221,7 @@ def parity(
 ) -> None:
     """Run networks in every backend and prove that they compute the same function."""
     from common.images import read_photograph
-    from common.parity.backends import Hardware, select_differentiable, select_for, select_trainable
+    from common.parity.backends import Hardware, on_every_path, select_differentiable, select_for, select_trainable
     from common.parity.command import parity_command
     from common.parity.gradients import USUAL_FOR_GRADIENTS, check_differentiable
     from common.parity.results import Plan
@@ -233,8 +237,8 @@ def parity(
     if steps is None and plot:
         raise TriptychError("--plot draws how trajectories part; say how long they are with --steps")
     if steps is not None:
-        if gradients or probe or weights or batch or report or device != "cpu":
-            others = "--gradients, --probe, --weights, --batch, --report or --device"
+        if gradients or probe or weights or batch or report or every_path or device != "cpu":
+            others = "--gradients, --probe, --weights, --batch, --report, --every-path or --device"
             raise TriptychError(f"--steps takes no {others}; leave these out")
         from common.parity.trajectory_report import trajectory_command
 
@@ -257,8 +261,9 @@ def parity(
         raise TriptychError(f"gradients are held to the bounds of fp32, not of {precision}; leave out --precision")
     for name in probe or () if gradients else ():
         check_differentiable(name)
+    backends = select_differentiable(backend) if gradients else select_for(device, backend)
     plan = Plan(
-        backends=select_differentiable(backend) if gradients else select_for(device, backend),
+        backends=on_every_path(backends, device) if every_path else backends,
         probes=probe or (USUAL_FOR_GRADIENTS if gradients else USUAL),
         gradients=gradients,
         weights=read_weights_file(weights) if weights else None,
@@ -556,6 +561,7 @@ def doctor(json: Json = False) -> None:
     """Say what is installed, on what machine, and how to get what is missing."""
     from common.parity.backends import BACKENDS
     from common.parity.environment import describe
+    from common.parity.kernels import kernels_by_default
     from common.webgpu import describe_adapters
 
     found = describe() | {"webgpu": describe_adapters()}
@@ -563,8 +569,13 @@ def doctor(json: Json = False) -> None:
         backend.name: backend.how_to_install if backend.missing else "ready" for backend in BACKENDS.values()
     }
     if json:
-        _print_json(found)
+        _print_json(found | {"kernels": kernels_by_default()})
         return
+    _print_facts(found)
+    _print_facts({"kernels": kernels_by_default()})  # which takes the frameworks seconds to tell
+
+
+def _print_facts(found: dict[str, Any]) -> None:
     from rich.text import Text
 
     table = plain_table("", "", "", show_header=False)

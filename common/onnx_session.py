@@ -97,6 +97,14 @@ class Session:
             self.profiles = None
         return outputs
 
+    @property
+    def kernels(self) -> dict[str, str]:
+        """What ONNX Runtime tells: its threads. It chooses its kernels by the CPU, and nothing switches that."""
+        import onnxruntime
+
+        threads = self.session.get_session_options().intra_op_num_threads
+        return {"ONNX Runtime": onnxruntime.__version__, "threads": str(threads or os.cpu_count())}
+
 
 def _graph(model: str | bytes) -> onnx.GraphProto:
     """The graph of a model or of its file, without the weights that lie beside it."""

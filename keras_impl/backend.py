@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,6 +20,7 @@ from common import layouts
 from common.cudnn import direct_sums
 from common.errors import Unavailable
 from common.names import keras_layer, layer_of
+from common.parity import evidence
 from common.specs import get_spec, list_architectures
 from common.specs.architecture import Architecture, Shape, with_softmax
 from common.training.recipe import kernel_factors
@@ -252,6 +257,45 @@ def on_device(model: keras.Model, device: str, precision: str) -> keras.Model:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.deterministic = True
     return model
+
+
+def kernels() -> dict[str, str]:
+    """What Keras' backend tells of the kernels that it uses, and what XLA makes of a small function, if it is used."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return {"ATen": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
+    if keras.backend.backend() == "jax":
+        import jax
+
+        canary = jax.jit(_canary(jax.numpy)).lower(np.ones((3, 40), np.float32)).compile()
+        features = set(re.findall(rb"\+([\w.]+)", canary.runtime_executable().serialize()))
+        widest = next((name for name in ("avx512f", "avx2", "avx", "sse4.2", "neon") if name.encode() in features), "?")
+        return _of_xla(f"of jaxlib {version('jaxlib')} {widest}") | evidence.threads("tf_XLAEigen")
+    import tensorflow as tf
+    from tensorflow.python.util import _pywrap_util_port
+
+    onednn = {"TensorFlow's oneDNN": "on" if _pywrap_util_port.IsMklEnabled() else "off"}
+    if not evidence.compiled_by_xla():
+        return onednn | evidence.threads()
+    threads = evidence.threads()  # before more of them are started
+    tf.function(_canary(tf), jit_compile=True)(tf.ones((3, 40)))
+    return onednn | _of_xla("in TensorFlow") | threads
+
+
+def _canary(library: ModuleType) -> Callable:
+    """A function of which the machine code tells what XLA was allowed to use."""
+
+    def compute(x: Any) -> Any:
+        return library.tanh(x) * 2 + x
+
+    compute.__name__ = evidence.CANARY
+    return compute
+
+
+def _of_xla(which: str) -> dict[str, str]:
+    code = evidence.canary_code()
+    return {"XLA": f"{which}, machine code {code}" if code else which}
 
 
 def _sees_gpu() -> bool:

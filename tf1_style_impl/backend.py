@@ -14,10 +14,12 @@ from functools import partial
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from tensorflow.python.util import _pywrap_util_port
 
 from common import layouts
 from common.errors import Unavailable
 from common.names import PARAMETERS, layer_of
+from common.parity import evidence
 from common.specs import get_spec
 from common.specs.architecture import Shape, softmax_layer, with_softmax
 from common.training.recipe import kernel_factors
@@ -261,6 +263,13 @@ def on_device(session: tf.Session, device: str, precision: str) -> tf.Session:
     if device == "cuda" and not any(found.device_type == "GPU" for found in session.list_devices()):
         raise Unavailable("TensorFlow sees no GPU; install a CUDA build of it (see the README)")
     return session
+
+
+def kernels() -> dict[str, str]:
+    """What TensorFlow tells of the kernels that it uses: whether they are oneDNN's, and whether XLA compiled any."""
+    by_xla = {"XLA": "compiles clusters"} if evidence.compiled_by_xla() else {}
+    onednn = "on" if _pywrap_util_port.IsMklEnabled() else "off"
+    return {"TensorFlow's oneDNN": onednn, **by_xla, **evidence.threads()}
 
 
 def release() -> None:

@@ -194,6 +194,11 @@ def on_device(model: nn.Module, device: str, precision: str) -> nn.Module:
     return model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device)
 
 
+def kernels() -> dict[str, str]:
+    """What PyTorch tells of the kernels that it uses: its own, by instruction set, and of how many threads."""
+    return {"ATen": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
+
+
 def release() -> None:
     """Give back the memory of models that nobody holds any more."""
     gc.collect()

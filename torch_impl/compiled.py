@@ -12,6 +12,7 @@ from common.cudnn import direct_sums
 from common.names import canonical_from_torch
 from common.specs import get_spec
 from common.specs.architecture import IMAGE
+from torch_impl import backend
 from torch_impl.backend import every_head, named_parameters, read_weights, record
 from torch_impl.export import Tracer
 from torch_impl.train import losses_of, training_mode
@@ -48,6 +49,13 @@ def predict_compiled(model: nn.Module, image: np.ndarray) -> dict[str, np.ndarra
 
 
 @direct_sums()
+def kernels() -> dict[str, str]:
+    """As `kernels` of the backend, and the instructions that inductor writes its kernels with."""
+    from torch._inductor.cpu_vec_isa import pick_vec_isa  # takes a second, and a compiler
+
+    return {"inductor": str(pick_vec_isa()), **backend.kernels()}
+
+
 def record_gradients_compiled(
     model: nn.Module, image: np.ndarray, *, injected: Arrays, drives: Arrays, labels: np.ndarray | None, training: bool
 ) -> dict[str, dict[str, np.ndarray]]:

@@ -127,7 +127,7 @@ def _case(suite: ElementTree.Element, run: Json, row: Json) -> None:
         suite,
         "testcase",
         classname=f"{run['architecture']}.{results.label(run)}",
-        name=row["backend"],
+        name=results.label_of(row),
         time=f"{row.get('seconds') or 0.0:.3f}",
     )
     if row["status"] in KINDS:

@@ -13,6 +13,7 @@ from typing import Any
 
 from common.errors import TriptychError
 from common.files import os_error_sentence
+from common.parity.backends import row_label
 from common.parity.results import labelled
 from common.specs import CATALOGUE, get_spec
 
@@ -58,6 +59,7 @@ class BackendView:
     """One backend on one network, over all probes."""
 
     backend: str
+    """And its path, if it was held to one."""
     outcomes: Mapping[str, str]
     """By `label`: `identical`, `certified`, `diverged`, `crashed` or `skipped`."""
     ratio: float | None
@@ -78,12 +80,12 @@ class BackendView:
 def views(report: Json, architecture: str) -> list[BackendView]:
     """A row for each backend that the report has of a network."""
     runs = [run for run in report["runs"] if run["architecture"] == architecture]
-    backends = dict.fromkeys(row["backend"] for run in runs for row in run["backends"])
+    backends = dict.fromkeys(label_of(row) for run in runs for row in run["backends"])
     return [_view(architecture, backend, runs) for backend in backends]
 
 
 def _view(architecture: str, backend: str, runs: Sequence[Json]) -> BackendView:
-    rows = [(run, row) for run in runs for row in run["backends"] if row["backend"] == backend]
+    rows = [(run, row) for run in runs for row in run["backends"] if label_of(row) == backend]
     layers = [layer for _, row in rows for layer in row["layers"]]
     finite = [layer for layer in layers if layer["bound_ratio"] is not None]
     worst = max(finite, key=lambda layer: layer["bound_ratio"], default=None)
@@ -106,6 +108,11 @@ def _view(architecture: str, backend: str, runs: Sequence[Json]) -> BackendView:
 def label(run: Json) -> str:
     """What a run is called among those of its network: its probe and, in a backward pass, its mode."""
     return labelled(Path(run["probe"]).name, run.get("gradients"))
+
+
+def label_of(row: Json) -> str:
+    """What a row is called among those of its run: its backend and, if it was held to one, its path."""
+    return row_label(row["backend"], row.get("path"))
 
 
 def outcome(row: Json) -> str:

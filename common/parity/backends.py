@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from shutil import which
 
 from common import webgpu
 from common.errors import TriptychError, Unavailable
 from common.parity.environment import gpu
+from common.parity.paths import THREADS, KernelPath, paths_of, with_variables
 from common.specs import nearest
 
 
@@ -30,6 +32,17 @@ class Backend:
     """Whether the implementation's `compiled.record_compiled` is run instead of its `backend.record`."""
     environment: dict[str, str] = field(default_factory=dict)
     """Variables for its process."""
+    path: KernelPath | None = None
+    """The kernels that it is held to; None where nobody asks which there are."""
+
+    @property
+    def label(self) -> str:
+        """Its name, and its path if it is held to one."""
+        return row_label(self.name, self.path_name)
+
+    @property
+    def path_name(self) -> str | None:
+        return self.path.name if self.path else None
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -51,7 +64,14 @@ class Backend:
         if device == "webgpu" and not self.through_onnx:
             exports = ", ".join(backend.name for backend in BACKENDS.values() if backend.through_onnx)
             return f"{self.name} does not run on WebGPU; {exports} do, through ONNX Runtime"
-        return self.how_to_install if self.missing else None
+        if self.missing:
+            return self.how_to_install
+        return self.path.lacking if self.path else None
+
+
+def row_label(backend: str, path: str | None) -> str:
+    """What a row of the report is called among those of its run."""
+    return f"{backend} {path}" if path else backend
 
 
 def _keras(backend: str) -> dict[str, str]:
@@ -105,6 +125,20 @@ def select_for(device: str, names: list[str] | None) -> list[Backend]:
         if (obstacle := backend.obstacle(device)) and not backend.missing:
             raise TriptychError(f"{obstacle}; leave out --backend {backend.name}")
     return select(names)
+
+
+def on_every_path(backends: Sequence[Backend], device: str) -> list[Backend]:
+    """Each backend once for every path that its kernels have on a device, whether this machine can take it or not.
+
+    Raises:
+        TriptychError: there are none on that device.
+    """
+    found = [replace(backend, path=path) for backend in backends for path in paths_of(backend.name, device)]
+    if not found:
+        raise TriptychError(
+            f"--every-path switches kernels of the CPU, and knows none of {device}; leave one of them out"
+        )
+    return found
 
 
 def select_differentiable(names: list[str] | None) -> list[Backend]:
@@ -184,9 +218,6 @@ def require(hardware: Hardware) -> None:
         raise Unavailable("there is no NVIDIA GPU here (nvidia-smi finds none); leave out --device cuda")
 
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-"""The variables that say how many threads a framework may use; what the user has set stands."""
-
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "PYTHONUNBUFFERED": "1"}
 
 _ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
@@ -225,4 +256,5 @@ def device_environment(hardware: Hardware) -> dict[str, str]:
 def process_environment(backend: Backend, hardware: Hardware = Hardware()) -> dict[str, str]:
     """The environment of a backend's process: the user's own, the chatter turned down, the device and its switches."""
     threads = dict.fromkeys(THREADS, str(hardware.threads)) if hardware.threads else {}
-    return {**_QUIET, **threads, **os.environ, **device_environment(hardware), **backend.environment}
+    usual = {**_QUIET, **threads, **os.environ, **device_environment(hardware), **backend.environment}
+    return with_variables(usual, backend.path.environment if backend.path else {})

@@ -6,7 +6,11 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 PACKAGES = (
@@ -17,6 +21,11 @@ PACKAGES = (
 SWITCHES = {
     "NVIDIA_TF32_OVERRIDE": "0 turns TF32 off in every library",
     "TF_ENABLE_ONEDNN_OPTS": "0 turns oneDNN off in TensorFlow",
+    "ONEDNN_MAX_CPU_ISA": "the instructions that oneDNN may use in TensorFlow and PyTorch",
+    "ATEN_CPU_CAPABILITY": "the instructions that PyTorch's own kernels use",
+    "MKL_ENABLE_INSTRUCTIONS": "the instructions that MKL may use in PyTorch",
+    "XLA_FLAGS": "flags of XLA, in JAX and in TensorFlow",
+    "TF_XLA_FLAGS": "whether TensorFlow compiles with XLA",
     "OMP_NUM_THREADS": "threads of PyTorch and OpenMP",
     "KERAS_BACKEND": "set for each backend by the harness",
     "CUDA_VISIBLE_DEVICES": "the GPUs that are seen",
@@ -24,14 +33,17 @@ SWITCHES = {
 
 
 def describe() -> dict[str, Any]:
-    """The environment, without importing any framework."""
+    """The environment, without importing any framework but NumPy."""
     return {
         "versions": {"python": platform.python_version()}
         | {name: found for name in PACKAGES if (found := _installed_version(name))},
         "platform": platform.platform(),
         "processor": _processor(),
+        "instruction sets": _instruction_sets_as_text(),
         "threads": os.cpu_count(),
         "gpu": gpu() or "none found (nvidia-smi)",
+        "oneDNN in TensorFlow": onednn_in_tensorflow(),
+        "BLAS in NumPy": _blas(),
         "switches": {name: os.environ.get(name, f"unset ({meaning})") for name, meaning in SWITCHES.items()},
     }
 
@@ -49,6 +61,100 @@ def _processor() -> str:
             return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def _blas() -> str:
+    """The library that NumPy multiplies matrices with, its version, and the processor that it takes this one for."""
+    import numpy  # noqa: F401  # loads it
+    from threadpoolctl import threadpool_info
+
+    names = ("internal_api", "version", "architecture")
+    found = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    return ", ".join(dict.fromkeys(" ".join(str(each[n]) for n in names if each.get(n)) for each in found)) or "unknown"
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """What libraries choose kernels by."""
+
+    title: str
+    flags: tuple[str, ...]
+    """What the CPU must have, all of it, as Linux calls it."""
+    on_macos: tuple[str, ...] = ()
+    """The same as macOS calls it, in lower case, where that is something else."""
+
+
+INSTRUCTION_SETS = {
+    "sse4.1": InstructionSet("SSE4.1", ("sse4_1",), ("sse4.1",)),
+    "sse4.2": InstructionSet("SSE4.2", ("sse4_2",), ("sse4.2",)),
+    "avx2": InstructionSet("AVX2", ("avx2", "fma")),
+    "avx512": InstructionSet("AVX-512", ("avx512f", "avx512bw", "avx512dq", "avx512vl")),
+    "avx_vnni": InstructionSet("AVX VNNI", ("avx_vnni",)),
+    "avx512_vnni": InstructionSet("AVX-512 VNNI", ("avx512_vnni",), ("avx512vnni",)),
+    "avx512_bf16": InstructionSet("AVX-512 bfloat16", ("avx512_bf16",), ("avx512bf16",)),
+    "amx": InstructionSet("AMX", ("amx_tile",)),
+    "neon": InstructionSet("NEON", ("asimd",), ("neon",)),
+    "sve": InstructionSet("SVE", ("sve",)),
+}
+
+
+@cache
+def instruction_sets() -> frozenset[str] | None:
+    """Those of `INSTRUCTION_SETS` that this CPU has; None if the system does not tell."""
+    flags = _flags()
+    if flags is None:
+        return None
+    return frozenset(
+        name
+        for name, each in INSTRUCTION_SETS.items()
+        if flags.issuperset((each.on_macos if sys.platform == "darwin" else ()) or each.flags)
+    )
+
+
+def _flags() -> set[str] | None:
+    """What the CPU has, as Linux and macOS call it."""
+    if sys.platform == "darwin":
+        if platform.machine() == "arm64":
+            return {"neon"}
+        names = ["machdep.cpu.features", "machdep.cpu.leaf7_features"]
+        try:
+            answer = subprocess.run(["sysctl", "-n", *names], capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return set(answer.stdout.lower().split())
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    told = [line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))]
+    return set(told[0]) if told else None
+
+
+def _instruction_sets_as_text() -> str:
+    found = instruction_sets()
+    if found is None:
+        return "unknown: this system does not tell"
+    return ", ".join(each.title for name, each in INSTRUCTION_SETS.items() if name in found)
+
+
+def onednn_in_tensorflow() -> str:
+    """Whether TensorFlow uses oneDNN, and why.
+
+    This is the rule of `IsMklEnabled` in TensorFlow's sources (tensorflow/core/util/port.cc): what the variable says,
+    if it says 0, false, 1 or true; else, on Linux, by the CPU. Of ARM's processors it is on for Neoverse V1 alone,
+    whose name the flags do not tell.
+    """
+    wanted = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
+    if wanted.lower() in ("0", "false", "1", "true"):
+        return f"{'on' if wanted.lower() in ('1', 'true') else 'off'}: TF_ENABLE_ONEDNN_OPTS is {wanted}"
+    if sys.platform != "linux":
+        return "off: it is on by itself under Linux alone"
+    found = instruction_sets()
+    if found is None or "neon" in found:
+        return "unknown: it depends on the CPU, of which the system does not tell enough"
+    decisive = ("avx512_vnni", "avx512_bf16", "avx_vnni", "amx")
+    titles = [INSTRUCTION_SETS[name].title for name in decisive if name in found]
+    return f"on: the CPU has {titles[0]}" if titles else "off: the CPU has neither AVX-512 VNNI nor what came after it"
 
 
 def gpu() -> str | None:

@@ -67,7 +67,7 @@ class Journal:
             )
 
     def finished(self, architecture: str) -> dict[tuple[str, str], Entry]:
-        """What is done of a network, by backend and label."""
+        """What is done of a network, by the labels of backend and run."""
         return {
             (backend, label): entry for (name, backend, label), entry in self.entries.items() if name == architecture
         }
@@ -75,10 +75,12 @@ class Journal:
     def add(self, entry: Entry) -> None:
         """Keep a result; one that says nothing of the network, such as a crash, is left to be made again.
 
+        That a path is the same as another is known only by running it, and is kept.
+
         Raises:
             TriptychError: the file cannot be written.
         """
-        if entry.result.status not in ("ok", "diverged"):
+        if entry.result.status not in ("ok", "diverged") and entry.result.evidence is None:
             return
         try:
             with self.writing, self.path.open("a", encoding="utf-8") as file:
@@ -103,7 +105,7 @@ class Journal:
                 entry = _from_line(line)
             except (ValueError, TypeError, KeyError):
                 continue
-            self.entries[entry.architecture, entry.result.backend, entry.label] = entry
+            self.entries[entry.architecture, entry.result.label, entry.label] = entry
 
 
 _LONG = ("versions", "sources")

@@ -16,6 +16,8 @@ from types import TracebackType
 from typing import Any
 
 from common.parity.backends import Backend, Hardware, process_environment
+from common.parity.evidence import listening
+from common.parity.paths import with_variables
 
 RESIDENT_LIMIT = 1 << 30
 """Bytes that a process may hold on to when its network has been released; one that holds more is ended."""
@@ -42,6 +44,10 @@ class WorkerProcess:
         self.log = log
         root = str(Path(__file__).resolve().parents[2])
         environment = process_environment(backend, hardware)
+        if backend.path:
+            folder = log.with_suffix("")
+            folder.mkdir()
+            environment = with_variables(environment, listening(folder))
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
@@ -127,7 +133,7 @@ class Workers:
 
     def take(self, backend: Backend) -> WorkerProcess:
         """A process of this backend that nobody uses."""
-        worker = self.waiting.pop(backend.name, None)
+        worker = None if backend.path else self.waiting.pop(backend.name, None)
         if worker is None or not worker.alive:
             log = Path(self.folder.name) / f"{backend.name}-{next(self.numbers)}.log"
             worker = WorkerProcess(backend, self.hardware, log)
@@ -140,7 +146,8 @@ class Workers:
             resident = worker.ask({"release": True}, timeout=60)["resident"]
         except WorkerFailure:
             resident = RESIDENT_LIMIT
-        if resident < RESIDENT_LIMIT and worker.backend.name not in self.waiting:
+        # Of all the paths, waiting processes would take more memory than there is.
+        if resident < RESIDENT_LIMIT and worker.backend.path is None and worker.backend.name not in self.waiting:
             self.waiting[worker.backend.name] = worker
         else:
             worker.kill()

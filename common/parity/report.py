@@ -14,6 +14,7 @@ from rich.text import Text
 from common.parity.comparison import Comparison
 from common.parity.environment import describe
 from common.parity.judge import IDENTICAL
+from common.parity.paths import DEFAULT
 from common.parity.results import BackendResult, Run, labelled, worst
 from common.terminal import say
 from common.webgpu import find_adapters
@@ -36,7 +37,7 @@ def as_json(runs: Sequence[Run]) -> dict[str, Any]:
     and the layers come from the loss backwards. Numbers that are not finite are null.
     """
     return {
-        "environment": describe() | _adapter(runs),
+        "environment": describe() | _adapter(runs) | {"kernels": _kernels(runs)},
         "verdict": worst([run.verdict for run in runs]),
         "runs": [
             {
@@ -63,6 +64,12 @@ def _adapter(runs: Sequence[Run]) -> dict[str, Any]:
     return {"webgpu": asdict(chosen)} if chosen else {}
 
 
+def _kernels(runs: Sequence[Run]) -> dict[str, str]:
+    """What each backend's libraries tell of the kernels that they choose where nothing is switched."""
+    results = [result for run in runs for result in run.backends if result.path in (None, DEFAULT)]
+    return {result.backend: result.evidence for result in reversed(results) if result.evidence}
+
+
 def _backend_as_json(result: BackendResult) -> dict[str, Any]:
     row = {name: value for name, value in asdict(result).items() if name not in ("timing", "outputs")}
     row["timing"] = {name: round(seconds, 3) for name, seconds in result.timing.items()}
@@ -76,7 +83,8 @@ def print_network(console: Console, runs: Sequence[Run]) -> None:
     console.print(_table(f"{runs[0].architecture}{', backward' if runs[0].gradients else ''}{on_gpu}", runs))
     for run in runs:
         for result in run.backends:
-            _explain(console, run, result)
+            if result.path is None or result.status != "skipped":
+                _explain(console, run, result)
         # What is injected on the way hides what went wrong before it, so that the outputs would agree.
         if run.comparisons and run.verdict != IDENTICAL and not run.bounded:
             text = _end_to_end(f"End to end on {Path(run.probe).name}", run.comparisons)
@@ -86,10 +94,20 @@ def print_network(console: Console, runs: Sequence[Run]) -> None:
             say(console, text, style="dim")
     for backend, note in dict.fromkeys((row.backend, row.note) for run in runs for row in run.backends if row.note):
         say(console, f"{backend}: {note}.", style="dim")
+    _print_paths(console, runs)
     for how in dict.fromkeys(how for run in runs for how in run.bounded.values()):
         layers = [layer for run in runs for layer, reason in run.bounded.items() if reason == how]
         names = ", ".join(layers) if len(layers) <= 4 else f"{layers[0]} … {layers[-1]} ({len(layers)} layers)"
         say(console, f"Not exact: {names}. {how}.", style="dim")
+
+
+def _print_paths(console: Console, runs: Sequence[Run]) -> None:
+    """Of each path, which kernels ran, or why it counts for nothing."""
+    for row in zip(*(run.backends for run in runs), strict=True):
+        found = next((result for result in row if result.status == "skipped"), row[0])
+        if found.path:
+            text = f"  {found.label}: {found.reason if found.status == 'skipped' else found.evidence or 'no evidence'}"
+            say(console, text, style="dim")
 
 
 def _end_to_end(what: str, comparisons: Sequence[Comparison]) -> str:
@@ -136,6 +154,9 @@ def _summary(networks: Sequence[str], runs: Sequence[Run]) -> Table:
 def _table(title: str, runs: Sequence[Run]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("backend")
+    with_paths = any(result.path for run in runs for result in run.backends)
+    if with_paths:
+        table.add_column("path")
     for run in runs:
         table.add_column(labelled(Path(run.probe).name, run.gradients))
     table.add_column("error ÷ bound", justify="right")
@@ -146,6 +167,7 @@ def _table(title: str, runs: Sequence[Run]) -> Table:
     for row in zip(*(run.backends for run in runs), strict=True):
         table.add_row(
             row[0].backend,
+            *([row[0].path or "–"] if with_paths else []),
             *(_styled(_outcome(result)) for result in row),
             _largest_ratio(row),
             " ".join(sorted({result.precision for result in row if result.precision})) or "–",
@@ -188,9 +210,9 @@ def _explain(console: Console, run: Run, result: BackendResult) -> None:
         return
     on = f"on the {labelled(f'{run.probe} probe', run.gradients)}"
     if result.status != "diverged":
-        say(console, f"  {result.backend} {result.status} {on}: {result.reason}")
+        say(console, f"  {result.label} {result.status} {on}: {result.reason}")
         return
     first = "the first layer from the loss backwards" if run.gradients else "the first layer"
     cause = f"; {result.likely_cause}" if result.likely_cause else ""
     divergence = str(result.first_divergence)
-    say(console, f"  {result.backend} {on}: ", (divergence, "bold red"), f" is {first} that differs{cause}")
+    say(console, f"  {result.label} {on}: ", (divergence, "bold red"), f" is {first} that differs{cause}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from common.parity.backends import Backend, Hardware
+from common.parity.backends import Backend, Hardware, row_label
 from common.parity.comparison import Comparison, compare_all
 from common.parity.gradients import modes
 from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict
@@ -27,6 +27,10 @@ class BackendResult:
     """`ok`, `diverged`, `crashed` or `skipped`."""
     verdict: str
     reason: str | None = None
+    path: str | None = None
+    """The kernels that it was held to, where every path was asked for."""
+    evidence: str | None = None
+    """Which kernels ran, as the libraries of its process tell it."""
     seconds: float = 0.0
     timing: dict[str, float] = field(default_factory=dict)
     """Seconds of the import, of loading the weights, of the run, and of the judging."""
@@ -43,6 +47,11 @@ class BackendResult:
     layers: list[LayerVerdict] = field(default_factory=list)
     traceback: str | None = None
     """Where it crashed with a Python exception, in the backend's process or in the judge."""
+
+    @property
+    def label(self) -> str:
+        """What the row is called among those of its run."""
+        return row_label(self.backend, self.path)
 
     @property
     def bound_ratio(self) -> float | None:

@@ -23,6 +23,7 @@ from common.files import os_error_sentence
 from common.oracle import FP32, FP32_IN_WGSL, PRECISIONS
 from common.parity.backends import Backend
 from common.parity.comparison import compare_all
+from common.parity.evidence import as_text
 from common.parity.gradients import GradientProbe, by_layer, gradient_probes, judge_gradients
 from common.parity.journal import Entry, Journal
 from common.parity.judge import (
@@ -89,8 +90,12 @@ def run_parity(
         reason = str(error)
     except OSError as error:
         reason = f"cannot keep intermediate files: {os_error_sentence(error)} ({tempfile.gettempdir()})"
-    rows = [BackendResult(backend.name, "crashed", INCOMPLETE, reason) for backend in plan.backends]
+    rows = [BackendResult(backend.name, "crashed", INCOMPLETE, reason, backend.path_name) for backend in plan.backends]
     return [Run(spec.name, probe, {}, rows, gradients=mode) for probe, mode in plan.runs(spec).values()]
+
+
+_Results = dict[tuple[str, str], BackendResult]
+"""By the labels of backend and run."""
 
 
 class _Runner:
@@ -123,7 +128,7 @@ class _Runner:
 
     def run(self) -> list[Run]:
         """Start workers, so that they import their frameworks while the probes are made; then feed and judge them."""
-        pairs = {(backend.name, label) for backend in self.plan.backends for label in self.wanted}
+        pairs = {(backend.label, label) for backend in self.plan.backends for label in self.wanted}
         results = {pair: entry.result for pair, entry in self.finished.items() if pair in pairs}
         for backend, label in results:
             self.on_progress(backend, label)
@@ -131,7 +136,7 @@ class _Runner:
             backend
             for backend in self.plan.backends
             if not backend.obstacle(self.plan.hardware.device)
-            and any((backend.name, label) not in results for label in self.wanted)
+            and any((backend.label, label) not in results for label in self.wanted)
         ]
         told = {entry.label: (entry.batch, dict(entry.bounded)) for entry in self.finished.values()}
         if pending or not told.keys() >= set(self.wanted):
@@ -139,15 +144,17 @@ class _Runner:
                 told[each.label] = len(each.probe.image), each.probe.bounded
         return [self._of_label(label, *told[label], results) for label in self.wanted]
 
-    def _run_backends(
-        self, backends: Sequence[Backend], results: dict[tuple[str, str], BackendResult]
-    ) -> list[_PreparedProbe]:
+    def _run_backends(self, backends: Sequence[Backend], results: _Results) -> list[_PreparedProbe]:
         """Add what is not there yet to the results."""
         prepared: Future[list[_PreparedProbe]] = Future()
         waiting = 1 if self.plan.jobs > 1 else 0  # more than there are seats: it computes while another must be judged
         with ThreadPoolExecutor(self.plan.jobs + waiting) as executor:
             try:
-                futures = [executor.submit(self._run_backend, backend, prepared) for backend in backends]
+                names = dict.fromkeys(backend.name for backend in backends)
+                futures = [
+                    executor.submit(self._run_paths, [each for each in backends if each.name == name], prepared)
+                    for name in names
+                ]
                 prepared.set_result(self._prepare())
                 # Unlimited, NumPy's products take all cores, and wait for threads that the backends keep from running.
                 with threadpool_limits(self.plan.hardware.threads, user_api="blas"):
@@ -162,12 +169,9 @@ class _Runner:
                 raise
         return prepared.result()
 
-    def _of_label(
-        self, label: str, batch: int, bounded: dict[str, str], results: Mapping[tuple[str, str], BackendResult]
-    ) -> Run:
+    def _of_label(self, label: str, batch: int, bounded: dict[str, str], results: _Results) -> Run:
         rows = [
-            results.get((backend.name, label))
-            or self._skipped(backend, backend.obstacle(self.plan.hardware.device) or "")
+            results.get((backend.label, label)) or self._skipped(backend, backend.obstacle(self.plan.hardware.device))
             for backend in self.plan.backends
         ]
         probe, mode = self.wanted[label]
@@ -180,12 +184,14 @@ class _Runner:
             self.plan.hardware.precision,
             batch,
             mode,
-            compare_all({row.backend: row.outputs for row in rows if row.outputs}),
+            compare_all({row.label: row.outputs for row in rows if row.outputs}),
         )
 
-    def _skipped(self, backend: Backend, reason: str) -> BackendResult:
-        verdict = INCOMPLETE if self.plan.required else "skipped"
-        return BackendResult(backend.name, "skipped", verdict, reason)
+    def _skipped(self, backend: Backend, reason: str | None) -> BackendResult:
+        """The row of what did not run. It leaves the proof incomplete if it was named; no path is named."""
+        of_path = backend.path is not None and reason == backend.path.lacking
+        verdict = INCOMPLETE if self.plan.required and not of_path else "skipped"
+        return BackendResult(backend.name, "skipped", verdict, reason, backend.path_name)
 
     def _prepare(self) -> list[_PreparedProbe]:
         return [_PreparedProbe(label, probe, self._request(probe)) for label, probe in self._probes().items()]
@@ -241,19 +247,38 @@ class _Runner:
             self.files[id(content)] = path, content
         return str(self.files[id(content)][0])
 
-    def _run_backend(self, backend: Backend, prepared: Future[list[_PreparedProbe]]) -> dict:
-        results = {}
+    def _run_paths(self, paths: Sequence[Backend], prepared: Future[list[_PreparedProbe]]) -> _Results:
+        """One backend on all its paths in turn; or just once, where none was asked for."""
+        results = {
+            (row.label, label): row
+            for (_, label), entry in self.finished.items()
+            if (row := entry.result).backend == paths[0].name
+        }
+        for backend in paths:
+            results |= self._run_backend(backend, prepared, results)
+        return results
+
+    def _run_backend(self, backend: Backend, prepared: Future[list[_PreparedProbe]], before: _Results) -> _Results:
+        """One backend on every probe.
+
+        A path on which the same kernels ran as on one `before` is no other path: it is skipped from there on.
+        """
+        results: _Results = {}
+        same: BackendResult | None = None
         worker = self.workers.take(backend)
         for each in prepared.result():
             label, probe = each.label, each.probe
             if self.stopped.is_set():
                 break
-            if (backend.name, label) in self.finished:
+            if (backend.label, label) in self.finished:
                 continue
-            result = results[backend.name, label] = self._run_probe(backend, worker, each)
+            result = same or _told_apart(self._run_probe(backend, worker, each), label, before)
+            if not results and result.status == "skipped" and result.evidence:
+                same = replace(result, seconds=0.0)
+            results[backend.label, label] = result
             if self.journal:
                 self.journal.add(Entry(self.spec.name, label, len(probe.image), probe.bounded, result))
-            if not worker.alive and not self.stopped.is_set():
+            if not worker.alive and not same and not self.stopped.is_set():
                 worker = self.workers.take(backend)  # the crash has its row; the next probe gets a chance of its own
             self.on_progress(backend.name, label)
         self.workers.give_back(worker)
@@ -278,7 +303,7 @@ class _Runner:
             if isinstance(failure, WorkerFailure) and failure.unavailable:
                 return self._skipped(backend, str(failure))
             seconds = time.perf_counter() - started
-            row = BackendResult(backend.name, "crashed", INCOMPLETE, str(failure), seconds)
+            row = BackendResult(backend.name, "crashed", INCOMPLETE, str(failure), backend.path_name, seconds=seconds)
             return replace(row, traceback=failure.traceback)
         divergence = first_divergence(verdicts)
         return BackendResult(
@@ -286,6 +311,8 @@ class _Runner:
             "diverged" if divergence else "ok",
             overall(verdicts, prepared.probe),
             reason=f"{divergence.name} differs" if divergence else None,
+            path=backend.path_name,
+            evidence=as_text(found.evidence) or None,
             seconds=seconds + found.seconds,
             timing=found.timing,
             memory=found.memory,
@@ -331,6 +358,7 @@ class _Runner:
             answer["repeatable"],
             answer["note"],
             outputs,
+            answer["evidence"],
         )
 
     def _judge(self, prepared: _PreparedProbe, recorded: Mapping[str, Mapping[str, np.ndarray]]) -> list[LayerVerdict]:
@@ -370,6 +398,7 @@ class _Recorded:
     repeatable: bool | None = None
     note: str | None = None
     outputs: dict[str, np.ndarray] = field(default_factory=dict)
+    evidence: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -380,3 +409,16 @@ class _PreparedProbe:
     probe: Probe
     request: dict[str, Any]
     memory: Memory = field(default_factory=dict)
+
+
+def _told_apart(result: BackendResult, label: str, before: _Results) -> BackendResult:
+    """A path's result; or that the path counts for nothing, if the kernels that ran are those of another one."""
+    if result.path is None or result.status != "ok":
+        return result
+    for (_, other_label), other in before.items():
+        if (other_label, other.evidence) == (label, result.evidence) and other.status != "skipped":
+            reason = f"the same as {other.path}: {result.evidence}"
+            return BackendResult(
+                result.backend, "skipped", "skipped", reason, result.path, result.evidence, result.seconds
+            )
+    return result

@@ -38,6 +38,7 @@ from common.errors import TriptychError, Unavailable, one_line
 from common.onnx_graph import ExportOptions
 from common.onnx_session import DeployedSession, RecordingSession, execution_providers
 from common.parity.backends import BACKENDS, Backend, Hardware
+from common.parity.evidence import Witness, catch_what_is_printed
 from common.specs import get_spec
 from common.weights import read_weights_file
 
@@ -54,14 +55,16 @@ class Worker:
 
     def __init__(self, backend: Backend, hardware: Hardware) -> None:
         started = time.perf_counter()
+        self.witness = Witness()
         self.backend = backend
         self.hardware = hardware
         self.implementation = importlib.import_module(backend.implementation)
         self.module = importlib.import_module(f"{backend.implementation}.backend")
-        self.recorder, self.predictor = self.module.record, self.module.predict
+        self.recorder, self.predictor, self.kernels = self.module.record, self.module.predict, self.module.kernels
         if backend.compiled:
             compiled = importlib.import_module(f"{backend.implementation}.compiled")
             self.recorder, self.predictor = compiled.record_compiled, compiled.predict_compiled
+            self.kernels = compiled.kernels
         self.importing = time.perf_counter() - started
         self._forget()
 
@@ -106,10 +109,12 @@ class Worker:
             )
         else:
             record = self._predict if request["deployed"] else partial(self._record, injected=injected)
+        self.witness.begin()
         started = time.perf_counter()
         recorded = record(image)
         places = self._places(recorded["outputs"], None if request["deployed"] else frozenset(injected))
         running = time.perf_counter() - started
+        evidence = self._evidence(None if request["deployed"] else frozenset(injected))
         repeatable = None
         if self.hardware.device != "cpu":
             self._load(request["weights"], folder)  # a pass in training mode changes what is stored
@@ -130,11 +135,18 @@ class Worker:
         return {
             "recorded": files,
             "places": places,
+            "evidence": evidence,
             "timing": timing,
             "memory": _peak_bytes(),
             "repeatable": repeatable,
             "note": self._note(),
         }
+
+    def _evidence(self, injected: frozenset[str] | None) -> dict[str, str]:
+        """By library, which kernels have run: what it says itself."""
+        if self.exported is not None:
+            return self._session(injected).session.kernels
+        return {**self.kernels(), **self.witness.tell()}
 
     def _load(self, path: str, folder: Path) -> None:
         if path == self.loaded:
@@ -244,6 +256,7 @@ def main() -> None:
     """Answer requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a framework prints must not get between the answers
+    catch_what_is_printed()
     lines = watched_input()
     worker: Worker | None = None
     try:
