@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from types import ModuleType
 from typing import Any
 
 import keras
@@ -232,7 +231,7 @@ def record(
 def predict(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:
     """The outputs as the model is deployed, (N, classes) by name: nothing is recorded on the way.
 
-    On TensorFlow and JAX, Keras compiles the whole model with XLA for this.
+    On JAX, Keras compiles the whole model with XLA for this; on TensorFlow too, but only where there is a GPU.
     """
     outputs = model.predict_on_batch(layouts.to_channels_last(image))
     return outputs if isinstance(outputs, dict) else dict.fromkeys(heads_of(model), outputs)
@@ -260,7 +259,10 @@ def on_device(model: keras.Model, device: str, precision: str) -> keras.Model:
 
 
 def kernels() -> dict[str, str]:
-    """What Keras' backend tells of the kernels that it uses, and what XLA makes of a small function, if it is used."""
+    """What Keras' backend tells of the kernels that it uses, and on how many threads.
+
+    What XLA may use in JAX is seen in the machine code of a small function.
+    """
     if keras.backend.backend() == "torch":
         import torch
 
@@ -268,34 +270,23 @@ def kernels() -> dict[str, str]:
     if keras.backend.backend() == "jax":
         import jax
 
-        canary = jax.jit(_canary(jax.numpy)).lower(np.ones((3, 40), np.float32)).compile()
-        features = set(re.findall(rb"\+([\w.]+)", canary.runtime_executable().serialize()))
-        widest = next((name for name in ("avx512f", "avx2", "avx", "sse4.2", "neon") if name.encode() in features), "?")
-        return _of_xla(f"of jaxlib {version('jaxlib')} {widest}") | evidence.threads("tf_XLAEigen")
-    import tensorflow as tf
+        compiled = jax.jit(_canary).lower(np.ones((3, 40), np.float32)).compile()
+        features = set(re.findall(rb"\+([\w.]+)", compiled.runtime_executable().serialize()))
+        widest = next((name for name in _INSTRUCTIONS if name.encode() in features), "unknown instructions")
+        words = (f"of jaxlib {version('jaxlib')}", widest, *evidence.compiled_by_xla("_canary").values())
+        return {"XLA": " ".join(words), **evidence.threads("tf_XLAEigen")}
     from tensorflow.python.util import _pywrap_util_port
 
-    onednn = {"TensorFlow's oneDNN": "on" if _pywrap_util_port.IsMklEnabled() else "off"}
-    if not evidence.compiled_by_xla():
-        return onednn | evidence.threads()
-    threads = evidence.threads()  # before more of them are started
-    tf.function(_canary(tf), jit_compile=True)(tf.ones((3, 40)))
-    return onednn | _of_xla("in TensorFlow") | threads
+    onednn = "on" if _pywrap_util_port.IsMklEnabled() else "off"
+    return {"TensorFlow's oneDNN": onednn, **evidence.compiled_by_xla(), **evidence.threads()}
 
 
-def _canary(library: ModuleType) -> Callable:
-    """A function of which the machine code tells what XLA was allowed to use."""
-
-    def compute(x: Any) -> Any:
-        return library.tanh(x) * 2 + x
-
-    compute.__name__ = evidence.CANARY
-    return compute
+_INSTRUCTIONS = ("avx512f", "avx2", "avx", "sse4.2", "sve", "neon")
+"""What LLVM calls them, the widest first."""
 
 
-def _of_xla(which: str) -> dict[str, str]:
-    code = evidence.canary_code()
-    return {"XLA": f"{which}, machine code {code}" if code else which}
+def _canary(x: Any) -> Any:
+    return keras.ops.tanh(x) * 2 + x
 
 
 def _sees_gpu() -> bool:

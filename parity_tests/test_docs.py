@@ -43,6 +43,10 @@ SMALLER = {
     "triptych parity lenet5 --steps 100 --plot divergence": (
         "triptych parity lenet5 --steps 2 --plot divergence --backend torch --backend tf1"
     ),
+    "triptych parity lenet5 --every-path": "triptych parity lenet5 --every-path --backend onnx-torch --probe exact",
+    "triptych parity lenet_caffe --every-path": (
+        "triptych parity lenet_caffe --every-path --backend onnx-torch --probe exact"
+    ),
     "triptych parity lenet_caffe --gradients": "triptych parity lenet_caffe --gradients --backend torch",
     "triptych parity lenet5 --gradients": "triptych parity lenet5 --gradients --backend tf1",
     f"{TRAIN} tf1": f"{TRAIN} tf1 --epochs 1",

@@ -266,10 +266,9 @@ def on_device(session: tf.Session, device: str, precision: str) -> tf.Session:
 
 
 def kernels() -> dict[str, str]:
-    """What TensorFlow tells of the kernels that it uses: whether they are oneDNN's, and whether XLA compiled any."""
-    by_xla = {"XLA": "compiles clusters"} if evidence.compiled_by_xla() else {}
+    """What TensorFlow tells of the kernels that it uses: whether they are oneDNN's, and what XLA has compiled."""
     onednn = "on" if _pywrap_util_port.IsMklEnabled() else "off"
-    return {"TensorFlow's oneDNN": onednn, **by_xla, **evidence.threads()}
+    return {"TensorFlow's oneDNN": onednn, **evidence.compiled_by_xla(), **evidence.threads()}
 
 
 def release() -> None:

@@ -18,6 +18,9 @@ PACKAGES = (
     *("onnx", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-webgpu"),
 )
 
+_CPUINFO = Path("/proc/cpuinfo")
+"""What Linux tells of the CPU."""
+
 SWITCHES = {
     "NVIDIA_TF32_OVERRIDE": "0 turns TF32 off in every library",
     "TF_ENABLE_ONEDNN_OPTS": "0 turns oneDNN off in TensorFlow",
@@ -57,7 +60,7 @@ def _installed_version(package: str) -> str | None:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        with _CPUINFO.open(encoding="utf-8") as lines:
             return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
@@ -123,7 +126,7 @@ def _flags() -> set[str] | None:
             return None
         return set(answer.stdout.lower().split())
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     told = [line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))]

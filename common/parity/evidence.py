@@ -17,9 +17,6 @@ from pathlib import Path
 FOLDER = "TRIPTYCH_EVIDENCE"
 """The variable that names the folder of a process."""
 
-CANARY = "triptych_canary"
-"""The function that is compiled in order to look at the machine code."""
-
 _PRINTED = "printed"
 _COMPILED = "compiled"
 
@@ -101,19 +98,18 @@ def _matches(pattern: re.Pattern[str], lines: list[str]) -> Iterator[tuple[str, 
     return (match.groups() for line in lines if (match := pattern.match(line)))
 
 
-def compiled_by_xla() -> bool:
-    """Whether XLA has compiled anything in this process but the canary."""
-    return any(CANARY not in path.name for path in _object_files())
+def compiled_by_xla(what: str = "*") -> dict[str, str]:
+    """A fingerprint of the machine code that XLA has made in this process; nothing if it made none.
 
+    XLA makes none for what it leaves to a library, such as a convolution of its own.
 
-def canary_code() -> str | None:
-    """A fingerprint of the machine code that XLA made of the canary; None where that is not kept."""
-    files = [path for path in _object_files() if CANARY in path.name]
-    return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12] if files else None
-
-
-def _object_files() -> list[Path]:
-    return sorted((Path(os.environ[FOLDER]) / _COMPILED).glob("*.o")) if FOLDER in os.environ else []
+    Args:
+        what: of the functions with such a name only.
+    """
+    folder = Path(os.environ[FOLDER]) / _COMPILED if FOLDER in os.environ else None
+    files = sorted(folder.glob(f"*{what}*.o")) if folder else []
+    code = sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+    return {"XLA": f"machine code {code}"} if files else {}
 
 
 def threads(called: str | None = None) -> dict[str, str]:

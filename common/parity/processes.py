@@ -23,6 +23,10 @@ RESIDENT_LIMIT = 1 << 30
 """Bytes that a process may hold on to when its network has been released; one that holds more is ended."""
 
 
+WAITING_LIMIT = 12
+"""Processes that may wait for another network: those of every path of every backend would fill the memory."""
+
+
 class WorkerFailure(Exception):
     """A worker that gave no result; the message says how it ended."""
 
@@ -133,7 +137,7 @@ class Workers:
 
     def take(self, backend: Backend) -> WorkerProcess:
         """A process of this backend that nobody uses."""
-        worker = None if backend.path else self.waiting.pop(backend.name, None)
+        worker = self.waiting.pop(backend.label, None)
         if worker is None or not worker.alive:
             log = Path(self.folder.name) / f"{backend.name}-{next(self.numbers)}.log"
             worker = WorkerProcess(backend, self.hardware, log)
@@ -146,9 +150,9 @@ class Workers:
             resident = worker.ask({"release": True}, timeout=60)["resident"]
         except WorkerFailure:
             resident = RESIDENT_LIMIT
-        # Of all the paths, waiting processes would take more memory than there is.
-        if resident < RESIDENT_LIMIT and worker.backend.path is None and worker.backend.name not in self.waiting:
-            self.waiting[worker.backend.name] = worker
+        label = worker.backend.label
+        if resident < RESIDENT_LIMIT and label not in self.waiting and len(self.waiting) < WAITING_LIMIT:
+            self.waiting[label] = worker
         else:
             worker.kill()
             self.started.remove(worker)
