@@ -63,6 +63,9 @@ _ATEN = {"default": "default", "avx2": "avx2", "avx512": "avx512"}
 _MKL = {"sse4.2": "SSE4_2", "avx2": "AVX2", "avx512": "AVX512"}
 _XLA = {"sse4.2": "SSE4_2", "avx2": "AVX2", "avx512": "AVX512"}
 
+_INDUCTOR_ANEW = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+"""Inductor's cache of graphs forgets for which vectors it wrote them: loops over 16 numbers would be run with 8."""
+
 _SEVERAL = max(2, os.cpu_count() or 1)
 
 
@@ -92,7 +95,12 @@ PATHS: tuple[KernelPath, ...] = (
         for name, value in _ONEDNN.items()
     ),
     *(
-        KernelPath(f"aten={name}", _PYTORCH, {"ATEN_CPU_CAPABILITY": value}, None if name == "default" else name)
+        KernelPath(
+            f"aten={name}",
+            _PYTORCH,
+            {"ATEN_CPU_CAPABILITY": value, **_INDUCTOR_ANEW},
+            None if name == "default" else name,
+        )
         for name, value in _ATEN.items()
     ),
     *(KernelPath(f"mkl={name}", _PYTORCH, {"MKL_ENABLE_INSTRUCTIONS": value}, name) for name, value in _MKL.items()),
