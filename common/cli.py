@@ -35,6 +35,22 @@ DIFFERENCE_FOUND, NOT_CARRIED_OUT, INTERRUPTED = 1, 2, 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
+# What a weights file may leave open, for the commands that read one.
+Arch = Annotated[str | None, typer.Option(help="The architecture, where the file's content does not say.")]
+Entry = Annotated[str | None, typer.Option(help="Which of several collections of tensors in the file.")]
+Prefix = Annotated[str | None, typer.Option(help="What stands in front of the names in the file.")]
+Rename = Annotated[list[str] | None, typer.Option(help="OLD=NEW, a tensor or a layer; may be repeated.")]
+Ignore = Annotated[list[str] | None, typer.Option(help="A pattern of tensors to leave out; may be repeated.")]
+Rounding = Annotated[bool, typer.Option("--round", help="Round float64 to float32; the report says what it cost.")]
+Force = Annotated[bool, typer.Option("--force", help="With --arch: take the weights of another network for its own.")]
+Preparation = Annotated[
+    str | None, typer.Option(help="How photographs are prepared: torchvision, caffe, keras-torch, keras-tf, or JSON.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Tell all of what is wrong, however long it is.")]
+
+LONGEST_MESSAGE = 400
+"""Characters of what standard error is told without `--verbose`."""
+
 
 class Framework(StrEnum):
     """The implementations."""
@@ -128,13 +144,14 @@ def show(
         Framework | None, typer.Option(help="Build it and print this framework's own summary instead.")
     ] = None,
     json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Show a network's layers: name, operation, output shape, parameters, multiply-adds."""
     from common import show as descriptions
 
     if framework:
         found = descriptions.of_framework(get_spec(what), framework.value)
-    elif what not in CATALOGUE and any(Path(name).is_file() for name in (what, f"{what}.index")):
+    elif what not in CATALOGUE and any(Path(name).exists() for name in (what, f"{what}.index")):
         found = descriptions.of_file(Path(what))
     elif what.endswith(".onnx"):
         raise TriptychError(f"there is no file {what}")
@@ -313,7 +330,9 @@ def export(
     ],
     source: Annotated[Framework, typer.Option("--from", help="Whose model to trace.")],
     out: Annotated[Path, typer.Option(help="The ONNX file to write; for a pattern, the folder for NAME.onnx.")],
-    weights: Annotated[Path | None, typer.Option(help="Canonical safetensors; seeded ones if not given.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights of any format that port reads; seeded ones if not given.")
+    ] = None,
     output: Annotated[
         list[str] | None, typer.Option(help="logits, aux1 or aux2; may be repeated. The logits by default.")
     ] = None,
@@ -331,13 +350,14 @@ def export(
         bool, typer.Option("--external-data", help="Put the weights into a file of their own, OUT.data.")
     ] = False,
     json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Export networks to ONNX by tracing one framework's own model."""
     from common.onnx_graph import ExportOptions
 
     form = lrn.value if lrn else None
     options = ExportOptions(tuple(output or ("logits",)), softmax, batch, dtype.value, fold, external_data, lrn=form)
-    if Path(what).is_file():
+    if Path(what).is_file() or (what not in CATALOGUE and Path(f"{what}.index").is_file()):
         if weights:
             raise TriptychError(f"{what} is a file of weights itself; name an architecture, or leave --weights out")
         jobs: list[tuple[str | None, Path | None, Path]] = [(None, Path(what), out)]
@@ -358,6 +378,8 @@ def export(
             advance(written[-1]["architecture"])
             if not json:
                 say(standard_output(), "{path}: {architecture} from {source}, {bytes:,} bytes".format(**written[-1]))
+                for note in written[-1]["notes"]:
+                    say(standard_output(), f"note: {note}")
     if json:
         _print_json(written)
 
@@ -369,21 +391,30 @@ def _export_one(
     from dataclasses import replace
 
     from common.frameworks import import_implementation
-    from common.specs.architecture import Preprocessing
-    from common.weights import identify, random_weights, read_metadata, read_weights_file
+    from common.porting.formats import read_source
+    from common.porting.matching import understand
+    from common.weights import random_weights
 
-    metadata = read_metadata(weights) if weights else {}
-    values = read_weights_file(weights) if weights else random_weights(architecture or "")
-    spec = identify(values, architecture or metadata.get("architecture"))
-    if "preprocessing" in metadata:
-        options = replace(options, preprocessing=Preprocessing.from_json(metadata["preprocessing"]))
+    notes: tuple[str, ...] = ()
+    if weights:
+        network = understand(read_source(weights), architecture)
+        spec, values, notes = network.spec, network.weights, network.notes
+        options = replace(options, preprocessing=network.preprocessing, prepared=network.preprocessing is not None)
+    else:
+        spec, values = get_spec(architecture or ""), random_weights(architecture or "")
     implementation = import_implementation(source.value)
     model = implementation.build(spec.name, num_classes=spec.num_classes)
     implementation.load_weights(model, values)
     implementation.export_onnx(model, path, options)
     data = path.with_name(f"{path.name}.data")
     size = path.stat().st_size + (data.stat().st_size if options.external_data else 0)
-    return {"path": str(path), "architecture": spec.name, "source": source.value, "bytes": size}
+    return {
+        "path": str(path),
+        "architecture": spec.name,
+        "source": source.value,
+        "bytes": size,
+        "notes": list(notes),
+    }
 
 
 class Augmentation(StrEnum):
@@ -436,6 +467,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The folder of the run; a new one in runs if not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run was interrupted.")] = False,
     json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train a network in one framework's own idiom; checkpoints, weights and a plot go to a folder."""
     from common.training.command import train_command
@@ -485,14 +517,23 @@ def port(
     ],
     to: Annotated[PortTarget, typer.Option(help="What to write.")],
     out: Annotated[Path, typer.Option(help="The file to write; for tf1, the checkpoint's prefix.")],
-    arch: Annotated[str | None, typer.Option(help="The architecture, where the file's content does not say.")] = None,
+    arch: Arch = None,
     names: Annotated[str | None, typer.Option(help="torchvision: a state dict with torchvision's names.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="A layer to leave initialised; may be repeated.")] = None,
     num_classes: Annotated[int | None, typer.Option(min=1, help="Logits, if not as many as in the file.")] = None,
+    entry: Entry = None,
+    prefix: Prefix = None,
+    rename: Rename = None,
+    ignore: Ignore = None,
+    rounding: Rounding = False,
+    force: Force = False,
+    preprocessing: Preparation = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Write without proof; the file says so.")] = False,
     json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Port weights from one format to another, and prove that nothing was lost."""
+    from common.porting.matching import Reading
     from common.porting.port import port as port_weights
     from common.porting.report import print_report
     from common.porting.targets import Target
@@ -504,6 +545,7 @@ def port(
             architecture=arch,
             skip=skip or (),
             num_classes=num_classes,
+            reading=Reading(entry, prefix, tuple(rename or ()), tuple(ignore or ()), rounding, force, preprocessing),
             verify=not no_verify,
             on_progress=advance,
         )
@@ -517,12 +559,20 @@ def port(
 def classify(
     images: Annotated[list[Path], typer.Argument(help="Photographs.")],
     weights: Annotated[Path, typer.Option(help="Weights in any format that `triptych port` reads.")],
-    arch: Annotated[str | None, typer.Option(help="The architecture, where the file's content does not say.")] = None,
+    arch: Arch = None,
     backend: Annotated[str, typer.Option(help="What to compute in.")] = "torch",
     labels: Annotated[
         Path | None, typer.Option(help="The names of the classes, one a line; those in the weights' file if not given.")
     ] = None,
+    entry: Entry = None,
+    prefix: Prefix = None,
+    rename: Rename = None,
+    ignore: Ignore = None,
+    rounding: Rounding = False,
+    force: Force = False,
+    preprocessing: Preparation = None,
     json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Say what is in photographs: the five likeliest classes of each."""
     from dataclasses import asdict
@@ -530,17 +580,22 @@ def classify(
     from common.parity.backends import select
     from common.porting.classify import classify as classify_images
     from common.porting.classify import own_labels, read_labels, understand_weights
+    from common.porting.matching import Reading
+    from common.porting.preparation import known_preparation
 
     (chosen,) = select([backend])
-    network = understand_weights(weights, arch)
+    reading = Reading(entry, prefix, tuple(rename or ()), tuple(ignore or ()), rounding, force, preprocessing)
+    network = understand_weights(weights, arch, reading)
     names = read_labels(labels, network.spec) if labels else own_labels(network)
+    recipe = known_preparation(network.preprocessing, weights)
     answers = classify_images(images, network, chosen, names)
     if json:
         _print_json(
             {
                 "architecture": network.spec.name,
                 "backend": chosen.name,
-                "preprocessing": json_module.loads(network.preprocessing.as_json()),
+                "preprocessing": asdict(recipe),
+                "notes": list(network.notes),
                 "images": [
                     {"path": str(path), "classes": [asdict(guess) for guess in guesses]}
                     for path, guesses in zip(images, answers, strict=True)
@@ -549,6 +604,8 @@ def classify(
         )
         return
     console = standard_output()
+    for note in network.notes:
+        say(console, f"note: {note}")
     for path, guesses in zip(images, answers, strict=True):
         say(console, f"{path}: {network.spec.name} in {chosen.name}")
         for guess in guesses:
@@ -586,6 +643,14 @@ def _print_facts(found: dict[str, Any]) -> None:
     standard_output().print(table)
 
 
+def _told(message: str) -> str:
+    """A message, in full where `--verbose` asks for it or it is short."""
+    more = " … (--verbose tells the rest)"
+    if len(message) <= LONGEST_MESSAGE or "--verbose" in sys.argv:
+        return message
+    return message[: LONGEST_MESSAGE - len(more)] + more
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence and status 2."""
 
@@ -596,7 +661,7 @@ def main() -> None:
     try:
         app()
     except TriptychError as error:
-        print(f"triptych: {error}", file=sys.stderr)
+        print(_told(f"triptych: {error}"), file=sys.stderr)
         sys.exit(NOT_CARRIED_OUT)
     except OSError as error:
         print(f"triptych: cannot write the answer: {os_error_sentence(error)}", file=sys.stderr)

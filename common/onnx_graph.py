@@ -61,6 +61,8 @@ class ExportOptions:
     """Put the weights into `<path>.data`; they are put there in any case if they do not fit into one file."""
     preprocessing: Preprocessing | None = None
     """How photographs become the image, kept in the file's metadata; the specification's if not given."""
+    prepared: bool = True
+    """Whether the file says so at all; not where nobody knows how photographs are prepared for its weights."""
     lrn: str | None = None
     """Local response normalisation as one `node`, or as the `nodes` that it consists of; `LRN_FORMS` says which if not
     given."""
@@ -266,7 +268,7 @@ class GraphBuilder:
             metadata["architecture"] = self.architecture
         if self.architecture in CATALOGUE:
             preprocessing = preprocessing or get_spec(self.architecture).preprocessing
-        if preprocessing:
+        if preprocessing and options.prepared:
             metadata["preprocessing"] = preprocessing.as_json()
         return metadata
 

@@ -256,11 +256,18 @@ def pth(pickled: bytes, **entries: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def tensor_call(
+    size: int, stride: int, elements: int, storage: bytes = b"FloatStorage", key: bytes = b"0", module: bytes = b"torch"
+) -> bytes:
+    """What rebuilds a tensor."""
+    reference = b"(U\x07storagec" + module + b"\n" + storage + b"\nU\x01" + key + b"U\x03cpu" + number(elements) + b"tQ"
+    arguments = b"(" + reference + b"K\x00" + number(size) + b"\x85" + number(stride) + b"\x85\x89}t"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"R"
+
+
 def tensor(size: int, stride: int, elements: int, storage: bytes = b"FloatStorage", key: bytes = b"0") -> bytes:
     """A state dict of one tensor."""
-    reference = b"(U\x07storagectorch\n" + storage + b"\nU\x01" + key + b"U\x03cpu" + number(elements) + b"tQ"
-    arguments = b"(" + reference + b"K\x00" + number(size) + b"\x85" + number(stride) + b"\x85\x89}t"
-    return b"\x80\x02}U\x08fc8.biasctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"Rs."
+    return b"\x80\x02}U\x08fc8.bias" + tensor_call(size, stride, elements, storage, key) + b"s."
 
 
 def number(value: int) -> bytes:
@@ -293,6 +300,118 @@ _register(
         )
     ),
 )
+
+
+# Checkpoints of trainings, whose other objects are kept as records.
+def text(value: bytes) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value
+
+
+def dictionary(*pairs: tuple[bytes, bytes]) -> bytes:
+    """Of keys and values that are pickled already."""
+    return b"}(" + b"".join(key + value for key, value in pairs) + b"u"
+
+
+SMALL_TENSOR = tensor_call(3, 1, 3)
+NETWORK = dictionary((text(b"a.weight"), SMALL_TENSOR), (text(b"a.bias"), SMALL_TENSOR))
+
+
+def checkpoint(other: bytes) -> bytes:
+    """A state dict, and another object beside it."""
+    return b"\x80\x02" + dictionary((text(b"state_dict"), NETWORK), (text(b"args"), other)) + b"."
+
+
+def legacy(state: bytes, keys: bytes = b"\x80\x02]U\x010a.", data: bytes = struct.pack("<q", 3) + bytes(12)) -> bytes:
+    """A file of before PyTorch 1.6."""
+    begin = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", b"\x80\x02M\xe9\x03.", b"\x80\x02}U\x0dlittle_endian\x88s."
+    return b"".join((*begin, state, keys, data))
+
+
+def beside(name: str, other: Callable[[Path], bytes]) -> None:
+    """An object beside the weights, in the format of today and in the one of before 1.6."""
+    _register(f"beside_{name}", lambda f: pth(checkpoint(other(f)), _0=bytes(12)))
+    _register(f"legacy_beside_{name}", lambda f: legacy(checkpoint(other(f))))
+
+
+def module(modules: bytes, parameters: bytes = b"}") -> bytes:
+    """A record of a module that was saved whole."""
+    state = dictionary((text(b"_parameters"), parameters), (text(b"_buffers"), b"}"), (text(b"_modules"), modules))
+    return b"cx\nNet\n)\x81" + state + b"b"
+
+
+DOUBLED = b"".join(
+    b"}(" + text(b"a") + b"h" + bytes([n]) + text(b"b") + b"h" + bytes([n]) + b"uq" + bytes([n + 1]) for n in range(60)
+)
+"""Dicts each of which has the one before twice: 2^60 paths."""
+
+beside("system", lambda f: b"cos\nsystem\n" + text(touching(f)) + b"\x85R")
+beside("new_object", lambda f: b"cos\nsystem\n" + text(touching(f)) + b"\x85\x81")
+beside("new_object_with_keywords", lambda f: b"cos\nsystem\n" + text(touching(f)) + b"\x85}\x92")
+beside("result_called", lambda f: b"c__builtin__\ngetattr\ncos\nsystem\n\x86R" + text(touching(f)) + b"\x85R")
+beside("state_with_code", lambda f: b"cx\nA\n)\x81c__builtin__\neval\n" + text(python(f)) + b"\x85Rb")
+beside("items_with_code", lambda f: b"ccollections\nOrderedDict\n)R" + text(b"a") + b"cos\nsystem\n)Rs")
+beside("extension", lambda f: b"\x82\x01")
+beside("instance", lambda f: b"(ios\nsystem\n")
+beside("dicts_doubled", lambda f: b"}q\x00" + DOUBLED)
+beside("itself", lambda f: b"}q\x00" + text(b"a") + b"h\x00s")
+TUPLES = b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86q" + bytes([n + 1]) + b"0" for n in range(60))
+beside("key_that_is_a_bomb", lambda f: b"}K\x01q\x00" + TUPLES + b"h\x3cNs")
+beside("long_integer", lambda f: b"\x8b" + struct.pack("<I", 10**6) + b"\xff" * 10**6)
+beside("promised_long_integer", lambda f: b"\x8b" + struct.pack("<I", 2**32 - 1))
+beside("set_of_lists", lambda f: b"\x8f(]]]\x90")
+beside("state_twice", lambda f: b"cx\nA\n)\x81}b}b")
+beside("ordered_dict_of_no_pairs", lambda f: b"ccollections\nOrderedDict\n]K\x01a\x85R")
+beside("tensor_in_many_dimensions", lambda f: tensor_call(1, 1, 3).replace(
+    number(1) + b"\x85", b"(" + number(1) * 70 + b"t"))  # fmt: skip
+beside("tensor_of_os", lambda f: tensor_call(3, 1, 3, b"system", module=b"os"))
+beside("tensor_of_nothing", lambda f: b"ctorch._utils\n_rebuild_tensor_v2\n)R")
+beside("parameter_of_nothing", lambda f: b"ctorch._utils\n_rebuild_parameter\n]\x85R")
+beside("subclass_of_lists", lambda f: b"ctorch._tensor\n_rebuild_from_type_v2\n(]]]]tR")
+beside("terabytes_of_half", lambda f: tensor_call(10**12, 1, 10**12, b"HalfStorage", b"1"))
+beside(
+    "quantised", lambda f: dictionary(*((text(b"%d.w" % n), tensor_call(3, 1, 3, b"QInt8Storage")) for n in range(5)))
+)
+_register(
+    "module_of_os", lambda f: pth(b"\x80\x02" + module(b"}(" + text(b"a") + b"cos\nsystem\n)Ru") + b".", _0=bytes(12))
+)
+OWN = (text(b"_parameters"), dictionary((text(b"w"), SMALL_TENSOR)))
+ITSELF = b"cx\nNet\n)\x81q\x00" + dictionary(OWN, (text(b"_modules"), dictionary((text(b"a"), b"h\x00")))) + b"b"
+_register("module_within_itself", lambda f: pth(b"\x80\x02" + ITSELF + b".", _0=bytes(12)))
+TWICE = [dictionary((text(b"a"), b"h" + bytes([n])), (text(b"b"), b"h" + bytes([n]))) for n in range(60)]
+MODULES = b"".join(module(twice, b"}") + b"q" + bytes([n + 1]) + b"0" for n, twice in enumerate(TWICE))
+_register(
+    "modules_doubled",
+    lambda f: pth(b"\x80\x02" + module(b"}", OWN[1]) + b"q\x000" + MODULES + b"h\x3c.", _0=bytes(12)),
+)
+_register("legacy_keys_of_lists", lambda f: legacy(b"\x80\x02" + NETWORK + b".", b"\x80\x02]]a."))
+_register("legacy_storage_missing", lambda f: legacy(b"\x80\x02" + NETWORK + b".", b"\x80\x02].", b""))
+_register(
+    "legacy_other_length", lambda f: legacy(b"\x80\x02" + NETWORK + b".", data=struct.pack("<q", 2**40) + bytes(12))
+)
+_register(
+    "legacy_negative_length", lambda f: legacy(b"\x80\x02" + NETWORK + b".", data=struct.pack("<q", -3) + bytes(12))
+)
+_register("pickle_of_something_else", lambda f: pickle.dumps({"a": [1, 2]}, 2))
+_register("safetensors_bfloat16_too_long", lambda f: safetensors({"a/weight": entry(0, 24, (3,), "BF16")}))
+_register("safetensors_float8", lambda f: safetensors({"a/weight": entry(0, 24, (24,), "F8_E4M3")}))
+_register("safetensors_many_axes", lambda f: safetensors({"a/weight": entry(0, 4, (1,) * 70)}, bytes(4)))
+_register("keys_that_are_numbers", lambda f: npy(b"\x80\x02}K\x01]s."))
+_register("caffe_doubles_cut_off", lambda f: caffe(field(7, field(1, 3)) + field(8, bytes(20))))
+_register("graph_of_tensorflow", lambda f: field(1, field(1, b"conv1/weights") + field(2, b"Const")) * 3)
+
+
+@attack
+def folder_without_weights(folder):
+    (folder / "model").mkdir()
+    return folder / "model"
+
+
+@attack
+def folder_of_two_checkpoints(folder):
+    (folder / "run").mkdir()
+    for name in ("a.index", "b.index"):
+        write(folder / "run", b"x", name)
+    return folder / "run"
 
 
 # Caffe: name "x", then layer 100 with name "conv1", type "Convolution" and blobs.
@@ -376,6 +495,33 @@ def onnx_constant_of_terabytes(folder):
     return write(folder, model.SerializeToString(), "model.onnx")
 
 
+def prepared_onnx(folder: Path, operator: str, constant: np.ndarray, rank: int = 3):
+    """A LeNet with a node before its first layer."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    generator = np.random.default_rng(0)
+    shapes = {"w1": (20, 1, 5, 5), "w2": (50, 20, 5, 5), "w3": (500, 3200), "w4": (10, 500)}
+    weights = [numpy_helper.from_array(generator.random(shape, np.float32), name) for name, shape in shapes.items()]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
+    nodes = [
+        helper.make_node(operator, ["x", "c"], ["p"]),
+        helper.make_node("Conv", ["p", "w1"], ["a"]),
+        helper.make_node("Conv", ["a", "w2"], ["b"]),
+        helper.make_node("Gemm", ["b", "w3"], ["d"], transB=1),
+        helper.make_node("Gemm", ["d", "w4"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [*weights, numpy_helper.from_array(constant, "c")])
+    return write(folder, helper.make_model(graph).SerializeToString(), "model.onnx")
+
+
+ATTACKS["onnx_image_times_zero"] = lambda folder: prepared_onnx(folder, "Mul", np.zeros(1, "f4"))
+ATTACKS["onnx_image_by_zero"] = lambda folder: prepared_onnx(folder, "Div", np.zeros(3, "f4"))
+ATTACKS["onnx_image_plus_nan"] = lambda folder: prepared_onnx(folder, "Add", np.full(3, np.nan, "f4"))
+ATTACKS["onnx_image_of_pixels"] = lambda folder: prepared_onnx(folder, "Add", np.zeros((1, 1, 28, 28), "f4"))
+ATTACKS["onnx_image_of_text"] = lambda folder: prepared_onnx(folder, "Add", np.array([b"a"], object))
+ATTACKS["onnx_channel_far_off"] = lambda folder: prepared_onnx(folder, "Gather", np.array([2**40]))
+
+
 # HDF5.
 def hdf5(fill: Callable) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
@@ -408,6 +554,30 @@ ATTACKS["hdf5_compressed"] = hdf5(
 ATTACKS["hdf5_big_endian"] = hdf5(
     lambda h5py, file, folder: file.create_dataset("conv1/kernel", data=np.zeros(3, ">f4"))
 )
+
+
+def _config(text: str) -> Callable:
+    def fill(h5py, file, folder):
+        file.create_dataset("conv1/kernel", data=np.zeros(3, "f4"))
+        file.attrs.create("model_config", text, dtype=h5py.string_dtype())
+
+    return fill
+
+
+ATTACKS["hdf5_deep_configuration"] = hdf5(_config('{"config":' * 5000 + "1" + "}" * 5000))
+ATTACKS["hdf5_eps_of_text"] = hdf5(
+    _config('{"class_name": "BatchNormalization", "config": {"epsilon": {"a": 1}, "name": "a"}}')
+)
+
+
+def _layer_in_itself(h5py, file, folder):
+    group = file.create_group("model_weights/conv1")
+    for name in ("a/kernel:0", "b/c/kernel:0", "b_c/kernel:0"):
+        group[name] = np.zeros(3, "f4")
+    group.attrs["weight_names"] = np.array([b"a"], dtype="S")
+
+
+ATTACKS["hdf5_two_of_one_name"] = hdf5(_layer_in_itself)
 ATTACKS["hdf5_float64"] = hdf5(lambda h5py, file, folder: file.create_dataset("conv1/kernel", data=np.zeros(3)))
 
 

@@ -35,7 +35,7 @@ def test_attack(name, tmp_path, monkeypatch, capsys):
     assert err.startswith("triptych: ")
     assert err.count("\n") == 1, err
     assert "Traceback" not in err
-    assert len(err) < 1000
+    assert len(err) <= 401
     assert path.name in err
     assert sorted(tmp_path.iterdir()) == before
     assert not (tmp_path / MARKER).exists()
@@ -43,4 +43,4 @@ def test_attack(name, tmp_path, monkeypatch, capsys):
 
 
 def test_the_collection_is_large():
-    assert len(ATTACKS) >= 40
+    assert len(ATTACKS) >= 200

@@ -20,7 +20,7 @@ from common.layouts import conv_to_hwio, dense_to_io, per_channel_to_hwc
 from common.porting.conventions import CONVENTIONS
 from common.porting.formats import read_source
 from common.porting.known import known_file
-from common.porting.matching import understand
+from common.porting.matching import Reading, understand
 from common.porting.port import port
 from common.porting.proof import prove
 from common.porting.source import Source
@@ -71,6 +71,10 @@ def lenet_npy(path, seed=3, num_classes=10):
     return weights
 
 
+GREY = get_spec("lenet5").preprocessing
+STATED = Reading(preprocessing=GREY.as_json())
+"""A file of NumPy does not say how photographs are prepared for a LeNet; the user does."""
+
 TARGETS = (
     ("safetensors", "a.safetensors"),
     ("torch", "a.pth"),
@@ -115,7 +119,8 @@ def test_round_trips_through_every_target(tmp_path):
     for kind, name in (*TARGETS, TARGETS[0]):
         folder = tmp_path / f"{kind}_{name}"
         folder.mkdir(exist_ok=True)
-        report = port(path, Target(kind, folder / name), verify=False)
+        reading = STATED if path.suffix == ".npy" else None
+        report = port(path, Target(kind, folder / name), reading=reading, verify=False)
         path = folder / name
         network = understand(read_source(path))
         assert network.spec.name == report.architecture == "lenet5"
@@ -480,13 +485,24 @@ class TestOnnx:
         assert network.spec.name == architecture
         assert all(network.weights[name].tobytes() == array.tobytes() for name, array in weights.items())
 
-    def test_folded_batch_norms_are_refused(self, tmp_path):
+    def test_folded_batch_norms_carry_their_shift(self, tmp_path):
+        """A convolution's bias becomes the shift of a normalisation whose scale is exactly 1."""
         from common.onnx_graph import ExportOptions
 
         torch_impl = load_implementation("torch_impl")
-        torch_impl.export_onnx(torch_impl.build("resnet18"), tmp_path / "a.onnx", ExportOptions(fold=True))
-        with pytest.raises(TriptychError, match="folded into convolutions cannot be recovered"):
-            read_source(tmp_path / "a.onnx")
+        weights = random_weights("resnet18", 3, num_classes=5)
+        model = torch_impl.build("resnet18", num_classes=5)
+        torch_impl.load_weights(model, weights)
+        torch_impl.export_onnx(model, tmp_path / "a.onnx", ExportOptions(fold=True))
+        network = understand(read_source(tmp_path / "a.onnx"))
+        found, double = network.weights, {name: array.astype(np.float64) for name, array in weights.items()}
+        scale = double["bn1/gamma"] / np.sqrt(double["bn1/variance"] + np.float64(np.float32(1e-5)))
+        folded = (double["conv1/weight"] * scale[:, None, None, None]).astype(np.float32)
+        assert (found["conv1/weight"] == folded).all()
+        assert (found["bn1/beta"] == (double["bn1/beta"] - double["bn1/mean"] * scale).astype(np.float32)).all()
+        assert (found["bn1/gamma"] / np.sqrt(found["bn1/variance"] + np.float32(1e-5)) == 1).all()
+        assert not found["bn1/mean"].any()
+        assert any("folded" in note for note in network.notes)
 
 
 def test_classify(tmp_path, monkeypatch, capsys):
@@ -502,6 +518,7 @@ def test_classify(tmp_path, monkeypatch, capsys):
     answers = {}
     for backend in ("torch", "onnx-torch"):
         given = ["--weights", tmp_path / "lenet.npy", "--backend", backend, "--labels", tmp_path / "labels"]
+        given += ["--preprocessing", GREY.as_json()]
         monkeypatch.setattr(sys, "argv", list(map(str, ["triptych", "classify", image, *given, "--json"])))
         with pytest.raises(SystemExit):
             cli.main()

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from common.porting.source import corrupt
+from common.porting.source import corrupt, unsupported
 
 LARGEST_RATIO = 4
 """How much larger than the archive its content may be. Trained weights are noise and shrink by a tenth."""
@@ -36,10 +36,10 @@ class Archive:
             raise corrupt(path, f"it is not a whole zip archive ({error})") from None
         self.members = {member.filename: member for member in members}
         if len(members) > MOST_MEMBERS or len(self.members) != len(members):
-            raise corrupt(path, f"its {len(members)} entries are too many, or some share a name")
+            raise unsupported(path, f"its {len(members)} entries are too many, or some share a name")
         unpacked = sum(member.file_size for member in members)
         if unpacked > LARGEST_RATIO * len(content) + ALLOWANCE:
-            raise corrupt(path, f"its {len(content):,} bytes would unpack to {unpacked:,}, as no weights do")
+            raise unsupported(path, f"its {len(content):,} bytes would unpack to {unpacked:,}, as no weights do")
 
     def __contains__(self, name: str) -> bool:
         return name in self.members
@@ -54,7 +54,7 @@ class Archive:
         start = member.header_offset
         header = bytes(self.content[start : start + 30])
         if member.compress_type != zipfile.ZIP_STORED or header[:4] != b"PK\x03\x04":
-            raise corrupt(self.path, f"its entry {name} is not stored as it should be")
+            raise unsupported(self.path, f"its entry {name} is compressed, where none is")
         start += 30 + sum(struct.unpack("<HH", header[26:30]))
         if member.file_size != member.compress_size or start + member.file_size > len(self.content):
             raise corrupt(self.path, f"its entry {name} runs past the end")

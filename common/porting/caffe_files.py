@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import TriptychError
-from common.porting.source import Source, corrupt
+from common.porting.source import DTYPES, Damaged, Source, itemsize, numbers, told_of
 
 NET_NAME, NET_OLD_LAYERS, NET_LAYERS = 1, 2, 100
 LAYER = {"name": 1, "type": 2, "bottom": 3, "blobs": 7}
@@ -67,12 +67,15 @@ def read_caffemodel(path: Path, content: memoryview) -> Source:
                 for parameter, blob in zip(PARAMETERS.get(kind, ()), blobs, strict=False):
                     tensors[f"{name}/{parameter}"] = blob
     except TriptychError as error:
-        raise corrupt(path, str(error)) from None
-    notes: tuple[str, ...] = ()
+        raise told_of(path, error) from None
+    return Source(path, "Caffe model", ("caffe",), tensors, departures=tuple(_departures(types)))
+
+
+def _departures(types: dict[str, str]) -> Iterator[str]:
+    """Where the order of the layers is another than in the network whose names they bear."""
     order = [name for name in types if name in ("norm1", "pool1")]
     if order == ["pool1", "norm1"] and types["norm1"] == "LRN":
-        notes = ("its layers are CaffeNet's, which pools before it normalises: BVLC's AlexNet computes something else",)
-    return Source(path, "Caffe model", ("caffe",), tensors, notes=notes)
+        yield "it is CaffeNet, which pools before it normalises, where BVLC's AlexNet normalises first"
 
 
 def fields(content: memoryview) -> Iterator[tuple[int, int | memoryview, memoryview]]:
@@ -93,25 +96,25 @@ def fields(content: memoryview) -> Iterator[tuple[int, int | memoryview, memoryv
         elif wire in (1, 5):
             size = 8 if wire == 1 else 4
         else:
-            raise TriptychError(f"its protocol buffer is damaged (a field of wire type {wire})")
+            raise Damaged(f"its protocol buffer is damaged (a field of wire type {wire})")
         if number == 0 or size > len(content) - position:
-            raise TriptychError("its protocol buffer is damaged or cut off")
+            raise Damaged("its protocol buffer is damaged or cut off")
         position += size
         yield number, content[position - size : position], content[start:position]
-    raise TriptychError(f"its protocol buffer has more than {MOST_FIELDS:,} fields")
+    raise Damaged(f"its protocol buffer has more than {MOST_FIELDS:,} fields")
 
 
 def _varint(content: memoryview, position: int) -> tuple[int, int]:
     number = 0
     for shift in range(0, 70, 7):
         if position >= len(content):
-            raise TriptychError("its protocol buffer is cut off")
+            raise Damaged("its protocol buffer is cut off")
         byte = content[position]
         position += 1
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
             return number, position
-    raise TriptychError("its protocol buffer is damaged (a number without an end)")
+    raise Damaged("its protocol buffer is damaged (a number without an end)")
 
 
 def _layer(content: memoryview, numbers: dict[str, int]) -> tuple[str, str, list[np.ndarray]]:
@@ -145,6 +148,7 @@ def _blob(content: memoryview, name: str) -> np.ndarray:
     old = {}
     shape: tuple[int, ...] | None = None
     packed: list[memoryview] = []
+    dtype = "<f4"
     for number, value, _ in fields(content):
         if number in BLOB_OLD_SHAPE and isinstance(value, int):
             old[number] = value
@@ -152,16 +156,17 @@ def _blob(content: memoryview, name: str) -> np.ndarray:
             shape = _dimensions(value)
         elif number == BLOB_DATA and isinstance(value, memoryview):
             packed.append(value)
-        elif number == BLOB_DOUBLES:
-            raise TriptychError(f"the blob {name} is of float64, expected float32")
+        elif number == BLOB_DOUBLES and isinstance(value, memoryview):
+            dtype = "<f8"
+            packed.append(value)
     if shape is None:
         shape = tuple(old.get(number, 0) for number in BLOB_OLD_SHAPE)
         while len(shape) > 1 and shape[0] == 1 and (len(shape) != 4 or shape[1] == 1):
             shape = shape[1:]
     data = packed[0] if len(packed) == 1 else memoryview(b"".join(packed))
-    if any(length >= 2**32 for length in shape) or 4 * prod(shape) != len(data):
-        raise TriptychError(f"the blob {name} is said to be {shape} float32, but has {len(data):,} bytes")
-    return np.frombuffer(data, "<f4").reshape(shape)
+    if any(length >= 2**32 for length in shape) or itemsize(dtype) * prod(shape) != len(data):
+        raise Damaged(f"the blob {name} is said to be {shape} {DTYPES[dtype]}, but has {len(data):,} bytes")
+    return numbers(data, dtype, shape)
 
 
 def _dimensions(content: memoryview) -> tuple[int, ...]:

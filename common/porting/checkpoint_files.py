@@ -1,7 +1,8 @@
-"""TensorFlow 1 checkpoints: `python -m common.porting.checkpoint_files PREFIX OUT` copies one into safetensors.
+"""TensorFlow's checkpoints: `python -m common.porting.checkpoint_files PREFIX OUT` copies one into safetensors.
 
-TensorFlow's reader checks a checksum of every tensor, and aborts on some damaged files, so it runs in a process of its
-own.
+Those of a Saver, with the names of the variables; those of objects, which keep the names beside; and the variables of a
+SavedModel. TensorFlow's reader checks a checksum of every tensor, and aborts on some damaged files, so it runs in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -17,27 +18,65 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from common.errors import TriptychError
-from common.names import PARAMETERS
 from common.porting.safetensors_files import read_safetensors
-from common.porting.source import Source, corrupt, mapped
+from common.porting.source import Damaged, Source, corrupt, mapped, unsupported
 
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 """What the index ends with."""
 
+SPELLED = "spelled"
+"""The key of the copy's metadata under which it says what the checkpoint calls the variables."""
+
 COLLECTION = "triptych"
 """The graph collection in which our own files keep metadata."""
 
+OBJECTS = "_CHECKPOINTABLE_OBJECT_GRAPH"
+"""The variable in which a checkpoint of objects keeps what belongs together, and the names."""
+
+KINDS = {
+    "weights": "weight",
+    "kernel": "weight",
+    "biases": "bias",
+    "moving_mean": "mean",
+    "moving_variance": "variance",
+}
+"""How others call parameters."""
+
+PARAMETERS = {*KINDS, "weight", "bias", "gamma", "beta", "mean", "variance"}
+
 LONGEST_META = 64 << 20
 TIMEOUT = 300.0
+REFUSED, DAMAGED = 2, 3
+"""The statuses with which the process ends, having printed why."""
 
 
 def prefix_of(path: Path) -> Path | None:
-    """The checkpoint's prefix, if `path` is one or is its index."""
+    """The checkpoint's prefix, if `path` is one, is its index, or is a folder with one or with a SavedModel.
+
+    Raises:
+        TriptychError: the folder has several, or none.
+    """
+    if path.is_dir():
+        return _prefix_in(path)
     if not path.exists() and path.with_name(f"{path.name}.index").is_file():
         return path
+    if path.name == "saved_model.pb" and path.is_file():
+        return _prefix_in(path.parent)
     if path.is_file() and path.suffix == ".index" and bytes(mapped(path)[-8:]) == MAGIC:
         return path.with_suffix("")
     return None
+
+
+def _prefix_in(folder: Path) -> Path:
+    found = sorted(folder.glob("variables/variables.index")) or sorted(folder.glob("*.index"))
+    if not found:
+        raise TriptychError(
+            f"{folder} is a folder without a SavedModel or a checkpoint; give the path of a weights file"
+        )
+    if len(found) > 1:
+        names = ", ".join(file.stem for file in found[:5])
+        raise TriptychError(f"{folder} has {len(found)} checkpoints, {names} …; give the path of one, {folder}/NAME")
+    return found[0].with_suffix("")
 
 
 def read_checkpoint(prefix: Path) -> Source:
@@ -58,14 +97,24 @@ def read_checkpoint(prefix: Path) -> Source:
             text=True,
             check=False,
         )
-        if process.returncode == 2:
-            raise corrupt(prefix, process.stdout.strip())
+        if process.returncode in (REFUSED, DAMAGED):
+            raise (corrupt if process.returncode == DAMAGED else unsupported)(prefix, process.stdout.strip())
         if process.returncode or not out.is_file():
             raise corrupt(prefix, f"TensorFlow ended with status {process.returncode} on it")
         source = read_safetensors(out, mapped(out))  # stays mapped when the folder goes
     data = sorted(prefix.parent.glob(f"{prefix.name}.data-*"))
     files = (prefix.with_name(f"{prefix.name}.index"), *data)
-    return replace(source, path=prefix, format="TF1 checkpoint", conventions=("tf1",), files=files)
+    spelled = json.loads(source.metadata.get(SPELLED, "{}"))
+    metadata = {key: text for key, text in source.metadata.items() if key not in (SPELLED, "format")}
+    return replace(
+        source,
+        path=prefix,
+        format="TensorFlow checkpoint",
+        conventions=("tf1", "slim", "keras", "keras.applications"),
+        files=files,
+        spelled=spelled,
+        metadata=metadata,
+    )
 
 
 def main() -> None:
@@ -74,16 +123,16 @@ def main() -> None:
     try:
         _copy(prefix, out)
     except ImportError:
-        sys.exit(_say("TensorFlow is not installed; pip install -c constraints.txt -e '.[tf1]'"))
+        sys.exit(_say("TensorFlow is not installed; pip install -c constraints.txt -e '.[tf1]'", REFUSED))
     except TriptychError as error:
-        sys.exit(_say(str(error)))
+        sys.exit(_say(str(error), DAMAGED if isinstance(error, Damaged) else REFUSED))
     except Exception as error:  # TensorFlow's errors have no common base class
-        sys.exit(_say(f"TensorFlow cannot read it ({str(error).splitlines()[0][:200]})"))
+        sys.exit(_say(f"TensorFlow cannot read it ({str(error).splitlines()[0][:200]})", DAMAGED))
 
 
-def _say(sentence: str) -> int:
+def _say(sentence: str, status: int) -> int:
     print(sentence)
-    return 2
+    return status
 
 
 def _copy(prefix: Path, out: Path) -> None:
@@ -94,16 +143,38 @@ def _copy(prefix: Path, out: Path) -> None:
     reader = tf.train.NewCheckpointReader(str(prefix))
     dtypes = reader.get_variable_to_dtype_map()
     shapes: Mapping[str, list[int]] = reader.get_variable_to_shape_map()
-    names = [name for name in shapes if name.rpartition("/")[2] in PARAMETERS]
-    promised = sum(prod(shapes[name]) * dtypes[name].size for name in names)
     held = sum(file.stat().st_size for file in prefix.parent.glob(f"{prefix.name}.data-*"))
+    promised = sum(prod(shapes[name]) * dtypes[name].size for name in shapes)
     if promised > held:
-        raise TriptychError(f"its index promises {promised:,} bytes, but its data are {held:,}")
-    weights = {name: reader.get_tensor(name) for name in names if dtypes[name] == tf.float32}
-    for name in names:
-        if name not in weights:
-            raise TriptychError(f"{name} has dtype {dtypes[name].name}, expected float32")
-    write_weights_file(out, weights, metadata=_metadata(prefix))
+        raise Damaged(f"its index promises {promised:,} bytes, but its data are {held:,}")
+    names = _names_of_objects(reader.get_tensor(OBJECTS)) if OBJECTS in shapes else {name: name for name in shapes}
+    weights, spelled = {}, {}
+    for key, name in sorted(names.items()):
+        layer, _, kind = name.rpartition("/")
+        if not layer or kind not in PARAMETERS or key not in shapes:
+            continue
+        canonical = f"{layer}/{KINDS.get(kind, kind)}"
+        if canonical in weights:
+            continue  # a SavedModel has its variables in two lists
+        if dtypes[key] not in (tf.float32, tf.float16, tf.float64):
+            raise TriptychError(f"{name} has dtype {dtypes[key].name}, expected float32")
+        weights[canonical], spelled[canonical] = reader.get_tensor(key), name
+    write_weights_file(out, weights, metadata={**_metadata(prefix), SPELLED: json.dumps(spelled)})
+
+
+def _names_of_objects(content: bytes) -> dict[str, str]:
+    """What the variables of a checkpoint of objects were called, by key; those of optimisers left out."""
+    from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+
+    graph = TrackableObjectGraph.FromString(content)
+    return {
+        attribute.checkpoint_key: attribute.full_name
+        for node in graph.nodes
+        for attribute in node.attributes
+        if attribute.full_name
+        and "OPTIMIZER_SLOT" not in attribute.checkpoint_key
+        and not attribute.checkpoint_key.startswith(("optimizer/", "model/optimizer/"))
+    }
 
 
 def _metadata(prefix: Path) -> dict[str, str]:

@@ -18,7 +18,8 @@ from common.frameworks import PACKAGES, import_implementation
 from common.images import preprocess, read_photograph
 from common.parity.backends import Backend
 from common.porting.formats import read_source
-from common.porting.matching import Network, understand
+from common.porting.matching import Network, Reading, understand
+from common.porting.preparation import known_preparation
 from common.specs.architecture import Architecture
 
 TOP = 5
@@ -34,13 +35,13 @@ class Guess:
     logit: float
 
 
-def understand_weights(path: Path, architecture: str | None = None) -> Network:
+def understand_weights(path: Path, architecture: str | None = None, reading: Reading | None = None) -> Network:
     """The network that a weights file of any format holds.
 
     Raises:
         TriptychError: it cannot be read, or it is not clear which network it is.
     """
-    return understand(read_source(path), architecture)
+    return understand(read_source(path), architecture, reading=reading)
 
 
 def read_labels(path: Path, spec: Architecture) -> list[str]:
@@ -82,11 +83,13 @@ def classify(
         labels: a name for each class.
 
     Raises:
-        TriptychError: a file is no image; the backend is not installed, or cannot run the network.
+        TriptychError: nobody says how photographs are prepared; a file is no image; the backend is not installed, or
+            cannot run the network.
     """
     if backend.missing:
         raise TriptychError(f"cannot classify with {backend.name}: {backend.how_to_install}")
-    spec = replace(network.spec, preprocessing=network.preprocessing)
+    recipe = known_preparation(network.preprocessing, network.source.path)
+    spec = replace(network.spec, preprocessing=recipe)
     inputs = [preprocess(read_photograph(path), spec)[None] for path in images]
     return [_guesses(logits, labels) for logits in _logits(inputs, network, backend)]
 

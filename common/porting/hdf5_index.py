@@ -19,6 +19,9 @@ MOST_OBJECTS, DEEPEST = 20_000, 16
 TEXTS = ("name", "model_config", "triptych")
 """The attributes that are read."""
 
+LAYER = "weight_names"
+"""The attribute that Keras before 3 gives to the group of a layer."""
+
 
 class _Refused(Exception):
     pass
@@ -51,7 +54,10 @@ class _Tail(io.RawIOBase):
 
 
 def main() -> None:
-    """Print `{"datasets": [{"path", "dtype", "shape", "offset"}, …], "texts": {"path@attribute": …}}`, or an error."""
+    """Print `{"datasets": [{"path", "dtype", "shape", "offset"}, …], "texts": {"path@attribute": …}}`, or an error.
+
+    A group that is a layer of Keras before 3 has a text as well, `path@weight_names`, which is empty.
+    """
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     import h5py
@@ -68,9 +74,8 @@ def main() -> None:
     except _Refused as refusal:
         answer = {"error": str(refusal)}
     except Exception as error:  # whatever h5py makes of the library's errors
-        answer = {
-            "error": f"the HDF5 library cannot read it ({str(error).splitlines()[0][:200] if str(error) else error!r})"
-        }
+        said = str(error).splitlines()[0][:200] if str(error) else repr(error)
+        answer = {"error": f"the HDF5 library cannot read it ({said})", "damaged": True}
     print(json.dumps(answer))
 
 
@@ -83,6 +88,8 @@ def _walk(
     for attribute in TEXTS:
         if attribute in group.attrs and (text := _text(h5py, group, attribute)) is not None:
             texts[f"{path}@{attribute}"] = text
+    if LAYER in group.attrs:
+        texts[f"{path}@{LAYER}"] = ""
     for name in group:
         child = f"{path}/{name}".lstrip("/")
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):

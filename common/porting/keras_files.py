@@ -16,10 +16,17 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.porting.archives import Archive
-from common.porting.source import Source, corrupt
+from common.porting.source import DTYPES, Source, corrupt, itemsize, numbers, unsupported
 
-WEIGHTS, METADATA = "model.weights.h5", "triptych.json"
+WEIGHTS, CONFIGURATION, METADATA = "model.weights.h5", "config.json", "triptych.json"
 """Entries of a `.keras` archive: Keras' own, and what our files say of themselves."""
+
+CONVENTIONS = (
+    "keras",
+    "keras.applications",
+    "keras.applications before 2.2.5",
+    "keras.applications for Theano",
+)
 
 TIMEOUT = 120.0
 
@@ -46,6 +53,9 @@ def read_keras(path: Path, archive: Archive) -> Source:
     archive.read(WEIGHTS)  # for its checksum
     start, size = archive.span(WEIGHTS)
     source = read_hdf5(path, archive.content[start : start + size], start)
+    if CONFIGURATION in archive:
+        configuration = bytes(archive.read(CONFIGURATION)).decode("utf-8", "replace")
+        source = replace(source, batch_norm_eps=_eps(configuration))
     if METADATA not in archive:
         return source
     said = _said(bytes(archive.read(METADATA)).decode("utf-8", "replace"))
@@ -65,24 +75,28 @@ def read_hdf5(path: Path, content: memoryview, start: int = 0) -> Source:
             was not written by Keras.
     """
     index = _index(path, start, len(content))
+    texts = index["texts"]
+    places = [dataset["path"] for dataset in index["datasets"]]
+    names = _legacy_names(places, {text.rpartition("@")[0] for text in texts if text.endswith("@weight_names")})
     tensors: dict[str, np.ndarray] = {}
     spelled: dict[str, str] = {}
     for dataset in index["datasets"]:
-        name = _name(path, dataset["path"], index["texts"])
+        name = names.get(dataset["path"]) or _name(path, dataset["path"], texts)
         if name is None:
             continue
         if name in tensors:
             raise corrupt(path, f"{dataset['path']} and {spelled[name]} are the same parameter")
         tensors[name], spelled[name] = _array(path, dataset, content), dataset["path"]
-    metadata = _said(index["texts"].get("@triptych", ""))
-    model = index["texts"].get("vars@name") or _configured_name(index["texts"].get("@model_config", ""))
+    metadata = _said(texts.get("@triptych", ""))
+    model = texts.get("vars@name") or _configured_name(texts.get("@model_config", ""))
     return Source(
         path,
         "Keras",
-        ("keras", "keras.applications"),
+        CONVENTIONS,
         tensors,
         spelled,
         ({"architecture": model} if model else {}) | metadata,
+        batch_norm_eps=_eps(texts.get("@model_config", "")),
     )
 
 
@@ -100,19 +114,21 @@ def _index(path: Path, start: int, size: int) -> dict[str, Any]:
             raise TriptychError(f"cannot read {path}: h5py is not installed; pip install h5py") from None
         raise corrupt(path, f"the HDF5 library crashed on it (status {process.returncode})") from None
     if "error" in answer:
-        raise corrupt(path, answer["error"])
+        raise (corrupt if answer.get("damaged") else unsupported)(path, answer["error"])
     return answer
 
 
 def _array(path: Path, dataset: dict[str, Any], content: memoryview) -> np.ndarray:
     name, shape, offset = dataset["path"], dataset["shape"], dataset["offset"]
-    if dataset["dtype"] != "<f4":
-        raise corrupt(path, f"{name} has dtype {dataset['dtype']}, expected little-endian float32 (<f4)")
+    dtype = dataset["dtype"]
+    if dtype not in DTYPES:
+        raise unsupported(path, f"{name} has dtype {dtype}, expected little-endian float32 (<f4), float16 or float64")
     if offset is None or shape is None:
-        raise corrupt(path, f"{name} is compressed, in pieces or without data; save it as Keras does")
-    if offset + 4 * prod(shape) > len(content):
-        raise corrupt(path, f"{name} is said to be {tuple(shape)} float32, which the file is too short for")
-    return np.frombuffer(content[offset : offset + 4 * prod(shape)], "<f4").reshape(shape)
+        raise unsupported(path, f"{name} is compressed, in pieces or without data; save it as Keras does")
+    end = offset + itemsize(dtype) * prod(shape)
+    if end > len(content):
+        raise corrupt(path, f"{name} is said to be {tuple(shape)} {DTYPES[dtype]}, which the file is too short for")
+    return numbers(content[offset:end], dtype, tuple(shape))
 
 
 def _name(path: Path, place: str, texts: dict[str, str]) -> str | None:
@@ -120,19 +136,66 @@ def _name(path: Path, place: str, texts: dict[str, str]) -> str | None:
     parts = place.split("/")
     if parts[0] in ("optimizer", "optimizer_weights", "compile_metrics", "metrics"):
         return None
-    if parts[0] == "layers" and len(parts) == 4 and parts[2] == "vars" and parts[3].isdecimal():
-        layer = texts.get(f"layers/{parts[1]}/vars@name")
+    if "layers" in parts[:-3] and parts[-2] == "vars" and parts[-1].isdecimal():  # of a model within a model, too
+        group = "/".join(parts[:-1])
+        layer = texts.get(f"{group}@name")
         if layer is None:
-            raise corrupt(
+            raise unsupported(
                 path, f"it does not name the layer of {place}, as Keras did before 3.3; load and save it again"
             )
-        kinds = BY_POSITION.get(re.sub(r"_\d+$", "", parts[1]), ("weight", "bias"))
-        return f"{layer}/{kinds[int(parts[3])] if int(parts[3]) < len(kinds) else parts[3]}"
+        kinds = BY_POSITION.get(re.sub(r"_\d+$", "", parts[-3]), ("weight", "bias"))
+        return f"{layer}/{kinds[int(parts[-1])] if int(parts[-1]) < len(kinds) else parts[-1]}"
     if parts[0] == "model_weights":
         parts = parts[1:]
     variable = parts[-1].split(":")[0]
     kind = next((kind for pattern, kind in BY_NAME.items() if re.fullmatch(pattern, variable)), None)
     return f"{parts[0]}/{kind}" if kind and len(parts) > 1 else place
+
+
+def _legacy_names(places: list[str], layers: set[str]) -> dict[str, str]:
+    """`layer/parameter` of each array below the group of a layer, as Keras before 3 wrote them.
+
+    Below the group, the array's name begins with the layer's once more, with a suffix where a process had two of them;
+    the group of a model within the model has the arrays of all its layers. A layer may have a slash in its name, which
+    later versions write as `_`.
+    """
+    within: dict[str, list[str]] = {}
+    for place in places:
+        parts = place.split("/")
+        group = next((g for n in range(len(parts) - 1, 0, -1) if (g := "/".join(parts[:n])) in layers), None)
+        if group is not None and not group.startswith("optimizer_weights"):
+            within.setdefault(group, []).append(place)
+    names = {}
+    for group, found in within.items():
+        inner = {place: place.removeprefix(f"{group}/").rpartition("/")[0] for place in found}
+        layer = group.removeprefix("model_weights/")
+        for place in found:
+            variable = place.rpartition("/")[2].split(":")[0]
+            kind = next((kind for pattern, kind in BY_NAME.items() if re.fullmatch(pattern, variable)), variable)
+            owner = inner[place] if len(set(inner.values())) > 1 else layer
+            names[place] = f"{owner.replace('/', '_')}/{kind}"
+    return names
+
+
+def _eps(text: str) -> float | None:
+    """The eps of the batch normalisations in a model's configuration, if all have the same."""
+    try:
+        waiting, found = [json.loads(text)], set()
+    except (ValueError, RecursionError):
+        return None
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if value.get("class_name") == "BatchNormalization" and isinstance(value.get("config"), dict):
+                found.add(str(value["config"].get("epsilon"))[:100])
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    try:
+        eps = float(found.pop()) if len(found) == 1 else None
+    except ValueError:
+        return None
+    return eps if eps is not None and 0 < eps < 1 else None
 
 
 def _said(text: str) -> dict[str, str]:

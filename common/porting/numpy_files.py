@@ -18,7 +18,7 @@ import numpy as np
 from common.errors import TriptychError
 from common.porting.archives import Archive
 from common.porting.pickles import ENCODE, Call, PickleMachine, Symbol
-from common.porting.source import Source, corrupt
+from common.porting.source import DTYPES, Damaged, Source, itemsize, numbers, told_of
 
 RECONSTRUCT = frozenset(
     Symbol(module, "_reconstruct") for module in ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -35,22 +35,31 @@ HEADER = re.compile(
 )
 """As NumPy has always written it: a dict, which NumPy evaluates. Python 2 puts an L behind lengths."""
 
-PARAMETERS = dict.fromkeys(("weights", "weight", "W", "w", "kernel"), "weight") | dict.fromkeys(
-    ("biases", "bias", "b"), "bias"
-)
-"""How files call a layer's two parameters."""
+PARAMETERS = {
+    name: kind
+    for kind, names in {
+        "weight": ("weights", "weight", "W", "w", "kernel"),
+        "bias": ("biases", "bias", "b"),
+        "gamma": ("scale", "gamma"),
+        "beta": ("offset", "beta"),
+        "mean": ("mean", "mean/EMA", "moving_mean"),
+        "variance": ("variance", "variance/EMA", "moving_variance"),
+    }.items()
+    for name in names
+}
+"""How files call the parameters of a layer: caffe-tensorflow's, tensorpack's, TensorFlow's."""
 
 
 def read_npy(path: Path, content: memoryview) -> Source:
     """One array with a pickled dict in it.
 
     Raises:
-        TriptychError: the file is damaged, or holds anything but layers of float32 arrays.
+        TriptychError: the file is damaged, or holds anything but layers of arrays of floating-point numbers.
     """
     try:
         return _source(path, _layers(_array(content)))
     except TriptychError as error:
-        raise corrupt(path, str(error)) from None
+        raise told_of(path, error) from None
 
 
 def read_npz(path: Path, archive: Archive) -> Source:
@@ -64,7 +73,7 @@ def read_npz(path: Path, archive: Archive) -> Source:
         for member in archive.members:
             name = member.removesuffix(".npy")
             value = _array(archive.read(member))
-            parameter = re.fullmatch(rf"(.+)[/_.:]({'|'.join(PARAMETERS)})", name)
+            parameter = re.fullmatch(rf"(.+?)[/_.:]({'|'.join(PARAMETERS)})(:\d+)?", name)
             if isinstance(value, np.ndarray) and parameter:
                 _put(layers.setdefault(parameter[1], {}), parameter[2], value, name)
             elif isinstance(value, np.ndarray):
@@ -75,7 +84,7 @@ def read_npz(path: Path, archive: Archive) -> Source:
                 _put(layers, name, _only(value), name)
         return _source(path, layers)
     except TriptychError as error:
-        raise error if str(path) in str(error) else corrupt(path, str(error)) from None
+        raise told_of(path, error) from None
 
 
 def _put(target: Any, name: str, value: Any, spelled: str) -> None:
@@ -93,7 +102,7 @@ def _source(path: Path, layers: dict[str, Any]) -> Source:
             if name in tensors:
                 raise TriptychError(f"its layer {layer!r} has two parameters for {name}")
             tensors[name], spelled[name] = tensor, f"{layer}/{key}"
-    return Source(path, "NumPy", ("tensorflow",), tensors, spelled)
+    return Source(path, "NumPy", ("tensorflow", "caffe-tensorflow"), tensors, spelled)
 
 
 def _parameters(layer: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
@@ -118,7 +127,7 @@ def _parameters(layer: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 def _layers(value: Any) -> dict[str, Any]:
     content = _only(value) if isinstance(value, list) else value
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise TriptychError("it holds no dict of layers; expected {'conv1': [W, b], …}")
     return content
 
@@ -137,7 +146,7 @@ def _array(content: memoryview) -> np.ndarray | list[Any]:
         machine = PickleMachine(content, SYMBOLS, start)
         value = machine.run()
         if machine.end != len(content):
-            raise TriptychError(f"{len(content) - machine.end} bytes follow the end of its pickle")
+            raise Damaged(f"{len(content) - machine.end} bytes follow the end of its pickle")
         if not isinstance(value, Call):
             raise TriptychError("its pickle is not an array")
         return _object_array(value)
@@ -154,7 +163,7 @@ def _header(content: memoryview) -> tuple[tuple[int, ...], bool, str, int]:
         raise TriptychError("its NumPy header is of an unknown version")
     header = HEADER.fullmatch(bytes(content[start : start + size])) if size <= LONGEST_HEADER else None
     if header is None or start + size > len(content):
-        raise TriptychError("its NumPy header is damaged, or not that of an array of numbers or objects")
+        raise Damaged("its NumPy header is damaged, or not that of an array of numbers or objects")
     shape = tuple(int(length) for length in re.findall(rb"\d+", header["shape"]))
     return shape, header["fortran"] == b"True", header["descr"].decode(), start + size
 
@@ -191,7 +200,7 @@ def _encoded(call: Call) -> memoryview:
     try:
         return memoryview(text.encode("latin-1"))
     except UnicodeEncodeError:
-        raise TriptychError("its pickle has text that stands for no bytes") from None
+        raise Damaged("its pickle has text that stands for no bytes") from None
 
 
 def _state(call: Call, name: str) -> tuple[tuple[int, ...], str, bool, Any]:
@@ -199,10 +208,10 @@ def _state(call: Call, name: str) -> tuple[tuple[int, ...], str, bool, Any]:
     arguments, state = call.arguments, call.state
     made = call.symbol in RECONSTRUCT and arguments[:2] == (NDARRAY, (0,))
     if not made or not isinstance(state, tuple) or len(state) != 5 or state[0] != 1:
-        raise TriptychError(f"{name} is not an array, or was never filled")
+        raise Damaged(f"{name} is not an array, or was never filled")
     _, shape, dtype, fortran, data = state
     if not isinstance(shape, tuple) or not all(type(length) is int and length >= 0 for length in shape):
-        raise TriptychError(f"{name} has a shape that is not made of whole numbers")
+        raise Damaged(f"{name} has a shape that is not made of whole numbers")
     return shape, _dtype(dtype, name), bool(fortran), data
 
 
@@ -226,12 +235,12 @@ def _text(value: Any) -> str:
 
 
 def _view(data: memoryview, shape: tuple[int, ...], dtype: str, fortran: bool, name: str) -> np.ndarray:
-    if dtype != "<f4":
-        raise TriptychError(f"{name} has dtype {dtype}, expected little-endian float32 (<f4)")
-    if 4 * prod(shape) != len(data):
-        raise TriptychError(f"{name} is said to be {shape} float32, but has {len(data):,} bytes")
+    if dtype not in DTYPES:
+        raise TriptychError(f"{name} has dtype {dtype}, expected little-endian float32 (<f4), float16 or float64")
+    if itemsize(dtype) * prod(shape) != len(data):
+        raise Damaged(f"{name} is said to be {shape} {DTYPES[dtype]}, but has {len(data):,} bytes")
     if fortran and len(shape) > 2:
         # Transposing Caffe's dense kernel gives Fortran order, as converters have written it; transposing its
         # convolution kernel gives neither order, which NumPy then writes as C's.
         raise TriptychError(f"{name} is stored in Fortran order, which no converter writes; save it with order='C'")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    return numbers(data, dtype, shape[::-1]).T if fortran else numbers(data, dtype, shape)

@@ -1,9 +1,10 @@
 """Pickles as data: read by a machine that can call nothing.
 
-A pickle is a program. `pickle.loads` runs it, and what it calls is up to whoever wrote it. The machine here knows the
-opcodes that arrays, dicts, lists and tuples are written with, and no other; a global is a name on an exact allow-list,
-and calling it yields a `Call`, a record of who was to be called with what. The caller decides which records it
-understands. Strings of bytes are views of the file, so a pickle of arrays is read without copying them.
+A pickle is a program. `pickle.loads` runs it, and what it calls is up to whoever wrote it. The machine here imports
+nothing and calls nothing: a global is a name, and calling it yields a `Call`, a record of who was to be called with
+what. The caller decides which records it understands; the others are inert. Where the format has no place for foreign
+objects, as in `bvlc_alexnet.npy`, a global that is not on an exact allow-list is refused. Strings of bytes are views of
+the file, so a pickle of arrays is read without copying them.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from common.errors import TriptychError
+from common.porting.source import Damaged
 
 MOST_OPERATIONS = 250_000
 """Of one pickle, which bounds the memory that small objects take. The largest network of the catalogue takes 60,000."""
 
 LONGEST_KEY = 1_000
 """Characters of a name."""
+
+LONGEST_INTEGER = 1_000
+"""Bytes. The state of a random generator, which training keeps, is an array."""
 
 
 class Symbol(NamedTuple):
@@ -36,17 +41,27 @@ class Symbol(NamedTuple):
 class Call:
     """What a pickle would have called, had it been run, and what it would have done with the result."""
 
-    symbol: Symbol
+    symbol: Any
+    """Who: a `Symbol`, or a record of what another call would have given."""
     arguments: tuple[Any, ...]
     state: Any = None
     """The argument of `__setstate__`."""
-    items: dict[str, Any] = field(default_factory=dict)
+    items: dict[Any, Any] = field(default_factory=dict)
     """What would have been put in with `[…] = …`."""
+    elements: list[Any] = field(default_factory=list)
+    """What would have been put in with `append`, or with `add` of a set."""
 
 
 @dataclass(frozen=True, eq=False)
 class Persistent:
     """A reference to something kept beside the pickle."""
+
+    key: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Opaque:
+    """A key of a dict that is neither text nor a plain number; two are never the same, so that none is ever hashed."""
 
     key: Any
 
@@ -62,12 +77,13 @@ class PickleMachine:
 
     Args:
         content: that begins with the pickle.
-        symbols: every global that it may name.
+        symbols: every global that it may name; any if None, and what they would have made is then kept as records.
 
-    After `run`, `end` is where the pickle ended.
+    After `run`, `end` is where the pickle ended, and `references` what it refers to beside it.
     """
 
-    def __init__(self, content: memoryview, symbols: Collection[Symbol], start: int = 0) -> None:
+    def __init__(self, content: memoryview, symbols: Collection[Symbol] | None, start: int = 0) -> None:
+        self.references: list[Persistent] = []
         self.content = content
         self.symbols = symbols
         self.end = start
@@ -92,13 +108,13 @@ class PickleMachine:
         except (IndexError, ValueError, TypeError, KeyError, AttributeError, struct.error, OverflowError) as error:
             if isinstance(error, TriptychError):
                 raise
-            raise TriptychError(f"its pickle is damaged at byte {self.end}") from None
+            raise Damaged(f"its pickle is damaged at byte {self.end}") from None
         raise _refusal(f"more than {MOST_OPERATIONS:,} operations")
 
     def _take(self, size: int) -> memoryview:
         piece = self.content[self.end : self.end + size]
         if size < 0 or len(piece) != size:
-            raise TriptychError(f"its pickle ends at byte {len(self.content)}, in the middle of an object")
+            raise Damaged(f"its pickle ends at byte {len(self.content)}, in the middle of an object")
         self.end += size
         return piece
 
@@ -123,7 +139,7 @@ class PickleMachine:
 
     def _symbol(self, module: Any, name: Any) -> None:
         symbol = Symbol(str(module)[:LONGEST_KEY], str(name)[:LONGEST_KEY])
-        if symbol not in self.symbols:
+        if self.symbols is not None and symbol not in self.symbols:
             raise _refusal(f"the global {str(symbol)!r} at byte {self.end}, which could run code")
         self._push(symbol)
 
@@ -135,8 +151,18 @@ class PickleMachine:
 
     def _reduce(self) -> None:
         arguments, symbol = self.stack.pop(), self.stack.pop()
-        if not (isinstance(symbol, Symbol) and isinstance(arguments, tuple)):
+        callables = Symbol if self.symbols is not None else (Symbol, Call)
+        if not (isinstance(symbol, callables) and isinstance(arguments, tuple)):
             raise _refusal(f"a call of something that is no global, at byte {self.end}")
+        self._push(Call(symbol, arguments))
+
+    def _new_object(self, values: list[Any]) -> None:
+        """`class.__new__(class, …)`, which is a call as well; foreign objects are written so."""
+        if self.symbols is not None:
+            raise _refusal(f"a new object at byte {self.end}, which no array needs")
+        symbol, arguments = values[0], values[1] if len(values) > 1 else ()
+        if not isinstance(symbol, Symbol | Call) or not isinstance(arguments, tuple):
+            raise TypeError
         self._push(Call(symbol, arguments))
 
     def _build(self) -> None:
@@ -151,15 +177,27 @@ class PickleMachine:
         if not isinstance(items, dict) or len(values) % 2:
             raise TypeError
         for key, value in zip(values[::2], values[1::2], strict=True):
-            name = key_of(key)
+            name = _plain_key(key)
             if name in items:
                 raise TriptychError(f"its pickle has two entries named {name!r}")
             items[name] = value
 
     def _append(self, values: list[Any]) -> None:
-        if not isinstance(self.stack[-1], list):
+        target = self.stack[-1]
+        target = target.elements if isinstance(target, Call) and self.symbols is None else target
+        if not isinstance(target, list):
             raise TypeError
-        self.stack[-1].extend(values)
+        target.extend(values)
+
+    def _reference(self) -> None:
+        reference = Persistent(self.stack.pop())
+        self.references.append(reference)
+        self._push(reference)
+
+    def _integer(self, size: int) -> None:
+        if size > LONGEST_INTEGER:
+            raise _refusal(f"an integer of {size:,} bytes at byte {self.end}")
+        self._push(int.from_bytes(self._take(size), "little", signed=True))
 
     def _tuple(self, size: int) -> None:
         values = tuple(self.stack[-size:])
@@ -191,7 +229,8 @@ class PickleMachine:
             "K": lambda m: m._push(m._number("B")),
             "M": lambda m: m._push(m._number("<H")),
             "J": lambda m: m._push(m._number("<i")),
-            "\x8a": lambda m: m._push(int.from_bytes(m._take(m._number("B")), "little", signed=True)),
+            "\x8a": lambda m: m._integer(m._number("B")),
+            "\x8b": lambda m: m._integer(m._number("<I")),
             "G": lambda m: m._push(m._number(">d")),
             # Strings of bytes: Python 2's, then Python 3's.
             "U": lambda m: m._push(m._take(m._number("B"))),
@@ -222,9 +261,25 @@ class PickleMachine:
             "\x93": lambda m: m._stack_symbol(),
             "R": lambda m: m._reduce(),
             "b": lambda m: m._build(),
-            "Q": lambda m: m._push(Persistent(m.stack.pop())),
+            "Q": lambda m: m._reference(),
+            # What foreign objects need besides: instances, sets.
+            "\x81": lambda m: m._new_object([m.stack.pop(-2), m.stack.pop()]),
+            "\x92": lambda m: m._new_object([m.stack.pop(-3), m.stack.pop(-2), m.stack.pop()]),
+            "\x8f": lambda m: m._push([]),
+            "\x90": lambda m: m._append(m._pop_mark()),
+            "\x91": lambda m: m._push(m._pop_mark()),
         }.items()
     }
+
+
+def _plain_key(key: Any) -> Any:
+    """A key of a dict: text, a plain number, or what stands for a key that is neither."""
+    if key is None or isinstance(key, bool | int | float):
+        return key
+    try:
+        return key_of(key)
+    except TriptychError:
+        return Opaque(key)
 
 
 def key_of(key: Any) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from common.files import require_space
 from common.porting.formats import read_source
 from common.porting.known import known_file
-from common.porting.matching import Network, Ported, understand
+from common.porting.matching import DEPARTURES, Network, Ported, Reading, understand
 from common.porting.proof import Proof, prove
 from common.porting.targets import Target, check_target, write_target, written_whole
 
@@ -36,7 +36,8 @@ class Report:
     """The public file that the source is, recognised by its digest."""
     architecture: str
     num_classes: int
-    preprocessing: dict[str, Any]
+    preprocessing: dict[str, Any] | None
+    """How photographs are prepared; None if nobody knows."""
     target: Path
     kind: str
     tensors: tuple[dict[str, Any], ...]
@@ -56,6 +57,7 @@ def port(
     architecture: str | None = None,
     skip: Collection[str] = (),
     num_classes: int | None = None,
+    reading: Reading | None = None,
     verify: bool = True,
     on_progress: Callable[[str], None] = lambda step: None,
 ) -> Report:
@@ -67,6 +69,7 @@ def port(
         architecture: the source's, if its content does not say.
         skip: canonical names of layers to leave at a seeded initialisation.
         num_classes: the number of logits, if not the source's.
+        reading: what else the source does not say itself.
         verify: whether to prove it.
         on_progress: called with the name of each step that is done.
 
@@ -74,11 +77,12 @@ def port(
         TriptychError: the source cannot be read or understood, the target cannot be written, or the proof failed; the
             target is not there then.
     """
+    reading = reading or Reading()
     options = {"architecture": architecture, "skip": list(skip), "num_classes": num_classes}
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1)) as executor:  # beside this one, which turns and writes
         read = read_source(source)
         digest = executor.submit(lambda: read.sha256)
-        network = understand(read, **options)  # type: ignore[arg-type]
+        network = understand(read, **options, reading=reading)  # type: ignore[arg-type]
         check_target(target, network.spec)
         network = replace(network, parameters=tuple(_contiguous(parameter) for parameter in network.parameters))
         on_progress("read")
@@ -89,7 +93,7 @@ def port(
             written = replace(target, path=temporary)
             write_target(network, written, _metadata(network, digest.result(), skip, verify))
             on_progress("written")
-            proof = prove(source, options, written) if verify else None
+            proof = prove(source, options | {"reading": asdict(reading)}, written) if verify else None
         on_progress("proved" if verify else "not proved")
         return _report(network, target, digest.result(), list(digests), proof)
 
@@ -107,11 +111,14 @@ def _metadata(network: Network, digest: str, skip: Collection[str], verify: bool
     """What the target says of itself."""
     said = {
         "architecture": network.spec.name,
-        "preprocessing": network.preprocessing.as_json(),
         "ported_from": f"{network.source.path.name} ({network.source.format}, {network.convention} names)",
         "source_sha256": digest,
         "verification": VERIFIED if verify else UNVERIFIED,
     }
+    if network.preprocessing is not None:
+        said["preprocessing"] = network.preprocessing.as_json()
+    if departures := network.departures or tuple(filter(None, [network.source.metadata.get(DEPARTURES)])):
+        said[DEPARTURES] = "; ".join(departures)
     if skip:
         said["skipped"] = json.dumps(sorted(skip))
     return said
@@ -127,7 +134,7 @@ def _report(network: Network, target: Target, digest: str, digests: list[str], p
         known_as=known_file(digest),
         architecture=network.spec.name,
         num_classes=network.spec.num_classes,
-        preprocessing=json.loads(network.preprocessing.as_json()),
+        preprocessing=asdict(network.preprocessing) if network.preprocessing else None,
         target=target.path,
         kind=target.kind,
         tensors=tuple(

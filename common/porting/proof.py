@@ -23,7 +23,7 @@ from common.frameworks import import_implementation
 from common.images import photograph, preprocess
 from common.parity.judge import DIVERGED, first_divergence, judge, overall
 from common.porting.formats import read_source
-from common.porting.matching import Network, understand
+from common.porting.matching import Network, Reading, understand
 from common.porting.targets import Target
 from common.probes import Probe
 from common.weights import Weights
@@ -96,7 +96,10 @@ def main() -> None:
     asked = json.load(sys.stdin)
     target = Target(asked["target"]["kind"], Path(asked["target"]["path"]), asked["target"]["names"])
     try:
-        network = understand(read_source(asked["source"]), **asked["options"])
+        options = asked["options"]
+        said = options.pop("reading", None) or {}
+        reading = Reading(**said | {name: tuple(said[name]) for name in ("rename", "ignore") if name in said})
+        network = understand(read_source(asked["source"]), **options, reading=reading)
         answer: dict[str, Any] = asdict(_prove(network, target))
     except TriptychError as error:
         answer = {"error": str(error)}
@@ -110,7 +113,8 @@ def _prove(network: Network, target: Target) -> Proof:
     problems += [f"{name} (unexpected)" for name in found if name not in expected]
     if problems:
         raise TriptychError(f"the target does not hold what the source does: {', '.join(problems[:10])}")
-    spec = replace(network.spec, preprocessing=network.preprocessing)
+    # Where nobody knows how photographs are prepared, any preparation gives a picture to prove the layers on.
+    spec = replace(network.spec, preprocessing=network.preprocessing or network.spec.preprocessing)
     image = preprocess(photograph(0), spec)[None]
     probe = Probe("photo", {name: np.ascontiguousarray(array) for name, array in expected.items()}, image)
     verdicts = judge(spec, probe, record(image))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,9 @@ def print_report(console: Console, report: Report) -> None:
         say(console, line)
 
 
-def _recipe(preprocessing: dict[str, Any]) -> str:
+def _recipe(preprocessing: dict[str, Any] | None) -> str:
+    if preprocessing is None:
+        return "unknown"
     return "{channels}, (pixel − {mean}) / {scale}".format(**preprocessing)
 
 
@@ -82,10 +84,10 @@ def describe_file(path: Path) -> dict[str, Any]:
     try:
         network = understand(source)
         description |= {"architecture": network.spec.name, "names": network.convention}
-        description["preprocessing"] = json.loads(network.preprocessing.as_json())
+        description["preprocessing"] = asdict(network.preprocessing) if network.preprocessing else None
         description["notes"] = list(network.notes)
     except TriptychError as error:
-        description |= {"architecture": None, "notes": [str(error)]}
+        description |= {"architecture": None, "notes": [*source.notes, str(error)]}
     description["metadata"] = dict(source.metadata)
     description["tensors"] = [
         {"name": source.spelled.get(name, name), "shape": array.shape, "dtype": str(array.dtype)}

@@ -10,14 +10,27 @@ from typing import Any
 import numpy as np
 
 from common.errors import TriptychError
-from common.porting.source import Source, corrupt
+from common.porting.source import Damaged, Source, corrupt, itemsize, numbers, told_of, unsupported
+
+DTYPES = {
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "bf16",
+    "F64": "<f8",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "|i1",
+    "U8": "|u1",
+    "BOOL": "|b1",
+}
 
 LONGEST_HEADER = 100_000_000
 """As the format's own reader has it."""
 
 
 def read_safetensors(path: Path, content: memoryview) -> Source:
-    """Float32 tensors as views of the file; integers are kept too, which PyTorch counts batches in.
+    """Tensors as views of the file, those of bfloat16 widened; integers too, which PyTorch counts batches in.
 
     The library reads a file with two entries of one name as if it had the last; here that is refused.
 
@@ -34,13 +47,13 @@ def read_safetensors(path: Path, content: memoryview) -> Source:
             raise TypeError
         entries = {name: _entry(entry) for name, entry in header.items()}
     except TriptychError as error:
-        raise corrupt(path, str(error)) from None
+        raise told_of(path, error) from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise corrupt(path, "its header is not that of safetensors") from None
     return Source(
         path,
         "safetensors",
-        ("canonical", "torch", "torchvision"),
+        ("canonical", "torch", "torchvision", "torchvision before 0.1.8", "transformers", "timm"),
         _views(path, content[8 + size :], entries),
         metadata=metadata,
     )
@@ -50,7 +63,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         name = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
-        raise TriptychError(f"its header has two entries named {name!r}")
+        raise Damaged(f"its header has two entries named {name!r}")
     return found
 
 
@@ -73,10 +86,11 @@ def _views(
         raise corrupt(path, f"its entries take {expected:,} bytes, but the file has {len(data):,}")
     tensors = {}
     for name, (dtype, shape, begin, end) in entries.items():
-        if dtype not in ("F32", "I64"):
-            raise corrupt(path, f"{name} has dtype {dtype}, expected F32")
-        kind = np.dtype("<f4" if dtype == "F32" else "<i8")
-        if kind.itemsize * prod(shape) != end - begin:
+        if dtype not in DTYPES:
+            raise unsupported(path, f"{name} has dtype {dtype}, which is not read here; save it as F32")
+        if itemsize(DTYPES[dtype]) * prod(shape) != end - begin:
             raise corrupt(path, f"{name} is said to be {shape} {dtype}, but has {end - begin:,} bytes")
-        tensors[name] = np.frombuffer(data[begin:end], kind).reshape(shape)
+        if len(shape) > 8:
+            raise unsupported(path, f"{name} has {len(shape)} axes")
+        tensors[name] = numbers(data[begin:end], DTYPES[dtype], shape)
     return tensors

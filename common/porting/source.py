@@ -12,6 +12,11 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.files import os_error_sentence
+from common.specs.architecture import Preprocessing
+
+
+class Damaged(TriptychError):
+    """Bytes of a file are missing, or contradict each other: a fresh copy may help."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,14 @@ class Source:
     """The largest relative rounding error of the tensors that the reader had to compute."""
     batch_norm_eps: float | None = None
     """The eps of the file's batch normalisations, if it states one."""
+    preprocessing: Preprocessing | None = None
+    """How photographs are prepared, where the file itself proves it."""
+    unprepared: str = ""
+    """What the file does to the image by itself, where it does not say enough to tell the whole preparation."""
+    departures: tuple[str, ...] = ()
+    """What makes the file's network another function than the one whose weights it has."""
+    entries: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    """By its place in the file, every collection of tensors that may be a network; `tensors` is the largest of them."""
     content: memoryview | None = None
     """The file, mapped into memory, if it is one file."""
     files: tuple[Path, ...] = ()
@@ -72,12 +85,40 @@ def mapped(path: Path) -> memoryview:
         raise TriptychError(f"cannot read {path}: {os_error_sentence(error)}") from None
 
 
-def corrupt(path: Path, what: str) -> TriptychError:
-    """The error of a file that is not what it says it is."""
-    return TriptychError(f"cannot read {path}: {one_line(what)}; get a fresh copy of the file")
+def corrupt(path: Path, what: str) -> Damaged:
+    """The error of a file whose bytes are not whole."""
+    return Damaged(f"cannot read {path}: {one_line(what)}; get a fresh copy of the file")
+
+
+def unsupported(path: Path, what: str) -> TriptychError:
+    """The error of a file that may be whole, but holds what is not read here."""
+    return TriptychError(f"cannot read {path}: {one_line(what)}")
+
+
+def told_of(path: Path, error: TriptychError) -> TriptychError:
+    """An error from within a file, as a sentence that names the file."""
+    if str(path) in str(error):
+        return error
+    return corrupt(path, str(error)) if isinstance(error, Damaged) else unsupported(path, str(error))
 
 
 def one_line(text: str, length: int = 600) -> str:
     """A text that a file may have had a part in, as part of one sentence: printable, and not too long."""
     printable = "".join(character if character.isprintable() else "?" for character in text)
     return printable if len(printable) <= length else f"{printable[:length]} …"
+
+
+DTYPES = {"<f4": "float32", "<f2": "float16", "<f8": "float64", "bf16": "bfloat16"}
+"""The floating-point numbers that are read; `bf16` is the upper half of a float32, which NumPy has no name for."""
+
+
+def numbers(data: memoryview, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Data as an array: a view, except for bfloat16, which is widened to float32, exactly."""
+    if dtype != "bf16":
+        return np.frombuffer(data, dtype).reshape(shape)
+    return (np.frombuffer(data, "<u2").astype("<u4") << np.uint32(16)).view("<f4").reshape(shape)
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of a number."""
+    return 2 if dtype == "bf16" else np.dtype(dtype).itemsize

@@ -134,7 +134,8 @@ def _export(implementation: ModuleType, model: Any, network: Network, path: Path
     from common.onnx_graph import ExportOptions
 
     outputs = tuple(network.spec.outputs)
-    implementation.export_onnx(model, path, ExportOptions(outputs, preprocessing=network.preprocessing))
+    recipe = network.preprocessing
+    implementation.export_onnx(model, path, ExportOptions(outputs, preprocessing=recipe, prepared=recipe is not None))
     said = {
         key: text for key, text in metadata.items() if key not in ("architecture", "preprocessing", "weights_sha256")
     }

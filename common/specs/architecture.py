@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from math import prod
+from math import isfinite, prod
 
 from common.errors import TriptychError
 
@@ -376,7 +376,8 @@ class Preprocessing:
         except (ValueError, TypeError, KeyError):
             raise TriptychError(f"{text!r} is no preprocessing, expected something like {cls().as_json()}") from None
         lengths = {len(recipe.channels), len(recipe.mean), len(recipe.scale)}
-        if recipe.channels not in ("RGB", "BGR", "L") or len(lengths) > 1 or 0 in recipe.scale:
+        finite = all(map(isfinite, (*recipe.mean, *recipe.scale)))
+        if recipe.channels not in ("RGB", "BGR", "L") or len(lengths) > 1 or 0 in recipe.scale or not finite:
             raise TriptychError(
                 f"{text!r} is no preprocessing: channels are RGB, BGR or L, a mean and a scale for each"
             )

@@ -80,6 +80,8 @@ def train_command(
         network = understand(read_source(finetune), spec.name, skip=skip, num_classes=spec.num_classes)
         weights |= {name: array for name, array in network.weights.items() if layer_of(name) not in skip}
         recipe = replace(recipe, preprocessing=network.preprocessing)
+        for note in network.notes:
+            say(console, f"note: {note}")
 
     os.environ.update(device_environment(hardware))
     package = import_implementation(framework)

@@ -1,0 +1,255 @@
+"""What a file's tensors may be: a network, the names that it has them under, and where in the file they are.
+
+Around the names that a network has by itself, others put their own: `module.` of DataParallel, `_orig_mod.` of
+torch.compile, `model.`, `encoder.`, `resnet_v1_50/`, in any nesting, on the whole or on a part. What stands in front is
+found by what fits behind it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import numpy as np
+
+from common.names import layer_of
+from common.porting.conventions import CONVENTIONS, Convention
+from common.porting.turning import source_shapes
+from common.specs import get_spec
+from common.specs.architecture import Architecture, Conv, Shape
+
+WRAPPERS = ("module", "_orig_mod")
+"""Parts of a name that a wrapper puts anywhere into it."""
+
+MOST_PREFIXES = 6
+
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A tensor that a convention expects for an architecture."""
+
+    parameter: str
+    shapes: tuple[Shape, ...]
+    """Those it may have in the source's layout, the usual one first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A network as a convention names it."""
+
+    convention: Convention
+    spec: Architecture
+    expected: Mapping[str, Expected]
+    """By the source's spelling."""
+    optional: Collection[str]
+    """Biases of convolutions that have none here: they go into the normalisation that follows."""
+    ones: Collection[str]
+    """Scales of batch normalisations that the convention may leave out."""
+
+    @property
+    def head(self) -> str:
+        """The layer of the logits, as the source spells it."""
+        weight = f"{self.spec.outputs['logits']}/weight"
+        (name,) = (name for name, expected in self.expected.items() if expected.parameter == weight)
+        return name.removesuffix(f"{self.convention.separator}weight")
+
+    def matched(self, tensors: Tensors) -> int:
+        """How many tensors are as expected."""
+        shapes = {name: array.shape for name, array in tensors.items()}
+        return sum(shapes.get(name) in expected.shapes for name, expected in self.expected.items())
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A candidate, and the tensors of a file that may be it."""
+
+    candidate: Candidate
+    tensors: Tensors
+    """By the names that the candidate expects, where they are expected."""
+    spelled: Mapping[str, str]
+    """What stands for such a name in the file."""
+    strangers: Mapping[str, str] = field(default_factory=dict)
+    """Tensors beside the network's, and how the file spells them."""
+    notes: tuple[str, ...] = ()
+    matched: int = field(default=0)
+
+    @property
+    def likeness(self) -> float:
+        """The share of what the file has, or the network wants, that the two have in common."""
+        wanted = len(self.candidate.expected) - len(absent_heads(self.candidate, self.tensors))
+        found = sum(array.ndim > 0 for array in self.tensors.values())
+        return self.matched / max(wanted, found, 1)
+
+
+@cache
+def candidate_of(convention: str, architecture: str, num_classes: int | None) -> Candidate:
+    """A network as a convention names it."""
+    known, spec = CONVENTIONS[convention], get_spec(architecture, num_classes=num_classes)
+    names = known.names(spec)
+    optional = {
+        names[f"{layer.name}/weight"].removesuffix("weight") + "bias"
+        for layer in spec.layers
+        if isinstance(layer.operation, Conv) and not layer.operation.bias
+    }
+    return Candidate(
+        known,
+        spec,
+        {name: Expected(parameter, source_shapes(known, spec, parameter)) for parameter, name in names.items()},
+        optional,
+        {name for parameter, name in names.items() if parameter.endswith("/gamma")} if known.without_gamma else (),
+    )
+
+
+@cache
+def _known_names(convention: str) -> frozenset[str]:
+    """All the names of a convention."""
+    known = CONVENTIONS[convention]
+    return frozenset(name for spec in known.architectures for name in candidate_of(convention, spec, None).expected)
+
+
+def absent_heads(candidate: Candidate, tensors: Tensors) -> set[str]:
+    """The layers of the auxiliary heads, if the file has none of them: they are for training only."""
+    heads = {layer.partition("/")[0] for name, layer in candidate.spec.outputs.items() if name != "logits"}
+    names = {
+        name: layer_of(expected.parameter)
+        for name, expected in candidate.expected.items()
+        if expected.parameter.partition("/")[0] in heads
+    }
+    return set(names.values()) if names.keys().isdisjoint(tensors) else set()
+
+
+def placements(
+    tensors: Tensors,
+    conventions: Iterable[str],
+    architecture: str | None,
+    num_classes: int | None,
+    spelled: Mapping[str, str],
+    prefix: str | None = None,
+) -> Iterator[Placement]:
+    """Every candidate with the tensors that it would have.
+
+    Args:
+        tensors: of the file.
+        conventions: whose names they may have.
+        architecture: the only one to try; all that the convention is used for if None.
+        num_classes: the number of logits; the file's if None.
+        spelled: how the file itself spells a tensor's name, where that differs.
+        prefix: what stands in front of the names; found by what fits if None.
+    """
+    for convention in map(CONVENTIONS.__getitem__, conventions):
+        known = _known_names(convention.name)
+        if architecture and architecture not in convention.architectures:
+            known |= candidate_of(convention.name, architecture, None).expected.keys()
+        for start in _prefixes(tensors, convention, known) if prefix is None else (prefix,):
+            inner, names = _behind(start, tensors, convention, spelled)
+            within = set(names.values())
+            strangers = {name: spelled.get(name, name) for name in tensors if name not in within}
+            names = {name: spelled.get(full, full) for name, full in names.items()}
+            # What belongs to no layer is no parameter: counters, queues.
+            strangers |= {name: names[name] for name in inner if convention.separator not in name}
+            inner = {name: array for name, array in inner.items() if convention.separator in name}
+            for each in (architecture,) if architecture else convention.architectures:
+                first = candidate_of(convention.name, each, num_classes)
+                own, theirs = _from_ours(first, inner, names)
+                placed = _with_head(Placement(first, own, theirs, strangers), tensors)
+                bias = placed.tensors.get(f"{first.head}{convention.separator}bias")
+                classes = num_classes or (len(bias) if bias is not None and bias.ndim == 1 and len(bias) else None)
+                if classes and classes != first.spec.num_classes:
+                    placed = replace(placed, candidate=candidate_of(convention.name, each, classes))
+                if start and prefix is None:
+                    placed = replace(placed, notes=(f"the names in the file begin with {start!r}", *placed.notes))
+                yield replace(placed, matched=placed.candidate.matched(placed.tensors))
+
+
+def _prefixes(tensors: Tensors, convention: Convention, known: Collection[str]) -> list[str]:
+    """What may stand in front of the names, the likeliest first."""
+    votes: Counter[str] = Counter()
+    for name in map(convention.normalised, tensors):
+        parts = name.split(convention.separator)
+        for place in range(len(parts) - 1):
+            if parts[place] not in WRAPPERS and _unwrapped(parts[place:], convention) in known:
+                votes[convention.separator.join([*parts[:place], ""])] += 1
+    most = max(votes.values(), default=0)
+    return [prefix for prefix, count in votes.most_common(MOST_PREFIXES) if 2 * count >= most] or [""]
+
+
+def _unwrapped(parts: list[str], convention: Convention) -> str:
+    return convention.separator.join(part for part in parts if part not in WRAPPERS)
+
+
+def _behind(
+    prefix: str, tensors: Tensors, convention: Convention, spelled: Mapping[str, str]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors whose names begin with a prefix, by the rest of the name; and their whole names."""
+    inner: dict[str, np.ndarray] = {}
+    names: dict[str, str] = {}
+    for full, array in tensors.items():
+        name = convention.normalised(full)
+        if not name.startswith(prefix):
+            continue
+        rest = _unwrapped(name[len(prefix) :].split(convention.separator), convention)
+        if rest not in inner:
+            inner[rest], names[rest] = array, full
+    return inner, names
+
+
+def _from_ours(
+    candidate: Candidate, inner: dict[str, np.ndarray], names: dict[str, str]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The same, a tensor that bears our name for a parameter under the candidate's name for it, if that is free."""
+    ours = {expected.parameter: name for name, expected in candidate.expected.items()}
+    moved = {}
+    for name in inner:
+        theirs = ours.get(name.replace(candidate.convention.separator, "/"))
+        if name not in candidate.expected and theirs and theirs not in inner:
+            moved[name] = theirs
+    if not moved:
+        return inner, names
+    return (
+        {moved.get(name, name): array for name, array in inner.items()},
+        {moved.get(name, name): full for name, full in names.items()},
+    )
+
+
+def _with_head(placed: Placement, tensors: Tensors) -> Placement:
+    """The same, with another layer in the place of the logits' if that is missing and only one fits in shape."""
+    candidate, separator = placed.candidate, placed.candidate.convention.separator
+    weight, bias = (f"{candidate.head}{separator}{kind}" for kind in ("weight", "bias"))
+    if weight in placed.tensors:
+        return placed
+    (usual, *other) = candidate.expected[weight].shapes
+    units = -1 if candidate.convention.channels_last else 0
+    reads = {_without(shape, units) for shape in (usual, *other)}
+    pool = {name: array for name, array in placed.tensors.items() if name not in candidate.expected}
+    pool |= {name: tensors[name] for name in placed.strangers if name in tensors}
+    fitting = []
+    for name, array in pool.items():
+        layer, _, kind = name.rpartition(separator)
+        beside = pool.get(f"{layer}{separator}bias")
+        if kind != "weight" or array.ndim not in (2, 4) or beside is None:
+            continue
+        if _without(array.shape, units) in reads and beside.shape == (array.shape[units],):
+            fitting.append(layer)
+    if len(fitting) != 1:
+        return placed
+    theirs = {f"{fitting[0]}{separator}weight": weight, f"{fitting[0]}{separator}bias": bias}
+    spelled = {**placed.strangers, **placed.spelled}
+    return replace(
+        placed,
+        tensors={name: array for name, array in placed.tensors.items() if name not in theirs}
+        | {ours: pool[name] for name, ours in theirs.items()},
+        spelled={**placed.spelled, **{ours: spelled.get(name, name) for name, ours in theirs.items()}},
+        strangers={name: full for name, full in placed.strangers.items() if name not in theirs},
+        notes=(
+            *placed.notes,
+            f"{fitting[0]} is taken for the head, {candidate.spec.outputs['logits']}: its shape fits",
+        ),
+    )
+
+
+def _without(shape: Shape, axis: int) -> Shape:
+    return shape[:-1] if axis == -1 else shape[1:]

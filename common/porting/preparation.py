@@ -1,0 +1,94 @@
+"""How photographs are prepared for a file's weights: what the file says, what its names prove, or what the user says.
+
+It is never guessed. The same network is fed BGR minus a mean by whoever trained it in Caffe, and standardised RGB by
+whoever trained it in PyTorch; with the wrong preparation it answers with confidence, and wrongly.
+"""
+
+from __future__ import annotations
+
+from common.errors import TriptychError
+from common.porting.known import known_file
+from common.porting.source import Source
+from common.specs import nearest
+from common.specs.architecture import Architecture, Preprocessing
+from common.specs.googlenet import FROM_MINUS_1_TO_1
+from common.specs.resnet import CAFFE, TORCHVISION
+
+NAMED = {"torchvision": TORCHVISION, "caffe": CAFFE, "keras-torch": TORCHVISION, "keras-tf": FROM_MINUS_1_TO_1}
+"""What `--preprocessing` takes besides JSON; the modes of `keras.applications` are called as Keras calls them."""
+
+UNKNOWN = (
+    "nothing says how photographs are prepared for it; "
+    f"--preprocessing {'|'.join(NAMED)} says so, or JSON such as "
+    '{"channels": "RGB", "mean": [0, 0, 0], "scale": [255, 255, 255]}'
+)
+
+
+def stated(text: str, spec: Architecture) -> Preprocessing:
+    """What `--preprocessing` says.
+
+    Caffe's own AlexNet and GoogLeNet have means of their own, which `caffe` stands for there.
+
+    Raises:
+        TriptychError: it is neither a name nor JSON, or does not fit the network's channels.
+    """
+    if text in NAMED:
+        own = spec.preprocessing
+        recipe = own if text == "caffe" and own.channels == "BGR" else NAMED[text]
+    elif text.lstrip().startswith("{"):
+        recipe = Preprocessing.from_json(text)
+    else:
+        raise TriptychError(f"--preprocessing {text!r} is not known; {nearest(text, NAMED)} or give JSON")
+    return checked(recipe, spec)
+
+
+def checked(recipe: Preprocessing, spec: Architecture) -> Preprocessing:
+    """A recipe, if it fits the network's channels.
+
+    Raises:
+        TriptychError: it does not.
+    """
+    if len(recipe.channels) != spec.input_shape[0]:
+        wanted = {1: "L", 3: "RGB or BGR"}[spec.input_shape[0]]
+        raise TriptychError(
+            f"a preprocessing with the channels {recipe.channels} is not for {spec.name}, which takes {wanted}"
+        )
+    return recipe
+
+
+def preparation(
+    source: Source, proved: Preprocessing | None, spec: Architecture, said: str | None
+) -> Preprocessing | None:
+    """How photographs are prepared, or None if nobody knows.
+
+    Args:
+        source: the file.
+        proved: what its names prove.
+        spec: the network in it.
+        said: what the user says, which is believed.
+
+    Raises:
+        TriptychError: what the file or the user says is no recipe, or none for this network.
+    """
+    if said is not None:
+        return stated(said, spec)
+    if source.unprepared:
+        raise TriptychError(f"{source.path} is {spec.name}, but {source.unprepared}")
+    if source.preprocessing is not None:
+        return checked(source.preprocessing, spec)
+    if "preprocessing" in source.metadata:
+        return checked(Preprocessing.from_json(source.metadata["preprocessing"]), spec)
+    if proved is None and spec.name == "googlenet_bn" and known_file(source.sha256):
+        return spec.preprocessing  # torchvision's own weights, with its `transform_input`
+    return proved
+
+
+def known_preparation(preprocessing: Preprocessing | None, path: object) -> Preprocessing:
+    """A preparation, where there has to be one.
+
+    Raises:
+        TriptychError: there is none.
+    """
+    if preprocessing is None:
+        raise TriptychError(f"cannot prepare photographs for {path}: {UNKNOWN}")
+    return preprocessing

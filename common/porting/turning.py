@@ -1,0 +1,106 @@
+"""From a file's layout into the canonical one: what is expected in the file, and what turns it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from math import prod
+
+import numpy as np
+
+from common import layouts
+from common.names import layer_of
+from common.porting.conventions import Convention
+from common.specs.architecture import Architecture, Dropout, Flatten, Shape
+
+TILE = (1024, 64)
+"""Rows and columns: 256 KiB of float32."""
+
+Change = tuple[str, Callable[[np.ndarray], np.ndarray]]
+"""In words, and as a function that makes a view where it can."""
+
+
+def source_shapes(convention: Convention, spec: Architecture, parameter: str) -> tuple[Shape, ...]:
+    """The shapes that a parameter may have in a file: the usual one first; that of a convolution for a dense layer."""
+    shape = spec.parameter_shapes[parameter]
+    if len(shape) == 4:
+        out, inner, height, width = shape
+        last = convention.channels_last and not convention.turned
+        return ((height, width, inner, out) if last else shape,)
+    if len(shape) == 3:
+        return ((shape[1], shape[2], shape[0]) if convention.channels_last else shape,)
+    if len(shape) != 2:
+        return (shape,)
+    units, inputs = shape
+    height, width, channels = flattened(spec, layer_of(parameter)) or (1, 1, inputs)
+    if convention.channels_last:
+        return (inputs, units), (height, width, channels, units)
+    return (units, inputs), (units, channels, height, width)
+
+
+def layout_change(convention: Convention, spec: Architecture, parameter: str, found: Shape | None = None) -> Change:
+    """What turns a tensor into the canonical layout.
+
+    Args:
+        convention: whose layout it has.
+        spec: the network.
+        parameter: its canonical name.
+        found: its shape in the file; the usual one if None.
+    """
+    shape = spec.parameter_shapes[parameter]
+    if len(shape) == 2 and found is not None and len(found) == 4:  # a dense layer that was written as a convolution
+        if convention.channels_last:
+            return "H,W,C,out → out,(C,H,W)", lambda array: layouts.conv_from_hwio(array).reshape(shape)
+        return "out,C,H,W → out,(C,H,W)", lambda array: array.reshape(shape)
+    if convention.turned and len(shape) == 4:
+        return "turned by 180°, as Theano convolves", lambda array: array[:, :, ::-1, ::-1]
+    if not convention.channels_last:
+        return "none", np.asarray
+    if len(shape) == 4:
+        return "H,W,in,out → out,in,H,W", layouts.conv_from_hwio
+    if len(shape) == 3:
+        return "1,1,C → C,1,1", layouts.per_channel_from_hwc
+    if len(shape) == 2:
+        places = None if convention.turned else flattened(spec, layer_of(parameter))
+        change = "in,out → out,in" if places is None else "(H,W,C),out → out,(C,H,W)"
+        return change, partial(_dense_from_io, flattened=places)
+    return "none", np.asarray
+
+
+def flattened(spec: Architecture, name: str) -> tuple[int, int, int] | None:
+    """The (H, W, C) of the map that is flattened into a dense layer, if one is and it has more than one place."""
+    layers = {layer.name: layer for layer in spec.layers}
+    before = layers[layers[name].inputs[0]]
+    while isinstance(before.operation, Dropout):
+        before = layers[before.inputs[0]]
+    if not isinstance(before.operation, Flatten):
+        return None
+    channels, height, width = spec.shapes[before.inputs[0]]
+    return (height, width, channels) if height * width > 1 else None
+
+
+def _dense_from_io(kernel: np.ndarray, flattened: tuple[int, int, int] | None) -> np.ndarray:
+    """`layouts.dense_from_io`, copied tile by tile, on all cores: a tile fits into the cache.
+
+    Tensors of a pickle begin anywhere in it. Each tile is copied to where float32 may lie before it is turned, since
+    NumPy strides over misaligned numbers three times as slowly.
+    """
+    if flattened is None and kernel.flags.f_contiguous:
+        return kernel.T
+    inputs, units = kernel.shape
+    places = prod(flattened[:2]) if flattened else 1
+    canonical = np.empty((units, inputs // places, places), np.float32)
+    stored = kernel.reshape(places, inputs // places, units)
+    channels = max(1, TILE[0] // places)
+
+    def turn(start: int) -> None:
+        columns = slice(start, start + TILE[1])
+        for first in range(0, inputs // places, channels):
+            rows = slice(first, first + channels)
+            canonical[columns, rows] = np.ascontiguousarray(stored[:, rows, columns]).transpose(2, 1, 0)
+
+    with ThreadPoolExecutor(os.cpu_count()) as executor:
+        list(executor.map(turn, range(0, units, TILE[1])))
+    return canonical.reshape(units, inputs)

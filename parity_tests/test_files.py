@@ -1,0 +1,497 @@
+"""Files as people have them: checkpoints of trainings, other names, other dtypes, other preparations."""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import load_implementation
+from hostile_files import caffe, field
+from test_hostile import run
+
+from common import TriptychError, get_spec, random_weights, write_weights_file
+from common.layouts import conv_to_hwio
+from common.porting.conventions import CONVENTIONS
+from common.porting.formats import read_source
+from common.porting.matching import Reading, understand
+from common.porting.port import port
+from common.porting.preparation import NAMED
+from common.porting.source import Damaged, Source
+from common.porting.targets import Target
+from common.specs.architecture import Preprocessing
+
+SMALL = "lenet_caffe"
+WEIGHTS = random_weights(SMALL, 4)
+NAMES = {parameter: parameter.replace("/", ".") for parameter in WEIGHTS}
+
+
+@pytest.fixture(scope="module")
+def torch():
+    load_implementation("torch_impl")
+    return pytest.importorskip("torch")
+
+
+def state(torch, prefix="", part="", dtype="float32"):
+    """A state dict of the small network, with something in front of the names, or of one layer's."""
+    return {
+        f"{prefix}{part if name.startswith('conv1') else ''}{name}": torch.from_numpy(WEIGHTS[parameter]).to(
+            getattr(torch, dtype)
+        )
+        for parameter, name in NAMES.items()
+    }
+
+
+def is_ours(network):
+    assert network.spec.name == SMALL
+    assert {name: array.tobytes() for name, array in network.weights.items()} == {
+        name: array.tobytes() for name, array in WEIGHTS.items()
+    }
+    return network
+
+
+def source(architecture, convention, **options):
+    """A file with the names of a convention, which takes no memory."""
+    spec = get_spec(architecture, **options)
+    tensors = {
+        name: np.broadcast_to(np.float32(0.5), expected.shapes[0])
+        for name, expected in _candidate(convention, architecture, spec.num_classes).expected.items()
+    }
+    return Source(Path("a"), "a file", (convention,), tensors)
+
+
+def _candidate(convention, architecture, classes):
+    from common.porting.candidates import candidate_of
+
+    return candidate_of(convention, architecture, classes)
+
+
+class TestCheckpoints:
+    @pytest.mark.parametrize("zipped", [True, False])
+    @pytest.mark.parametrize("optimizer", ["SGD", "Adam", "Adagrad"])
+    def test_what_training_leaves(self, torch, optimizer, zipped, tmp_path):
+        """Moments keyed by integers, a scheduler, arguments, NumPy's numbers and a generator's state."""
+        parameters = [torch.nn.Parameter(tensor) for tensor in state(torch).values()]
+        options = {"momentum": 0.9} if optimizer == "SGD" else {}
+        optimiser = getattr(torch.optim, optimizer)(parameters, lr=0.1, **options)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimiser, 30)
+        sum(parameter.square().sum() for parameter in parameters).backward()
+        content = {
+            "epoch": 3,
+            "args": argparse.Namespace(lr=0.1, nested={"a": Path("b")}),
+            "best": np.float64(0.5),
+            "seen": {1, 2},
+            "rng": np.random.default_rng(0).bit_generator.state,
+            "big": 2**100,
+            "model_state_dict": state(torch),
+        }
+        optimiser.step()
+        scheduler.step()
+        content |= {"optimizer": optimiser.state_dict(), "scheduler": scheduler.state_dict()}
+        torch.save(content, tmp_path / "x", _use_new_zipfile_serialization=zipped)
+        network = is_ours(understand(read_source(tmp_path / "x")))
+        assert any("model_state_dict" in note for note in network.notes)
+
+    @pytest.mark.parametrize(
+        ("prefix", "part"),
+        [("module.", ""), ("_orig_mod.", ""), ("model.", ""), ("net.encoder.", ""), ("module._orig_mod.", ""),
+         ("", "module."), ("model.", "module."), ("learner.student.", "")],
+    )  # fmt: skip
+    def test_prefixes(self, torch, prefix, part, tmp_path):
+        torch.save({"net": state(torch, prefix, part)}, tmp_path / "x")
+        is_ours(understand(read_source(tmp_path / "x")))
+
+    def test_strangers_are_told(self, torch, tmp_path):
+        content = state(torch, "module.") | {"n_averaged": torch.tensor(3), "queue": torch.ones(2, 3)}
+        torch.save(content, tmp_path / "x")
+        network = is_ours(understand(read_source(tmp_path / "x")))
+        assert any("n_averaged, queue (2 tensors)" in note for note in network.notes)
+
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_counters_before_1_6(self, torch, zipped, tmp_path):
+        """Storages of eight bytes a number, one level down."""
+        content = state(torch, "module.") | {"module.bn.num_batches_tracked": torch.tensor(7)}
+        torch.save({"state_dict": content}, tmp_path / "x", _use_new_zipfile_serialization=zipped)
+        is_ours(understand(read_source(tmp_path / "x")))
+
+    def test_several_networks(self, torch, tmp_path):
+        other = {name: tensor + 1 for name, tensor in state(torch).items()}
+        torch.save({"student": state(torch), "teacher": {"model": other}}, tmp_path / "x")
+        with pytest.raises(TriptychError, match=r"several networks: 'student' .*'teacher.model' .*--entry"):
+            understand(read_source(tmp_path / "x"))
+        is_ours(understand(read_source(tmp_path / "x"), reading=Reading(entry="student")))
+        with pytest.raises(TriptychError, match="has no entry 'ema'"):
+            understand(read_source(tmp_path / "x"), reading=Reading(entry="ema"))
+
+    def test_whole_modules(self, torch, tmp_path):
+        """Saved as objects, and compiled by TorchScript: what was trained, without running a line of it."""
+
+        class Net(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv1, self.conv2 = torch.nn.Conv2d(1, 20, 5), torch.nn.Conv2d(20, 50, 5)
+                self.fc1, self.fc2 = torch.nn.Linear(3200, 500), torch.nn.Linear(500, 10)
+
+            def forward(self, x):
+                return x
+
+        net = Net()
+        net.load_state_dict(state(torch))
+        torch.jit.save(torch.jit.trace(net, torch.ones(1)), tmp_path / "script")
+        is_ours(understand(read_source(tmp_path / "script")))
+        Net.__qualname__ = "Net"
+        sys.modules[__name__].Net = Net
+        torch.save({"model": net}, tmp_path / "whole")
+        is_ours(understand(read_source(tmp_path / "whole")))
+
+
+class TestDtypes:
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    @pytest.mark.parametrize("kind", ["pth", "safetensors"])
+    def test_widened_exactly(self, torch, dtype, kind, tmp_path):
+        content = state(torch, dtype=dtype)
+        if kind == "pth":
+            torch.save(content, tmp_path / "x")
+        else:
+            pytest.importorskip("safetensors.torch").save_file(content, tmp_path / "x")
+        network = understand(read_source(tmp_path / "x"))
+        for parameter, name in NAMES.items():
+            assert network.weights[parameter].dtype == np.float32
+            assert (network.weights[parameter] == content[name].float().numpy()).all()
+        assert not any(parameter.error for parameter in network.parameters)
+
+    @pytest.mark.parametrize("kind", ["pth", "npy", "npz", "safetensors", "h5"])
+    def test_float64_is_rounded_only_if_asked(self, torch, kind, tmp_path):
+        exact = {name: array + np.float64(1e-12) for name, array in WEIGHTS.items()}
+        path = tmp_path / f"x.{kind}"
+        if kind == "pth":
+            torch.save({NAMES[name]: torch.from_numpy(array) for name, array in exact.items()}, path)
+        elif kind == "safetensors":
+            pytest.importorskip("safetensors.numpy").save_file(exact, path)
+        else:
+            turned = {
+                n: conv_to_hwio(a) if a.ndim == 4 else _dense(n, a) if a.ndim == 2 else a for n, a in exact.items()
+            }
+            _write_channels_last(kind, path, turned)
+        with pytest.raises(TriptychError, match=r"--round rounds float64.*has dtype float64"):
+            understand(read_source(path))
+        network = understand(read_source(path), reading=Reading(round=True))
+        for name, array in exact.items():
+            assert (network.weights[name] == array.astype(np.float32)).all()
+        assert 0 < max(parameter.error for parameter in network.parameters) <= 2**-24
+        assert any("float64 were rounded" in note for note in network.notes)
+
+
+def _dense(name, array):
+    if name == "fc1/weight":
+        return np.ascontiguousarray(array.reshape(500, 50, 8, 8).transpose(2, 3, 1, 0).reshape(3200, 500))
+    return np.ascontiguousarray(array.T)
+
+
+def _write_channels_last(kind, path, turned):
+    names = {"weight": "kernel", "bias": "bias"}
+    if kind == "npy":
+        layers = {}
+        for name, array in turned.items():
+            layers.setdefault(name.split("/")[0], []).append(np.ascontiguousarray(array))
+        np.save(path, np.array(layers, dtype=object))
+    elif kind == "npz":
+        np.savez(path, **{f"{n.split('/')[0]}_{'W' if 'weight' in n else 'b'}": np.ascontiguousarray(a)
+                          for n, a in turned.items()})  # fmt: skip
+    else:
+        with pytest.importorskip("h5py").File(path, "w") as file:
+            for name, array in turned.items():
+                layer, kind = name.split("/")
+                file[f"{layer}/{layer}/{names[kind]}:0"] = np.ascontiguousarray(array)
+
+
+class TestHeads:
+    @pytest.mark.parametrize("theirs", ["fc.1", "dense", "classifier.1.1", "head"])
+    def test_a_head_that_fits_is_taken(self, theirs):
+        found = source("resnet18", "torchvision", num_classes=7)
+        tensors = {name.replace("fc.", f"{theirs}.") if name.startswith("fc.") else name: array
+                   for name, array in found.tensors.items()}  # fmt: skip
+        network = understand(replace(found, tensors=tensors))
+        assert (network.spec.name, network.spec.num_classes) == ("resnet18", 7)
+        assert any(f"{theirs} is taken for the head" in note for note in network.notes)
+
+    def test_what_stands_in_its_place_is_excused(self):
+        found = source("resnet18", "torchvision")
+        tensors = {name: array for name, array in found.tensors.items() if not name.startswith("fc.")}
+        two = {"fc.0.weight": np.zeros((64, 512), "f4"), "fc.0.bias": np.zeros(64, "f4"),
+               "fc.2.weight": np.zeros((3, 64), "f4"), "fc.2.bias": np.zeros(3, "f4")}  # fmt: skip
+        with pytest.raises(TriptychError, match="--skip fc would leave fc"):
+            understand(replace(found, tensors=tensors))
+        for more in ({}, two, {name.replace("fc", "head"): array for name, array in two.items()}):
+            network = understand(replace(found, tensors=tensors | more), skip=["fc"], num_classes=3)
+            assert network.spec.num_classes == 3
+            assert [p.name for p in network.parameters if p.source is None] == ["fc/weight", "fc/bias"]
+
+    def test_their_names_can_be_skipped(self):
+        found = source("vgg11", "torchvision")
+        tensors = {name: array for name, array in found.tensors.items() if not name.startswith("classifier.6")}
+        with pytest.raises(TriptychError, match=r"--skip fc8 would leave fc8 \(here classifier.6\)"):
+            understand(replace(found, tensors=tensors))
+        for name in ("fc8", "classifier.6"):
+            assert understand(replace(found, tensors=tensors), skip=[name]).spec.name == "vgg11"
+
+    def test_caffes_heads(self):
+        """fc8_flickr, as one renames what is to be learned anew."""
+        found = source("alexnet_bvlc", "caffe", num_classes=20)
+        tensors = {name.replace("fc8", "fc8_flickr"): array for name, array in found.tensors.items()}
+        network = understand(replace(found, tensors=tensors))
+        assert (network.spec.name, network.spec.num_classes) == ("alexnet_bvlc", 20)
+
+    def test_edits(self, tmp_path):
+        tensors = {f"x.{name}": WEIGHTS[parameter] for parameter, name in NAMES.items()}
+        tensors = {name.replace("x.conv2.", "second."): array for name, array in tensors.items()}
+        tensors |= {"y.extra.weight": np.zeros(3, "f4")}
+        found = Source(tmp_path / "a", "a file", ("torch",), tensors)
+        is_ours(understand(found, reading=Reading(rename=("second=x.conv2",), ignore=("y.*",))))
+        is_ours(understand(found, reading=Reading(rename=("second=x.conv2",), prefix="x.")))
+        for reading, words in (
+            (Reading(rename=("third=conv2",)), "has no 'third'"),
+            (Reading(rename=("third",)), "expected OLD=NEW"),
+            (Reading(ignore=("z*",)), "matches no tensor"),
+            (Reading(rename=("second=x.conv1",)), "the same name"),
+        ):
+            with pytest.raises(TriptychError, match=words):
+                understand(found, reading=reading)
+
+
+@pytest.mark.parametrize(
+    ("convention", "architecture"),
+    [
+        ("torchvision before 0.1.8", "vgg11"),
+        ("timm", "vgg16"),
+        ("transformers", "resnet18"),
+        ("transformers", "resnet50_v1_5"),
+        ("caffe-tensorflow", "googlenet"),
+        ("caffe-tensorflow", "resnet50"),
+        ("slim", "vgg16"),
+        ("keras.applications before 2.2.5", "resnet50"),
+        ("keras.applications for Theano", "vgg16"),
+    ],
+)
+def test_names_of_others(convention, architecture):
+    """With a head of another size; dense layers that are convolutions, too."""
+    found = source(architecture, convention, num_classes=4)
+    network = understand(found)
+    assert (network.spec.name, network.spec.num_classes) == (architecture, 4)
+    assert network.preprocessing is not None
+    shapes = {name: expected.shapes[-1] for name, expected in _candidate(convention, architecture, 4).expected.items()}
+    tensors = {name: np.broadcast_to(np.float32(0.5), shape) for name, shape in shapes.items()}
+    assert understand(replace(found, tensors=tensors)).spec.name == architecture
+
+
+def test_spelled_as_in_their_files():
+    def names(convention, architecture):
+        return set(CONVENTIONS[convention].names(get_spec(architecture)).values())
+
+    assert {"classifier.1.weight", "classifier.4.bias", "classifier.6.weight"} <= names(
+        "torchvision before 0.1.8", "vgg11"
+    )
+    assert {"pre_logits.fc1.weight", "head.fc.bias", "features.28.weight"} <= names("timm", "vgg16")
+    assert {
+        "resnet.encoder.stages.3.layers.2.layer.2.normalization.running_var",
+        "resnet.encoder.stages.1.layers.0.shortcut.convolution.weight",
+    } <= names("transformers", "resnet50_v1_5")
+    assert {"inception_3a_5x5_reduce/weight", "conv1_7x7_s2/bias"} <= names("caffe-tensorflow", "googlenet")
+    assert {"Mixed_5b/Branch_2/Conv2d_0a_3x3/weight", "Mixed_4b/Branch_3/Conv2d_0b_1x1/BatchNorm/beta"} <= names(
+        "slim", "googlenet_bn"
+    )
+    assert {"block4/unit_3/bottleneck_v1/conv3/BatchNorm/gamma", "logits/bias"} <= names("slim", "resnet50_v1_5")
+
+
+def test_another_network_is_not_ported_as_one(tmp_path, monkeypatch, capsys):
+    """slim's ResNet strides elsewhere; CaffeNet pools before it normalises. With --force, every use says so again."""
+    found = source("resnet50_v1_5", "slim", num_classes=3)
+    with pytest.raises(TriptychError, match=r"another network: it is slim's ResNet v1.*--arch resnet50_v1_5 --force"):
+        understand(found)
+    with pytest.raises(TriptychError, match="--force"):
+        understand(found, "resnet50_v1_5")
+    network = understand(found, "resnet50_v1_5", reading=Reading(force=True))
+    assert any("taken with --force" in note for note in network.notes)
+    small = replace(
+        Source(tmp_path / "a", "a file", ("torch",), {NAMES[name]: array for name, array in WEIGHTS.items()}),
+        departures=("it is another",),
+    )
+    from common.porting import port as porting
+
+    monkeypatch.setattr(porting, "read_source", lambda path: small)
+    out = tmp_path / "b.safetensors"
+    with pytest.raises(TriptychError, match="it is another"):
+        port(tmp_path / "a", Target("safetensors", out), verify=False)
+    assert not out.exists()
+    port(tmp_path / "a", Target("safetensors", out), architecture=SMALL, reading=Reading(force=True), verify=False)
+    again = understand(read_source(out))
+    assert any("--force" in note and "it is another" in note for note in again.notes)
+    monkeypatch.undo()
+    assert run(monkeypatch, "show", out, "--json") in (0, None)
+    assert any("it is another" in note for note in json.loads(capsys.readouterr().out)["notes"])
+
+
+def test_caffenet_is_no_alexnet(tmp_path):
+    def layer(name, kind):
+        return field(100, field(1, name.encode()) + field(2, kind.encode()))
+
+    (tmp_path / "x").write_bytes(
+        caffe(field(7, field(1, 3)) + field(5, bytes(12))) + layer("pool1", "Pooling") + layer("norm1", "LRN")
+    )
+    (departure,) = read_source(tmp_path / "x").departures
+    assert "CaffeNet" in departure
+
+
+class TestPreparation:
+    def test_it_is_never_guessed(self, tmp_path, monkeypatch, capsys):
+        """Neither by classify nor in what is ported; what the user says is kept."""
+        from importlib.resources import files
+
+        write_weights_file(tmp_path / "a.safetensors", WEIGHTS)
+        image = str(files("skimage.data") / "chelsea.png")
+        assert run(monkeypatch, "classify", image, "--weights", tmp_path / "a.safetensors") == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "--preprocessing torchvision|caffe|keras-torch|keras-tf" in err
+        for target in (Target("safetensors", tmp_path / "b.safetensors"), Target("onnx", tmp_path / "b.onnx")):
+            report = port(tmp_path / "a.safetensors", target, verify=False)
+            assert report.preprocessing is None
+            assert any("nothing says how photographs are prepared" in note for note in report.notes)
+            assert "preprocessing" not in read_source(target.path).metadata
+        recipe = Preprocessing("L", (1.0,), (2.0,))
+        port(tmp_path / "a.safetensors", target, reading=Reading(preprocessing=recipe.as_json()), verify=False)
+        assert understand(read_source(target.path)).preprocessing == recipe
+        assert run(monkeypatch, "classify", image, "--weights", target.path, "--json") in (0, None)
+        answer = json.loads(capsys.readouterr().out)
+        assert answer["preprocessing"] == {"channels": "L", "mean": [1.0], "scale": [2.0]}
+        assert isinstance(answer["notes"], list)
+
+    @pytest.mark.parametrize(
+        ("architecture", "convention", "expected"),
+        [
+            ("vgg11", "torchvision", "torchvision"),
+            ("resnet18", "transformers", "torchvision"),
+            ("vgg16", "keras.applications", "caffe"),
+            ("densenet121", "keras.applications", "keras-torch"),
+            ("googlenet_bn", "torchvision", None),
+            ("vgg16", "canonical", None),
+            ("resnet18", "torch", None),
+            ("resnet18", "keras", None),
+            ("lenet5", "tensorflow", None),
+        ],
+    )
+    def test_what_names_prove(self, architecture, convention, expected):
+        recipe = CONVENTIONS[convention].recipe(get_spec(architecture))
+        assert recipe == (NAMED[expected] if expected else None)
+
+    @pytest.mark.parametrize("text", ["torchvison", "{", '{"channels": "RGB", "mean": [0, 0, NaN], "scale": [1, 1, 1]}',
+                                      '{"channels": "L", "mean": [0], "scale": [1]}'])  # fmt: skip
+    def test_what_is_no_preparation_is_refused(self, text):
+        with pytest.raises(TriptychError):
+            understand(source("resnet18", "torchvision"), reading=Reading(preprocessing=text))
+
+    def test_a_grey_network_takes_no_colours(self):
+        with pytest.raises(TriptychError, match="takes L"):
+            understand(source(SMALL, "canonical"), reading=Reading(preprocessing="torchvision"))
+
+
+class TestOnnxImages:
+    """A normalisation inside the graph becomes the preparation, exactly, or the file is refused."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def exported(cls, tmp_path_factory):
+        onnx = pytest.importorskip("onnx")
+        torch_impl = load_implementation("torch_impl")
+        path = tmp_path_factory.mktemp("onnx") / "a.onnx"
+        torch_impl.export_onnx(torch_impl.build("resnet18", num_classes=3), path)
+        model = onnx.load(path)
+        del model.metadata_props[:]
+        return model
+
+    def read(self, exported, tmp_path, *steps):
+        """The model with nodes in front of the first: (operator, constant), (operator, constant first)."""
+        import onnx
+        from onnx import helper, numpy_helper
+
+        model = onnx.ModelProto.FromString(exported.SerializeToString())
+        x = "image"
+        nodes = []
+        for number, (operator, constant, *attributes) in enumerate(steps):
+            model.graph.initializer.append(numpy_helper.from_array(constant, f"c{number}"))
+            nodes.append(helper.make_node(operator, [x, f"c{number}"], [f"x{number}"], **dict(attributes)))
+            x = f"x{number}"
+        (first,) = (node for node in model.graph.node if node.op_type == "Conv" and node.input[0] == "image")
+        first.input[0] = x
+        kept = list(model.graph.node)
+        del model.graph.node[:]
+        model.graph.node.extend([*nodes, *kept])
+        (tmp_path / "b.onnx").write_bytes(model.SerializeToString())
+        return read_source(tmp_path / "b.onnx")
+
+    MEAN = np.array([0.485, 0.456, 0.406], "f4").reshape(3, 1, 1)
+    STD = np.array([0.229, 0.224, 0.225], "f4").reshape(1, 3, 1, 1)
+
+    def test_pixels(self, exported, tmp_path):
+        found = self.read(exported, tmp_path, ("Div", np.float32(255)), ("Sub", self.MEAN), ("Div", self.STD))
+        recipe = understand(found).preprocessing
+        assert recipe.channels == "RGB"
+        assert recipe.mean == pytest.approx([float(m) * 255 for m in self.MEAN.ravel()], rel=1e-15)
+        assert recipe.scale == pytest.approx([float(s) * 255 for s in self.STD.ravel()], rel=1e-15)
+
+    def test_colours_of_caffe(self, exported, tmp_path):
+        mean = np.array([103.939, 116.779, 123.68], "f4").reshape(3, 1, 1)
+        recipe = understand(self.read(exported, tmp_path, ("Sub", mean))).preprocessing
+        assert (recipe.channels, recipe.scale) == ("BGR", (1.0, 1.0, 1.0))
+        flip = ("Gather", np.array([2, 1, 0]), ("axis", 1))
+        assert understand(self.read(exported, tmp_path, flip, ("Sub", mean))).preprocessing == recipe
+
+    @pytest.mark.parametrize("steps", [[("Mul", np.float32(1 / 127.5)), ("Sub", np.float32(1))],
+                                       [("Sub", np.full((3, 1, 1), 0.5, "f4"))]])  # fmt: skip
+    def test_what_is_not_proved_has_to_be_stated(self, exported, tmp_path, steps):
+        found = self.read(exported, tmp_path, *steps)
+        with pytest.raises(TriptychError, match=r"prepares the image itself.*--preprocessing"):
+            understand(found)
+        assert understand(found, reading=Reading(preprocessing="keras-tf")).preprocessing == NAMED["keras-tf"]
+
+    def test_what_is_no_preparation_makes_another_network(self, exported, tmp_path):
+        found = self.read(exported, tmp_path, ("Pow", np.float32(2)))
+        with pytest.raises(TriptychError, match="another network: before conv1 it has Pow"):
+            understand(found)
+
+
+def test_words(tmp_path, monkeypatch, capsys):
+    """A fresh copy helps only where bytes are missing; a message is one line of at most 400 characters."""
+    (tmp_path / "text").write_text("not weights")
+    with pytest.raises(TriptychError) as caught:
+        read_source(tmp_path / "text")
+    assert not isinstance(caught.value, Damaged)
+    assert "fresh copy" not in str(caught.value)
+    write_weights_file(tmp_path / "a", WEIGHTS)
+    (tmp_path / "cut").write_bytes((tmp_path / "a").read_bytes()[:-100])
+    with pytest.raises(Damaged, match="fresh copy"):
+        read_source(tmp_path / "cut")
+    write_weights_file(
+        tmp_path / "b", {name: array[:, :1] if array.ndim > 1 else array for name, array in WEIGHTS.items()}
+    )
+    arguments = ("port", tmp_path / "b", "--arch", "resnet152", "--to", "safetensors", "--out", tmp_path / "c")
+    write_weights_file(tmp_path / "b", {"conv1/weight": np.zeros((64, 3, 7, 7), "f4"), "x/weight": np.zeros(2, "f4")})
+    assert run(monkeypatch, *arguments) == 2
+    short = capsys.readouterr().err
+    assert run(monkeypatch, *arguments, "--verbose") == 2
+    whole = capsys.readouterr().err
+    assert len(short.strip()) == 400 < len(whole)
+    assert short.strip().endswith("(--verbose tells the rest)")
+    assert short.count("\n") == whole.count("\n") == 1
+
+
+def test_the_nearest_network_is_chosen_by_structure():
+    """A ResNet under strange names is not a GoogLeNet, though the first convolutions are the same."""
+    found = source("resnet50_v1_5", "torchvision")
+    tensors = {name if name.startswith("conv1.") else f"a{i}.b.c": array
+               for i, (name, array) in enumerate(found.tensors.items())}  # fmt: skip
+    conventions = ("torch", "torchvision")
+    with pytest.raises(TriptychError, match="the shapes of resnet50"):
+        understand(replace(found, tensors=tensors, conventions=conventions))
