@@ -2,8 +2,11 @@
 
 import argparse
 import json
+import re
+import shlex
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ from common.porting.source import Damaged, Source
 from common.porting.targets import Target
 from common.specs.architecture import Preprocessing
 
+ROOT = Path(__file__).parents[1]
 SMALL = "lenet_caffe"
 WEIGHTS = random_weights(SMALL, 4)
 NAMES = {parameter: parameter.replace("/", ".") for parameter in WEIGHTS}
@@ -495,3 +499,105 @@ def test_the_nearest_network_is_chosen_by_structure():
     conventions = ("torch", "torchvision")
     with pytest.raises(TriptychError, match="the shapes of resnet50"):
         understand(replace(found, tensors=tensors, conventions=conventions))
+
+
+ROWS = dict(
+    re.findall(r"^\| `([^`]+)` \|.*\| (?:`([^`]+)` )?\|$", (ROOT / "docs" / "porting.md").read_text(), re.MULTILINE)
+)
+"""Of the table in docs/porting.md: the file, and what to add to the command."""
+
+
+class TestTheTable:
+    """docs/porting.md: each row a file that is made here, and read with the options that the row gives."""
+
+    @staticmethod
+    def of_torch(torch, path):
+        name, second = path.name, {n.replace("conv2.", "second."): t for n, t in state(torch).items()}
+        other = {n: t + 1 for n, t in state(torch).items()}
+        content = {
+            "model.pth": state(torch, "module."),
+            "model_best.pth.tar": {"epoch": 1, "state_dict": state(torch, "module."), "args": argparse.Namespace(a=1)},
+            "ema.pth": {"student": other, "teacher": state(torch)},
+            "double.pth": state(torch, dtype="float64"),
+            "backbone.pth": {n: t for n, t in state(torch).items() if not n.startswith("fc2")},
+            "renamed.pth": second,
+            "extra.pth": state(torch) | {"conv9.weight": torch.ones(2, 2)},
+        }[name]
+        torch.save(content, path, _use_new_zipfile_serialization=name != "model_best.pth.tar")
+
+    def make(self, torch, path):
+        turned = {n: conv_to_hwio(a) if a.ndim == 4 else _dense(n, a) if a.ndim == 2 else a for n, a in WEIGHTS.items()}
+        if path.suffix in (".pth", ".tar"):
+            self.of_torch(torch, path)
+        elif path.name == "whole.pt":
+            net = torch.nn.Module()
+            for layer in ("conv1", "conv2", "fc1", "fc2"):
+                inner = torch.nn.Module()
+                for kind in ("weight", "bias"):
+                    inner.register_parameter(kind, torch.nn.Parameter(torch.from_numpy(WEIGHTS[f"{layer}/{kind}"])))
+                net.add_module(layer, inner)
+            torch.save(net, path)
+        elif path.suffix in (".npy", ".npz"):
+            _write_channels_last(path.suffix[1:], path, turned)
+        elif path.name == "model.safetensors":
+            write_weights_file(path, WEIGHTS)
+        elif path.name == "half.safetensors":
+            pytest.importorskip("safetensors.torch").save_file(state(torch, dtype="bfloat16"), path)
+        elif path.name == "model.h5":
+            _write_channels_last("h5", path, turned)
+        elif path.name == "vgg16_notop.h5":
+            found = source("vgg16", "keras.applications for Theano")
+            with pytest.importorskip("h5py").File(path, "w") as file:
+                for name, array in found.tensors.items():
+                    layer, kind = name.split("/")
+                    if layer.startswith("block"):
+                        file[f"{layer}/{layer}_{'W' if kind == 'weight' else 'b'}"] = np.ascontiguousarray(array)
+        elif path.name == "googlenet.caffemodel":
+            self.of_caffe(path)
+        else:
+            kind = {"model.keras": "keras", "model.onnx": "onnx", "run": "tf1"}[path.name]
+            (path.parent / "w.safetensors").write_bytes(b"")
+            write_weights_file(path.parent / "w.safetensors", WEIGHTS)
+            if kind == "tf1":
+                path.mkdir()
+            target = path / "step" if kind == "tf1" else path
+            port(path.parent / "w.safetensors", Target(kind, target), verify=False)
+
+    @staticmethod
+    def of_caffe(path):
+        layers = {}
+        for name, array in source("googlenet", "caffe", num_classes=2).tensors.items():
+            shape = b"".join(field(1, length) for length in array.shape)
+            blob = field(7, field(7, shape) + field(5, array.tobytes()))
+            layers.setdefault(name.rpartition("/")[0], [array.ndim]).append(blob)
+        kinds = {4: b"Convolution", 2: b"InnerProduct"}
+        path.write_bytes(
+            field(1, b"GoogleNet")
+            + b"".join(
+                field(100, field(1, layer.encode()) + field(2, kinds[ndim]) + b"".join(blobs))
+                for layer, (ndim, *blobs) in layers.items()
+            )
+        )
+
+    @pytest.mark.parametrize("name", ROWS)
+    def test_row(self, torch, name, tmp_path):
+        path = tmp_path / name
+        self.make(torch, path)
+        words = shlex.split(ROWS[name])
+        options = {option: [b for a, b in pairwise([*words, ""]) if a == f"--{option}"] for option in
+                   ("skip", "entry", "rename", "ignore")}  # fmt: skip
+        reading = Reading(
+            entry=next(iter(options["entry"]), None),
+            rename=tuple(options["rename"]),
+            ignore=tuple(options["ignore"]),
+            round="--round" in words,
+        )
+        if words:
+            with pytest.raises(TriptychError, match=words[0]):  # the sentence tells the option
+                understand(read_source(path))
+        network = understand(read_source(path), skip=options["skip"], reading=reading)
+        assert network.spec.name == {"googlenet.caffemodel": "googlenet", "vgg16_notop.h5": "vgg16"}.get(name, SMALL)
+        if network.spec.name == SMALL:
+            for parameter, array in network.weights.items():
+                if parameter.split("/")[0] not in options["skip"]:
+                    assert np.allclose(array, WEIGHTS[parameter], rtol=2**-8 if name.startswith("half") else 0, atol=0)
