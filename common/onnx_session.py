@@ -15,6 +15,7 @@ import numpy as np
 
 from common import webgpu
 from common.errors import TriptychError, Unavailable
+from common.recording import Recording
 from common.specs.architecture import IMAGE
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ class RecordingSession:
         self.layers = _layers(graph)
         self.values = {node.name: node.output[0] for node in graph.node if self.layers[node.name] == node.name}
         inlets = {self.values[name]: f"{name}/injected" for name in injected}
+        self.returned = {output.name: inlets.get(output.name, output.name) for output in graph.output}
         for node in graph.node:
             node.input[:] = [inlets.get(value, value) for value in node.input]
         # ONNX Runtime reads these in place: they must outlive the session.
@@ -184,11 +186,17 @@ class RecordingSession:
         Raises:
             TriptychError: ONNX Runtime cannot run the file on this image.
         """
+        return dict(self.run(image, injected).layers)
+
+    def run(self, image: np.ndarray, injected: Mapping[str, np.ndarray] | None = None) -> Recording:
+        """As `record`, with what the graph returns."""
         feeds = {IMAGE: image} | {f"{name}/injected": array for name, array in (injected or {}).items()}
         if self.dtype != np.float32:
             feeds = {name: array.astype(self.dtype).astype(np.float32) for name, array in feeds.items()}
         outputs = self.session.run(list(self.values.values()), feeds)
-        return dict(zip(self.values, outputs, strict=True))
+        of_values = dict(zip(self.values.values(), outputs, strict=True)) | feeds
+        returned = {name: of_values[value] for name, value in self.returned.items()}
+        return Recording(dict(zip(self.values, outputs, strict=True)), returned)
 
     @property
     def note(self) -> str | None:

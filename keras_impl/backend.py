@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -17,9 +18,10 @@ from keras.src.backend.common import dtypes
 
 from common import layouts
 from common.cudnn import direct_sums
-from common.errors import Unavailable
+from common.errors import TriptychError, Unavailable
 from common.names import keras_layer, layer_of
 from common.parity import evidence
+from common.recording import Recording, Unnamed
 from common.specs import get_spec, list_architectures
 from common.specs.architecture import Architecture, Shape, with_softmax
 from common.training.recipe import kernel_factors
@@ -49,10 +51,22 @@ def build(
     spec = get_spec(architecture, num_classes=num_classes, image_size=image_size)
     options = {"num_classes": num_classes, "image_size": image_size}
     model = BUILDERS[spec.name](**{name: value for name, value in options.items() if value is not None})
+    model = model if _has_graph(model) else _with_graph(model, spec.input_shape)
     variables = named_variables(model)
     for name, factor in kernel_factors(spec).items():
         variables[name].assign(variables[name] * factor)
     return _with_softmax(model, spec) if softmax else model
+
+
+def _has_graph(model: keras.Model) -> bool:
+    return isinstance(model, keras.Sequential) or hasattr(model, "_nodes_by_depth")
+
+
+def _with_graph(model: keras.Model, shape: Shape) -> keras.Model:
+    """A subclassed model as a functional one of the same layers: calling it on a symbol says what it calls."""
+    channels, height, width = shape
+    image = layers.Input((height, width, channels), name="image")
+    return keras.Model(image, model.call(image), name=model.name)
 
 
 def _with_softmax(model: keras.Model, spec: Architecture) -> keras.Model:
@@ -197,7 +211,6 @@ def structure(model: keras.Model) -> tuple[dict[str, Shape], dict[str, Shape]]:
     return shapes, {name: parameter.canonical_shape for name, parameter in _parameters(model).items()}
 
 
-@direct_sums()
 def record(
     model: keras.Model,
     image: np.ndarray,
@@ -207,25 +220,76 @@ def record(
 ) -> dict[str, np.ndarray]:
     """Run the model and return every layer's output by canonical name, (N, C, H, W) or (N, features).
 
-    `injected` replaces a layer's output for the layers behind it, after it has been recorded. Keras has no hooks, so
-    the model's graph is walked here as `keras.Model` walks it: each layer is called on the outputs before it.
+    `injected` replaces a layer's output for the layers behind it, after it has been recorded.
+    """
+    return dict(run(model, image, injected, training=training).layers)
+
+
+@direct_sums()
+def run(
+    model: keras.Model,
+    image: np.ndarray,
+    injected: Mapping[str, np.ndarray] | None = None,
+    unnamed: Unnamed = MappingProxyType({}),
+    *,
+    training: bool = False,
+) -> Recording:
+    """As `record`, with what the model returns, and what the layers in `unnamed` were given.
+
+    Keras has no hooks, so the model's graph is walked here as `keras.Model` walks it: each operation is called on the
+    outputs before it.
     """
     injected = injected or {}
     names = canonical_names(model)
     values = {id(model.inputs[0]): ops.convert_to_tensor(layouts.to_channels_last(image))}
-    recorded = {}
-    for layer in model.layers:
-        if isinstance(layer, layers.InputLayer):
-            continue
-        name = names[layer.name]
-        inputs = keras.tree.map_structure(lambda tensor: values[id(tensor)], layer.input)
-        modes = {"training": training} if training and layer._call_has_training_arg else {}
-        output = layer(inputs, **modes)
-        recorded[name] = canonical_output(layer.output, ops.convert_to_numpy(output))
+    recorded, given = {}, {}
+    for node in nodes_of(model):
+        operation = node.operation
+        name = names.get(operation.name, operation.name)
+        arguments, options = node.arguments.fill_in(values)
+        if training and getattr(operation, "_call_has_training_arg", False):
+            options["training"] = True
+        if name in unnamed and len(node.input_tensors) == 1:
+            tensor = node.input_tensors[0]
+            given[name] = canonical_output(tensor, ops.convert_to_numpy(values[id(tensor)]))
+        output = operation(*arguments, **options)
+        if isinstance(operation, layers.Layer):
+            recorded[name] = canonical_output(node.outputs[0], ops.convert_to_numpy(output))
         if name in injected:
             output = ops.convert_to_tensor(layouts.to_channels_last(injected[name]))
-        values[id(layer.output)] = output
-    return recorded
+        values |= {id(made): value for made, value in zip(node.outputs, keras.tree.flatten(output), strict=True)}
+    returned = {name: ops.convert_to_numpy(values[id(tensor)]) for name, tensor in outputs_of(model).items()}
+    return Recording(recorded, returned, given=given)
+
+
+def nodes_of(model: keras.Model) -> list[Any]:
+    """Every call of a layer or an operation in the model's graph, in the order in which Keras makes them."""
+    function = getattr(model, "_functional", None) or model  # a Sequential has one inside
+    by_depth = function._nodes_by_depth
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
+
+
+def outputs_of(model: keras.Model) -> dict[str, keras.KerasTensor]:
+    """What the model returns, by name."""
+    return _named(model.output)
+
+
+def unnamed_operations(model: keras.Model) -> dict[str, list[str]]:
+    """See `common.recording.Unnamed`: layers and operations as `softmax (Softmax)`."""
+    own = canonical_names(model)
+    specified = {layer.name for layer in get_spec(model.name).layers}
+    trails: dict[int, list[str]] = {}
+    found: dict[str, list[str]] = {}
+    for node in nodes_of(model):
+        name = own.get(node.operation.name, node.operation.name)
+        before = [operation for tensor in node.input_tensors for operation in trails.get(id(tensor), [])]
+        if name in specified:
+            found |= {name: before} if before else {}
+        else:
+            kind = f"{node.operation.name} ({type(node.operation).__name__})"
+            trails |= {id(tensor): [*before, kind] for tensor in node.outputs}
+    outputs = {name: trails.get(id(tensor), []) for name, tensor in outputs_of(model).items()}
+    return found | {name: operations for name, operations in outputs.items() if operations}
 
 
 def predict(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -235,6 +299,19 @@ def predict(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:
     """
     outputs = model.predict_on_batch(layouts.to_channels_last(image))
     return outputs if isinstance(outputs, dict) else dict.fromkeys(heads_of(model), outputs)
+
+
+def predict_heads(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:
+    """As `predict`, of a model that ends in logits: what it returns is called that, whatever it is."""
+    return _named(model.predict_on_batch(layouts.to_channels_last(image)))
+
+
+def _named(outputs: Any) -> dict[str, Any]:
+    if isinstance(outputs, list | tuple):
+        raise TriptychError(
+            f"the model returns a {type(outputs).__name__}; several outputs come back in a dict, by name"
+        )
+    return outputs if isinstance(outputs, dict) else {"logits": outputs}
 
 
 def canonical_output(tensor: keras.KerasTensor, value: np.ndarray) -> np.ndarray:

@@ -13,14 +13,20 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
-from common.parity.judge import LayerVerdict, first_divergence, judge_in_order, judge_structure
+from common.parity.judge import Between, LayerVerdict, first_divergence, judge_in_order, judge_structure
+from common.parity.returned import judge_returned
 from common.probes import Probe, exact_probe, photo_probe
 from parity_tests.injection import Mutant, imported_with, specification
-from parity_tests.mutations import alexnet, densenet, doors, googlenet, lenet, resnet, vgg
+from parity_tests.mutations import alexnet, densenet, doors, googlenet, lenet, resnet, returned, vgg
 
 MUTANTS: list[Mutant] = sorted(
-    (mutant for family in (lenet, alexnet, vgg, googlenet, resnet, densenet, doors) for mutant in family.MUTANTS),
+    (
+        mutant
+        for family in (lenet, alexnet, vgg, googlenet, resnet, densenet, doors, returned)
+        for mutant in family.MUTANTS
+    ),
     key=lambda mutant: mutant.architecture,
 )
 
@@ -59,13 +65,17 @@ def _outcomes(mutant: Mutant) -> list[Outcome]:
     with imported_with(mutant) as backend:
         model = backend.build(mutant.architecture, image_size=spec.input_shape[1:])
         structure = judge_structure(spec, *backend.structure(model))
+        unnamed = backend.unnamed_operations(model)
         found = []
         for name, probe in probes.items():
             divergence = first_divergence(structure)
             with suppress(Exception) if structure else nullcontext():  # numbers that do not fit together cannot be run
                 backend.load_weights(model, probe.weights)
-                recorded = backend.record(model, probe.image, probe.injected)
-                divergence = first_divergence(judge_in_order(spec, probe, recorded)) or divergence
+                recording = backend.run(model, probe.image, probe.injected, unnamed)
+                between = Between(unnamed, recording.given)
+                verdicts = judge_in_order(spec, probe, recording.layers, between=between)
+                behind = judge_returned(spec, probe, recording, unnamed)
+                divergence = first_divergence(chain(verdicts, behind)) or divergence
             found.append(Outcome(mutant, name, divergence))
     return found
 

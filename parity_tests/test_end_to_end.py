@@ -9,7 +9,8 @@ import pytest
 from common import TriptychError, get_spec
 from common.end_to_end import end_to_end_probe, propagate
 from common.oracle import evaluate
-from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL, judge_outputs
+from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL
+from common.parity.returned import judge_outputs
 from common.specs import architecture as ops
 
 GENERATOR = np.random.default_rng(5)

@@ -188,7 +188,7 @@ class RightWorker:
     def ask(self, request, timeout):
         spec = get_spec("lenet5")
         if "build" in request:
-            return {"shapes": spec.shapes, "parameter_shapes": spec.parameter_shapes}
+            return {"shapes": spec.shapes, "parameter_shapes": spec.parameter_shapes, "unnamed": {}}
         values, paths = {IMAGE: np.load(request["image"])}, {}
         weights = read_weights_file(request["weights"])
         for number, layer in enumerate(spec.layers):
@@ -198,7 +198,14 @@ class RightWorker:
             np.save(paths[layer.name], output)
             injected = request["injected"].get(layer.name)
             values[layer.name] = np.load(injected) if injected else output
-        return {"recorded": {"outputs": paths}, "timing": {}, "memory": 0, "repeatable": None}
+        return {
+            "recorded": {"outputs": paths, "returned": {"logits": paths["output"]}, "alone": {}, "given": {}},
+            "places": {},
+            "note": None,
+            "timing": {},
+            "memory": 0,
+            "repeatable": None,
+        }
 
 
 class RightWorkers:

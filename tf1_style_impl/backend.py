@@ -8,9 +8,10 @@ of their last layers, `aux1/classifier:0` and `aux2/classifier:0`: computed wher
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -20,6 +21,7 @@ from common import layouts
 from common.errors import Unavailable
 from common.names import PARAMETERS, layer_of
 from common.parity import evidence
+from common.recording import Recording, Unnamed
 from common.specs import get_spec
 from common.specs.architecture import Shape, softmax_layer, with_softmax
 from common.training.recipe import kernel_factors
@@ -28,6 +30,9 @@ from tf1_style_impl.catalogue import BUILDERS
 
 ARCHITECTURE = "architecture"
 """The graph collection that holds the architecture's name."""
+
+RETURNED = "returned"
+"""What the names of the collections begin with that hold what a network returns: `returned/logits`, `returned/aux1`."""
 
 
 def build(
@@ -74,10 +79,12 @@ def _build(
         with tf.variable_scope(tf.get_variable_scope(), dtype=dtype):
             outputs = BUILDERS[spec.name](images, keep_prob, **options)
         heads = outputs if isinstance(outputs, dict) else {"logits": outputs}
-        tf.identity(heads["logits"], name="logits")
+        returned = heads | {"logits": tf.identity(heads["logits"], name="logits")}
         if softmax:
-            softmaxes = {n: tf.nn.softmax(x, name=softmax_layer(spec.outputs[n])) for n, x in heads.items()}
-            tf.identity(softmaxes["logits"], name="probabilities")
+            returned = {n: tf.nn.softmax(x, name=softmax_layer(spec.outputs[n])) for n, x in heads.items()}
+            returned["probabilities"] = tf.identity(returned.pop("logits"), name="probabilities")
+        for name, tensor in returned.items():
+            tf.add_to_collection(f"{RETURNED}/{name}", tensor)
         tf.add_to_collection(ARCHITECTURE, spec.name)
         session = tf.Session(graph=graph)
         session.run(tf.global_variables_initializer())
@@ -219,6 +226,16 @@ def record(
     fed cannot be fetched, so an injected layer's own output takes a run of its own, unless the layer ends in an
     identity, whose input is the same output and can be fetched.
     """
+    return dict(run(session, image, injected).layers)
+
+
+def run(
+    session: tf.Session,
+    image: np.ndarray,
+    injected: Mapping[str, np.ndarray] | None = None,
+    unnamed: Unnamed = MappingProxyType({}),
+) -> Recording:
+    """As `record`, with what the graph returns, and what the layers in `unnamed` were given."""
     graph = session.graph
     names = _layers(graph)
     fed = {f"{name}:0": layouts.to_channels_last(array) for name, array in (injected or {}).items()}
@@ -228,16 +245,84 @@ def record(
         layer = graph.get_operation_by_name(name)
         if layer.type == "Identity":
             fetched[name] = layer.inputs[0].name
+    returned = returned_by(graph)
+    following = _following(graph) if unnamed else ()
+    entering = {
+        name: tensors[0]
+        for name in _layers(graph)
+        if name in unnamed and len(tensors := _entering(graph, name, following)) == 1
+    }
 
-    def run(names: Collection[str]) -> dict[str, np.ndarray]:
+    def run(names: Collection[str], *more: Mapping[str, tf.Tensor]) -> list[dict[str, np.ndarray]]:
         fetches = {name: fetched[name] for name in names}
-        return session.run(fetches, {name: array for name, array in fed.items() if name not in fetches.values()})
+        feeds = {name: array for name, array in fed.items() if name not in fetches.values()}
+        return session.run([fetches, *more], feeds)
 
-    outputs = run([name for name in names if fetched[name] not in fed])
+    known = {name: fed[tensor.name] for name, tensor in returned.items() if tensor.name in fed}
+    outputs, answers, given = run(
+        [name for name in names if fetched[name] not in fed],
+        {name: tensor for name, tensor in returned.items() if name not in known},
+        entering,
+    )
     for name in names:
         if fetched[name] in fed:
-            outputs |= run([name])
-    return {name: canonical_output(graph.get_tensor_by_name(f"{name}:0"), outputs[name]) for name in names}
+            outputs |= run([name])[0]
+    return Recording(
+        {name: canonical_output(graph.get_tensor_by_name(f"{name}:0"), outputs[name]) for name in names},
+        answers | known,
+        given={name: canonical_output(tensor, given[name]) for name, tensor in entering.items()},
+    )
+
+
+def returned_by(graph: tf.Graph) -> dict[str, tf.Tensor]:
+    """What the network that `build` made returns, by name."""
+    collections = [name for name in graph.get_all_collection_keys() if str(name).startswith(f"{RETURNED}/")]
+    return {name.partition("/")[2]: graph.get_collection(name)[0] for name in collections}
+
+
+def unnamed_operations(session: tf.Session) -> dict[str, list[str]]:
+    """See `common.recording.Unnamed`: operations as `mul (Mul)`."""
+    graph = session.graph
+    following = _following(graph)
+    found = {name: _before(graph, _entering(graph, name, following), following) for name in _layers(graph)}
+    found |= {
+        name: _before(graph, tensor.op.inputs if tensor.name == "logits:0" else [tensor], following)
+        for name, tensor in returned_by(graph).items()
+    }
+    return {name: operations for name, operations in found.items() if operations}
+
+
+def _following(graph: tf.Graph) -> set[str]:
+    """The operations whose results follow from the image's numbers, which constants, variables and shapes do not."""
+    following = {"images"}
+    for operation in graph.get_operations():  # in an order in which they can be computed
+        if operation.type != "Shape" and any(tensor.op.name in following for tensor in operation.inputs):
+            following.add(operation.name)
+    return following
+
+
+def _entering(graph: tf.Graph, layer: str, following: Collection[str]) -> list[tf.Tensor]:
+    """The tensors that follow from the image and enter a layer: those that its own operations read, but do not make."""
+    pending, entering = [graph.get_operation_by_name(layer)], {}
+    while pending:
+        for tensor in pending.pop().inputs:
+            if tensor.op.name.startswith(f"{layer}/"):
+                pending.append(tensor.op)
+            elif tensor.op.name in following:
+                entering[tensor.name] = tensor
+    return list(entering.values())
+
+
+def _before(graph: tf.Graph, tensors: Iterable[tf.Tensor], following: Collection[str]) -> list[str]:
+    """The operations that lead to some tensors from the layers before them, or from the image."""
+    names = {*_layers(graph), "images"}
+    pending, found = list(tensors), {}
+    while pending:
+        operation = pending.pop().op
+        if operation.name in following and operation.name not in names and operation.name not in found:
+            found[operation.name] = f"{operation.name} ({operation.type})"
+            pending += operation.inputs
+    return list(reversed(found.values()))
 
 
 def predict(session: tf.Session, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -247,6 +332,14 @@ def predict(session: tf.Session, image: np.ndarray) -> dict[str, np.ndarray]:
     """
     (name, tensor), *_ = heads_of(session.graph).items()
     return {name: session.run(tensor, {"images:0": layouts.to_channels_last(image)})}
+
+
+def predict_heads(session: tf.Session, image: np.ndarray) -> dict[str, np.ndarray]:
+    """As `predict`, every output of a network that has auxiliary heads."""
+    answers: dict[str, np.ndarray] = session.run(
+        returned_by(session.graph), {"images:0": layouts.to_channels_last(image)}
+    )
+    return answers
 
 
 def canonical_output(tensor: tf.Tensor, value: np.ndarray) -> np.ndarray:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from common.cudnn import direct_sums
-from common.errors import Unavailable
+from common.errors import TriptychError, Unavailable
 from common.names import canonical_from_torch, layer_of, torch_layer
+from common.recording import Recording, Unnamed
 from common.specs import get_spec
 from common.specs.architecture import Shape
 from common.training.recipe import kernel_factors
@@ -114,8 +117,6 @@ def structure(model: nn.Module) -> tuple[dict[str, Shape], dict[str, Shape]]:
     return shapes, {name: tuple(tensor.shape) for name, tensor in named_parameters(model).items()}
 
 
-@direct_sums()
-@torch.no_grad()
 def record(
     model: nn.Module, image: np.ndarray, injected: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
@@ -123,7 +124,20 @@ def record(
 
     `injected` replaces a layer's output for the layers behind it, after it has been recorded.
     """
+    return dict(run(model, image, injected).layers)
+
+
+@direct_sums()
+@torch.no_grad()
+def run(
+    model: nn.Module,
+    image: np.ndarray,
+    injected: Mapping[str, np.ndarray] | None = None,
+    unnamed: Unnamed = MappingProxyType({}),
+) -> Recording:
+    """As `record`, with what the model returns, and what the layers in `unnamed` were given."""
     recorded: dict[str, np.ndarray] = {}
+    given: dict[str, np.ndarray] = {}
 
     def hook(name: str) -> Callable:
         def keep(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor | None:
@@ -132,17 +146,46 @@ def record(
 
         return keep
 
-    with hooked(model, hook):
-        pixels = torch.from_numpy(image)
-        model(pixels.to(next(model.parameters()).device))
-    return recorded
+    def hook_before(name: str) -> Callable:
+        def keep(module: nn.Module, inputs: tuple) -> None:
+            if name in unnamed and len(inputs) == 1:
+                given[name] = inputs[0].cpu().numpy().copy()  # the layer may work in place
+
+        return keep
+
+    pixels = torch.from_numpy(image).to(next(model.parameters()).device)
+    with hooked(model, hook, hook_before):
+        returned = named_outputs(model(pixels))
+        alone = {}
+        if len(returned) > 1:
+            with every_head(model, wanted=False):
+                alone = named_outputs(model(pixels))
+    return Recording(recorded, arrays(returned), arrays(alone), given)
+
+
+def named_outputs(returned: Any) -> dict[str, Any]:
+    """What a model returns, by the name of the output: tensors, or the nodes of a trace.
+
+    Raises:
+        TriptychError: it returns something else than a tensor, or a dict of some.
+    """
+    if isinstance(returned, list | tuple):
+        raise TriptychError(
+            f"the model returns a {type(returned).__name__}; several outputs come back in a dict, by name"
+        )
+    return returned if isinstance(returned, dict) else {"logits": returned}
+
+
+def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.cpu().numpy().copy() for name, tensor in tensors.items()}
 
 
 @torch.inference_mode()
 def predict(model: nn.Module, image: np.ndarray) -> dict[str, np.ndarray]:
     """The logits as the model is deployed: nothing is recorded on the way. (N, classes) by the output's name."""
     device = next(model.parameters()).device
-    return {first_output(model): model(torch.from_numpy(image).to(device)).cpu().numpy()}
+    found = model(torch.from_numpy(image).to(device))
+    return arrays({first_output(model): found} if isinstance(found, torch.Tensor) else found)
 
 
 def first_output(model: nn.Module) -> str:
@@ -150,33 +193,47 @@ def first_output(model: nn.Module) -> str:
     return "probabilities" if getattr(model, "softmax", None) else "logits"
 
 
-@contextmanager
-def hooked(model: nn.Module, hook: Callable[[str], Callable]) -> Iterator[None]:
-    """Call `hook(canonical name)` behind every layer, those of the auxiliary heads included."""
-    handles = [
-        module.register_forward_hook(hook(canonical_from_torch(path)))
-        for path, module in model.named_modules()
-        if not any(module.children())
-    ]
-    try:
-        with every_head(model):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+@torch.inference_mode()
+def predict_heads(model: nn.Module, image: np.ndarray) -> dict[str, np.ndarray]:
+    """As `predict`, every output of a model that ends in logits: what it returns is called that, whatever it is."""
+    device = next(model.parameters()).device
+    with every_head(model):
+        return arrays(named_outputs(model(torch.from_numpy(image).to(device))))
 
 
 @contextmanager
-def every_head(model: nn.Module) -> Iterator[None]:
-    """Have a model with auxiliary heads return them too, as it does while training."""
+def hooked(
+    model: nn.Module, hook: Callable[[str], Callable], hook_before: Callable[[str], Callable] | None = None
+) -> Iterator[None]:
+    """Call `hook(canonical name)` after every layer, and `hook_before` before it, auxiliary heads included."""
+    with ExitStack() as hooks, every_head(model):
+        for path, module in model.named_modules():
+            if not any(module.children()):
+                name = canonical_from_torch(path)
+                hooks.callback(module.register_forward_hook(hook(name)).remove)
+                if hook_before:
+                    hooks.callback(module.register_forward_pre_hook(hook_before(name)).remove)
+        yield
+
+
+@contextmanager
+def every_head(model: nn.Module, wanted: bool = True) -> Iterator[None]:
+    """Have a model with auxiliary heads return them too, as it does while training; or not, if they are not wanted."""
     before = getattr(model, "auxiliary", None)
     if before is not None:
-        model.auxiliary = True
+        model.auxiliary = wanted
     try:
         yield
     finally:
         if before is not None:
             model.auxiliary = before
+
+
+def unnamed_operations(model: nn.Module) -> dict[str, list[str]]:
+    """See `common.recording.Unnamed`."""
+    from torch_impl.unnamed import unnamed_operations
+
+    return unnamed_operations(model)
 
 
 def on_device(model: nn.Module, device: str, precision: str) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -10,10 +11,11 @@ from torch import fx, nn
 
 from common.cudnn import direct_sums
 from common.names import canonical_from_torch
+from common.recording import Recording, Unnamed
 from common.specs import get_spec
 from common.specs.architecture import IMAGE
 from torch_impl import backend
-from torch_impl.backend import every_head, named_parameters, read_weights, record
+from torch_impl.backend import arrays, every_head, named_outputs, named_parameters, read_weights, record
 from torch_impl.export import Tracer
 from torch_impl.train import losses_of, training_mode
 
@@ -23,29 +25,46 @@ _COMPILED = "_compiled"
 """The attribute of a model that keeps what was compiled, by the layers behind which something is injected."""
 
 
-@direct_sums()
-@torch.no_grad()
 def record_compiled(
     model: nn.Module, image: np.ndarray, injected: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
     """As `record`, but run by what `torch.compile` makes of the model and of all its layers' outputs at once."""
+    return dict(run_compiled(model, image, injected).layers)
+
+
+@direct_sums()
+@torch.no_grad()
+def run_compiled(
+    model: nn.Module,
+    image: np.ndarray,
+    injected: Mapping[str, np.ndarray] | None = None,
+    unnamed: Unnamed = MappingProxyType({}),
+) -> Recording:
+    """As `record_compiled`, with what the model returns, and what the layers in `unnamed` were given."""
     injected = dict(injected or {})
     cache = model.__dict__.setdefault(_COMPILED, {})
     key = tuple(injected)
     if key not in cache:
         # Nothing is laid out anew for the convolutions: every output would be transposed back, by a kernel of its own.
         options = {"layout_optimization": False}
-        cache[key] = torch.compile(_with_every_output(model, key), fullgraph=True, options=options)
+        cache[key] = torch.compile(_with_every_output(model, key, unnamed), fullgraph=True, options=options)
     device = next(model.parameters()).device
     arguments = [torch.from_numpy(array).to(device) for array in (image, *injected.values())]
-    return {name: output.cpu().numpy() for name, output in cache[key](*arguments).items()}
+    layers, returned, given = (arrays(tensors) for tensors in cache[key](*arguments))
+    return Recording(layers, returned, given=given)
 
 
 @torch.no_grad()
 def predict_compiled(model: nn.Module, image: np.ndarray) -> dict[str, np.ndarray]:
     """As `predict`, run by what `torch.compile` makes of the model, free to fuse whatever it likes."""
     device = next(model.parameters()).device
-    return {"logits": torch.compile(model, fullgraph=True)(torch.from_numpy(image).to(device)).cpu().numpy()}
+    return arrays(named_outputs(torch.compile(model, fullgraph=True)(torch.from_numpy(image).to(device))))
+
+
+def predict_heads_compiled(model: nn.Module, image: np.ndarray) -> dict[str, np.ndarray]:
+    """As `predict_compiled`, every output of a model that has auxiliary heads."""
+    with every_head(model):
+        return predict_compiled(model, image)
 
 
 @direct_sums()
@@ -130,8 +149,11 @@ def _with_every_sum(
     return fx.GraphModule(model, graph)
 
 
-def _with_every_output(model: nn.Module, injected: Sequence[str]) -> fx.GraphModule:
-    """The model as a function of the image and of what is injected, its result every layer's output by name."""
+def _with_every_output(model: nn.Module, injected: Sequence[str], unnamed: Unnamed) -> fx.GraphModule:
+    """The model as a function of the image and of what is injected.
+
+    Its result: every layer's output by name, what the model returns, and what the layers in `unnamed` are given.
+    """
     with every_head(model):
         graph = Tracer().trace(model)
     nodes = {canonical_from_torch(node.target): node for node in graph.nodes if node.op == "call_module"}
@@ -140,6 +162,8 @@ def _with_every_output(model: nn.Module, injected: Sequence[str]) -> fx.GraphMod
         with graph.inserting_after(first):
             nodes[name].replace_all_uses_with(graph.placeholder(name.replace("/", "_")))
     (output,) = graph.find_nodes(op="output")
-    output.args = (nodes,)
+    returned = named_outputs(output.args[0])
+    given = {name: node.args[0] for name, node in nodes.items() if name in unnamed and len(node.args) == 1}
+    output.args = ((nodes, returned, given),)
     graph.lint()
     return fx.GraphModule(model, graph)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
 
 import numpy as np
 
-from common.end_to_end import EndToEndProbe
 from common.errors import TriptychError
 from common.names import layer_of
 from common.oracle import (
@@ -31,6 +30,7 @@ from common.oracle import (
 )
 from common.parity.causes import Finding, explain_shape, find_cause, observe
 from common.probes import Probe
+from common.recording import Unnamed
 from common.specs.architecture import IMAGE, Architecture, Dropout, Layer, Shape
 
 IDENTICAL, CERTIFIED, DIVERGED = "identical", "certified", "diverged"
@@ -70,6 +70,14 @@ class LayerVerdict:
     """The mistakes that could not be tried, because the hypothesis itself failed, each with its traceback."""
 
 
+@dataclass(frozen=True)
+class Between:
+    """What stands between the layers of a backend's model, and what those behind it were given; see `Recording`."""
+
+    unnamed: Unnamed = field(default_factory=dict)
+    given: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
 Memory = MutableMapping[tuple[str, tuple[bytes, ...]], LayerVerdict]
 """Verdicts by layer and the digests of what went in and came out, for one probe."""
 
@@ -80,6 +88,7 @@ def judge(
     recorded: Mapping[str, np.ndarray],
     memory: Memory | None = None,
     precision: Precision = FP32,
+    between: Between = Between(),
 ) -> list[LayerVerdict]:
     """Judge every layer of one backend.
 
@@ -90,8 +99,9 @@ def judge(
         memory: verdicts on the same probe; a layer for which another backend had the very same input and output is
             not judged again.
         precision: what the backend was asked for; the bounds are those of this precision.
+        between: what stands between the layers of its model.
     """
-    return list(judge_in_order(spec, probe, recorded, memory, precision))
+    return list(judge_in_order(spec, probe, recorded, memory, precision, between))
 
 
 def judge_in_order(
@@ -100,6 +110,7 @@ def judge_in_order(
     recorded: Mapping[str, np.ndarray],
     memory: Memory | None = None,
     precision: Precision = FP32,
+    between: Between = Between(),
 ) -> Iterator[LayerVerdict]:
     """As `judge`, each layer when it is asked for: whoever wants the first divergence need not wait for the rest."""
     memory = {} if memory is None else memory
@@ -115,11 +126,11 @@ def judge_in_order(
             continue
         if output is None:
             diverged = True
-            yield _diverged(layer.name, f"{layer.name} was not computed")
+            yield divergence(layer.name, f"{layer.name} was not computed")
             continue
         if unfit := _unfit(layer.name, output, len(probe.image)):
             diverged = True
-            yield _diverged(layer.name, unfit)
+            yield divergence(layer.name, unfit)
             continue
         made = _digest(output)
         values[layer.name] = probe.injected.get(layer.name, output)
@@ -128,10 +139,29 @@ def judge_in_order(
         if key not in memory:
             verdict = _judge_layer(layer, probe, inputs, output, precision)
             if verdict.verdict == DIVERGED and not diverged:
+                diverged = True
+                if layer.name in between.given and _right_on(
+                    layer, probe, between.given[layer.name], output, precision
+                ):
+                    cause = stands_between(layer.inputs[0], "it", between.unnamed[layer.name])
+                    yield replace(verdict, cause=f"{cause}, and on what that gives it is right")
+                    continue
                 verdict = _explained(verdict, find_cause(observe(spec, layer, probe, inputs, output, fit), _certifies))
             memory[key] = verdict
         diverged = diverged or memory[key].verdict == DIVERGED
         yield memory[key]
+
+
+def stands_between(before: str, behind: str, operations: Sequence[str]) -> str:
+    """For a message: that something is in the model which the specification does not have."""
+    verb = "stand" if len(operations) > 1 else "stands"
+    return f"{' and '.join(operations)} {verb} between {before} and {behind}"
+
+
+def _right_on(layer: Layer, probe: Probe, given: np.ndarray, output: np.ndarray, precision: Precision) -> bool:
+    """Whether a layer's output follows from what it was really given."""
+    bare = replace(probe, expected={})
+    return _judge_layer(layer, bare, [given], output, precision).verdict != DIVERGED
 
 
 def _explained(verdict: LayerVerdict, finding: Finding) -> LayerVerdict:
@@ -153,34 +183,6 @@ def _unfit(name: str, output: np.ndarray, images: int) -> str | None:
     if output.ndim < 2 or len(output) != images:
         return f"{name} has shape {shapes_of([output])}, expected a batch of {images}"
     return None
-
-
-def judge_outputs(spec: Architecture, probe: EndToEndProbe, recorded: Mapping[str, np.ndarray]) -> list[LayerVerdict]:
-    """Judge a network by its outputs alone, each under the name of the layer behind it.
-
-    Args:
-        spec: the network.
-        probe: what the backend was given.
-        recorded: its outputs, (N, classes), by the name of the layer behind each; auxiliary heads may be absent.
-    """
-    verdicts = []
-    for name, layer in spec.outputs.items():
-        if layer not in recorded:
-            if name == "logits":
-                verdicts.append(_diverged(layer, f"{name} was not computed"))
-            continue
-        output, reference = recorded[layer], probe.outputs[layer]
-        if output.shape != reference.value.shape:
-            found, expected = shapes_of([output]), shapes_of([reference.value])
-            verdicts.append(_diverged(layer, f"{name} has shape {found}, expected {expected}"))
-            continue
-        assert reference.bound is not None
-        bounded = replace(reference, bound=np.maximum(reference.bound, SMALLEST_NORMAL))
-        verdict = verdict_from(layer, [measure(output, bounded)], FP32)
-        if verdict.verdict == DIVERGED and verdict.cause is None:
-            verdict = replace(verdict, cause="which layer it is, the exact probe tells if fusing is not the reason")
-        verdicts.append(verdict)
-    return verdicts
 
 
 def _certifies(output: np.ndarray, reference: Reference) -> bool:
@@ -214,9 +216,9 @@ def judge_structure(
         if cause := next(filter(None, found), None):
             unexplained = problems or tuple(shapes.get(layer.name, ())) in ((), spec.shapes[layer.name])
             mistake = None if unexplained else explain_shape(spec, layer, {k: tuple(v) for k, v in shapes.items()})
-            problems.append(_diverged(layer.name, f"{cause}, as if {mistake}" if mistake else cause))
+            problems.append(divergence(layer.name, f"{cause}, as if {mistake}" if mistake else cause))
     unexpected = [name for name in parameter_shapes if name not in spec.parameter_shapes]
-    return problems + [_diverged(layer_of(name), f"{name} is not in the specification") for name in unexpected]
+    return problems + [divergence(layer_of(name), f"{name} is not in the specification") for name in unexpected]
 
 
 def _mismatch(name: str, found: Sequence[int] | None, expected: Shape) -> str | None:
@@ -244,7 +246,8 @@ def overall(verdicts: list[LayerVerdict], probe: Probe) -> str:
     return next((verdict for verdict in (DIVERGED, CERTIFIED) if verdict in found), IDENTICAL)
 
 
-def _diverged(name: str, cause: str | None) -> LayerVerdict:
+def divergence(name: str, cause: str | None) -> LayerVerdict:
+    """A verdict that no numbers are needed for."""
     return LayerVerdict(name, DIVERGED, None, "other", None, cause=cause)
 
 
@@ -264,7 +267,7 @@ def _judge_layer(
     if expected is not None and same_bits(output, expected):
         return LayerVerdict(layer.name, IDENTICAL, ulp_histogram=(output.size,))
     if len(inputs) < len(layer.inputs):
-        return _diverged(layer.name, None)
+        return divergence(layer.name, None)
     # On an exact probe, a layer that was given the expected input must give the expected bits.
     given_expected = expected is not None and all(
         same_bits(array, probe.injected.get(name, probe.expected.get(name, probe.image)))
@@ -279,10 +282,10 @@ def _judge_layer(
         try:
             reference = evaluate(layer.operation, [array[part] for array in inputs], parameters)
         except TriptychError:  # the input has a shape that this layer cannot take
-            return _diverged(layer.name, f"{layer.name} cannot follow from what precedes it, {shapes_of(inputs)}")
+            return divergence(layer.name, f"{layer.name} cannot follow from what precedes it, {shapes_of(inputs)}")
         if output[part].shape != reference.value.shape:
             found, expectation = shapes_of([output[part]]), shapes_of([reference.value])
-            return _diverged(layer.name, f"{layer.name} has shape {found}, expected {expectation}")
+            return divergence(layer.name, f"{layer.name} has shape {found}, expected {expectation}")
         reference = at_precision(layer.operation, reference, precision)
         measures.append(measure(output[part], reference, must_be_exact=given_expected))
     return verdict_from(layer.name, measures, precision)

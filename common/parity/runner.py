@@ -27,17 +27,19 @@ from common.parity.evidence import as_text
 from common.parity.gradients import GradientProbe, by_layer, gradient_probes, judge_gradients
 from common.parity.journal import Entry, Journal
 from common.parity.judge import (
+    Between,
     LayerVerdict,
     Memory,
     first_divergence,
     judge,
-    judge_outputs,
     judge_structure,
     overall,
 )
 from common.parity.processes import WorkerFailure, WorkerProcess, Workers
 from common.parity.results import INCOMPLETE, BackendResult, Plan, Run, labelled
+from common.parity.returned import judge_deployed, judge_returned
 from common.probes import Probe, make_probe
+from common.recording import Recording, Unnamed
 from common.specs.architecture import Architecture
 from common.weights import Weights, check_weights, initial_weights, write_weights_file
 
@@ -293,7 +295,7 @@ class _Runner:
             with _judging():
                 verdicts = judge_structure(self.spec, structure["shapes"], structure["parameter_shapes"])
             try:
-                found = self._record_and_judge(backend, worker, prepared)
+                found = self._record_and_judge(backend, worker, prepared, structure["unnamed"])
                 verdicts = found.verdicts if first_divergence(found.verdicts) else verdicts or found.verdicts
             except (WorkerFailure, JudgingFailure) as failure:
                 if not verdicts:
@@ -331,7 +333,9 @@ class _Runner:
             started = time.perf_counter()
             return worker.ask(request, self.plan.timeout), time.perf_counter() - started
 
-    def _record_and_judge(self, backend: Backend, worker: WorkerProcess, prepared: _PreparedProbe) -> _Recorded:
+    def _record_and_judge(
+        self, backend: Backend, worker: WorkerProcess, prepared: _PreparedProbe, unnamed: Unnamed
+    ) -> _Recorded:
         with tempfile.TemporaryDirectory(prefix=f"{backend.name}-", dir=self.folder) as output:
             answer, seconds = self._ask(worker, {**prepared.request, "output": output})
             recorded = {
@@ -340,16 +344,10 @@ class _Runner:
             }
             with self.judging, self.seats:
                 started = time.perf_counter()
-                places = answer["places"]
-                verdicts = [
-                    replace(verdict, place=places.get(verdict.name)) for verdict in self._judge(prepared, recorded)
-                ]
+                places, judged = answer["places"], self._judge(prepared, recorded, unnamed)
+                verdicts = [replace(verdict, place=places.get(verdict.name)) for verdict in judged]
                 judging = time.perf_counter() - started
-            outputs = {
-                name: np.array(recorded["outputs"][layer])
-                for name, layer in self.spec.outputs.items()
-                if layer in recorded["outputs"] and not self.plan.gradients
-            }
+            outputs = {name: np.array(array) for name, array in recorded.get("returned", {}).items()}
         return _Recorded(
             verdicts,
             {**answer["timing"], "judge": judging},
@@ -361,16 +359,21 @@ class _Runner:
             answer["evidence"],
         )
 
-    def _judge(self, prepared: _PreparedProbe, recorded: Mapping[str, Mapping[str, np.ndarray]]) -> list[LayerVerdict]:
+    def _judge(
+        self, prepared: _PreparedProbe, recorded: Mapping[str, Mapping[str, np.ndarray]], unnamed: Unnamed
+    ) -> list[LayerVerdict]:
         probe = prepared.probe
         with _judging():
             if isinstance(probe, GradientProbe):
                 return by_layer(judge_gradients(self.spec, probe, recorded))
             if isinstance(probe, EndToEndProbe):
-                return judge_outputs(self.spec, probe, recorded["outputs"])
+                return judge_deployed(self.spec, probe, recorded["returned"], recorded.get("alone", {}), unnamed)
             hardware = self.plan.hardware
             precision = FP32_IN_WGSL if hardware.device == "webgpu" else PRECISIONS[hardware.precision]
-            return judge(self.spec, probe, recorded["outputs"], prepared.memory, precision)
+            layers, returned, alone, given = (recorded[kind] for kind in ("outputs", "returned", "alone", "given"))
+            between = Between(unnamed, given)
+            found = judge(self.spec, probe, layers, prepared.memory, precision, between)
+            return found + judge_returned(self.spec, probe, Recording(layers, returned, alone), unnamed)
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 Reads one JSON request a line from standard input and answers each with one JSON line on standard output:
 
-- `{"build": ARCHITECTURE}`: build that network, unless it is there already; the shapes of the model.
+- `{"build": ARCHITECTURE}`: build that network, unless it is there already; the shapes of the model, and what
+  stands between its layers.
 - `{"weights": FILE, "image": FILE, "injected": {LAYER: FILE}, "deployed": BOOL, "output": FOLDER}`: run it. Arrays
   travel as files: the weights as safetensors, the others as npy, which the other side maps into memory; the answer
-  names one for every layer's output. As deployed, nothing is recorded on the way, but only the network's outputs.
+  names one for every layer's output, and for all that the network returns. As deployed, nothing else is recorded.
 - The same with `"drives": {LAYER: FILE}, "labels": FILE, "training": BOOL`: run it back as well, and record all that
   `record_gradients` does.
 - `{"release": true}`: forget the network; how many bytes the process still holds.
@@ -39,6 +40,7 @@ from common.onnx_graph import ExportOptions
 from common.onnx_session import DeployedSession, RecordingSession, execution_providers
 from common.parity.backends import BACKENDS, Backend, Hardware
 from common.parity.evidence import Witness, catch_what_is_printed
+from common.recording import Unnamed
 from common.specs import get_spec
 from common.weights import read_weights_file
 
@@ -47,7 +49,8 @@ _LRN_FORMS = {"webgpu": "nodes", "cuda": "node"}
 
 Arrays = Mapping[str, np.ndarray]
 Recorded = Mapping[str, Arrays]
-"""By kind and name: `outputs` by the layer; in a backward pass also `gradients`, `parameters` and `weights`."""
+"""By kind and name: the `outputs` of layers, what is `returned`, also `alone`, what layers were `given`; in a backward
+pass `outputs`, `gradients`, `parameters` and `weights`."""
 
 
 class Worker:
@@ -60,11 +63,12 @@ class Worker:
         self.hardware = hardware
         self.implementation = importlib.import_module(backend.implementation)
         self.module = importlib.import_module(f"{backend.implementation}.backend")
-        self.recorder, self.predictor, self.kernels = self.module.record, self.module.predict, self.module.kernels
+        self.runner, self.kernels = self.module.run, self.module.kernels
+        self.predictors = self.module.predict, self.module.predict_heads
         if backend.compiled:
             compiled = importlib.import_module(f"{backend.implementation}.compiled")
-            self.recorder, self.predictor = compiled.record_compiled, compiled.predict_compiled
-            self.kernels = compiled.kernels
+            self.runner, self.kernels = compiled.run_compiled, compiled.kernels
+            self.predictors = compiled.predict_compiled, compiled.predict_heads_compiled
         self.importing = time.perf_counter() - started
         self._forget()
 
@@ -72,6 +76,7 @@ class Worker:
         self.architecture: str | None = None
         self.model: Any = None
         self.structure: dict[str, Any] = {}
+        self.unnamed: Unnamed = {}
         self.loaded: str | None = None
         self.exported: Path | None = None
         self.sessions: dict[frozenset[str] | None, RecordingSession | DeployedSession] = {}
@@ -91,7 +96,9 @@ class Worker:
             device = "cpu" if self.backend.through_onnx else self.hardware.device
             self.model = self.module.on_device(self.implementation.build(architecture), device, self.hardware.precision)
             shapes, parameter_shapes = self.module.structure(self.model)
-            self.structure = {"shapes": shapes, "parameter_shapes": parameter_shapes}
+            # An export is written layer by layer, and refused where anything stands between them.
+            self.unnamed = {} if self.backend.through_onnx else self.module.unnamed_operations(self.model)
+            self.structure = {"shapes": shapes, "parameter_shapes": parameter_shapes, "unnamed": self.unnamed}
             self.architecture = architecture
         return self.structure
 
@@ -112,7 +119,8 @@ class Worker:
         self.witness.begin()
         started = time.perf_counter()
         recorded = record(image)
-        places = self._places(recorded["outputs"], None if request["deployed"] else frozenset(injected))
+        layers = recorded.get("outputs") or get_spec(self.architecture or "").outputs.values()
+        places = self._places(layers, None if request["deployed"] else frozenset(injected))
         running = time.perf_counter() - started
         evidence = self._evidence(None if request["deployed"] else frozenset(injected))
         repeatable = None
@@ -163,13 +171,19 @@ class Worker:
 
     def _record(self, image: np.ndarray, injected: Arrays) -> Recorded:
         if self.exported is None:
-            return {"outputs": self.recorder(self.model, image, injected)}
-        return {"outputs": self._session(frozenset(injected)).record(image, injected)}
+            found = self.runner(self.model, image, injected, self.unnamed)
+        else:
+            found = self._session(frozenset(injected)).run(image, injected)
+        return {"outputs": found.layers, "returned": found.returned, "alone": found.alone, "given": found.given}
 
     def _predict(self, image: np.ndarray) -> Recorded:
-        outputs = self.predictor(self.model, image) if self.exported is None else self._session(None).run(image)
-        layers = get_spec(self.architecture or "").outputs
-        return {"outputs": {layers[name]: array for name, array in outputs.items()}}
+        if self.exported is not None:
+            return {"returned": self._session(None).run(image)}
+        predict, predict_heads = self.predictors
+        found = {"returned": predict_heads(self.model, image)}
+        if len(get_spec(self.architecture or "").outputs) > 1:
+            found["alone"] = predict(self.model, image)
+        return found
 
     def _session(self, injected: frozenset[str] | None) -> Any:
         if injected not in self.sessions:
