@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -44,6 +45,9 @@ from common.specs.architecture import (
     Softmax,
     SubSampling,
 )
+
+if TYPE_CHECKING:
+    from common.overflow import Allowed
 
 UNIT_ROUNDOFF = 2.0**-24
 """u of float32, rounding to nearest."""
@@ -111,6 +115,8 @@ class Reference:
     """Σ|product| + |bias| of each element, for operations that sum products."""
     spread: np.ndarray | None = None
     """√Σ product² of each element: the scale of rounding errors, which tells precisions apart."""
+    allowed: Allowed | None = None
+    """Of which kind each element may be, where some may be infinite or NaN; None: all must be finite."""
 
 
 def at_precision(operation: Operation, reference: Reference, precision: Precision) -> Reference:

@@ -47,9 +47,11 @@ def compare_all(outputs: Mapping[str, Mapping[str, np.ndarray]]) -> list[Compari
 def compare(left: str, right: str, output: str, one: np.ndarray, other: np.ndarray) -> Comparison:
     """One output of two backends, float32, (N, classes) both."""
     a, b = one.astype(np.float64), other.astype(np.float64)
-    difference = np.abs(a - b)
-    larger = np.maximum(np.abs(a), np.abs(b))
-    relative = np.divide(difference, larger, out=np.zeros_like(larger), where=larger > 0)
+    with np.errstate(invalid="ignore"):
+        alike = (a == b) | (np.isnan(a) & np.isnan(b))
+        difference = np.where(alike, 0, np.abs(a - b))
+        larger = np.maximum(np.abs(a), np.abs(b))
+        relative = np.divide(difference, larger, out=np.zeros_like(larger), where=~alike & (larger > 0))
     order = [np.argsort(-values, axis=1, kind="stable") for values in (a, b)]
     same = [
         [set(x) == set(y) for x, y in zip(order[0][:, :count], order[1][:, :count], strict=True)] for count in (1, 5)
@@ -61,7 +63,7 @@ def compare(left: str, right: str, output: str, one: np.ndarray, other: np.ndarr
         output,
         float(difference.max(initial=0)),
         float(relative.max(initial=0)),
-        float((difference / (1 + np.abs(b))).max(initial=0)),
+        float(np.divide(difference, 1 + np.abs(b), out=np.zeros_like(b), where=~alike).max(initial=0)),
         top1,
         top5,
     )

@@ -28,6 +28,7 @@ from common.oracle import (
     parameters_of,
     shapes_of,
 )
+from common.overflow import Allowed, with_overflow
 from common.parity.causes import Finding, explain_shape, find_cause, observe
 from common.probes import Probe
 from common.recording import Unnamed
@@ -66,6 +67,8 @@ class LayerVerdict:
     """Where it diverged, the mistakes that were tried and do not explain it (see `common.parity.causes`)."""
     place: str | None = None
     """Where it ran, `cpu` or `gpu`; None where nobody tells."""
+    overflows: bool = False
+    """Whether some of it is infinite or NaN where float32 overflows; or is, or is not, wrongly."""
     untried: tuple[str, ...] = ()
     """The mistakes that could not be tried, because the hypothesis itself failed, each with its traceback."""
 
@@ -146,7 +149,9 @@ def judge_in_order(
                     cause = stands_between(layer.inputs[0], "it", between.unnamed[layer.name])
                     yield replace(verdict, cause=f"{cause}, and on what that gives it is right")
                     continue
-                verdict = _explained(verdict, find_cause(observe(spec, layer, probe, inputs, output, fit), _certifies))
+                if not verdict.overflows:  # a bound that large would certify anything
+                    finding = find_cause(observe(spec, layer, probe, inputs, output, fit), _certifies)
+                    verdict = _explained(verdict, finding)
             memory[key] = verdict
         diverged = diverged or memory[key].verdict == DIVERGED
         yield memory[key]
@@ -286,6 +291,7 @@ def _judge_layer(
         if output[part].shape != reference.value.shape:
             found, expectation = shapes_of([output[part]]), shapes_of([reference.value])
             return divergence(layer.name, f"{layer.name} has shape {found}, expected {expectation}")
+        reference = with_overflow(layer.operation, [array[part] for array in inputs], parameters, reference)
         reference = at_precision(layer.operation, reference, precision)
         measures.append(measure(output[part], reference, must_be_exact=given_expected))
     return verdict_from(layer.name, measures, precision)
@@ -312,16 +318,22 @@ class Measure:
     counted: int = 0
     summed: bool = True
     """Whether the layer sums products, so that the size of errors tells the precision."""
+    overflow: str | None = None
+    """What is infinite or NaN is `right`; some is finite that must not be, `needed`; or it is `wrong`."""
 
 
 def measure(output: np.ndarray, reference: Reference, *, must_be_exact: bool = False) -> Measure:
     """Compare some of a layer's output, float32, with what it should be.
+
+    Where float32 overflows, what is infinite or NaN must be so, and the rest is compared.
 
     Args:
         output: of the shape of the reference.
         reference: value and bound.
         must_be_exact: whether nothing but the reference's bits will do, as where integers are summed.
     """
+    if reference.allowed is not None:
+        return _measure_overflowing(output, reference, reference.allowed)
     rounded = reference.value.astype(np.float32, copy=False)
     if same_bits(output, rounded):
         return Measure(output.size, histogram=(output.size,))
@@ -341,6 +353,19 @@ def measure(output: np.ndarray, reference: Reference, *, must_be_exact: bool = F
     return Measure(output.size, False, must_be_exact, ratio, ulp, histogram, squares, counted, summed)
 
 
+def _measure_overflowing(output: np.ndarray, reference: Reference, allowed: Allowed) -> Measure:
+    right = allowed.of(output)
+    if not right.all():
+        wrong = np.isfinite(output[~right])
+        return Measure(
+            output.size, False, ratio=np.inf, ulp=None, summed=False, overflow="needed" if wrong.all() else "wrong"
+        )
+    compared = np.isfinite(output) & ~allowed.open
+    bound, spread = (array if array is None else array[compared] for array in (reference.bound, reference.spread))
+    found = measure(output[compared], Reference(reference.value[compared], bound, spread=spread))
+    return replace(found, elements=output.size, same=False, overflow="right" if not np.isfinite(output).all() else None)
+
+
 def verdict_from(name: str, measures: Sequence[Measure], allowed: Precision) -> LayerVerdict:
     """The verdict on a layer from measures of its parts."""
     histogram = tuple(map(sum, zip_longest(*(measure.histogram for measure in measures), fillvalue=0)))
@@ -350,6 +375,11 @@ def verdict_from(name: str, measures: Sequence[Measure], allowed: Precision) -> 
     ulp = None if None in ulps else max(ulp for ulp in ulps if ulp is not None)
     ratio = float(np.max([measure.ratio for measure in measures]))
     verdict = partial(LayerVerdict, name, max_ulp=ulp, ulp_histogram=histogram if ulp is not None else ())
+    overflow = {measure.overflow for measure in measures}
+    if "needed" in overflow or "wrong" in overflow:
+        told = "does not overflow where float32 must" if "needed" in overflow else "overflows where float32 need not"
+        return verdict(DIVERGED, None, "other", cause=f"{name} {told}", overflows=True)
+    verdict = partial(verdict, overflows="right" in overflow)
     if not np.isfinite(ratio):
         chosen = any(measure.must_be_same and measure.ratio == np.inf for measure in measures) and ulp is not None
         return verdict(DIVERGED, None, "other", cause=None if chosen else f"{name} holds NaN or infinity")

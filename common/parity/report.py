@@ -13,7 +13,7 @@ from rich.text import Text
 
 from common.parity.comparison import Comparison
 from common.parity.environment import describe
-from common.parity.judge import IDENTICAL
+from common.parity.judge import DIVERGED, IDENTICAL
 from common.parity.paths import DEFAULT
 from common.parity.results import BackendResult, Run, labelled, worst
 from common.terminal import say
@@ -95,10 +95,17 @@ def print_network(console: Console, runs: Sequence[Run]) -> None:
     for backend, note in dict.fromkeys((row.backend, row.note) for run in runs for row in run.backends if row.note):
         say(console, f"{backend}: {note}.", style="dim")
     _print_paths(console, runs)
+    right = [layer for run in runs for row in run.backends for layer in row.layers if layer.verdict != DIVERGED]
+    if overflows := list(dict.fromkeys(layer.name for layer in right if layer.overflows)):
+        text = f"Overflows: {_names(overflows)}. Infinity and NaN stand where float32 must, or may, give them."
+        say(console, text, style="dim")
     for how in dict.fromkeys(how for run in runs for how in run.bounded.values()):
         layers = [layer for run in runs for layer, reason in run.bounded.items() if reason == how]
-        names = ", ".join(layers) if len(layers) <= 4 else f"{layers[0]} … {layers[-1]} ({len(layers)} layers)"
-        say(console, f"Not exact: {names}. {how}.", style="dim")
+        say(console, f"Not exact: {_names(layers)}. {how}.", style="dim")
+
+
+def _names(layers: Sequence[str]) -> str:
+    return ", ".join(layers) if len(layers) <= 4 else f"{layers[0]} … {layers[-1]} ({len(layers)} layers)"
 
 
 def _print_paths(console: Console, runs: Sequence[Run]) -> None:

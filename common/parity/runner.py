@@ -384,7 +384,8 @@ def _judging() -> Iterator[None]:
         JudgingFailure: it failed.
     """
     try:
-        yield
+        with np.errstate(all="ignore"):  # what overflows is judged, not warned of
+            yield
     except Exception as error:
         raise JudgingFailure(error) from error
 
