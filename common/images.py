@@ -29,20 +29,44 @@ def photograph(index: int) -> Image:
 
 
 def read_photograph(path: str | Path) -> Image:
-    """The picture in a file, as RGB.
+    """The picture in a file, as RGB, 8 bits, the way up that a person sees it.
+
+    Sixteen bits are rounded to eight, what is transparent lies on white, and EXIF's orientation is followed.
 
     Raises:
-        TriptychError: there is no such file, or it is not a picture that Pillow reads.
+        TriptychError: there is no such file, or it is not a picture that can be read so.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(path) as picture:
-            return picture.convert("RGB")
+            return _as_rgb(ImageOps.exif_transpose(picture), picture.format, path)
     except UnidentifiedImageError:
         raise TriptychError(f"{path} is not an image; give the path of a JPEG or PNG file") from None
     except OSError as error:
         raise TriptychError(f"cannot read the image {path}: {os_error_sentence(error)}") from None
+    except Image.DecompressionBombError:
+        raise TriptychError(f"the image {path} is too large; scale it down") from None
+
+
+def _as_rgb(picture: Image, kind: str | None, path: str | Path) -> Image:
+    from PIL import Image
+
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and kind in ("PNG", "PPM")):
+        eight = (np.asarray(picture).astype(np.uint32) + 128) // 257  # 65535 is 255
+        return Image.fromarray(eight.astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        what = "integers of 32 bits" if picture.mode == "I" else "floating-point numbers"
+        raise TriptychError(f"the pixels of {path} are {what}, of which white is unknown; save it with 8 or 16 bits")
+    if picture.has_transparency_data:
+        above = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
+    try:
+        return picture.convert("RGB")
+    except ValueError:
+        raise TriptychError(
+            f"{path} has colours of mode {picture.mode}, expected RGB or grey; save it as such"
+        ) from None
 
 
 def preprocess(picture: Image, spec: Architecture) -> np.ndarray:

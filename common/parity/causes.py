@@ -216,7 +216,7 @@ def _wrong_channels(seen: Observation) -> str | None:
     allowed = 0 if reference.bound is None else reference.bound
     right = np.abs(seen.output - reference.value) <= allowed
     wrong = np.flatnonzero(~right.all(axis=(0, *range(2, right.ndim))))
-    if not 0 < len(wrong) <= right.shape[1] // 8:
+    if not 0 < len(wrong) <= max(1, right.shape[1] // 8) or right.shape[1] < 3:
         return None
     numbers = ", ".join(map(str, wrong[:8])) + (" …" if len(wrong) > 8 else "")
     return f"no known mistake; only {len(wrong)} of {right.shape[1]} channels differ ({numbers})"

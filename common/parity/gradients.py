@@ -243,8 +243,14 @@ def _together(name: str, group: Sequence[GradientVerdict]) -> LayerVerdict:
     worst = min(group, key=lambda verdict: (DIVERGED, CERTIFIED, IDENTICAL).index(verdict.verdict))
     ratios, ulps = [verdict.bound_ratio for verdict in group], [verdict.max_ulp for verdict in group]
     histograms = zip_longest(*(verdict.ulp_histogram for verdict in group), fillvalue=0)
-    wrong = ", ".join(verdict.what for verdict in group if verdict.verdict == DIVERGED and verdict.what)
-    causes = [f"the gradient by {wrong}" if wrong else None, *(verdict.cause for verdict in group)]
+    wrong = [verdict.what for verdict in group if verdict.verdict == DIVERGED and verdict.what]
+    stored = [what for what in wrong if what.endswith(("/mean", "/variance"))]
+    gradients = [what for what in wrong if what not in stored]
+    causes = [
+        f"the gradient by {', '.join(gradients)}" if gradients else None,
+        f"what is stored as {', '.join(stored)}" if stored else None,
+        *(verdict.cause for verdict in group),
+    ]
     return LayerVerdict(
         name,
         worst.verdict,

@@ -184,7 +184,8 @@ def _explained(verdict: LayerVerdict, finding: Finding) -> LayerVerdict:
 def _unfit(name: str, output: np.ndarray, images: int) -> str | None:
     """Why something recorded cannot be a layer's output at all: only batches of float32 can be evaluated."""
     if output.dtype != np.float32:
-        return f"{name} is {output.dtype}, expected float32"
+        found = "bfloat16" if output.dtype == "V2" else output.dtype  # which NumPy does not know
+        return f"{name} is {found}, expected float32"
     if output.ndim < 2 or len(output) != images:
         return f"{name} has shape {shapes_of([output])}, expected a batch of {images}"
     return None

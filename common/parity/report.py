@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ def _backend_as_json(result: BackendResult) -> dict[str, Any]:
 def print_network(console: Console, runs: Sequence[Run]) -> None:
     """The runs of one network: a table, backends down and probes across; then what went wrong."""
     on_gpu = f" on {runs[0].device}" if runs[0].device != "cpu" else ""
-    console.print(_table(f"{runs[0].architecture}{', backward' if runs[0].gradients else ''}{on_gpu}", runs))
+    title = f"{runs[0].architecture}{', backward' if runs[0].gradients else ''}{on_gpu}"
+    _print_columns(console, partial(_table, title), runs)
     for run in runs:
         for result in run.backends:
             if result.path is None or result.status != "skipped":
@@ -123,7 +125,8 @@ def _end_to_end(what: str, comparisons: Sequence[Comparison]) -> str:
     tolerance = max(comparison.tolerance for comparison in comparisons)
     top1, top5 = (min(getattr(comparison, top) for comparison in comparisons) for top in ("top1", "top5"))
     return (
-        f"{what}: outputs differ by at most {largest:.2g} (a tolerance of {tolerance:.2g} would have passed); "
+        f"{what}: outputs differ by at most {largest:.2g} in absolute terms "
+        f"(allclose would pass with atol = rtol = {tolerance:.2g}); "
         f"top-1 agrees for {top1:.0%} of the images, top-5 for {top5:.0%}."
     )
 
@@ -132,7 +135,8 @@ def print_verdict(console: Console, runs: Sequence[Run]) -> None:
     """The verdict on everything; where there are many networks, a line for each before it."""
     networks = list(dict.fromkeys(run.architecture for run in runs))
     if len(networks) > 1:
-        console.print(_summary(networks, runs))
+        labels = list(dict.fromkeys(run.label for run in runs))
+        _print_columns(console, partial(_summary, networks, runs), labels)
     say_verdict(console, worst([run.verdict for run in runs]))
 
 
@@ -141,17 +145,27 @@ def say_verdict(console: Console, verdict: str) -> None:
     say(console, "Verdict: ", (verdict, STYLES[verdict]))
 
 
-def _summary(networks: Sequence[str], runs: Sequence[Run]) -> Table:
+def _print_columns(console: Console, table: Callable[[Sequence], Table], columns: Sequence) -> None:
+    """One table of so many columns, or several one under the other, so that no column is cut off."""
+    unlimited = console.options.update(width=10_000)
+    while columns:
+        fit = len(columns)
+        while fit > 1 and console.measure(table(columns[:fit]), options=unlimited).maximum > console.width:
+            fit -= 1
+        console.print(table(columns[:fit]))
+        columns = columns[fit:]
+
+
+def _summary(networks: Sequence[str], runs: Sequence[Run], labels: Sequence[str]) -> Table:
     """Networks down, probes across."""
     table = Table(title="All networks", title_justify="left", title_style="bold")
-    labels = list(dict.fromkeys(run.label for run in runs))
     for heading in ("network", *labels):
         table.add_column(heading)
     table.add_column("error ÷ bound", justify="right")
     table.add_column("seconds", justify="right")
     for name in networks:
         of_network = {run.label: run for run in runs if run.architecture == name}
-        results = [result for run in of_network.values() for result in run.backends]
+        results = [result for label in labels if label in of_network for result in of_network[label].backends]
         seconds = sum(result.seconds + result.timing.get("judge", 0.0) for result in results)
         verdicts = (_styled(of_network[label].verdict if label in of_network else "–") for label in labels)
         table.add_row(name, *verdicts, _largest_ratio(results), f"{seconds:.0f}")

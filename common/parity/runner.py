@@ -300,7 +300,9 @@ class _Runner:
             except (WorkerFailure, JudgingFailure) as failure:
                 if not verdicts:
                     raise
-                trace = failure.traceback
+                first, trace = verdicts[0], failure.traceback
+                if first.cause == f"{first.name} is missing":  # the model has it, but could not run it
+                    verdicts[0] = replace(first, cause=f"{first.name} was not computed: {failure}")
         except (WorkerFailure, JudgingFailure) as failure:
             if isinstance(failure, WorkerFailure) and failure.unavailable:
                 return self._skipped(backend, str(failure))
