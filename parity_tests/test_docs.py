@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from common.webgpu import find_adapters
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").glob("*.md"))
 
@@ -35,6 +37,9 @@ SMALLER = {
     ),
     "triptych parity lenet_caffe --backend torch --backend keras-tensorflow --backend tf1": (
         "triptych parity lenet_caffe --backend torch --backend tf1 --probe exact"
+    ),
+    "triptych parity lenet_caffe --device webgpu": (
+        "triptych parity lenet_caffe --device webgpu --backend onnx-torch --probe exact"
     ),
     "triptych parity lenet5 --device cuda": "triptych parity lenet5 --device cuda --backend torch --probe exact",
     "triptych parity lenet5 --device cuda --precision tf32": (
@@ -142,6 +147,8 @@ def test_commands_do_what_they_should(page, checkout):
         assert "Traceback" not in process.stderr, process.stderr
         expected = 1 if broken and command.startswith("triptych parity alexnet_bvlc") else 0
         if "parity lenet5 --device cuda" in command and not HAS_GPU:  # refused, in a sentence
+            expected = 2
+        if "--device webgpu" in command and find_adapters().chosen is None:
             expected = 2
         assert process.returncode == expected, (command, process.stdout, process.stderr)
         if command.startswith("sed -i"):
