@@ -13,12 +13,14 @@ from reference_graphs import assert_same_graph, our_graph, reference_graph
 
 from common import TriptychError, get_spec, onnx_file, random_weights
 from common.onnx_file import read_summary
-from common.onnx_graph import ExportOptions
+from common.onnx_graph import ExportOptions, GraphBuilder
+from common.onnx_lrn import find_lrns
 from common.onnx_session import record, run_as_deployed
-from common.oracle import BF16, FP16
+from common.oracle import BF16, FP16, at_precision, evaluate
 from common.parity.judge import CERTIFIED, DIVERGED, judge, overall
+from common.porting.formats import read_source
 from common.probes import Probe
-from common.specs.architecture import BatchNorm, Conv, Layer, Preprocessing, Softmax
+from common.specs.architecture import LRN, BatchNorm, Conv, Layer, Preprocessing, Softmax
 from common.weights import weights_sha256
 
 
@@ -144,7 +146,7 @@ def test_the_graph_is_the_reference_in_the_onnx_package(name, tmp_path):
         nodes[value] = replace(nodes[value], numbers=numbers)
     implementation = load_implementation("torch_impl")
     path = tmp_path / "ours.onnx"
-    implementation.export_onnx(implementation.build(name), path)
+    implementation.export_onnx(implementation.build(name), path, ExportOptions(lrn="node"))
     assert_same_graph(our_graph(path), replace(reference, nodes=nodes))
 
 
@@ -224,6 +226,88 @@ def test_shorter_types_are_certified_at_their_precision(architecture, precision,
     recorded = record(tmp_path / "a.onnx", image)
     assert overall(judge(spec, probe, recorded, precision=precision), probe) == CERTIFIED
     assert overall(judge(spec, probe, recorded), probe) == DIVERGED
+
+
+def test_both_forms_of_lrn_are_read_as_the_same_network(tmp_path):
+    """By `show`, layer for layer, and by `port`, which finds nothing in which the graph differs."""
+    summaries = []
+    for form in ("node", "nodes"):
+        exported("googlenet", tmp_path / f"{form}.onnx", lrn=form)
+        summaries.append(read_summary(tmp_path / f"{form}.onnx"))
+        source = read_source(tmp_path / f"{form}.onnx")
+        assert source.metadata["architecture"] == "googlenet"
+        assert not [note for note in source.notes if "differs" in note]
+    assert summaries[0].layers == summaries[1].layers
+    operators = [
+        [node.op_type for node in onnx.load(tmp_path / f"{form}.onnx").graph.node] for form in ("node", "nodes")
+    ]
+    assert operators[0].count("LRN") == 2
+    assert "LRN" not in operators[1]
+    assert len(operators[1]) == len(operators[0]) + 2 * 5
+
+
+def of_torch(alpha=1e-4, size=5, k=2.0):
+    """The nodes in which `torch.onnx.export` writes a normalisation over the channels."""
+    numbers = {"alpha": alpha, "k": k, "beta": 0.75}
+    integers = {"volume": [2, 1, 7, 4, 3], "pads": [0, 0, size // 2, 0, 0, 0, 0, (size - 1) // 2, 0, 0], "axis": [1]}
+    constants = [onnx.numpy_helper.from_array(np.float32(number), name) for name, number in numbers.items()]
+    constants += [onnx.numpy_helper.from_array(np.array(array, np.int64), name) for name, array in integers.items()]
+    make = onnx.helper.make_node
+    nodes = [
+        make("Relu", ["image"], ["x"]),
+        make("Mul", ["x", "x"], ["squares"]),
+        make("Reshape", ["squares", "volume"], ["view"]),
+        make("Pad", ["view", "pads"], ["padded"]),
+        make("AveragePool", ["padded"], ["mean"], kernel_shape=[size, 1, 1], strides=[1, 1, 1]),
+        make("Squeeze", ["mean", "axis"], ["map"]),
+        make("Mul", ["map", "alpha"], ["scaled"]),
+        make("Add", ["scaled", "k"], ["shifted"]),
+        make("Pow", ["shifted", "beta"], ["powers"]),
+        make("Div", ["x", "powers"], ["y"], name="norm"),
+    ]
+    image, y = (onnx.helper.make_tensor_value_info(name, 1, [2, 7, 4, 3]) for name in ("image", "y"))
+    return onnx.helper.make_graph(nodes, "lrn", [image], [y], constants)
+
+
+def test_the_lrn_of_another_exporter_is_recognised(tmp_path):
+    graph = of_torch()
+    (found,) = find_lrns(graph).values()
+    assert (found.x, found.size, found.alpha, found.beta, found.k) == ("x", 5, pytest.approx(1e-4), 0.75, 2.0)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "a.onnx")
+    assert [(layer.name, layer.operator) for layer in read_summary(tmp_path / "a.onnx").layers] == [
+        ("x", "Relu"),
+        ("norm", "LRN"),
+    ]
+
+
+@pytest.mark.parametrize("change", ["another value is squared", "the power varies", "a part is read elsewhere"])
+def test_what_is_no_lrn_is_none(change):
+    graph = of_torch()
+    nodes = {node.output[0]: node for node in graph.node}
+    if change == "another value is squared":
+        nodes["squares"].input[:] = ["image", "image"]
+    elif change == "the power varies":
+        nodes["powers"].input[1] = "x"
+    else:
+        graph.node.append(onnx.helper.make_node("Relu", ["squares"], ["z"]))
+    assert find_lrns(graph) == {}
+
+
+def test_lrn_in_shorter_types(tmp_path):
+    """Each of the six nodes rounds to bfloat16, which stays within its bound; in float16 squares overflow."""
+    operation = LRN(5, 1e-2, 0.75, 2.0)
+    with pytest.raises(TriptychError, match="cannot write LRN as nodes in float16"):
+        ExportOptions(dtype="float16", lrn="nodes")
+    builder = GraphBuilder((7, 4, 3))
+    builder.lrn("norm1", "image", size=5, alpha=1e-2, beta=0.75, k=2.0)
+    builder.save(tmp_path / "a.onnx", {"logits": "norm1"}, ExportOptions(dtype="bfloat16", lrn="nodes"), source="")
+    assert "LRN" not in {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node}
+    image = np.random.default_rng(1).integers(-128, 128, (2, 7, 4, 3)).astype(np.float32)
+    reference = at_precision(operation, evaluate(operation, [image], {}), BF16)
+    error = np.abs(record(tmp_path / "a.onnx", image)["norm1"] - reference.value)
+    assert (error <= reference.bound).all()
+    assert (error > evaluate(operation, [image], {}).bound).any()
 
 
 def test_weights_beyond_the_range_of_a_shorter_type_are_refused(tmp_path):
