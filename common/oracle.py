@@ -59,7 +59,8 @@ ELEMENTARY_ULP = 4
 """The allowance for exp, log, pow, tanh and the like, in units of u; one unit in the last place is at most 2u.
 
 An assumption about the libraries in use, not a derivation: nothing in IEEE 754 bounds these functions. No CPU backend
-has been seen to need more; it has not been checked against the libraries' documentation, nor on a GPU.
+has been seen to need more, nor has one on an NVIDIA H100, but for tanh through WebGPU (`FP32_IN_WGSL`); it has not been
+checked against the libraries' documentation.
 """
 
 
@@ -297,6 +298,7 @@ def _lrn(operation: LRN, inputs: list[np.ndarray], parameters: Mapping[str, np.n
 
     Summed directly, all terms of s are positive, so relative errors do not grow: `size` squares and size − 1 additions,
     three operations for alpha / size · Σ in whichever order, two for k and its addition give |ŝ − s| ≤ γ_(size+5) s.
+    As nodes (`GraphBuilder`), alpha, alpha / size and k are rounded first, and a term meets size + 4 roundings at most.
     Caffe and ONNX Runtime instead carry s from channel to channel, adding the term that enters the window and
     subtracting the one that leaves it; both are rounded terms that were computed alike, so only the two roundings of
     each step remain, at most 3u s of each channel passed. The bound allows for both: |ŝ − s| ≤ ε s with

@@ -1,7 +1,7 @@
 """Options and fixtures of the suite. Frameworks are imported by the tests that use them, so that collecting is quick.
 
 `pytest parity_tests` runs everything on the CPU. `--backend` (repeatable) leaves out what belongs to other backends and
-proves each network of the catalogue in those; `--device cuda` does so on a GPU, and leaves out what runs on no device.
+proves each network of the catalogue in those; `--device cuda` or `webgpu` does so on a GPU, and leaves out all else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 from common import TriptychError, list_architectures
-from common.parity.backends import Backend, select
+from common.parity.backends import DEVICES, Backend, select
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -55,7 +55,7 @@ def implementation(request: pytest.FixtureRequest) -> ModuleType:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("triptych")
     group.addoption("--backend", action="append", metavar="NAME", help="test this backend; may be repeated")
-    group.addoption("--device", choices=("cpu", "cuda"), help="prove every network on this device")
+    group.addoption("--device", choices=DEVICES, help="prove every network on this device")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -89,7 +89,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         about = parameters.get("package") or parameters.get("implementation") or parameters.get("mutant")
         package = getattr(about, "package", about)
-        if config.getoption("device") == "cuda" and "network" not in parameters:
+        if config.getoption("device") in ("cuda", "webgpu") and "network" not in parameters:
             item.add_marker(pytest.mark.skip(reason="uses no GPU; test_backends.py does"))
         elif package in IMPLEMENTATIONS and package not in packages:
             item.add_marker(pytest.mark.skip(reason=f"of {package}, which none of the backends given is"))

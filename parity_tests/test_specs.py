@@ -147,7 +147,8 @@ def test_listing_imports_no_framework(arguments):
         "import sys; from common.cli import app\n"
         f"try: app({arguments!r})\n"
         "except SystemExit: pass\n"
-        "found = {'torch', 'keras', 'tensorflow', 'jax', 'onnx', 'onnxruntime', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "heavy = {'torch', 'keras', 'tensorflow', 'jax', 'onnx', 'onnxruntime', 'numpy', 'pydantic'}\n"
+        "found = heavy & set(sys.modules)\n"
         "sys.exit(f'imported {found}' if found else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -81,6 +81,8 @@ def _backend_as_json(result: BackendResult) -> dict[str, Any]:
 def print_network(console: Console, runs: Sequence[Run]) -> None:
     """The runs of one network: a table, backends down and probes across; then what went wrong."""
     on_gpu = f" on {runs[0].device}" if runs[0].device != "cpu" else ""
+    if runs[0].device == "webgpu" and (adapter := find_adapters().chosen) and adapter.software:
+        on_gpu += ", in software"
     title = f"{runs[0].architecture}{', backward' if runs[0].gradients else ''}{on_gpu}"
     _print_columns(console, partial(_table, title), runs)
     for run in runs:

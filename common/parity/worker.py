@@ -209,9 +209,9 @@ class Worker:
         if self.exported is None:
             return dict.fromkeys(layers, None if "tensorflow" in self.backend.modules else "gpu")
         session = self._session(injected)
-        found = dict.fromkeys(layers, session.place) if injected is None else session.places
-        if "gpu" not in found.values():
+        if "gpu" not in session.session.places.values():
             raise Unavailable(f"ONNX Runtime ran none of {self.architecture} on {self.hardware.device}")
+        found = dict.fromkeys(layers, session.place) if injected is None else session.places
         return {layer: found.get(layer) for layer in layers}
 
     def _note(self) -> str | None:

@@ -59,6 +59,8 @@ def train_command(
     get_spec(architecture)
     if skip and not finetune:
         raise TriptychError("--skip names layers that start anew when fine-tuning; name the weights with --finetune")
+    if device == "webgpu":
+        raise TriptychError("WebGPU runs exports, which cannot be trained; train on cpu or cuda")
     hardware = Hardware(device)
     require(hardware)
     rank, processes = launched()
