@@ -466,6 +466,15 @@ class TestOnnxImages:
             understand(found)
 
 
+def test_what_a_graph_shows_is_believed():
+    """Keras' ResNet-50 has biases, as the tutorial's has; the graph shows which it is."""
+    found = source("resnet50", "canonical")
+    biases = {name.replace("weight", "bias"): np.zeros(len(array), "f4")
+              for name, array in found.tensors.items() if array.ndim == 4}  # fmt: skip
+    found = replace(found, tensors={**found.tensors, **biases}, metadata={"architecture": "resnet50"})
+    assert understand(found).spec.name == "resnet50"
+
+
 def test_words(tmp_path, monkeypatch, capsys):
     """A fresh copy helps only where bytes are missing; a message is one line of at most 400 characters."""
     (tmp_path / "text").write_text("not weights")

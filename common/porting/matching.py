@@ -208,16 +208,22 @@ def _nearest(
     most = max((placed.likeness for placed in found), default=0.0)
     if most < (1e-9 if architecture else LEAST_LIKENESS):
         return None
-    judged = []
+
+    def judge(placed: Placement) -> _Judged:
+        ours = _in_our_names(placed, skip)
+        return _Judged(placed, ours, problems_of(placed, ours, reading.round), (placed.candidate.spec.name,))
+
+    # What the file says that it is, or its graph shows, it is, if nothing is against it.
+    named = source.metadata.get("architecture")
     for placed in found:
-        if placed.likeness >= most - 1e-9:
-            ours = _in_our_names(placed, skip)
-            judged.append(_Judged(placed, ours, problems_of(placed, ours, reading.round), ()))
+        if placed.candidate.spec.name == named and not (said := judge(placed)).problems:
+            return said
+    judged = [judge(placed) for placed in found if placed.likeness >= most - 1e-9]
     fewest = min(len(each.problems) for each in judged)
     closest = [each for each in judged if len(each.problems) == fewest]
-    said = [each for each in closest if each.placed.candidate.spec.name == source.metadata.get("architecture")]
-    names = dict.fromkeys(each.placed.candidate.spec.name for each in said or closest)
-    return replace((said or closest)[0], fitting=tuple(names))
+    told = [each for each in closest if each.placed.candidate.spec.name == named]
+    names = dict.fromkeys(each.placed.candidate.spec.name for each in told or closest)
+    return replace((told or closest)[0], fitting=tuple(names))
 
 
 def _in_our_names(placed: Placement, skip: Collection[str]) -> tuple[str, ...]:
