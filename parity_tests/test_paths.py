@@ -127,6 +127,22 @@ def test_which_library_it_is_is_said_in_an_earlier_run(monkeypatch, tmp_path):
     assert witness.tell() == {"oneDNN": "3.12.0 AVX-512: convolution jit:avx512_core"}
 
 
+def test_what_xla_compiled_is_known_by_its_machine_code(monkeypatch, tmp_path):
+    monkeypatch.delenv(evidence.FOLDER, raising=False)
+    assert evidence.compiled_by_xla() == {}
+    monkeypatch.setenv(evidence.FOLDER, str(tmp_path))
+    assert evidence.compiled_by_xla() == {}  # before there is a folder
+    (tmp_path / "compiled").mkdir()
+    (tmp_path / "compiled" / "module_0000.conv.obj-file.o").write_bytes(b"one")
+    (tmp_path / "compiled" / "module_0000.conv.before_optimizations.txt").write_text("text")
+    first = evidence.compiled_by_xla()
+    assert first.keys() == {"XLA"}
+    assert evidence.compiled_by_xla("_canary") == {}
+    (tmp_path / "compiled" / "module_0001.jit__canary.o").write_bytes(b"two")
+    assert evidence.compiled_by_xla() != first
+    assert evidence.compiled_by_xla("_canary") not in ({}, first, evidence.compiled_by_xla())
+
+
 def test_variables_win_over_the_users_and_flags_are_added(monkeypatch):
     before = {"A": "1", "XLA_FLAGS": "--one", "TF_XLA_FLAGS": ""}
     more = {"A": "2", "XLA_FLAGS": "--two", "TF_XLA_FLAGS": "--three"}

@@ -98,16 +98,16 @@ def _matches(pattern: re.Pattern[str], lines: list[str]) -> Iterator[tuple[str, 
     return (match.groups() for line in lines if (match := pattern.match(line)))
 
 
-def compiled_by_xla(what: str = "*") -> dict[str, str]:
+def compiled_by_xla(what: str = "") -> dict[str, str]:
     """A fingerprint of the machine code that XLA has made in this process; nothing if it made none.
 
     XLA makes none for what it leaves to a library, such as a convolution of its own.
 
     Args:
-        what: of the functions with such a name only.
+        what: only of functions with this in their names.
     """
     folder = Path(os.environ[FOLDER]) / _COMPILED if FOLDER in os.environ else None
-    files = sorted(folder.glob(f"*{what}*.o")) if folder else []
+    files = sorted(path for path in folder.glob("*.o") if what in path.name) if folder else []
     code = sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
     return {"XLA": f"machine code {code}"} if files else {}
 
