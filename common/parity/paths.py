@@ -82,7 +82,7 @@ PATHS: tuple[KernelPath, ...] = (
     KernelPath("onednn=0", _TENSORFLOW, {"TF_ENABLE_ONEDNN_OPTS": "0"}),
     *(
         KernelPath(f"isa={name}", backends, {"ONEDNN_MAX_CPU_ISA": value} | on, name)
-        for backends, on in ((_PYTORCH, {}), (_TENSORFLOW, {"TF_ENABLE_ONEDNN_OPTS": "1"}))
+        for backends, on in (((*_PYTORCH, "keras-jax"), {}), (_TENSORFLOW, {"TF_ENABLE_ONEDNN_OPTS": "1"}))
         for name, value in _ONEDNN.items()
     ),
     *(  # what Eigen multiplies with is taken from oneDNN even where TensorFlow's own use of oneDNN is off

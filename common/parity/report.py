@@ -116,8 +116,8 @@ def _print_paths(console: Console, runs: Sequence[Run]) -> None:
     """Of each path, which kernels ran, or why it counts for nothing."""
     for row in zip(*(run.backends for run in runs), strict=True):
         found = next((result for result in row if result.status == "skipped"), row[0])
-        if found.path:
-            text = f"  {found.label}: {found.reason if found.status == 'skipped' else found.evidence or 'no evidence'}"
+        if found.path and (found.evidence or found.status == "skipped"):
+            text = f"  {found.label}: {found.reason if found.status == 'skipped' else found.evidence}"
             say(console, text, style="dim")
 
 
