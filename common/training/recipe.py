@@ -100,18 +100,18 @@ PIXEL_MEAN, PIXEL_DEVIATION = 112.0, 64.0
 CLASSIFIER = 0.1
 """How large the last kernel of each head is, beside a usual initialisation: so that no class is preferred at first."""
 
-DENSE_DEVIATION = 0.01
-"""The largest standard deviation of a dense kernel before a ReLU. Source: section 5 of Krizhevsky et al. 2012."""
+WIDTH = 512
+"""How many units of mean square 1 a dense layer's output is like, at most."""
 
 
 def starting_weights(spec: Architecture, seed: int) -> dict[str, np.ndarray]:
     """Weights to start a training from, float32, canonical: the same for every framework.
 
     `he_weights`, but that training starts with probabilities that are nearly equal, a loss of ln(classes), and that the
-    first step does not throw it far from there. The last kernel of each head is `CLASSIFIER` times as large. A step
-    changes a logit by the rate times Σ x² of what the classifier reads, which for 4096 units of mean square 1 is 4096:
-    the dense kernels before it are kept to `DENSE_DEVIATION`, where a ReLU follows. That is Krizhevsky's own, and what
-    VGG has in its paper and in torchvision.
+    first steps do not throw it far from there. The last kernel of each head is `CLASSIFIER` times as large. And a step
+    changes a logit by the rate, times what is wrong with its probability, times Σ x² of what the classifier reads: for
+    AlexNet's 4096 units that is 41 at a rate of 0.01. Where a ReLU follows a dense layer wider than `WIDTH`, its kernel
+    has as much less variance as it is wider.
     """
     weights = he_weights(spec, seed)
     rectified = {layer.inputs[0] for layer in spec.layers if isinstance(layer.operation, ReLU)}
@@ -120,7 +120,7 @@ def starting_weights(spec: Architecture, seed: int) -> dict[str, np.ndarray]:
         if layer.name in spec.outputs.values():
             kernel *= np.float32(CLASSIFIER)
         elif isinstance(layer.operation, Dense) and layer.name in rectified:
-            kernel *= np.float32(min(1.0, DENSE_DEVIATION / np.sqrt(2 / kernel.shape[1])))
+            kernel *= np.float32(np.sqrt(min(1.0, WIDTH / len(kernel))))
     return weights
 
 
