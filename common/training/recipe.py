@@ -116,11 +116,11 @@ def starting_weights(spec: Architecture, seed: int) -> dict[str, np.ndarray]:
     weights = he_weights(spec, seed)
     rectified = {layer.inputs[0] for layer in spec.layers if isinstance(layer.operation, ReLU)}
     for layer in spec.layers:
-        kernel = weights.get(f"{layer.name}/weight")
+        kernel = f"{layer.name}/weight"
         if layer.name in spec.outputs.values():
-            kernel *= np.float32(CLASSIFIER)
+            weights[kernel] *= np.float32(CLASSIFIER)
         elif isinstance(layer.operation, Dense) and layer.name in rectified:
-            kernel *= np.float32(np.sqrt(min(1.0, WIDTH / len(kernel))))
+            weights[kernel] *= np.float32(np.sqrt(min(1.0, WIDTH / len(weights[kernel]))))
     return weights
 
 
