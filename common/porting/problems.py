@@ -83,12 +83,35 @@ def remedy(placed: Placement, problems: list[str], skip: Collection[str]) -> str
     strange = unexpected(placed, skip)
     if any("float64" in problem for problem in problems):
         return "--round rounds float64 to float32"
+    if renames := _renames(placed, strange):
+        return f"{renames} would take them for it, by their shapes"
     if 0 < len(unfit) <= 3:
         flags = " ".join(f"--skip {layer}" for layer in unfit)
         return f"{flags} would leave {', '.join(unfit.values())} at a seeded initialisation"
     if strange and not unfit and len(strange) <= 20:
         return f"--ignore {_pattern([placed.spelled.get(name, name) for name in strange])!r} would leave out the rest"
     return ""
+
+
+def _renames(placed: Placement, strange: list[str]) -> str:
+    """The options that would give layers that are missing the only tensors that have their shapes, if all have some."""
+    candidate, separator = placed.candidate, placed.candidate.convention.separator
+    missing: dict[str, dict[str, Shape]] = {}
+    for name, expected in candidate.expected.items():
+        if name not in placed.tensors:
+            layer, _, kind = name.rpartition(separator)
+            missing.setdefault(layer, {})[kind] = expected.shapes[0]
+    found: dict[str, dict[str, Shape]] = {}
+    for name in strange:
+        layer, _, kind = name.rpartition(separator)
+        found.setdefault(layer, {})[kind] = placed.tensors[name].shape
+    pairs = [(theirs, ours) for ours, shapes in missing.items() for theirs in found if found[theirs] == shapes]
+    if not 0 < len(missing) == len(pairs) == len(set(dict(pairs).values())) <= 3:
+        return ""
+    whole = {
+        theirs: placed.spelled[next(n for n in strange if n.rpartition(separator)[0] == theirs)] for theirs in found
+    }
+    return " ".join(f"--rename {whole[theirs].rpartition(separator)[0]}={ours}" for theirs, ours in pairs)
 
 
 def _parent(name: str, candidate: Candidate) -> str:
