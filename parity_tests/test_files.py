@@ -255,6 +255,11 @@ class TestHeads:
         found = Source(tmp_path / "a", "a file", ("torch",), tensors)
         is_ours(understand(found, reading=Reading(rename=("second=x.conv2",), ignore=("y.*",))))
         is_ours(understand(found, reading=Reading(rename=("second=x.conv2",), prefix="x.")))
+        behind = {f"x.{name.replace('conv2.', 'second.')}": WEIGHTS[parameter] for parameter, name in NAMES.items()}
+        with pytest.raises(TriptychError, match=r"--rename x\.second=x\.conv2 would") as caught:
+            understand(replace(found, tensors=behind))
+        told = re.search(r"--rename (\S+)", str(caught.value))[1]
+        is_ours(understand(replace(found, tensors=behind), reading=Reading(rename=(told,))))
         for reading, words in (
             (Reading(rename=("third=conv2",)), "has no 'third'"),
             (Reading(rename=("third",)), "expected OLD=NEW"),

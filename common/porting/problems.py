@@ -108,10 +108,12 @@ def _renames(placed: Placement, strange: list[str]) -> str:
     pairs = [(theirs, ours) for ours, shapes in missing.items() for theirs in found if found[theirs] == shapes]
     if not 0 < len(missing) == len(pairs) == len(set(dict(pairs).values())) <= 3:
         return ""
-    whole = {
-        theirs: placed.spelled[next(n for n in strange if n.rpartition(separator)[0] == theirs)] for theirs in found
-    }
-    return " ".join(f"--rename {whole[theirs].rpartition(separator)[0]}={ours}" for theirs, ours in pairs)
+    options = []
+    for theirs, ours in pairs:
+        full = placed.spelled[next(name for name in strange if name.rpartition(separator)[0] == theirs)]
+        prefix = full.partition(f"{theirs}{separator}")[0]  # what stands in front of all names stays there
+        options.append(f"--rename {prefix}{theirs}={prefix}{ours}")
+    return " ".join(options)
 
 
 def _parent(name: str, candidate: Candidate) -> str:
