@@ -137,6 +137,15 @@ def quantum_behind(operation: Operation, shape: Shape, quantum: float) -> float:
     return quantum
 
 
+def quantum_of(array: np.ndarray) -> float:
+    """The power of two that all elements are multiples of, if there is one down to 2^-16; else 0."""
+    for exponent in range(0, 17, 4):
+        scaled = np.ldexp(array, exponent)
+        if (scaled == np.rint(scaled)).all():
+            return 2.0**-exponent
+    return 0.0
+
+
 def integer_parameters(
     spec: Architecture, layer: Layer, taps: int, generator: np.random.Generator, *, signs: Sequence[int] = (-1, 1)
 ) -> dict[str, np.ndarray]:

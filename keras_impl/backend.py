@@ -17,6 +17,7 @@ from keras import layers, ops
 from keras.src.backend.common import dtypes
 
 from common import layouts
+from common.calls import IMAGE_CALL, Call, named_calls, wired
 from common.cudnn import direct_sums
 from common.errors import TriptychError, Unavailable
 from common.names import keras_layer, layer_of
@@ -114,6 +115,55 @@ def canonical_names(model: keras.Model) -> dict[str, str]:
     return names
 
 
+FLATTENED = "H, W, C"
+"""The order in which Keras flattens maps."""
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One call of a layer in the model's graph; a layer may be called at several places."""
+
+    layer: keras.Operation
+    name: str
+    """Canonical."""
+    inputs: Any
+    """The `KerasTensor` that it is called on, or a list of them."""
+    output: keras.KerasTensor
+
+
+def calls_of(model: keras.Model) -> list[LayerCall]:
+    """Every call of a layer, in the order in which Keras makes them."""
+    return [
+        LayerCall(node.operation, name, node.arguments.args[0], node.outputs[0]) for node, name in named_nodes(model)
+    ]
+
+
+def named_nodes(model: keras.Model) -> list[tuple[Any, str]]:
+    """Every call of a layer or an operation, with its canonical name; a layer may be called at several places."""
+    return list(zip(nodes_of(model), named_calls(_calls(model), _spec_of(model)), strict=True))
+
+
+def wiring(model: keras.Model) -> dict[str, list[str]]:
+    """The layers that each layer depends on directly, by canonical name; `image` is one."""
+    calls, spec = _calls(model), _spec_of(model)
+    return wired(calls, named_calls(calls, spec), spec)
+
+
+def _calls(model: keras.Model) -> list[Call]:
+    nodes, own = nodes_of(model), canonical_names(model)
+    made = {id(tensor): number for number, node in enumerate(nodes) for tensor in node.outputs}
+    made[id(model.inputs[0])] = IMAGE_CALL
+    return [
+        Call(own.get(node.operation.name, node.operation.name), tuple(made[id(t)] for t in node.input_tensors))
+        for node in nodes
+    ]
+
+
+def _spec_of(model: keras.Model) -> Architecture | None:
+    height, width, _ = model.inputs[0].shape[1:]
+    return get_spec(model.name, image_size=(height, width)) if model.name in list_architectures() else None
+
+
 def flattened_from(tensor: keras.KerasTensor) -> tuple[int, int, int] | None:
     """The (H, W, C) of the map whose flattening a tensor of the model is, or None if it is no such thing."""
     source = tensor._keras_history.operation
@@ -202,12 +252,10 @@ def read_weights(model: keras.Model) -> dict[str, np.ndarray]:
 
 def structure(model: keras.Model) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """The shape of every layer's output for one image, (C, H, W), and of every parameter, by canonical name."""
-    names = canonical_names(model)
     shapes = {}
-    for layer in model.layers:
-        if not isinstance(layer, layers.InputLayer):
-            *spatial, channels = layer.output.shape[1:]
-            shapes[names[layer.name]] = (channels, *spatial)
+    for call in calls_of(model):
+        *spatial, channels = call.output.shape[1:]
+        shapes[call.name] = (channels, *spatial)
     return shapes, {name: parameter.canonical_shape for name, parameter in _parameters(model).items()}
 
 
@@ -240,12 +288,10 @@ def run(
     outputs before it.
     """
     injected = injected or {}
-    names = canonical_names(model)
     values = {id(model.inputs[0]): ops.convert_to_tensor(layouts.to_channels_last(image))}
     recorded, given = {}, {}
-    for node in nodes_of(model):
+    for node, name in named_nodes(model):
         operation = node.operation
-        name = names.get(operation.name, operation.name)
         arguments, options = node.arguments.fill_in(values)
         if training and getattr(operation, "_call_has_training_arg", False):
             options["training"] = True
@@ -276,12 +322,10 @@ def outputs_of(model: keras.Model) -> dict[str, keras.KerasTensor]:
 
 def unnamed_operations(model: keras.Model) -> dict[str, list[str]]:
     """See `common.recording.Unnamed`: layers and operations as `softmax (Softmax)`."""
-    own = canonical_names(model)
     specified = {layer.name for layer in get_spec(model.name).layers}
     trails: dict[int, list[str]] = {}
     found: dict[str, list[str]] = {}
-    for node in nodes_of(model):
-        name = own.get(node.operation.name, node.operation.name)
+    for node, name in named_nodes(model):
         before = [operation for tensor in node.input_tensors for operation in trails.get(id(tensor), [])]
         if name in specified:
             found |= {name: before} if before else {}

@@ -21,7 +21,7 @@ from common import layouts
 from common.errors import TriptychError
 from common.onnx_graph import ExportOptions, GraphBuilder
 from common.specs.architecture import IMAGE, AdaptiveAveragePool, Padding, same_padding
-from keras_impl.backend import canonical_names, flattened_from, heads_of
+from keras_impl.backend import calls_of, flattened_from, heads_of
 from keras_impl.layers import LocalResponseNormalization, ScaledTanh, SelectChannels, SubSampling
 
 
@@ -39,12 +39,10 @@ def export_onnx(model: keras.Model, path: str | Path, options: ExportOptions = E
     """
     height, width, channels = model.inputs[0].shape[1:]
     builder = GraphBuilder((channels, height, width), architecture=model.name)
-    names = canonical_names(model)
     values = {id(model.inputs[0]): IMAGE}
-    for layer in model.layers:
-        if not isinstance(layer, layers.InputLayer):
-            inputs = [values[id(tensor)] for tensor in keras.tree.flatten(layer.input)]
-            values[id(layer.output)] = _export(layer, builder, names[layer.name], *inputs)
+    for call in calls_of(model):
+        inputs = [values[id(tensor)] for tensor in keras.tree.flatten(call.inputs)]
+        values[id(call.output)] = _export(call.layer, builder, call.name, *inputs)
     heads = {name: values[id(tensor)] for name, tensor in heads_of(model).items()}
     builder.save(path, heads, options, source=f"keras {keras.version()}")
 

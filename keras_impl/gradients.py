@@ -14,7 +14,7 @@ from common.cudnn import direct_sums
 from common.specs.architecture import IMAGE
 from common.training.recipe import AUXILIARY_WEIGHT
 from keras_impl.backend import (
-    canonical_names,
+    calls_of,
     canonical_output,
     flattened_from,
     heads_of,
@@ -50,9 +50,8 @@ def record_gradients(
         `outputs`, each layer's own; `gradients` by what the layers behind each were given, and by `image`;
         `parameters`, the gradients by each; `weights`, as they are afterwards.
     """
-    names = canonical_names(model)
-    called = [layer for layer in model.layers if not isinstance(layer, layers.InputLayer)]
-    tensors = {names[layer.name]: layer.output for layer in called}
+    called = calls_of(model)
+    tensors = {call.name: call.output for call in called}
     trainable = {name: v for name, v in named_variables(model).items() if v.trainable}
 
     def native(name: str, array: np.ndarray) -> Any:
@@ -76,14 +75,14 @@ def record_gradients(
         loss = 0.0
         mapping = [(variable, value) for variable, value in zip(trainable.values(), of_variables, strict=True)]
         with keras.StatelessScope(state_mapping=mapping) as scope:
-            for layer in called:
-                name = names[layer.name]
-                inputs = keras.tree.map_structure(lambda tensor: handed_on[id(tensor)], layer.input)
-                normalises = isinstance(layer, layers.BatchNormalization)
-                output = layer(inputs, training=training) if normalises else layer(inputs)
+            for call in called:
+                name = call.name
+                inputs = keras.tree.map_structure(lambda tensor: handed_on[id(tensor)], call.inputs)
+                normalises = isinstance(call.layer, layers.BatchNormalization)
+                output = call.layer(inputs, training=training) if normalises else call.layer(inputs)
                 outputs[name] = output
                 onwards = native(name, injected[name]) if name in injected else output
-                onwards = handed_on[id(layer.output)] = onwards + of_layers[name]
+                onwards = handed_on[id(call.output)] = onwards + of_layers[name]
                 if name in drives:
                     driven = output if name in injected else onwards
                     loss = loss + ops.sum(driven * native(name, drives[name]))

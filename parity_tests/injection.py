@@ -35,10 +35,14 @@ class Mutant:
     new: str
     layer: str
     """The first that it changes; none in particular if it is a mistake in training."""
-    cause: str
-    """What the harness must say it is."""
+    cause: str | None
+    """What the harness must say it is; None: it knows no such mistake, and must not name another."""
     occurrence: int | None = 0
     """Which occurrence of `old` is replaced, counted from 0; None: each."""
+    seen_by: tuple[str, ...] = ("exact", "certified")
+    """The probes that must catch it. Factors of few bits are the same in float16, say: no integers show that."""
+    through_onnx: bool = False
+    """Whether it is the export that is run, in which the mistake is."""
 
     def __str__(self) -> str:
         return f"{self.package}, {self.architecture}: {self.mistake}"

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -14,19 +15,44 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from common.parity.judge import Between, LayerVerdict, first_divergence, judge_in_order, judge_structure
+from common.parity.agreement import cross_checked
+from common.parity.causes import UNTRACED, Traced
+from common.parity.judge import (
+    CERTIFIED,
+    DIVERGED,
+    Between,
+    LayerVerdict,
+    first_divergence,
+    judge_in_order,
+    judge_structure,
+)
+from common.parity.results import BackendResult
 from common.parity.returned import judge_returned
 from common.probes import Probe, exact_probe, photo_probe
+from common.recording import Recording
 from parity_tests.injection import Mutant, imported_with, specification
-from parity_tests.mutations import alexnet, densenet, doors, googlenet, lenet, resnet, returned, vgg
+from parity_tests.mutations import (
+    activations,
+    alexnet,
+    densenet,
+    doors,
+    googlenet,
+    lenet,
+    numbers,
+    places,
+    resnet,
+    returned,
+    vgg,
+)
+
+FAMILIES = lenet, alexnet, vgg, googlenet, resnet, densenet, doors, returned, activations, numbers, places
 
 MUTANTS: list[Mutant] = sorted(
-    (
-        mutant
-        for family in (lenet, alexnet, vgg, googlenet, resnet, densenet, doors, returned)
-        for mutant in family.MUTANTS
-    ),
+    (mutant for family in FAMILIES for mutant in family.MUTANTS),
     key=lambda mutant: mutant.architecture,
 )
 
@@ -45,9 +71,17 @@ class Outcome:
 
     @property
     def killed(self) -> bool:
-        """Whether it was caught, in the layer where it was made, under its right name."""
-        found = self.divergence
-        return found is not None and found.name == self.mutant.layer and self.mutant.cause in str(found.cause)
+        """Whether it was caught, in the layer where it was made, under its right name, if it has one.
+
+        That name may be among others which the numbers cannot tell from it. A probe that need not see the mistake may
+        see nothing or know no name; but what it says must be true as well.
+        """
+        found, mutant = self.divergence, self.mutant
+        if found is None or not found.cause:
+            unseen = self.error is None and self.probe not in mutant.seen_by
+            return unseen or (found is not None and found.name == mutant.layer and mutant.cause is None)
+        named = not found.explanations if mutant.cause is None else mutant.cause in found.cause
+        return found.name == mutant.layer and named
 
 
 def outcomes(mutant: Mutant) -> list[Outcome]:
@@ -65,19 +99,51 @@ def _outcomes(mutant: Mutant) -> list[Outcome]:
     with imported_with(mutant) as backend:
         model = backend.build(mutant.architecture, image_size=spec.input_shape[1:])
         structure = judge_structure(spec, *backend.structure(model))
-        unnamed = backend.unnamed_operations(model)
+        unnamed, traced = {}, UNTRACED
+        if not mutant.through_onnx:
+            unnamed = backend.unnamed_operations(model)
+            traced = Traced(backend.FLATTENED, backend.wiring(model))
         found = []
         for name, probe in probes.items():
             divergence = first_divergence(structure)
             with suppress(Exception) if structure else nullcontext():  # numbers that do not fit together cannot be run
                 backend.load_weights(model, probe.weights)
-                recording = backend.run(model, probe.image, probe.injected, unnamed)
+                if mutant.through_onnx:
+                    recording = _run_export(mutant.package, model, probe)
+                else:
+                    recording = backend.run(model, probe.image, probe.injected, unnamed)
                 between = Between(unnamed, recording.given)
-                verdicts = judge_in_order(spec, probe, recording.layers, between=between)
+                verdicts = judge_in_order(spec, probe, recording.layers, between=between, traced=traced)
                 behind = judge_returned(spec, probe, recording, unnamed)
                 divergence = first_divergence(chain(verdicts, behind)) or divergence
             found.append(Outcome(mutant, name, divergence))
     return found
+
+
+def _run_export(package: str, model: Any, probe: Probe) -> Recording:
+    from common.onnx_session import RecordingSession
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "export.onnx"
+        importlib.import_module(f"{package}.export").export_onnx(model, path)
+        return RecordingSession(path, probe.injected).run(probe.image, probe.injected)
+
+
+def stated(found: Sequence[Outcome]) -> list[str | None]:
+    """The cause that a run on all these probes states for each of those that caught the mutant."""
+    results = [
+        BackendResult(
+            outcome.mutant.package,
+            DIVERGED if outcome.divergence else "ok",
+            DIVERGED if outcome.divergence else CERTIFIED,
+            first_divergence=outcome.divergence.name if outcome.divergence else None,
+            likely_cause=outcome.divergence.cause if outcome.divergence else None,
+            layers=[outcome.divergence] if outcome.divergence else [],
+        )
+        for outcome in found
+    ]
+    checked = cross_checked(results, [outcome.probe for outcome in found])
+    return [result.likely_cause for result in checked if result.status == DIVERGED]
 
 
 @lru_cache(maxsize=1)

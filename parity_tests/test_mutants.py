@@ -9,7 +9,7 @@ from conftest import IMPLEMENTATIONS, load_implementation
 
 from common import get_spec, list_architectures
 from parity_tests.injection import Mutant
-from parity_tests.mutants import MUTANTS, PROBES, outcomes
+from parity_tests.mutants import MUTANTS, PROBES, outcomes, stated
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
@@ -19,6 +19,8 @@ def test_the_mistake_is_caught_where_it_was_made(mutant):
     assert [outcome.probe for outcome in found] == list(PROBES)
     for outcome in found:
         assert outcome.killed, outcome
+    for cause in stated(found):  # once the probes have been held against each other
+        assert (mutant.cause or "") in str(cause)
 
 
 @pytest.mark.parametrize("package", IMPLEMENTATIONS)
@@ -35,4 +37,4 @@ def test_there_are_mutants_of_every_family_in_every_implementation():
     families = {get_spec(name).family for name in list_architectures()}
     found = Counter((get_spec(mutant.architecture).family, mutant.package) for mutant in MUTANTS)
     assert found.keys() == {(family, package) for family in families for package in IMPLEMENTATIONS}
-    assert len(MUTANTS) == len({str(mutant) for mutant in MUTANTS}) >= 100
+    assert len(MUTANTS) == len({str(mutant) for mutant in MUTANTS}) >= 210

@@ -23,7 +23,7 @@ from common.names import PARAMETERS, layer_of
 from common.parity import evidence
 from common.recording import Recording, Unnamed
 from common.specs import get_spec
-from common.specs.architecture import Shape, softmax_layer, with_softmax
+from common.specs.architecture import IMAGE, Shape, softmax_layer, with_softmax
 from common.training.recipe import kernel_factors
 from common.weights import Weights, check_weights
 from tf1_style_impl.catalogue import BUILDERS
@@ -201,11 +201,33 @@ def read_weights(session: tf.Session) -> dict[str, np.ndarray]:
     return {name: np.array(parameters[name].to_canonical(value), order="C") for name, value in values.items()}
 
 
+FLATTENED = "H, W, C"
+"""The order in which TensorFlow flattens maps."""
+
+
 def _layers(graph: tf.Graph) -> list[str]:
-    """The canonical names of the layers in the graph, whose outputs are the tensors of these names."""
-    operations = {operation.name for operation in graph.get_operations()}
+    """The canonical names of the layers in the graph, in its order; their outputs are the tensors of these names."""
     (architecture,) = graph.get_collection(ARCHITECTURE)
-    return [layer.name for layer in with_softmax(get_spec(architecture)).layers if layer.name in operations]
+    layers = {layer.name for layer in with_softmax(get_spec(architecture)).layers}
+    return [operation.name for operation in graph.get_operations() if operation.name in layers]
+
+
+def wiring(session: tf.Session) -> dict[str, list[str]]:
+    """The layers that each layer depends on directly, by canonical name; `image` is one."""
+    names = {name: name for name in _layers(session.graph)} | {"images": IMAGE}
+    found: dict[str, list[str]] = {}
+    for name in _layers(session.graph):
+        reads: dict[str, None] = {}
+        pending, met = [session.graph.get_operation_by_name(name)], set()
+        while pending:
+            for tensor in pending.pop().inputs:
+                if tensor.op.name in names:
+                    reads[names[tensor.op.name]] = None
+                elif tensor.op not in met:
+                    met.add(tensor.op)
+                    pending.append(tensor.op)
+        found[name] = list(reads)
+    return found
 
 
 def structure(session: tf.Session) -> tuple[dict[str, Shape], dict[str, Shape]]:

@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import cycle
 from types import MappingProxyType
 from typing import Any
 
@@ -13,12 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from common.calls import IMAGE_CALL, Call, named_calls, wired
 from common.cudnn import direct_sums
 from common.errors import TriptychError, Unavailable
 from common.names import canonical_from_torch, layer_of, torch_layer
 from common.recording import Recording, Unnamed
 from common.specs import get_spec
-from common.specs.architecture import Shape
+from common.specs.architecture import Architecture, Shape
 from common.training.recipe import kernel_factors
 from common.weights import Weights, check_weights
 from torch_impl.catalogue import BUILDERS
@@ -99,22 +101,80 @@ def read_weights(model: nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in named_parameters(model).items()}
 
 
-@torch.no_grad()
+FLATTENED = "C, H, W"
+"""The order in which PyTorch flattens maps."""
+
+
 def structure(model: nn.Module) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """The shape of every layer's output for one image, and of every parameter, by canonical name.
 
     Where the numbers of the model do not fit together, the layers from the first that cannot be computed are missing.
-    Only shapes are computed: on the meta device a tensor has no content.
     """
-    shapes: dict[str, Shape] = {}
+    calls, shapes = _traced(model)
+    parameters = {name: tuple(tensor.shape) for name, tensor in named_parameters(model).items()}
+    return dict(zip(named_calls(calls, _spec_of(model)), shapes, strict=True)), parameters
+
+
+def wiring(model: nn.Module) -> dict[str, list[str]]:
+    """The layers that each layer depends on directly, by canonical name; `image` is one. Not all are known."""
+    calls, _ = _traced(model)
+    return wired(calls, named_calls(calls, _spec_of(model)), _spec_of(model))
+
+
+def names_of_calls(model: nn.Module) -> dict[str, list[str]]:
+    """For each module, by its path, the canonical name of each of its calls; a module may stand at several places."""
+    calls, _ = _traced(model)
+    names: dict[str, list[str]] = {}
+    for call, name in zip(calls, named_calls(calls, _spec_of(model)), strict=True):
+        names.setdefault(torch_layer(call.name), []).append(name)
+    return names
+
+
+def _spec_of(model: nn.Module) -> Architecture | None:
+    architecture = getattr(model, "architecture", None)
+    return get_spec(architecture, image_size=model.image_shape[1:]) if architecture else None
+
+
+@torch.no_grad()
+def _traced(model: nn.Module) -> tuple[list[Call], list[Shape]]:
+    """Every call of a layer, in order, and its output's shape for one image, up to the first that cannot be computed.
+
+    Only shapes are computed: on the meta device a tensor has no content. A tensor is known by its identity and by how
+    often it was changed in place, so that what is added to one in between is not overlooked.
+    """
+    calls: list[Call] = []
+    shapes: list[Shape] = []
+    image = torch.empty(1, *model.image_shape, device="meta")
+    made = {_identity(image): IMAGE_CALL}
+    alive = [image]  # so that no other tensor gets the identity of one that is gone
     state = {name: tensor.to("meta") for name, tensor in model.state_dict().items()}
 
-    def hook(name: str) -> Callable:
-        return lambda module, inputs, output: shapes.update({name: tuple(output.shape[1:])})
+    def before(name: str) -> Callable:
+        def note(module: nn.Module, inputs: tuple) -> None:
+            tensors = [t for given in inputs for t in (given if isinstance(given, list | tuple) else [given])]
+            calls.append(Call(name, tuple(made.get(_identity(tensor)) for tensor in tensors)))
 
-    with hooked(model, hook), suppress(RuntimeError):
-        torch.func.functional_call(model, state, torch.empty(1, *model.image_shape, device="meta"))
-    return shapes, {name: tuple(tensor.shape) for name, tensor in named_parameters(model).items()}
+        return note
+
+    def behind(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        made[_identity(output)] = len(calls) - 1
+        shapes.append(tuple(output.shape[1:]))
+        alive.append(output)
+
+    with ExitStack() as hooks, every_head(model), suppress(RuntimeError):
+        for path, module in _layers_of(model):
+            hooks.callback(module.register_forward_pre_hook(before(canonical_from_torch(path))).remove)
+            hooks.callback(module.register_forward_hook(behind).remove)
+        torch.func.functional_call(model, state, image)
+    return calls[: len(shapes)], shapes
+
+
+def _identity(tensor: torch.Tensor) -> tuple[int, int]:
+    return id(tensor), tensor._version
+
+
+def _layers_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(path, module) for path, module in model.named_modules() if not any(module.children())]
 
 
 def record(
@@ -205,15 +265,22 @@ def predict_heads(model: nn.Module, image: np.ndarray) -> dict[str, np.ndarray]:
 def hooked(
     model: nn.Module, hook: Callable[[str], Callable], hook_before: Callable[[str], Callable] | None = None
 ) -> Iterator[None]:
-    """Call `hook(canonical name)` after every layer, and `hook_before` before it, auxiliary heads included."""
+    """Call `hook(canonical name)` after every call of a layer, `hook_before` before it, auxiliary heads included."""
+    of_calls = names_of_calls(model) if hasattr(model, "image_shape") else {}
     with ExitStack() as hooks, every_head(model):
-        for path, module in model.named_modules():
-            if not any(module.children()):
-                name = canonical_from_torch(path)
-                hooks.callback(module.register_forward_hook(hook(name)).remove)
-                if hook_before:
-                    hooks.callback(module.register_forward_pre_hook(hook_before(name)).remove)
+        for path, module in _layers_of(model):
+            names = of_calls.get(path, [canonical_from_torch(path)])
+            hooks.callback(module.register_forward_hook(_in_turn([hook(name) for name in names])).remove)
+            if hook_before:
+                before = _in_turn([hook_before(name) for name in names])
+                hooks.callback(module.register_forward_pre_hook(before).remove)
         yield
+
+
+def _in_turn(hooks: list[Callable]) -> Callable:
+    """A hook that is another one for each call of a module; a model that is run again begins with the first again."""
+    turns = cycle(hooks)
+    return lambda *call: next(turns)(*call)
 
 
 @contextmanager

@@ -10,12 +10,19 @@ import torch
 from torch import fx, nn
 
 from common.cudnn import direct_sums
-from common.names import canonical_from_torch
 from common.recording import Recording, Unnamed
 from common.specs import get_spec
 from common.specs.architecture import IMAGE
 from torch_impl import backend
-from torch_impl.backend import arrays, every_head, named_outputs, named_parameters, read_weights, record
+from torch_impl.backend import (
+    arrays,
+    every_head,
+    named_outputs,
+    named_parameters,
+    names_of_calls,
+    read_weights,
+    record,
+)
 from torch_impl.export import Tracer
 from torch_impl.train import losses_of, training_mode
 
@@ -124,7 +131,7 @@ def _with_every_sum(
     """
     with every_head(model):
         graph = Tracer().trace(model)
-    nodes = {canonical_from_torch(node.target): node for node in graph.nodes if node.op == "call_module"}
+    nodes = _named_nodes(model, graph)
     first = next(iter(graph.nodes))
     arguments = {}
     for name in reversed([*added, *injected]):
@@ -156,7 +163,7 @@ def _with_every_output(model: nn.Module, injected: Sequence[str], unnamed: Unnam
     """
     with every_head(model):
         graph = Tracer().trace(model)
-    nodes = {canonical_from_torch(node.target): node for node in graph.nodes if node.op == "call_module"}
+    nodes = _named_nodes(model, graph)
     first = next(iter(graph.nodes))
     for name in reversed(injected):
         with graph.inserting_after(first):
@@ -167,3 +174,9 @@ def _with_every_output(model: nn.Module, injected: Sequence[str], unnamed: Unnam
     output.args = ((nodes, returned, given),)
     graph.lint()
     return fx.GraphModule(model, graph)
+
+
+def _named_nodes(model: nn.Module, graph: fx.Graph) -> dict[str, fx.Node]:
+    """The call of every layer by canonical name, in order; a module may be called at several places."""
+    names = {path: iter(of_path) for path, of_path in names_of_calls(model).items()}
+    return {next(names[node.target]): node for node in graph.nodes if node.op == "call_module"}

@@ -14,11 +14,10 @@ import torch
 from torch import fx, nn
 
 from common.errors import TriptychError
-from common.names import canonical_from_torch
 from common.onnx_graph import ExportOptions, GraphBuilder
 from common.specs.architecture import IMAGE, AdaptiveAveragePool, same_padding
 from torch_impl import layers
-from torch_impl.backend import every_head, first_output, structure
+from torch_impl.backend import every_head, first_output, names_of_calls, structure
 
 
 def export_onnx(model: nn.Module, path: str | Path, options: ExportOptions = ExportOptions()) -> None:
@@ -39,12 +38,13 @@ def export_onnx(model: nn.Module, path: str | Path, options: ExportOptions = Exp
     heads: dict[str, str] = {}
     with every_head(model):
         graph = Tracer().trace(model)
+    names = {path: iter(of_path) for path, of_path in names_of_calls(model).items()}
     for node in graph.nodes:
         if node.op == "placeholder":
             values[node] = IMAGE
         elif node.op == "call_module":
             inputs = [values[argument] for argument in node.args]
-            name = canonical_from_torch(node.target)
+            name = next(names[node.target])
             module = model.get_submodule(node.target)
             if isinstance(module, layers.SameConv2d | layers.SameMaxPool2d | nn.AdaptiveAvgPool2d):
                 # These are a number of pixels on a map of known size only.

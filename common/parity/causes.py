@@ -1,72 +1,101 @@
 """Why a layer diverged: known porting mistakes as hypotheses, each evaluated by the oracle.
 
 A hypothesis is a mistake made on purpose in the oracle. If the backend's own output lies within the rounding bound of
-the network *with* the mistake, the mistake is the cause: not a guess, but the same proof by which a correct layer is
-certified. A hypothesis that certifies nothing is excluded.
+the network *with* the mistake, the mistake explains it, by the same proof by which a correct layer is certified. One
+that does not is excluded. That another would not explain it as well, no output proves: all that do are told, and
+`agreement` asks which of them explain every probe of a run.
 
-`hypotheses` knows the mistakes of each operation. Those that any layer can have are here: it reads another layer than
-it should, or has another layer's weights.
+`hypotheses` knows the mistakes: of each operation, of any layer, and those with a number read off the output.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import takewhile
+from math import prod
 
 import numpy as np
 
 from common.errors import TriptychError
-from common.oracle import (
-    ELEMENTARY_ULP,
-    SMALLEST_NORMAL,
-    UNIT_ROUNDOFF,
-    Reference,
-    evaluate,
-    evaluated_shape,
-    gamma,
-    parameters_of,
-)
+from common.oracle import Reference, evaluate, evaluated_shape, parameters_of
 from common.parity.hypotheses import (  # noqa: F401, the modules register the mistakes of their operations
     UNITWISE,
     Hypothesis,
     Observation,
+    arrangement,
     exchanged,
     mistakes,
+    normalisation,
     pointwise,
     sums,
 )
-from common.parity.hypotheses.windows import window_mistakes
-from common.probes import Probe
+from common.parity.hypotheses.any_layer import of_any_layer, other_inputs, other_weights
+from common.parity.hypotheses.fits import fitted_mistakes
+from common.parity.hypotheses.windows import average_inside
+from common.parity.shapes import next_convolution
+from common.probes import EXACT_LIMIT, Probe, quantum_of
 from common.specs.architecture import (
     IMAGE,
+    Add,
     Architecture,
     AveragePool,
+    BatchNorm,
     Conv,
     Dense,
     Dropout,
     Flatten,
+    GlobalAveragePool,
     Layer,
     MaxPool,
-    Operation,
     ReLU,
-    Shape,
+    Windowed,
 )
 
-Certifies = Callable[[np.ndarray, Reference], bool]
-"""Whether an output is within a reference's bound and has float32's size of errors."""
+Certifies = Callable[[np.ndarray, Reference, bool], bool]
+"""Whether an output is within a reference's bound, or has its very bits if it must, and float32's size of errors."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What the structure of a backend's model says, before anything is run."""
+
+    order: str = "C, H, W"
+    """In which it flattens maps."""
+    reads: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """For each layer of which it is known, the layers that it depends on directly; `image` is one."""
+
+
+UNTRACED = Traced()
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The cause, if a hypothesis certified; and what was excluded before it."""
+    """The mistakes that explain a layer's output, the likeliest first; and what was tried and does not."""
 
-    cause: str | None
-    excluded: list[str]
-    untried: list[str] = field(default_factory=list)
+    causes: tuple[str, ...]
+    excluded: tuple[str, ...]
+    seen: str | None = None
+    """Where nothing explains it: which channels are wrong, if they are few."""
+    untried: tuple[str, ...] = ()
     """Mistakes that could not be tried because the hypothesis itself failed, each with its traceback."""
+
+    @property
+    def told(self) -> str | None:
+        """In words."""
+        return alternatives(self.causes) or self.seen
+
+
+_TOLD = 4
+
+
+def alternatives(causes: Sequence[str]) -> str | None:
+    """What the numbers cannot tell apart, in words: the first few and how many more."""
+    more = [f"one of {len(causes) - _TOLD} more"] if len(causes) > _TOLD else []
+    return ", or ".join([*causes[:_TOLD], *more]) or None
 
 
 def observe(
@@ -76,6 +105,7 @@ def observe(
     inputs: list[np.ndarray],
     output: np.ndarray,
     recorded: Mapping[str, np.ndarray],
+    traced: Traced = UNTRACED,
 ) -> Observation:
     """What there is to know about a layer that diverged.
 
@@ -85,7 +115,8 @@ def observe(
         probe: what the backend was given.
         inputs: of the layer, as the backend had them.
         output: of the layer, as the backend recorded it.
-        recorded: every layer's output.
+        recorded: every layer's output, in the order in which the backend computed them.
+        traced: the structure of its model.
     """
     layers = {other.name: other for other in spec.layers}
     source = layers.get(layer.inputs[0])
@@ -118,12 +149,14 @@ def observe(
             for name, found in others.items()
             if found and {parameter: array.shape for parameter, array in found.items()} == shapes
         },
-        elsewhere={name: array for name, array in passed_on.items() if name != layer.name},
+        elsewhere={name: passed_on[name] for name in (IMAGE, *takewhile(lambda name: name != layer.name, recorded))},
+        order=traced.order,
+        reads=traced.reads.get(layer.name),
     )
 
 
 def find_cause(seen: Observation, certifies: Certifies) -> Finding:
-    """Try the hypotheses that apply, in order, until one certifies the output.
+    """Try the hypotheses that apply; if none certifies the output, those that read a number off it.
 
     They are tried on the first image for which the layer is wrong; what certifies that one must certify all. One that
     would certify the right output as well, because its bound is wide, proves nothing and is passed over. One that fails
@@ -133,24 +166,68 @@ def find_cause(seen: Observation, certifies: Certifies) -> Finding:
     wrong = _first_wrong_image(seen, certifies)
     right = _right_output(wrong)
     excluded: dict[str, None] = {}
-    for summary, mistake, evaluation in _all_hypotheses(wrong, untried):
-        try:
-            if not _certified(wrong.output, evaluation, certifies):
-                excluded[summary] = None
-            elif (right is None or not _certified(right, evaluation, certifies)) and (
-                len(seen.output) == 1
-                or any(
-                    _certified(seen.output, e, certifies) for _, m, e in _all_hypotheses(seen, untried) if m == mistake
-                )
-            ):
-                return Finding(mistake, list(excluded), untried)
-        except Exception as error:
-            untried.append(_failure(mistake, error))
-    return Finding(_wrong_channels(seen), list(excluded), untried)
+    for hypotheses in (_all_hypotheses, _fitted_hypotheses):
+        found: dict[str, str] = {}
+        for summary, mistake, evaluation in _different(hypotheses(wrong, untried), wrong):
+            try:
+                if not _certified(wrong.output, evaluation, certifies):
+                    excluded[summary] = None
+                elif right is None or not _certified(right, evaluation, certifies):
+                    found.setdefault(mistake, summary)
+            except Exception as error:
+                untried.append(_failure(mistake, error))
+        if found and len(seen.output) > 1:
+            explain_all = {
+                mistake
+                for _, mistake, evaluation in hypotheses(seen, untried)
+                if mistake in found and _certified(seen.output, evaluation, certifies)
+            }
+            found = {mistake: summary for mistake, summary in found.items() if mistake in explain_all}
+        if found:
+            others = tuple(summary for summary in excluded if summary not in found.values())
+            return Finding(tuple(found), others, untried=tuple(untried))
+    return Finding((), tuple(excluded), _wrong_channels(seen), tuple(untried))
 
 
 def _failure(mistake: str, error: Exception) -> str:
     return f"{mistake}: {''.join(traceback.format_exception(error))}"
+
+
+_Named = tuple[str, str, partial[Reference]]
+"""A summary, for the list of what was excluded; the mistake; what the layer gives with it."""
+
+
+def _different(hypotheses: Iterator[_Named], seen: Observation) -> Iterator[_Named]:
+    """Of windows that are the same on maps of this size, such as SAME and a padding by 1, the plainer name alone."""
+    known = set()
+    for summary, mistake, evaluation in hypotheses:
+        if key := _window_alone(evaluation, seen):
+            if key in known:
+                continue
+            known.add(key)
+        yield summary, mistake, evaluation
+
+
+def _window_alone(evaluation: partial[Reference], seen: Observation) -> tuple | None:
+    """What tells an evaluation from others that take the layer's own input and parameters but another window."""
+    operation, inputs, parameters = seen.operation, seen.inputs, seen.parameters
+    if evaluation.func is evaluate:
+        operation, inputs, parameters = evaluation.args
+    elif evaluation.func is average_inside:
+        _, operation = evaluation.args
+    own = parameters.keys() == seen.parameters.keys() and all(
+        parameters[name] is seen.parameters[name] for name in parameters
+    )
+    if not isinstance(operation, Windowed) or operation is seen.operation or not own or inputs is not seen.inputs:
+        return None
+    kernel, stride, padding = operation.window(inputs[0].shape[1:])
+    with suppress(TriptychError):
+        positions = operation.output_shape(inputs[0].shape[1:])[1:]
+        sizes = zip(positions, stride, kernel, padding, inputs[0].shape[2:], strict=True)
+        # Only what a window reaches counts.
+        reached = [(before, max((n - 1) * step + k - size - before, 0)) for n, step, k, (before, _), size in sizes]
+        return evaluation.func, type(operation), kernel, stride, positions, *reached
+    return None
 
 
 def _right_output(seen: Observation) -> np.ndarray | None:
@@ -170,12 +247,31 @@ def _certified(output: np.ndarray, evaluation: partial[Reference], certifies: Ce
     """Whether an evaluation explains the output: of a sum, the first few units are asked before all are."""
     if _shape(evaluation) != output.shape:
         return False
-    if (first := _first_units(evaluation)) and not certifies(output[:, :_FEW], first()):
+    if (first := _first_units(evaluation)) and not _explains(output[:, :_FEW], first, certifies):
         return False
-    return certifies(output, evaluation())
+    return _explains(output, evaluation, certifies)
+
+
+def _explains(output: np.ndarray, evaluation: partial[Reference], certifies: Certifies) -> bool:
+    reference = evaluation()
+    return certifies(output, reference, _is_exact(evaluation, reference))
+
+
+def _is_exact(evaluation: partial[Reference], reference: Reference) -> bool:
+    """Whether float32 makes no error in it, so that nothing but its bits will do: dyadic factors and small sums."""
+    if evaluation.func is not evaluate or reference.magnitude is None:
+        return False
+    operation, inputs, parameters = evaluation.args
+    if not isinstance(operation, Conv | Dense | Add):
+        return False
+    arrays = [*inputs, *parameters.values()]
+    return reference.magnitude.max(initial=0) < EXACT_LIMIT * prod(quantum_of(array) for array in arrays)
 
 
 _FEW = 4
+
+_CHANNELWISE = MaxPool, AveragePool, GlobalAveragePool, BatchNorm, ReLU, Add
+"""What computes each channel of its output from the same channel of its inputs."""
 
 
 def _first_units(evaluation: partial[Reference]) -> partial[Reference] | None:
@@ -190,6 +286,8 @@ def _first_units(evaluation: partial[Reference]) -> partial[Reference] | None:
         operation = replace(operation, filters=_FEW)
     elif isinstance(operation, Dense) and operation.units > _FEW:
         operation = replace(operation, units=_FEW)
+    elif isinstance(operation, _CHANNELWISE) and inputs[0].shape[1] > _FEW:
+        inputs = [x[:, :_FEW] for x in inputs]
     else:
         return None
     return partial(evaluate, operation, inputs, {name: array[:_FEW] for name, array in parameters.items()})
@@ -222,13 +320,13 @@ def _wrong_channels(seen: Observation) -> str | None:
     return f"no known mistake; only {len(wrong)} of {right.shape[1]} channels differ ({numbers})"
 
 
-def _all_hypotheses(seen: Observation, untried: list[str]) -> Iterator[tuple[str, str, partial[Reference]]]:
-    """Each with a summary, for the list of what was excluded: the layer's own mistakes, and those of any layer."""
+def _all_hypotheses(seen: Observation, untried: list[str]) -> Iterator[_Named]:
+    """The layer's own mistakes, and those of any layer."""
     for summary, hypotheses in (
         (None, mistakes(seen.operation, seen)),
-        ("it reads another layer", _other_inputs(seen)),
-        (None, _of_any_layer(seen)),
-        ("the weights of another layer are used", _other_weights(seen)),
+        ("it reads another layer", other_inputs(seen)),
+        (None, of_any_layer(seen)),
+        ("the weights of another layer are used", other_weights(seen)),
     ):
         try:
             for mistake, evaluation in hypotheses:
@@ -239,106 +337,11 @@ def _all_hypotheses(seen: Observation, untried: list[str]) -> Iterator[tuple[str
             untried.append(_failure(f"mistakes in {seen.operation.kind}", error))
 
 
-def _of_any_layer(seen: Observation) -> Iterator[Hypothesis]:
-    if not isinstance(seen.operation, ReLU | MaxPool | Flatten):
-        yield "a ReLU is applied that belongs to another layer", partial(_relu, seen)
-    if not isinstance(seen.operation, ReLU):
-        for number, x in enumerate(seen.inputs):
-            rectified = [*seen.inputs[:number], np.maximum(x, 0), *seen.inputs[number + 1 :]]
-            yield "a ReLU is applied to what it reads", exchanged(seen, None, rectified)
-    if isinstance(seen.operation, Dense):
-        yield "a softmax is applied", partial(_softmax, exchanged(seen))
-        yield "a softmax is applied twice", partial(_softmax, partial(_softmax, exchanged(seen)))
-
-
-def _other_inputs(seen: Observation) -> Iterator[Hypothesis]:
-    """It reads another layer than it should, in one of its places."""
-    for place, name in enumerate(seen.input_names):
-        for other, x in seen.elsewhere.items():
-            inputs = [*seen.inputs[:place], x, *seen.inputs[place + 1 :]]
-            if other != name and not np.array_equal(x, seen.inputs[place]):
-                yield f"it reads {other}, not {name}", exchanged(seen, None, inputs)
-
-
-def _other_weights(seen: Observation) -> Iterator[Hypothesis]:
-    for name, parameters in seen.neighbours.items():
-        yield f"the weights of {name} are used", exchanged(seen, **parameters)
-    for name, parameters in seen.neighbours.items():
-        for some in (("mean", "variance"), *((one,) for one in parameters)):
-            if len(some) < len(parameters) and set(some) <= parameters.keys():
-                taken = {parameter: parameters[parameter] for parameter in some}
-                verb = "are those" if len(some) > 1 else "is that"
-                yield f"{' and '.join(some)} {verb} of {name}", exchanged(seen, **taken)
-
-
-def _relu(seen: Observation) -> Reference:
-    reference = exchanged(seen)()
-    return replace(reference, value=reference.value.clip(0))
-
-
-def _softmax(evaluation: partial[Reference]) -> Reference:
-    """Softmax of logits that are within δ of their reference.
-
-    Each exponential is then wrong by a factor exp(±δ), and by the rounding of its argument, so a probability by twice
-    that; n − 1 additions, two exponentials and a quotient add the rest.
-    """
-    reference = evaluation()
-    assert reference.bound is not None
-    logits = reference.value - reference.value.max(axis=1, keepdims=True)
-    exponentials = np.exp(logits)
-    value = exponentials / exponentials.sum(axis=1, keepdims=True)
-    argument = reference.bound.max() + UNIT_ROUNDOFF * np.abs(logits).max()
-    relative = np.expm1(min(2 * argument, 700.0)) + gamma(logits.shape[1] + 2 * ELEMENTARY_ULP + 2)
-    return Reference(value, 1.001 * relative * value + SMALLEST_NORMAL)
-
-
-def explain_shape(spec: Architecture, layer: Layer, shapes: Mapping[str, Shape]) -> str | None:
-    """The mistakes with which a layer would have the shape that it has, for a network that could not be run.
-
-    Args:
-        spec: the network.
-        layer: the first whose shape is not the specified one.
-        shapes: of every layer's output, as found.
-    """
-    operation, found = layer.operation, tuple(shapes[layer.name])
-    given = spec.input_shapes(layer)[0]
-    if (behind := next_convolution(spec, layer)) and _stride_stands_in(behind, operation, found, given, shapes):
-        return f"its stride and that of {behind.name} are exchanged"
-    windows, others = [], []
-    if isinstance(operation, Conv | MaxPool | AveragePool):
-        blank = [np.empty((1, *given), np.float32)]
-        for mistake, evaluation in window_mistakes(
-            operation, Observation(layer.name, operation, blank, np.empty(0), {}, blank)
-        ):
-            with suppress(TriptychError):  # the window does not fit
-                if evaluation.args[0].output_shape(given) == found:
-                    windows.append(mistake)
-    if not windows and len(layer.inputs) == 1:
-        for other, shape in ({IMAGE: spec.input_shape} | dict(shapes)).items():
-            with suppress(TriptychError):
-                if other not in (layer.name, *layer.inputs) and operation.output_shape(tuple(shape)) == found:
-                    others.append(f"it reads {other}, not {layer.inputs[0]}")
-    return " or ".join(windows or others[: len(others) <= 2 and 2]) or None
-
-
-def next_convolution(spec: Architecture, layer: Layer) -> Layer | None:
-    """The convolution of the same block that a stride may have been given to instead."""
-    block = layer.name.rpartition("/")[0]
-    layers = spec.layers[spec.layers.index(layer) + 1 :]
-    behind = (other for other in layers if isinstance(other.operation, Conv) and other.name.rpartition("/")[0] == block)
-    return next(behind, None) if block and isinstance(layer.operation, Conv) else None
-
-
-def _stride_stands_in(
-    behind: Layer, operation: Operation, found: Shape, given: Shape, shapes: Mapping[str, Shape]
-) -> bool:
-    """Whether the shapes are those of two convolutions that have each other's stride."""
-    assert isinstance(operation, Conv)
-    assert isinstance(behind.operation, Conv)
-    if operation.stride == behind.operation.stride or behind.inputs[0] not in shapes:
-        return False
-    with suppress(TriptychError):
-        here = replace(operation, stride=behind.operation.stride).output_shape(given)
-        there = replace(behind.operation, stride=operation.stride).output_shape(tuple(shapes[behind.inputs[0]]))
-        return here == found and there == tuple(shapes.get(behind.name, ()))
-    return False
+def _fitted_hypotheses(seen: Observation, untried: list[str]) -> Iterator[_Named]:
+    if _shape(exchanged(seen)) != seen.output.shape:
+        return
+    try:
+        for summary, mistake, reference in fitted_mistakes(seen):
+            yield summary, mistake, partial(replace, reference)
+    except Exception as error:
+        untried.append(_failure("mistakes with a number in them", error))

@@ -27,7 +27,7 @@ from common.backward import SECOND_ORDER, Gradient, backward, cross_entropy
 from common.errors import TriptychError
 from common.oracle import FP32, SMALLEST_NORMAL, Reference, gamma, parameters_of
 from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict, measure, verdict_from
-from common.probes import EXACT_LIMIT, PROBES, Probe, exact_probe, make_probe
+from common.probes import EXACT_LIMIT, PROBES, Probe, exact_probe, make_probe, quantum_of
 from common.specs.architecture import (
     IMAGE,
     AdaptiveAveragePool,
@@ -221,7 +221,7 @@ def judge_gradients(
         inputs = [given[input_name] for input_name in layer.inputs]
         parameters = parameters_of(name, probe.weights)
         found = backward(layer.operation, inputs, parameters, dy, training=probe.training)
-        quantum = 0.0 if probe.labels is not None else prod(map(_quantum, (*inputs, *parameters.values(), dy)))
+        quantum = 0.0 if probe.labels is not None else prod(map(quantum_of, (*inputs, *parameters.values(), dy)))
         for kind, gradient in found.parameters.items():
             answer = recorded["parameters"].get(f"{name}/{kind}")
             verdicts.append(_judge(f"{name}/{kind}", answer, [_part(name, gradient, quantum)]))
@@ -265,15 +265,6 @@ def _together(name: str, group: Sequence[GradientVerdict]) -> LayerVerdict:
 def _given(drive: np.ndarray) -> Gradient:
     value = drive.astype(np.float64)
     return Gradient(value, np.zeros_like(value), np.abs(value))
-
-
-def _quantum(array: np.ndarray) -> float:
-    """The power of two that all elements are multiples of, if there is one down to 2^-16; else 0."""
-    for exponent in range(0, 17, 4):
-        scaled = np.ldexp(array, exponent)
-        if (scaled == np.rint(scaled)).all():
-            return 2.0**-exponent
-    return 0.0
 
 
 def _part(reader: str, gradient: Gradient, quantum: float = 0.0) -> _Part:
@@ -325,7 +316,7 @@ def _sum_is_exact(parts: Sequence[_Part]) -> bool:
         return True
     values = [part.gradient.value for part in parts]
     magnitude = np.sum([np.abs(value) for value in values], axis=0)
-    return bool(magnitude.max(initial=0) < EXACT_LIMIT * min(map(_quantum, values)))
+    return bool(magnitude.max(initial=0) < EXACT_LIMIT * min(map(quantum_of, values)))
 
 
 def _judge_statistics(

@@ -137,8 +137,11 @@ def _from_line(line: str) -> Entry:
     entry = json.loads(line)
     result = entry["result"]
     result["outputs"] = {name: np.array(values, np.float32) for name, values in result["outputs"].items()}
+    result["cause_proved_on"] = tuple(result["cause_proved_on"])
     result["layers"] = [
-        LayerVerdict(**layer | {name: tuple(layer[name]) for name in ("ulp_histogram", "excluded", "untried")})
+        LayerVerdict(
+            **layer | {name: tuple(layer[name]) for name in ("ulp_histogram", "excluded", "explanations", "untried")}
+        )
         for layer in result["layers"]
     ]
     return Entry(**entry | {"result": BackendResult(**result)})

@@ -29,7 +29,8 @@ from common.oracle import (
     shapes_of,
 )
 from common.overflow import Allowed, with_overflow
-from common.parity.causes import Finding, explain_shape, find_cause, observe
+from common.parity.causes import UNTRACED, Finding, Traced, alternatives, find_cause, observe
+from common.parity.shapes import explain_shape
 from common.probes import Probe
 from common.recording import Unnamed
 from common.specs.architecture import IMAGE, Architecture, Dropout, Layer, Shape
@@ -63,6 +64,7 @@ class LayerVerdict:
     ulp_histogram: tuple[int, ...] = ()
     """How many elements are 0, 1, 2–3, 4–7, … units in the last place from the correctly rounded result."""
     cause: str | None = None
+    """Where it diverged, what explains it here, and what is seen of it besides."""
     excluded: tuple[str, ...] = ()
     """Where it diverged, the mistakes that were tried and do not explain it (see `common.parity.causes`)."""
     place: str | None = None
@@ -71,6 +73,10 @@ class LayerVerdict:
     """Whether some of it is infinite or NaN where float32 overflows; or is, or is not, wrongly."""
     untried: tuple[str, ...] = ()
     """The mistakes that could not be tried, because the hypothesis itself failed, each with its traceback."""
+    explanations: tuple[str, ...] = ()
+    """Where it diverged, all the mistakes that explain it on this probe, the likeliest first."""
+    fact: str | None = None
+    """What is seen of the divergence whatever made it: another shape, NaN, integers that are not summed exactly."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +98,22 @@ def judge(
     memory: Memory | None = None,
     precision: Precision = FP32,
     between: Between = Between(),
+    traced: Traced = UNTRACED,
 ) -> list[LayerVerdict]:
     """Judge every layer of one backend.
 
     Args:
         spec: the network.
         probe: what the backend was given.
-        recorded: what it computed, (N, C, H, W) or (N, features) by canonical layer name. A dropout may be absent.
+        recorded: what it computed, (N, C, H, W) or (N, features) by canonical layer name, in the order in which it did.
+            A dropout may be absent.
         memory: verdicts on the same probe; a layer for which another backend had the very same input and output is
             not judged again.
         precision: what the backend was asked for; the bounds are those of this precision.
         between: what stands between the layers of its model.
+        traced: what the structure of its model says, which causes are held against.
     """
-    return list(judge_in_order(spec, probe, recorded, memory, precision, between))
+    return list(judge_in_order(spec, probe, recorded, memory, precision, between, traced))
 
 
 def judge_in_order(
@@ -114,6 +123,7 @@ def judge_in_order(
     memory: Memory | None = None,
     precision: Precision = FP32,
     between: Between = Between(),
+    traced: Traced = UNTRACED,
 ) -> Iterator[LayerVerdict]:
     """As `judge`, each layer when it is asked for: whoever wants the first divergence need not wait for the rest."""
     memory = {} if memory is None else memory
@@ -148,10 +158,12 @@ def judge_in_order(
                 ):
                     cause = stands_between(layer.inputs[0], "it", between.unnamed[layer.name])
                     yield replace(verdict, cause=f"{cause}, and on what that gives it is right")
-                    continue
-                if not verdict.overflows:  # a bound that large would certify anything
-                    finding = find_cause(observe(spec, layer, probe, inputs, output, fit), _certifies)
-                    verdict = _explained(verdict, finding)
+                elif verdict.overflows:  # a bound that large would certify anything
+                    yield verdict
+                else:
+                    finding = find_cause(observe(spec, layer, probe, inputs, output, fit, traced), _certifies)
+                    yield _explained(verdict, finding)
+                continue
             memory[key] = verdict
         diverged = diverged or memory[key].verdict == DIVERGED
         yield memory[key]
@@ -171,14 +183,19 @@ def _right_on(layer: Layer, probe: Probe, given: np.ndarray, output: np.ndarray,
 
 def _explained(verdict: LayerVerdict, finding: Finding) -> LayerVerdict:
     """A divergence with what was found of its cause."""
-    causes = [finding.cause, verdict.cause]
+    facts = [finding.seen, verdict.cause]
     if finding.untried:
         error = finding.untried[0].strip().splitlines()[-1]
-        causes.append(
-            f"{len(finding.untried)} of the known mistakes could not be tried, since triptych failed: {error}"
-        )
-    told = "; ".join(filter(None, causes))
-    return replace(verdict, cause=told or None, excluded=tuple(finding.excluded), untried=tuple(finding.untried))
+        facts.append(f"{len(finding.untried)} of the known mistakes could not be tried, since triptych failed: {error}")
+    fact = "; ".join(filter(None, facts))
+    return replace(
+        verdict,
+        cause="; ".join(filter(None, (alternatives(finding.causes), fact))) or None,
+        fact=fact or None,
+        explanations=finding.causes,
+        excluded=finding.excluded,
+        untried=finding.untried,
+    )
 
 
 def _unfit(name: str, output: np.ndarray, images: int) -> str | None:
@@ -191,8 +208,8 @@ def _unfit(name: str, output: np.ndarray, images: int) -> str | None:
     return None
 
 
-def _certifies(output: np.ndarray, reference: Reference) -> bool:
-    return verdict_from("", [measure(output, reference)], FP32).verdict != DIVERGED
+def _certifies(output: np.ndarray, reference: Reference, must_be_exact: bool) -> bool:
+    return verdict_from("", [measure(output, reference, must_be_exact=must_be_exact)], FP32).verdict != DIVERGED
 
 
 def _digest(array: np.ndarray) -> bytes:

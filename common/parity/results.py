@@ -44,6 +44,9 @@ class BackendResult:
     """The network's outputs, (N, classes), by name."""
     first_divergence: str | None = None
     likely_cause: str | None = None
+    """What explains the first divergence on every probe of the run on which that layer is the first to differ."""
+    cause_proved_on: tuple[str, ...] = ()
+    """Those probes; where it is one alone, the cause is possible, not proved."""
     layers: list[LayerVerdict] = field(default_factory=list)
     traceback: str | None = None
     """Where it crashed with a Python exception, in the backend's process or in the judge."""

@@ -21,7 +21,9 @@ from common.end_to_end import EndToEndProbe
 from common.errors import TriptychError, one_line
 from common.files import os_error_sentence
 from common.oracle import FP32, FP32_IN_WGSL, PRECISIONS
+from common.parity.agreement import cross_checked
 from common.parity.backends import Backend
+from common.parity.causes import Traced
 from common.parity.comparison import compare_all
 from common.parity.evidence import as_text
 from common.parity.gradients import GradientProbe, by_layer, gradient_probes, judge_gradients
@@ -144,6 +146,10 @@ class _Runner:
         if pending or not told.keys() >= set(self.wanted):
             for each in self._run_backends(pending, results):
                 told[each.label] = len(each.probe.image), each.probe.bounded
+        for name in (backend.name for backend in self.plan.backends):
+            labels = [label for label in self.wanted if (name, label) in results]
+            checked = cross_checked([results[name, label] for label in labels], labels)
+            results |= {(name, label): result for label, result in zip(labels, checked, strict=True)}
         return [self._of_label(label, *told[label], results) for label in self.wanted]
 
     def _run_backends(self, backends: Sequence[Backend], results: _Results) -> list[_PreparedProbe]:
@@ -295,7 +301,8 @@ class _Runner:
             with _judging():
                 verdicts = judge_structure(self.spec, structure["shapes"], structure["parameter_shapes"])
             try:
-                found = self._record_and_judge(backend, worker, prepared, structure["unnamed"])
+                traced = Traced(structure["order"], structure["reads"])
+                found = self._record_and_judge(backend, worker, prepared, structure["unnamed"], traced)
                 verdicts = found.verdicts if first_divergence(found.verdicts) else verdicts or found.verdicts
             except (WorkerFailure, JudgingFailure) as failure:
                 if not verdicts:
@@ -336,7 +343,12 @@ class _Runner:
             return worker.ask(request, self.plan.timeout), time.perf_counter() - started
 
     def _record_and_judge(
-        self, backend: Backend, worker: WorkerProcess, prepared: _PreparedProbe, unnamed: Unnamed
+        self,
+        backend: Backend,
+        worker: WorkerProcess,
+        prepared: _PreparedProbe,
+        unnamed: Unnamed,
+        traced: Traced,
     ) -> _Recorded:
         with tempfile.TemporaryDirectory(prefix=f"{backend.name}-", dir=self.folder) as output:
             answer, seconds = self._ask(worker, {**prepared.request, "output": output})
@@ -346,7 +358,7 @@ class _Runner:
             }
             with self.judging, self.seats:
                 started = time.perf_counter()
-                places, judged = answer["places"], self._judge(prepared, recorded, unnamed)
+                places, judged = answer["places"], self._judge(prepared, recorded, unnamed, traced)
                 verdicts = [replace(verdict, place=places.get(verdict.name)) for verdict in judged]
                 judging = time.perf_counter() - started
             outputs = {name: np.array(array) for name, array in recorded.get("returned", {}).items()}
@@ -362,7 +374,11 @@ class _Runner:
         )
 
     def _judge(
-        self, prepared: _PreparedProbe, recorded: Mapping[str, Mapping[str, np.ndarray]], unnamed: Unnamed
+        self,
+        prepared: _PreparedProbe,
+        recorded: Mapping[str, Mapping[str, np.ndarray]],
+        unnamed: Unnamed,
+        traced: Traced,
     ) -> list[LayerVerdict]:
         probe = prepared.probe
         with _judging():
@@ -374,7 +390,7 @@ class _Runner:
             precision = FP32_IN_WGSL if hardware.device == "webgpu" else PRECISIONS[hardware.precision]
             layers, returned, alone, given = (recorded[kind] for kind in ("outputs", "returned", "alone", "given"))
             between = Between(unnamed, given)
-            found = judge(self.spec, probe, layers, prepared.memory, precision, between)
+            found = judge(self.spec, probe, layers, prepared.memory, precision, between, traced)
             return found + judge_returned(self.spec, probe, Recording(layers, returned, alone), unnamed)
 
 

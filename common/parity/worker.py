@@ -2,8 +2,8 @@
 
 Reads one JSON request a line from standard input and answers each with one JSON line on standard output:
 
-- `{"build": ARCHITECTURE}`: build that network, unless it is there already; the shapes of the model, and what
-  stands between its layers.
+- `{"build": ARCHITECTURE}`: build that network, unless it is there already; the shapes of the model, what stands
+  between its layers, which layers each depends on directly, and in which order it flattens maps.
 - `{"weights": FILE, "image": FILE, "injected": {LAYER: FILE}, "deployed": BOOL, "output": FOLDER}`: run it. Arrays
   travel as files: the weights as safetensors, the others as npy, which the other side maps into memory; the answer
   names one for every layer's output, and for all that the network returns. As deployed, nothing else is recorded.
@@ -96,9 +96,16 @@ class Worker:
             device = "cpu" if self.backend.through_onnx else self.hardware.device
             self.model = self.module.on_device(self.implementation.build(architecture), device, self.hardware.precision)
             shapes, parameter_shapes = self.module.structure(self.model)
-            # An export is written layer by layer, and refused where anything stands between them.
-            self.unnamed = {} if self.backend.through_onnx else self.module.unnamed_operations(self.model)
-            self.structure = {"shapes": shapes, "parameter_shapes": parameter_shapes, "unnamed": self.unnamed}
+            # An export is written layer by layer, in the canonical layout, and refused where anything stands between.
+            exported = self.backend.through_onnx
+            self.unnamed = {} if exported else self.module.unnamed_operations(self.model)
+            self.structure = {
+                "shapes": shapes,
+                "parameter_shapes": parameter_shapes,
+                "unnamed": self.unnamed,
+                "order": "C, H, W" if exported else self.module.FLATTENED,
+                "reads": {} if exported else self.module.wiring(self.model),
+            }
             self.architecture = architecture
         return self.structure
 

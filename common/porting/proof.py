@@ -123,7 +123,7 @@ def _prove(network: Network, target: Target) -> Proof:
         assert first is not None
         raise TriptychError(
             f"the target's weights are the source's, but on a photograph its layer {first.name} is not within its bound"
-            + (f": {first.cause}" if first.cause else "")
+            + (f": possibly {first.cause}" if first.explanations else f": {first.cause}" if first.cause else "")
         )
     ratios = [verdict.bound_ratio for verdict in verdicts]
     worst = None if None in ratios else max(ratio for ratio in ratios if ratio is not None)

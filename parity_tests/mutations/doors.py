@@ -79,7 +79,7 @@ MUTANTS = [
         "if flattened is None:",
         "if True:",
         "fc6",
-        "the map is flattened in the order H, W, C, the weights are not",
+        "the weights are for a flatten in the order C, H, W, not H, W, C",
     ),
     _keras_layouts(
         "alexnet_mnist",

@@ -1,19 +1,23 @@
 """Known porting mistakes, each made on purpose in the oracle: what a layer gives if the mistake was made.
 
 `mistakes` is told what a backend had before it at a layer that diverged (`Observation`) and yields hypotheses, each of
-which comes with a rounding bound where it is evaluated. `windows`, `sums` and `pointwise` register the mistakes that
-are made with each operation.
+which comes with a rounding bound where it is evaluated. `windows`, `sums`, `normalisation`, `pointwise` and
+`arrangement` register the mistakes that are made with each operation.
+
+Some hypotheses read something off the very output that they are to explain: a factor, a mask, an order. Such a one
+explains anything unless what is left of the output says enough: a number must fit at least `ENOUGH` different values,
+and a mask is called what its own pattern shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial, singledispatch
 
 import numpy as np
 
-from common.oracle import Reference, evaluate, gamma
+from common.oracle import SMALLEST_NORMAL, Reference, evaluate, gamma
 from common.specs.architecture import Operation, Preprocessing, Shape
 
 
@@ -37,7 +41,11 @@ class Observation:
     neighbours: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     """Parameters of other layers with the same shapes, by layer."""
     elsewhere: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """What every other layer passes on, the image included, by name."""
+    """What the image and the layers that the backend computed before pass on, by name."""
+    order: str = "C, H, W"
+    """In which the framework flattens maps, as in `ORDERS`."""
+    reads: Collection[str] | None = None
+    """The layers that it depends on directly, by the model's own structure; None where that is not known."""
     next_conv: Observation | None = None
     """The next convolution of the same block, which the stride may have been given to."""
 
@@ -100,6 +108,32 @@ def multiple(evaluation: partial[Reference], factor: float) -> Reference:
     assert reference.bound is not None
     bound = abs(factor) * (reference.bound + gamma(2) * np.abs(reference.value))
     return Reference(factor * reference.value, bound)
+
+
+ENOUGH = 8
+"""How many different values must bear out what was read off an output."""
+
+
+def fitted(output: np.ndarray, base: Reference, direction: np.ndarray) -> tuple[float, Reference] | None:
+    """The c for which an output is base + c · direction, and that as a reference; None if it is too little to tell.
+
+    By least squares c = Σ (ŷ − b) d / Σ d², so that if each |ŷ − b − c d| is at most e, c is off by Σ e |d| / Σ d².
+
+    Args:
+        output: float32.
+        base: what does not depend on c.
+        direction: float64, of the same shape.
+    """
+    if output.shape != direction.shape or len(np.unique(direction[direction != 0])) < ENOUGH:
+        return None
+    squares = float(np.square(direction).sum())
+    factor = float(((output - base.value) * direction).sum()) / squares
+    if not np.isfinite(factor):
+        return None
+    size = np.abs(factor * direction)
+    error = (0.0 if base.bound is None else base.bound) + gamma(3) * (np.abs(base.value) + size) + SMALLEST_NORMAL
+    doubt = float((error * np.abs(direction)).sum()) / squares
+    return factor, Reference(base.value + factor * direction, error + 1.001 * doubt * np.abs(direction))
 
 
 UNITWISE = (rounded_result, widened, multiple)

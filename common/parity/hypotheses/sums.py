@@ -9,7 +9,7 @@ from itertools import permutations
 
 import numpy as np
 
-from common.oracle import UNIT_ROUNDOFF, Reference, gamma
+from common.oracle import SMALLEST_NORMAL, UNIT_ROUNDOFF, Reference, gamma
 from common.parity.hypotheses import (
     ORDERS,
     Hypothesis,
@@ -20,8 +20,8 @@ from common.parity.hypotheses import (
     rounded_result,
     widened,
 )
-from common.parity.hypotheses.windows import border_mistakes, window_mistakes
-from common.specs.architecture import Conv, Dense, Padding, Preprocessing
+from common.parity.hypotheses.windows import border_mistakes, position_mistakes, window_mistakes
+from common.specs.architecture import Conv, Dense, Padding, Preprocessing, Shape
 
 
 @mistakes.register
@@ -36,6 +36,7 @@ def _conv(operation: Conv, seen: Observation) -> Iterator[Hypothesis]:
         yield mistake, partial(_if_certified, moved, other.output, own)
     yield from window_mistakes(operation, seen)
     yield from border_mistakes(operation, seen)
+    yield from position_mistakes(operation, seen)
     if seen.preprocessing and x.shape[1] <= len(seen.preprocessing.mean):
         yield from _image_mistakes(seen, seen.preprocessing)
     if groups > 1:
@@ -45,11 +46,32 @@ def _conv(operation: Conv, seen: Observation) -> Iterator[Hypothesis]:
         yield "the groups' outputs are swapped", given(seen, rolled, **swapped)
         yield "the groups' kernels are swapped", exchanged(seen, weight=swapped["weight"])
         yield "the groups' kernels and biases are swapped", exchanged(seen, **swapped)
+        for group in range(groups):
+            width, units = x.shape[1] // groups, len(weight) // groups
+            same = np.tile(x[:, group * width : (group + 1) * width], (1, groups, 1, 1))
+            yield f"every group reads the channels of group {group + 1}", given(seen, same)
+            of_one = np.tile(weight[group * units : (group + 1) * units], (groups, 1, 1, 1))
+            yield f"every group has the kernels of group {group + 1}", exchanged(seen, weight=of_one)
+            only = (np.arange(len(weight)) // units == group).astype(np.float32)
+            mistake = f"only group {group + 1} of {groups} is there"
+            alone = {name: array * only.reshape(-1, *[1] * (array.ndim - 1)) for name, array in seen.parameters.items()}
+            yield mistake, exchanged(seen, **alone)
+            if groups > 2:
+                continue
+            yield f"{mistake}, the other has its bias alone", exchanged(seen, weight=alone["weight"])
         interleaved = x.reshape(len(x), -1, groups, *x.shape[2:]).swapaxes(1, 2).reshape(x.shape)
         yield "channels are dealt to the groups in turn", given(seen, interleaved)
     yield from _dilations(operation, seen)
-    yield "the kernel's height and width are exchanged", exchanged(seen, weight=weight.swapaxes(2, 3))
-    yield "the kernel is flipped (convolution for cross-correlation)", exchanged(seen, weight=weight[:, :, ::-1, ::-1])
+    if max(weight.shape[2:]) > 1:
+        yield "the kernel's height and width are exchanged", exchanged(seen, weight=weight.swapaxes(2, 3))
+        yield "the kernel is mirrored from left to right", exchanged(seen, weight=weight[..., ::-1])
+        yield "the kernel is upside down", exchanged(seen, weight=weight[:, :, ::-1])
+        for turns in (1, 3):
+            turned = np.rot90(weight, turns, (2, 3))
+            yield f"the kernel is turned by {90 * turns}° counter-clockwise", exchanged(seen, weight=turned)
+        flipped = weight[:, :, ::-1, ::-1]
+        yield "the kernel is flipped (convolution for cross-correlation)", exchanged(seen, weight=flipped)
+    yield from _unit_mistakes(seen, "filter")
     if weight.shape[0] == weight.shape[1]:
         yield "the kernel's inputs and outputs are exchanged", exchanged(seen, weight=weight.swapaxes(0, 1))
     hwio = weight.transpose(2, 3, 1, 0)
@@ -85,18 +107,50 @@ def _dense(operation: Dense, seen: Observation) -> Iterator[Hypothesis]:
     weight = seen.parameters["weight"]
     yield from _bias_mistakes(seen)
     if seen.flattened and seen.flattened[1:] != (1, 1):
-        for order, axes in ORDERS.items():
-            taken = weight.reshape(-1, *seen.flattened).transpose(axes).reshape(weight.shape)
-            yield f"the weights are for a flatten in the order {order}", exchanged(seen, weight=taken)
-        for order, axes in ORDERS.items():
-            turned = weight.reshape(-1, *(seen.flattened[axis - 1] for axis in axes[1:]))
-            taken = turned.transpose(tuple(np.argsort(axes))).reshape(weight.shape)
-            yield f"the map is flattened in the order {order}, the weights are not", exchanged(seen, weight=taken)
+        yield from _order_mistakes(seen, seen.flattened)
+    yield from _unit_mistakes(seen, "unit")
     if weight.shape[0] == weight.shape[1]:
         yield "the kernel's inputs and outputs are exchanged", exchanged(seen, weight=weight.T)
     for taken in (weight.reshape(weight.shape[::-1]).T, weight.T.reshape(weight.shape)):
         yield "the kernel is reshaped where it should be transposed", exchanged(seen, weight=taken)
     yield from _precision_mistakes(seen)
+
+
+def _order_mistakes(seen: Observation, flattened: Shape) -> Iterator[Hypothesis]:
+    """A map is flattened in the framework's order P. The weights are in another, or were put into P from another."""
+    weight, own = seen.parameters["weight"], ORDERS[seen.order]
+    maps = weight.reshape(-1, *flattened)
+    in_own = [len(weight), *(flattened[axis - 1] for axis in own[1:])]
+    for order, axes in ORDERS.items():
+        if order != seen.order:
+            taken = maps.transpose(axes).reshape(in_own).transpose(np.argsort(own)).reshape(weight.shape)
+            mistake = f"the weights are for a flatten in the order {order}, not {seen.order}"
+            yield mistake, exchanged(seen, weight=taken)
+    for order, axes in ORDERS.items():
+        if order != "C, H, W" and (order, seen.order) != ("H, W, C", "H, W, C"):  # which is to leave them as they are
+            turned = weight.reshape(-1, *(flattened[axis - 1] for axis in axes[1:]))
+            taken = turned.transpose(np.argsort(axes)).reshape(weight.shape)
+            mistake = f"the weights are reordered as if they were for a flatten in the order {order}"
+            yield mistake, exchanged(seen, weight=taken)
+
+
+def _unit_mistakes(seen: Observation, unit: str) -> Iterator[Hypothesis]:
+    """Filters, or units, in another order, or their inputs."""
+    own = {name: seen.parameters[name] for name in ("weight", "bias") if name in seen.parameters}
+    for name, array in own.items():
+        what = "bias" if name == "bias" else "weights"
+        for step in (1, -1):
+            neighbour = "previous" if step == 1 else "next"
+            mistake = f"the {what} of each {unit} {'is' if name == 'bias' else 'are'} the {neighbour} {unit}'s"
+            yield mistake, exchanged(seen, **{name: np.roll(array, step, axis=0)})
+        plural = "biases" if name == "bias" else "weights"
+        yield f"the {plural} of the {unit}s are in reverse order", exchanged(seen, **{name: array[::-1]})
+    if len(own) > 1:
+        for step in (1, -1):
+            rolled = {name: np.roll(array, step, axis=0) for name, array in own.items()}
+            neighbour = "previous" if step == 1 else "next"
+            yield f"weights and bias of each {unit} are the {neighbour} {unit}'s", exchanged(seen, **rolled)
+        yield f"the {unit}s are in reverse order", exchanged(seen, **{name: array[::-1] for name, array in own.items()})
 
 
 def _bias_mistakes(seen: Observation) -> Iterator[Hypothesis]:
@@ -118,9 +172,25 @@ def _precision_mistakes(seen: Observation) -> Iterator[Hypothesis]:
         evaluation = given(seen, rounded(x, bits, ties), weight=rounded(weight, bits, ties))
         yield f"factors are rounded to {name}", evaluation
         yield f"factors and result are rounded to {name}", partial(rounded_result, evaluation, bits)
+    # As many bits as TF32, but a smaller range: where no factor leaves that, no number tells the two apart.
+    halves = given(seen, _float16(x), weight=_float16(weight))
+    yield "factors are rounded to float16", halves
+    yield "factors and result are rounded to float16", partial(rounded_result, halves, 11)
     yield "the weights are rounded to bfloat16", exchanged(seen, weight=rounded(weight, 8))
+    yield "the weights are rounded to float16", exchanged(seen, weight=_float16(weight))
+    yield "the weights are rounded to TF32", exchanged(seen, weight=rounded(weight, 11))
+    yield "what it reads is rounded to float16", given(seen, _float16(x))
+    yield "what it reads is rounded to TF32", given(seen, rounded(x, 11))
+    yield "what it reads is rounded to bfloat16", given(seen, rounded(x, 8))
+    for over, what in ((None, "all"), (tuple(range(1, weight.ndim)), "each unit")):
+        scale = np.maximum(np.abs(weight).max(axis=over, keepdims=True), SMALLEST_NORMAL).astype(np.float64) / 127
+        eight_bits = np.rint(weight / scale) * scale
+        yield f"the weights are rounded to int8, one scale for {what}", exchanged(seen, weight=eight_bits)
+
+
+def _float16(array: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
-        yield "the weights are rounded to float16", exchanged(seen, weight=weight.astype(np.float16).astype(np.float32))
+        return array.astype(np.float16).astype(np.float32)
 
 
 def rounded(array: np.ndarray, bits: int, ties: str = "even") -> np.ndarray:
@@ -140,10 +210,10 @@ def _image_mistakes(seen: Observation, recipe: Preprocessing) -> Iterator[Hypoth
     (x,) = seen.inputs
     channels = x.shape[1]
     if channels == 3:
-        yield "the image's channels are in reverse order (RGB for BGR)", given(seen, x[:, ::-1])
+        yield "the image's channels are in reverse order (RGB for BGR), or the kernels'", given(seen, x[:, ::-1])
         for order in permutations(range(3)):
             if order not in ((0, 1, 2), (2, 1, 0)):
-                yield f"the image's channels are in the order {order}", given(seen, x[:, list(order)])
+                yield f"the image's channels, or the kernels', are in the order {order}", given(seen, x[:, list(order)])
         for kept, lost in ((0, 2), (2, 0)):
             taken = [kept, 1, kept]
             mistake = f"channel {lost} of the image is lost, channel {kept} stands in both places"
@@ -177,9 +247,11 @@ def _image_mistakes(seen: Observation, recipe: Preprocessing) -> Iterator[Hypoth
             yield mistake, partial(widened, given(seen, image), slack)
     for axes, mistake in (
         ((2, 3), "the image's own mean is subtracted"),
+        ((0, 2, 3), "the batch's mean is subtracted from the image"),
         ((1, 2, 3), "the mean over all channels is subtracted"),
     ):
-        own = x.mean(axis=axes, dtype=np.float64, keepdims=True)
-        sizes = np.abs(x).mean(axis=axes, dtype=np.float64, keepdims=True)
-        summed = gamma(x[0].size + 1) * sizes + UNIT_ROUNDOFF * np.abs(x - own)
+        images = seen.batch[0] if 0 in axes else x
+        own = images.mean(axis=axes, dtype=np.float64, keepdims=True)
+        sizes = np.abs(images).mean(axis=axes, dtype=np.float64, keepdims=True)
+        summed = gamma(images.size + 1) * sizes + UNIT_ROUNDOFF * np.abs(x - own)
         yield mistake, partial(widened, given(seen, x - own), 2 * float(summed.max()))

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from common.oracle import SMALLEST_NORMAL, Reference, evaluate, gamma
 from common.parity.hypotheses import Hypothesis, Observation, exchanged, mistakes, multiple
@@ -57,16 +58,47 @@ def window_mistakes(operation: Conv | MaxPool | AveragePool, seen: Observation) 
             yield f"the window is {size}×{size}", exchanged(seen, replace(operation, kernel=size))
 
 
+def position_mistakes(operation: Conv | MaxPool | AveragePool, seen: Observation) -> Iterator[Hypothesis]:
+    """The windows begin at another pixel, or the map is turned over before they do."""
+    (x,) = seen.inputs
+    height, width = x.shape[2:]
+    for down, right in ((0, 1), (1, 0), (1, 1), (0, -1), (-1, 0), (-1, -1)):
+        ways = [way for way, step in {"down": down, "right": right, "up": -down, "left": -right}.items() if step > 0]
+        mistake = f"what it reads is shifted by a pixel {' and '.join(ways)}"
+        rolled = np.roll(x, (down, right), (2, 3))
+        yield f"{mistake}, what leaves it comes back opposite", exchanged(seen, None, [rolled])
+        modes: dict[str, Literal["constant", "edge"]] = {
+            "zeros": "constant",
+            "a copy of its border": "edge",
+        }
+        for beside, mode in modes.items():
+            larger = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode=mode)
+            moved = larger[:, :, 1 - down : 1 - down + height, 1 - right : 1 - right + width]
+            yield f"{mistake}, {beside} in its place", exchanged(seen, None, [moved])
+    (top, bottom), (left, right) = operation.window(x.shape[1:])[2]
+    for step in (1, 2):
+        if (top, left) == (0, 0):
+            later = replace(operation, padding=((0, bottom + step), (0, right + step)))
+            yield f"the windows begin at pixel {step}, not 0", exchanged(seen, later, [x[:, :, step:, step:]])
+    if seen.preprocessing is None:  # an image has hypotheses of its own
+        yield "what it reads has height and width exchanged", exchanged(seen, None, [x.swapaxes(2, 3)])
+        yield "what it reads is mirrored from left to right", exchanged(seen, None, [x[..., ::-1]])
+        yield "what it reads is upside down", exchanged(seen, None, [x[:, :, ::-1]])
+        what = "the channels of what it reads, or of its kernels," if seen.parameters else "its channels"
+        yield f"{what} are in reverse order", exchanged(seen, None, [x[:, ::-1]])
+
+
 def border_mistakes(operation: Conv | MaxPool, seen: Observation) -> Iterator[Hypothesis]:
     """Something else than nothing around the map."""
     (x,) = seen.inputs
     padding = operation.window(x.shape[1:])[2]
     if not np.any(padding):
         return
-    kinds: list[tuple[str, Literal["constant", "reflect", "edge"]]] = [
+    kinds: list[tuple[str, Literal["constant", "reflect", "edge", "wrap"]]] = [
         ("the map is padded with zeros, which can win", "constant"),
         ("the border is reflected", "reflect"),
         ("the border is repeated", "edge"),
+        ("the map goes on at its opposite side", "wrap"),
     ]
     for mistake, mode in kinds[isinstance(operation, Conv) :]:
         if mode == "reflect" and max(map(max, padding)) >= min(x.shape[2:]):
@@ -81,6 +113,31 @@ def _max_pool(operation: MaxPool, seen: Observation) -> Iterator[Hypothesis]:
     yield from window_mistakes(operation, seen)
     average = AveragePool(operation.kernel, operation.stride, operation.padding)
     yield "the average is taken, not the maximum", exchanged(seen, average)
+    if np.any(operation.window(seen.inputs[0].shape[1:])[2]):
+        mistake = "the average is taken, not the maximum, and the padding not counted"
+        yield mistake, partial(average_inside, seen, average)
+    yield "the minimum is taken, not the maximum", partial(_minimum, operation, seen)
+    for step in (2, 3):
+        yield f"the window is dilated by {step}", partial(_dilated_maximum, operation, seen, step)
+        for pads in (1, 2):
+            padded = replace(operation, padding=pads)
+            yield f"the window is dilated by {step}, the padding {pads}", partial(_dilated_maximum, padded, seen, step)
+    yield from position_mistakes(operation, seen)
+
+
+def _minimum(operation: MaxPool, seen: Observation) -> Reference:
+    reference = evaluate(operation, [-seen.inputs[0]], {})
+    return Reference(-reference.value)
+
+
+def _dilated_maximum(operation: MaxPool, seen: Observation, step: int) -> Reference:
+    """Of every `step`th pixel of a window that is larger by as much."""
+    (x,) = seen.inputs
+    kernel, stride, padding = operation.window(x.shape[1:])
+    padded = np.pad(x, ((0, 0), (0, 0), *padding), constant_values=-np.inf)
+    larger = tuple(step * (length - 1) + 1 for length in kernel)
+    windows = sliding_window_view(padded, larger, axis=(2, 3))[:, :, :: stride[0], :: stride[1], ::step, ::step]
+    return Reference(windows.max(axis=(4, 5)))
 
 
 @mistakes.register
@@ -91,24 +148,26 @@ def _average_pool(operation: AveragePool, seen: Observation) -> Iterator[Hypothe
     maximum = MaxPool(operation.kernel, operation.stride, operation.padding)
     yield "the maximum is taken, not the average", exchanged(seen, maximum)
     yield "the sum is taken, not the average", partial(multiple, exchanged(seen), kernel[0] * kernel[1])
+    yield "the padding is not counted", partial(average_inside, seen, operation)
+    yield from position_mistakes(operation, seen)
     adaptive = AdaptiveAveragePool(seen.output.shape[2])
     yield "the windows are spread evenly (adaptive average)", exchanged(seen, adaptive)
     over: Padding = ((0, stride[0] - 1), (0, stride[1] - 1))
     same, rounded_up = replace(operation, padding=SAME), replace(operation, padding=over)
-    yield "the padding is TensorFlow's SAME, and not counted", partial(_average_inside, seen, same)
+    yield "the padding is TensorFlow's SAME, and not counted", partial(average_inside, seen, same)
     mistake = "the number of windows is rounded up, and the padding not counted"
-    yield mistake, partial(_average_inside, seen, rounded_up)
+    yield mistake, partial(average_inside, seen, rounded_up)
     for size in (2, 3):
         one, tf_same = (replace(operation, kernel=size, padding=padding) for padding in (1, SAME))
         yield f"the average is over {size}×{size}, padded by 1, the padding counted", exchanged(seen, one)
         mistake = f"the average is over {size}×{size}, padded by 1, the padding not counted"
-        yield mistake, partial(_average_inside, seen, one)
+        yield mistake, partial(average_inside, seen, one)
         yield f"the average is over {size}×{size}, padded SAME, the padding counted", exchanged(seen, tf_same)
         mistake = f"the average is over {size}×{size}, padded SAME, the padding not counted"
-        yield mistake, partial(_average_inside, seen, tf_same)
+        yield mistake, partial(average_inside, seen, tf_same)
 
 
-def _average_inside(seen: Observation, operation: AveragePool) -> Reference:
+def average_inside(seen: Observation, operation: AveragePool) -> Reference:
     """The mean over those pixels of each window that lie inside the map."""
     (x,) = seen.inputs
     reference = evaluate(operation, [x], {})

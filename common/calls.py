@@ -1,0 +1,76 @@
+"""Canonical names for what a model calls: a module that stands at two places is two layers.
+
+Of `self.relu1(self.add(y, x))`, torchvision's habit, the specification knows the second call by a name of its own.
+Which it is, the model's structure says: the layer that no module is called after, and that reads what this call reads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+
+from common.specs.architecture import IMAGE, Architecture
+
+IMAGE_CALL = -1
+"""In place of a call's number: the image."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module or layer, in the order in which they are made."""
+
+    name: str
+    """Canonical, after the module's own."""
+    reads: tuple[int | None, ...]
+    """The calls whose results it is given, by number; `IMAGE_CALL` is the image, and None what no call has made."""
+
+
+def named_calls(calls: Sequence[Call], spec: Architecture | None) -> list[str]:
+    """A name for each call: the module's own; for several calls of one, those that the specification has for them.
+
+    A call that the specification has no layer for gets a name that no layer has, as `relu1#27`. The judge holds each
+    layer to what is recorded under its name, so that a wrong name would be found out, and hide nothing.
+
+    Args:
+        calls: of the whole model, in the order in which they are made.
+        spec: the network that the model is, if it is one of the catalogue.
+    """
+    times = Counter(call.name for call in calls)
+    layers = {layer.name: layer for layer in spec.layers} if spec else {}
+    free = [name for name in layers if times[name] != 1]
+    names: list[str] = []
+    for number, call in enumerate(calls):
+        if times[call.name] == 1:
+            names.append(call.name)
+            continue
+        reads = _layers_read(number, calls, names, layers)
+        fitting = [name for name in free if reads == list(layers[name].inputs)]
+        own = [call.name] if call.name not in names and not fitting else []
+        names.append(next(iter(fitting or own), f"{call.name}#{number}"))
+        free = [name for name in free if name != names[-1]]
+    return names
+
+
+def wired(calls: Sequence[Call], names: Sequence[str], spec: Architecture | None) -> dict[str, list[str]]:
+    """The layers of the specification that each layer depends on directly, where that is known."""
+    layers = {layer.name for layer in spec.layers} if spec else set(names)
+    found = {name: _layers_read(number, calls, names, layers) for number, name in enumerate(names)}
+    return {name: reads for name, reads in found.items() if reads}
+
+
+def _layers_read(number: int, calls: Sequence[Call], names: Sequence[str], layers: Container[str]) -> list[str] | None:
+    """What a call reads, through whatever stands between that is no layer of the specification; None if not known."""
+    found: list[str] = []
+    for source in calls[number].reads:
+        if source is None:
+            return None
+        if source == IMAGE_CALL:
+            found.append(IMAGE)
+        elif names[source] in layers:
+            found.append(names[source])
+        elif (before := _layers_read(source, calls, names, layers)) is not None:
+            found += before
+        else:
+            return None
+    return found

@@ -1,0 +1,83 @@
+"""Why a layer has another shape than specified: the mistakes that would give it that shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+
+from common.errors import TriptychError
+from common.parity.hypotheses import Observation
+from common.parity.hypotheses.windows import window_mistakes
+from common.specs.architecture import (
+    IMAGE,
+    Architecture,
+    AveragePool,
+    Conv,
+    Layer,
+    MaxPool,
+    Operation,
+    Shape,
+)
+
+
+def explain_shape(spec: Architecture, layer: Layer, shapes: Mapping[str, Shape]) -> str | None:
+    """The mistakes with which a layer would have the shape that it has, for a network that could not be run.
+
+    Args:
+        spec: the network.
+        layer: the first whose shape is not the specified one.
+        shapes: of every layer's output, as found.
+    """
+    operation, found = layer.operation, tuple(shapes[layer.name])
+    given = spec.input_shapes(layer)[0]
+    if (behind := next_convolution(spec, layer)) and _stride_stands_in(behind, operation, found, given, shapes):
+        return f"its stride and that of {behind.name} are exchanged"
+    windows, others = [], []
+    if isinstance(operation, Conv | MaxPool | AveragePool):
+        blank = [np.empty((1, *given), np.float32)]
+        for mistake, evaluation in window_mistakes(
+            operation, Observation(layer.name, operation, blank, np.empty(0), {}, blank)
+        ):
+            with suppress(TriptychError):  # the window does not fit
+                if evaluation.args[0].output_shape(given) == found:
+                    windows.append(mistake)
+    if isinstance(operation, Conv | MaxPool):
+        kernel, _, padding = operation.window(given)
+        for step in (2, 3):
+            wide = tuple(step * (length - 1) + 1 for length in kernel)
+            with suppress(TriptychError):
+                dilated = replace(operation, kernel=(wide[0], wide[1]), padding=padding)
+                if wide != kernel and dilated.output_shape(given) == found:
+                    windows.append(f"the window is dilated by {step}")
+    if not windows and len(layer.inputs) == 1:
+        for other, shape in ({IMAGE: spec.input_shape} | dict(shapes)).items():
+            with suppress(TriptychError):
+                if other not in (layer.name, *layer.inputs) and operation.output_shape(tuple(shape)) == found:
+                    others.append(f"it reads {other}, not {layer.inputs[0]}")
+    return " or ".join(windows or others[: len(others) <= 2 and 2]) or None
+
+
+def next_convolution(spec: Architecture, layer: Layer) -> Layer | None:
+    """The convolution of the same block that a stride may have been given to instead."""
+    block = layer.name.rpartition("/")[0]
+    layers = spec.layers[spec.layers.index(layer) + 1 :]
+    behind = (other for other in layers if isinstance(other.operation, Conv) and other.name.rpartition("/")[0] == block)
+    return next(behind, None) if block and isinstance(layer.operation, Conv) else None
+
+
+def _stride_stands_in(
+    behind: Layer, operation: Operation, found: Shape, given: Shape, shapes: Mapping[str, Shape]
+) -> bool:
+    """Whether the shapes are those of two convolutions that have each other's stride."""
+    assert isinstance(operation, Conv)
+    assert isinstance(behind.operation, Conv)
+    if operation.stride == behind.operation.stride or behind.inputs[0] not in shapes:
+        return False
+    with suppress(TriptychError):
+        here = replace(operation, stride=behind.operation.stride).output_shape(given)
+        there = replace(behind.operation, stride=operation.stride).output_shape(tuple(shapes[behind.inputs[0]]))
+        return here == found and there == tuple(shapes.get(behind.name, ()))
+    return False
