@@ -135,8 +135,18 @@ def _spec_of(model: nn.Module) -> Architecture | None:
     return get_spec(architecture, image_size=model.image_shape[1:]) if architecture else None
 
 
-@torch.no_grad()
 def _traced(model: nn.Module) -> tuple[list[Call], list[Shape]]:
+    """`_trace`, once for the same layers."""
+    key = [(path, id(module)) for path, module in _layers_of(model)]
+    known, traced = model.__dict__.get("_traced", (None, None))
+    if known != key or traced is None:
+        traced = _trace(model)
+        model.__dict__["_traced"] = key, traced
+    return traced
+
+
+@torch.no_grad()
+def _trace(model: nn.Module) -> tuple[list[Call], list[Shape]]:
     """Every call of a layer, in order, and its output's shape for one image, up to the first that cannot be computed.
 
     Only shapes are computed: on the meta device a tensor has no content. A tensor is known by its identity and by how
