@@ -188,7 +188,14 @@ class RightWorker:
     def ask(self, request, timeout):
         spec = get_spec("lenet5")
         if "build" in request:
-            return {"shapes": spec.shapes, "parameter_shapes": spec.parameter_shapes, "unnamed": {}}
+            wiring = {layer.name: layer.inputs for layer in spec.layers}
+            return {
+                "shapes": spec.shapes,
+                "parameter_shapes": spec.parameter_shapes,
+                "order": "C, H, W",
+                "reads": wiring,
+                "unnamed": {},
+            }
         values, paths = {IMAGE: np.load(request["image"])}, {}
         weights = read_weights_file(request["weights"])
         for number, layer in enumerate(spec.layers):

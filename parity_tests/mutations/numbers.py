@@ -241,7 +241,7 @@ MUTANTS = [
     _keras_mnist(
         "a fixed mask",
         'layers.Dropout(rate=0.5, name="drop6")',
-        'layers.Lambda(lambda x: x * (keras.ops.arange(4096, dtype="float32") % 3 > 0), name="drop6")',
+        'layers.Lambda(lambda x: x * keras.ops.sign(keras.ops.arange(4096, dtype="float32") % 3), name="drop6")',
         "drop6",
         "the same values of each image are set to 0 (a fixed mask)",
     ),
@@ -251,6 +251,7 @@ MUTANTS = [
         'layers["drop7"] = nn.Threshold(0.5, 0.0)',
         "drop7",
         "the smaller values are set to 0 (a threshold)",
+        seen_by=FLOATS,
     ),
     _torch_mnist(
         "all is dropped",

@@ -35,7 +35,7 @@ def _dropout(operation: Dropout, seen: Observation) -> Iterator[Hypothesis]:
         yield f"every value is divided by {keep:g}", partial(Reference, x / keep, bounds[keep])
     for factor in dict.fromkeys((1 - operation.rate, operation.rate)):
         yield f"every value is multiplied by {factor:g}", partial(Reference, x * factor, gamma(2) * np.abs(x))
-    if x.shape != seen.output.shape:
+    if x.shape != seen.output.shape or (seen.batch[0] != 0).sum() < ENOUGH:
         return
     kept, told = seen.output != 0, x != 0
     for keep in shares:
@@ -64,7 +64,7 @@ def _masks(kept: np.ndarray, told: np.ndarray, x: np.ndarray, shares: Iterable[f
         shares: what dropout might keep.
     """
     number, of = int((kept & told).sum()), int(told.sum())
-    if number in (0, of) or of < ENOUGH:
+    if number in (0, of):
         return
     if x[told & ~kept].max() < x[told & kept].min():
         yield "the smaller values are set to 0 (a threshold)"
