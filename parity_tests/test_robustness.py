@@ -208,6 +208,7 @@ class RightWorker:
         return {
             "recorded": {"outputs": paths, "returned": {"logits": paths["output"]}, "alone": {}, "given": {}},
             "places": {},
+            "evidence": {},
             "note": None,
             "timing": {},
             "memory": 0,

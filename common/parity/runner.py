@@ -146,10 +146,10 @@ class _Runner:
         if pending or not told.keys() >= set(self.wanted):
             for each in self._run_backends(pending, results):
                 told[each.label] = len(each.probe.image), each.probe.bounded
-        for name in (backend.name for backend in self.plan.backends):
-            labels = [label for label in self.wanted if (name, label) in results]
-            checked = cross_checked([results[name, label] for label in labels], labels)
-            results |= {(name, label): result for label, result in zip(labels, checked, strict=True)}
+        for row in (backend.label for backend in self.plan.backends):
+            labels = [label for label in self.wanted if (row, label) in results]
+            checked = cross_checked([results[row, label] for label in labels], labels)
+            results |= {(row, label): result for label, result in zip(labels, checked, strict=True)}
         return [self._of_label(label, *told[label], results) for label in self.wanted]
 
     def _run_backends(self, backends: Sequence[Backend], results: _Results) -> list[_PreparedProbe]:
