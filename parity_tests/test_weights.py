@@ -21,6 +21,20 @@ def test_layouts_are_inverses():
         assert (layouts.dense_from_io(layouts.dense_to_io(dense, flattened), flattened) == dense).all()
 
 
+@pytest.mark.parametrize("shape", [(1, 5, 3), (70, 300, 36), (3, 7000, 129)])
+def test_an_array_is_turned_tile_by_tile(shape):
+    """Also where tiles do not fit evenly, numbers lie misaligned, or nothing lies in memory."""
+    array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    misaligned = np.frombuffer(b"x" + array.tobytes(), np.float32, offset=1).reshape(shape)
+    for given in (array, misaligned, array[:, ::-1], array.astype(">f4")):
+        found = layouts.turned(given)
+        assert found.flags.c_contiguous
+        assert found.dtype == np.float32
+        assert (found == given.transpose(2, 1, 0)).all()
+    empty = layouts.turned(np.broadcast_to(np.float32(0), shape))
+    assert (empty.shape, any(empty.strides)) == (shape[::-1], False)
+
+
 def test_a_dense_layer_behind_a_flatten_is_the_same_function_in_both_layouts():
     image, dense = counting(2, 3, 4, 5), counting(7, 60)
     last = layouts.to_channels_last(image).reshape(2, -1)

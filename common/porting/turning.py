@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from math import prod
 
 import numpy as np
 
@@ -14,9 +11,6 @@ from common import layouts
 from common.names import layer_of
 from common.porting.conventions import Convention
 from common.specs.architecture import Architecture, Dropout, Flatten, Shape
-
-TILE = (1024, 64)
-"""Rows and columns: 256 KiB of float32."""
 
 Change = tuple[str, Callable[[np.ndarray], np.ndarray]]
 """In words, and as a function that makes a view where it can."""
@@ -82,25 +76,7 @@ def flattened(spec: Architecture, name: str) -> tuple[int, int, int] | None:
 
 
 def _dense_from_io(kernel: np.ndarray, flattened: tuple[int, int, int] | None) -> np.ndarray:
-    """`layouts.dense_from_io`, copied tile by tile, on all cores: a tile fits into the cache.
-
-    Tensors of a pickle begin anywhere in it. Each tile is copied to where float32 may lie before it is turned, since
-    NumPy strides over misaligned numbers three times as slowly.
-    """
-    if flattened is None and kernel.flags.f_contiguous:
-        return kernel.T
-    inputs, units = kernel.shape
-    places = prod(flattened[:2]) if flattened else 1
-    canonical = np.empty((units, inputs // places, places), np.float32)
-    stored = kernel.reshape(places, inputs // places, units)
-    channels = max(1, TILE[0] // places)
-
-    def turn(start: int) -> None:
-        columns = slice(start, start + TILE[1])
-        for first in range(0, inputs // places, channels):
-            rows = slice(first, first + channels)
-            canonical[columns, rows] = np.ascontiguousarray(stored[:, rows, columns]).transpose(2, 1, 0)
-
-    with ThreadPoolExecutor(os.cpu_count()) as executor:
-        list(executor.map(turn, range(0, units, TILE[1])))
-    return canonical.reshape(units, inputs)
+    """`layouts.dense_from_io`, copied at once where that is not a view of whole rows."""
+    if flattened is None and not kernel.flags.f_contiguous:
+        return layouts.turned(kernel[np.newaxis]).reshape(kernel.shape[::-1])
+    return layouts.dense_from_io(kernel, flattened)
