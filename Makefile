@@ -5,10 +5,11 @@ READY := .venv/.ready
 GIGABYTES := 5
 PROCESSES := 2
 NETWORKS := lenet5 alexnet_bvlc vgg11 googlenet resnet50 densenet121
+PYTEST = $(BIN)/python -m pytest -q -n $(PROCESSES) --dist worksteal
 BACKENDS := torch keras-tensorflow tf1 onnx-torch onnx-keras onnx-tf1
 
 .DEFAULT_GOAL := help
-.PHONY: help parity explore test mutants no-false-alarms lint format clean
+.PHONY: help parity explore test test-all times mutants no-false-alarms lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,14 +20,20 @@ parity: $(READY) ## Set up, then prove one network of each family in every backe
 explore: $(READY) ## Set up, then write the side-by-side pages into explorer/
 	@$(BIN)/triptych explore
 
-test: lint ## Set up, then run lint, type checks and all tests
-	@$(BIN)/python -m pytest -q -n $(PROCESSES) --dist worksteal --durations 15
+test: lint ## Set up, then run lint, type checks and the tests: minutes
+	@$(PYTEST)
+
+test-all: lint ## Before a release: the slow tests too, every mutant and every network whole
+	@$(PYTEST) -m 'slow or not slow'
+
+times: $(READY) ## Run the tests, and say which files and which tests took how much processor time
+	@$(PYTEST) -p parity_tests.times
 
 mutants: $(READY) ## Inject porting mistakes into the implementations; each must be caught, placed and named
 	@$(BIN)/python -m parity_tests.mutants
 
 no-false-alarms: $(READY) ## Judge correct implementations on 240 random combinations; none may be accused
-	@$(BIN)/python -m pytest -q -m exhaustive parity_tests/test_no_false_alarms.py
+	@$(BIN)/python -m pytest -q -m slow parity_tests/test_no_false_alarms.py
 
 lint: $(READY)
 	@echo "Checking style and types ..."

@@ -9,6 +9,8 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 
@@ -44,6 +46,27 @@ def release(package: str) -> None:
     if package == "keras_impl":
         importlib.import_module("keras").backend.clear_session()
     gc.collect()
+
+
+@contextmanager
+def without_weights(package: str) -> Iterator[None]:
+    """Models are built with the names and shapes of their parameters, and no numbers in them."""
+    if package == "torch_impl":
+        import torch
+
+        with torch.device("meta"):
+            yield
+    elif package == "keras_impl":
+        import keras
+
+        with keras.StatelessScope():
+            yield
+    else:
+        import tensorflow.compat.v1 as tf
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tf, "global_variables_initializer", tf.no_op)
+            yield
 
 
 @pytest.fixture(params=IMPLEMENTATIONS, scope="module")

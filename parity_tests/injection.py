@@ -52,6 +52,12 @@ class Mutant:
         return self.file.removesuffix(".py").replace("/", ".")
 
 
+def unchanged(package: str, architecture: str) -> Mutant:
+    """No mistake: the implementation as it is, but for its narrow dense layers."""
+    file = f"{package}/catalogue.py"
+    return Mutant(package, file, architecture, "nothing", "import", "import", layer="", cause="")
+
+
 IMAGE_SIZES = {"resnet": (64, 96), "densenet": (32, 64), "vgg": (36, 64)}
 """Height and width by family, small and not square …"""
 
@@ -62,10 +68,10 @@ WIDE, NARROW = 4096, 24
 """The units of AlexNet's and VGG's dense layers, and how many they have here: 60 million weights prove no more."""
 
 
-def specification(architecture: str) -> Architecture:
-    """What a mutant has to break: the network on a small image, with narrow dense layers."""
-    spec = get_spec(architecture)
-    if spec.family in IMAGE_SIZES and architecture not in FULL_SIZE:
+def specification(architecture: str, image_size: tuple[int, int] | None = None) -> Architecture:
+    """What a mutant has to break: the network with narrow dense layers, on a small image if none is given."""
+    spec = get_spec(architecture, image_size=image_size)
+    if image_size is None and spec.family in IMAGE_SIZES and architecture not in FULL_SIZE:
         spec = get_spec(architecture, image_size=IMAGE_SIZES[spec.family])
     layers = [
         replace(layer, operation=Dense(NARROW)) if layer.operation == Dense(WIDE) else layer for layer in spec.layers

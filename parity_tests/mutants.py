@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -19,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from common import get_spec
 from common.parity.agreement import cross_checked
 from common.parity.causes import UNTRACED, Traced
 from common.parity.judge import (
@@ -55,6 +57,31 @@ MUTANTS: list[Mutant] = sorted(
     (mutant for family in FAMILIES for mutant in family.MUTANTS),
     key=lambda mutant: mutant.architecture,
 )
+
+
+def kind(mutant: Mutant) -> str:
+    """What the mistake is, without where and how much: by its cause, or by its description if it is given none."""
+    return without_numbers(mutant.cause or mutant.mistake)
+
+
+def without_numbers(text: str) -> str:
+    """A sentence with no layer and no number in it."""
+    layer = r"\b(?:conv|fc|c|inception_|transition|pool|bn|norm|relu)\d\w*(?:/\w+)*"
+    return re.sub(r"\d+(?:[.,×]\d+)*(?:e-\d+)?", "n", re.sub(layer, "layer", text))
+
+
+def representatives() -> list[Mutant]:
+    """Of each kind of mistake the cheapest, and as well of each family in each implementation."""
+    chosen = set()
+    by_cost = sorted(MUTANTS, key=lambda mutant: specification(mutant.architecture).multiply_adds)
+    for group in (kind, lambda it: (get_spec(it.architecture).family, it.package)):
+        seen = {group(mutant) for mutant in chosen}
+        for mutant in by_cost:
+            if group(mutant) not in seen:
+                seen.add(group(mutant))
+                chosen.add(mutant)
+    return [mutant for mutant in MUTANTS if mutant in chosen]
+
 
 PROBES = {"exact": exact_probe, "certified": photo_probe}
 

@@ -4,36 +4,57 @@ from __future__ import annotations
 
 import importlib
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import file_digest, sha256
+from types import ModuleType
 
 import numpy as np
 import onnx
 import pytest
-from conftest import IMPLEMENTATIONS, load_implementation, release
+from conftest import IMPLEMENTATIONS, load_implementation, release, without_weights
 
 from common import get_spec, list_architectures
 from common.onnx_graph import ExportOptions
 from common.onnx_session import record as record_onnx
 from common.parity.judge import CERTIFIED, IDENTICAL, LayerVerdict, Memory, judge, judge_structure, overall
 from common.probes import Probe, exact_probe, random_probe
+from common.specs.architecture import Architecture, Dense
+from parity_tests.injection import WIDE, imported_with, specification, unchanged
 
-SMALL = (64, 96)
-"""Height and width for the networks that take any size: small, not square."""
-
-FULL_SIZE = None
 NOT_RUN = "not run"
 
-RUNS = {
-    # The same builder with other depths, or minutes of arithmetic: built, loaded and exported, but not run here.
-    # `triptych parity` runs them all.
-    **dict.fromkeys(("vgg13", "vgg16", "vgg19", "vgg19_gap"), NOT_RUN),
-    **dict.fromkeys(("resnet34", "resnet101", "resnet101_v1_5", "resnet152_v1_5"), NOT_RUN),
-    **dict.fromkeys(("resnet34_tutorial", "resnet101_tutorial", "resnet152_tutorial"), NOT_RUN),
-    **dict.fromkeys(("densenet169", "densenet201"), NOT_RUN),
-    # A flatten fixes the size of the image.
-    **dict.fromkeys(("vgg11",), FULL_SIZE),
-}
+DEEPER = (
+    *("vgg13", "vgg16", "vgg19", "vgg19_gap"),
+    *("resnet34", "resnet101", "resnet152", "resnet101_v1_5", "resnet152_v1_5"),
+    *("resnet34_tutorial", "resnet101_tutorial", "resnet152_tutorial"),
+    *("densenet161", "densenet169", "densenet201"),
+)
+"""The same builder as another's, with another depth or width: of these, the quick suite examines the structure."""
+
+MINUTES = ("vgg13", "vgg16", "vgg19")
+"""Whole, they are built, loaded and exported, but not run: `triptych parity` does."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, on a small image where it takes one."""
+
+    architecture: str
+    whole: bool = False
+    """Whether with all the units of its wide dense layers, and on the paper's image, or narrow as its mutants are."""
+
+    @property
+    def spec(self) -> Architecture:
+        return get_spec(self.architecture) if self.whole else specification(self.architecture)
+
+
+def cases() -> Iterator[pytest.param]:
+    for name in list_architectures():
+        yield pytest.param(Case(name), id=name, marks=[pytest.mark.slow] if name in DEEPER else [])
+        if Dense(WIDE) in [layer.operation for layer in get_spec(name).layers]:
+            yield pytest.param(Case(name, whole=True), id=f"{name} whole", marks=pytest.mark.slow)
 
 
 @dataclass
@@ -42,13 +63,6 @@ class Judged:
 
     memories: dict[str, Memory] = field(default_factory=lambda: defaultdict(dict))
     exports: dict[tuple[str, bytes], str] = field(default_factory=dict)
-
-
-def image_size(architecture):
-    """What a network is run on."""
-    if architecture in RUNS:
-        return RUNS[architecture]
-    return SMALL if get_spec(architecture).family in ("resnet", "densenet", "vgg") else FULL_SIZE
 
 
 @dataclass
@@ -63,25 +77,44 @@ class Examination:
     """A digest of its export, but for the line that says which framework it is from."""
 
 
-@pytest.fixture(scope="module", params=list_architectures())
-def architecture(request):
+@pytest.mark.parametrize("package", IMPLEMENTATIONS)
+@pytest.mark.parametrize("architecture", list_architectures())
+def test_structure_is_the_specified_one(architecture, package):
+    load_implementation(package)
+    backend = importlib.import_module(f"{package}.backend")
+    with without_weights(package):
+        assert judge_structure(get_spec(architecture), *backend.structure(backend.build(architecture))) == []
+    release(package)
+
+
+@pytest.fixture(scope="module", params=cases())
+def case(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
-def examinations(architecture, tmp_path_factory):
+def examinations(case, tmp_path_factory):
     """All three implementations examined with the same probes, one after the other."""
-    size = image_size(architecture)
-    if size == NOT_RUN:
-        size = None
-        probes = {NOT_RUN: Probe(NOT_RUN, repeated_numbers(get_spec(architecture)), np.empty(0))}
+    spec = case.spec
+    if case.whole and case.architecture in MINUTES:
+        probes = {NOT_RUN: Probe(NOT_RUN, repeated_numbers(spec), np.empty(0))}
     else:
-        spec = get_spec(architecture, image_size=size)
         batch = 1 if spec.multiply_adds > 5e8 else 3
         probes = {make.__name__: make(spec, seed=1, batch=batch) for make in (exact_probe, random_probe)}
-    path = tmp_path_factory.mktemp("exports") / f"{architecture}.onnx"
+    path = tmp_path_factory.mktemp("exports") / f"{case.architecture}.onnx"
     judged = Judged()
-    return {name: examine(architecture, name, size, probes, path, judged) for name in IMPLEMENTATIONS}
+    return {name: examine(case, name, probes, path, judged) for name in IMPLEMENTATIONS}
+
+
+@contextmanager
+def implementation_of(case: Case, package: str) -> Iterator[ModuleType]:
+    """The package, with narrow dense layers if the case is not whole."""
+    implementation = load_implementation(package)
+    if case.whole:
+        yield implementation
+        return
+    with imported_with(unchanged(package, case.architecture)):
+        yield importlib.import_module(package)
 
 
 def repeated_numbers(spec):
@@ -93,37 +126,38 @@ def repeated_numbers(spec):
     }
 
 
-def examine(architecture, package, size, probes, path, judged) -> Examination:
+def examine(case, package, probes, path, judged) -> Examination:
     """Build, load, read back, record and export.
 
     The first implementation is exported with the weights of both probes, and both exports are run; of the others' one,
     it is enough that it is the same byte for byte.
     """
-    implementation = load_implementation(package)
-    backend = importlib.import_module(f"{package}.backend")
-    spec = get_spec(architecture, image_size=size)
-    model = implementation.build(architecture, image_size=size)
-    found = Examination(judge_structure(spec, *backend.structure(model)))
-    for name, probe in probes.items():
-        implementation.load_weights(model, probe.weights)
-        if name != NOT_RUN:
-            recorded = backend.record(model, probe.image, probe.injected)
-            found.verdicts[name] = verdict(spec, probe, recorded, judged.memories[name])
-        if name == "exact_probe" and package != IMPLEMENTATIONS[0]:
-            continue
-        implementation.export_onnx(model, path, ExportOptions(tuple(spec.outputs), external_data=True))
-        found.graph = digest(path)
-        if name != NOT_RUN:
-            if (name, found.graph) not in judged.exports:
-                recorded = record_onnx(path, probe.image, probe.injected)
-                judged.exports[name, found.graph] = verdict(spec, probe, recorded, judged.memories[name])
-            found.verdicts[f"{name} of the export"] = judged.exports[name, found.graph]
-    weights = implementation.read_weights(model)
-    found.came_back = weights.keys() == probe.weights.keys() and all(
-        np.array_equal(weights[name].view(np.uint32), array.view(np.uint32)) for name, array in probe.weights.items()
-    )
-    del model
-    release(package)
+    spec = case.spec
+    with implementation_of(case, package) as implementation:
+        backend = importlib.import_module(f"{package}.backend")
+        model = implementation.build(case.architecture, image_size=spec.input_shape[1:])
+        found = Examination(judge_structure(spec, *backend.structure(model)))
+        for name, probe in probes.items():
+            implementation.load_weights(model, probe.weights)
+            if name != NOT_RUN:
+                recorded = backend.record(model, probe.image, probe.injected)
+                found.verdicts[name] = verdict(spec, probe, recorded, judged.memories[name])
+            if name == "exact_probe" and package != IMPLEMENTATIONS[0]:
+                continue
+            implementation.export_onnx(model, path, ExportOptions(tuple(spec.outputs), external_data=True))
+            found.graph = digest(path)
+            if name != NOT_RUN:
+                if (name, found.graph) not in judged.exports:
+                    recorded = record_onnx(path, probe.image, probe.injected)
+                    judged.exports[name, found.graph] = verdict(spec, probe, recorded, judged.memories[name])
+                found.verdicts[f"{name} of the export"] = judged.exports[name, found.graph]
+        weights = implementation.read_weights(model)
+        found.came_back = weights.keys() == probe.weights.keys() and all(
+            np.array_equal(weights[name].view(np.uint32), array.view(np.uint32))
+            for name, array in probe.weights.items()
+        )
+        del model
+        release(package)
     return found
 
 
@@ -145,7 +179,7 @@ def digest(path) -> bytes:
 
 
 @pytest.mark.parametrize("package", IMPLEMENTATIONS)
-def test_structure_is_the_specified_one(examinations, package):
+def test_structure_is_as_specified_with_weights_too(examinations, package):
     assert examinations[package].structure == []
 
 
@@ -155,8 +189,8 @@ def test_weights_come_back_bit_for_bit(examinations, package):
 
 
 @pytest.mark.parametrize("package", IMPLEMENTATIONS)
-def test_every_layer_is_proved(examinations, package, architecture):
-    if image_size(architecture) == NOT_RUN:
+def test_every_layer_is_proved(examinations, package, case):
+    if case.whole and case.architecture in MINUTES:
         pytest.skip("not run here; triptych parity does")
     expected = {"exact_probe": IDENTICAL, "random_probe": CERTIFIED, "random_probe of the export": CERTIFIED}
     if package == IMPLEMENTATIONS[0]:

@@ -68,6 +68,8 @@ HAS_GPU = shutil.which("nvidia-smi") is not None
 
 ELSEWHERE = (
     "make test",  # this is it
+    "make test-all",  # and this
+    "make times",  # the same once more
     ".venv/bin/pre-commit install",  # would change the user's own checkout
     "python -m common.explorer.traps",  # test_explorer.py
     "make mutants",  # test_mutants.py

@@ -24,7 +24,7 @@ from common.parity.trajectory import (
     train_in_steps,
 )
 from common.specs import architecture as ops
-from parity_tests.injection import Mutant, imported_with
+from parity_tests.injection import imported_with, unchanged
 from parity_tests.mutations import training
 
 
@@ -175,6 +175,7 @@ def test_a_compiled_backward_pass_has_the_bits_of_float64_on_integers():
     assert {verdict.verdict for verdict in judge_gradients(spec, probe, recorded)} == {"identical"}
 
 
+@pytest.mark.slow
 def test_a_compiled_backward_pass_reaches_through_a_max_pool_behind_a_relu():
     """Inductor of PyTorch 2.13 lost it as long as the ReLU's output, with a gradient, was among the results."""
     if BACKENDS["torch-compile"].missing:
@@ -244,6 +245,7 @@ def test_three_backends_go_one_way():
         assert sum(trajectory.losses[4:]) < sum(trajectory.losses[:4])  # the second epoch, and the first
 
 
+@pytest.mark.slow
 def test_a_network_with_batch_normalisation_is_trained_where_rounding_stays_small():
     """In float32 too; on 32×32, with four pictures a step, the first step already differed by more than allowed."""
     run = run_trajectories(small_spec("resnet18"), select(["torch"]), steps=2)
@@ -269,7 +271,7 @@ def trained(package, mutant, folder):
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     load_implementation("torch_impl")
-    return trained("torch_impl", unchanged("torch_impl"), tmp_path_factory.mktemp("reference"))
+    return trained("torch_impl", unchanged("torch_impl", "lenet5"), tmp_path_factory.mktemp("reference"))
 
 
 @pytest.fixture
@@ -285,11 +287,9 @@ def float64(monkeypatch):
     keras.config.set_dtype_policy("float32")
 
 
-def unchanged(package):
-    return Mutant(package, f"{package}/train.py", "lenet5", "nothing", "momentum", "momentum", layer="", cause="")
-
-
-@pytest.mark.parametrize("mutant", [*map(unchanged, IMPLEMENTATIONS), *training.MUTANTS], ids=str)
+@pytest.mark.parametrize(
+    "mutant", [*(unchanged(package, "lenet5") for package in IMPLEMENTATIONS), *training.MUTANTS], ids=str
+)
 def test_a_mistake_in_training_is_another_trajectory_from_that_step_on(mutant, reference, float64, tmp_path):
     load_implementation(mutant.package)
     steps = trained(mutant.package, mutant, tmp_path)

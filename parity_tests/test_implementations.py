@@ -14,13 +14,15 @@ from common import TriptychError, get_spec, list_architectures, random_weights
 from common.layouts import conv_from_hwio, conv_to_hwio, to_channels_first, to_channels_last
 from common.parity.judge import CERTIFIED, DIVERGED, judge, overall
 from common.probes import Probe, exact_probe
+from common.weights import initial_weights
+from parity_tests.injection import imported_with, specification, unchanged
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module", params=["lenet_caffe", "alexnet_bvlc"])
+@pytest.fixture(scope="module", params=["lenet_caffe", pytest.param("alexnet_bvlc", marks=pytest.mark.slow)])
 def architecture(request):
-    """A small chain and the showpiece; test_catalogue.py has the others."""
+    """A small chain and the showpiece, whole; test_catalogue.py has the others."""
     return request.param
 
 
@@ -61,13 +63,13 @@ def test_bad_weights_change_nothing(implementation, model, weights):
 
 
 def test_skipped_layers_keep_what_they_hold(implementation):
-    model = implementation.build("alexnet_bvlc", num_classes=7)
+    model = implementation.build("lenet_caffe", num_classes=7)
     before = implementation.read_weights(model)
-    weights = random_weights("alexnet_bvlc", seed=5)  # fc8 for 1000 classes, which this model has not
-    implementation.load_weights(model, weights, skip=["fc8"])
+    weights = random_weights("lenet_caffe", seed=5)  # fc2 for 10 classes, which this model has not
+    implementation.load_weights(model, weights, skip=["fc2"])
     after = implementation.read_weights(model)
-    assert (after["fc8/weight"] == before["fc8/weight"]).all()
-    assert (after["fc7/weight"] == weights["fc7/weight"]).all()
+    assert (after["fc2/weight"] == before["fc2/weight"]).all()
+    assert (after["fc1/weight"] == weights["fc1/weight"]).all()
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -87,23 +89,27 @@ def test_every_layer_is_the_specified_one(implementation, model, weights, archit
 
 
 def test_a_non_square_image(implementation):
-    spec = get_spec("alexnet_bvlc", image_size=(227, 251))
+    spec = specification("alexnet_bvlc", image_size=(227, 251))
     probe = exact_probe(spec, batch=1)
-    model = implementation.build("alexnet_bvlc", image_size=(227, 251))
-    implementation.load_weights(model, probe.weights)
-    recorded = recorder(implementation)(model, probe.image, probe.injected)
+    with imported_with(unchanged(implementation.__name__, "alexnet_bvlc")) as backend:
+        model = backend.build("alexnet_bvlc", image_size=(227, 251))
+        backend.load_weights(model, probe.weights)
+        recorded = backend.record(model, probe.image, probe.injected)
     assert not [verdict for verdict in judge(spec, probe, recorded) if verdict.verdict == DIVERGED]
 
 
 def test_keras_sequential_is_the_functional_model():
-    keras_impl, alexnet = load_implementation("keras_impl"), importlib.import_module("keras_impl.alexnet")
-    functional, sequential = alexnet.alexnet_bvlc(), alexnet.alexnet_bvlc_sequential()
-    assert [type(layer) for layer in sequential.layers] == [type(layer) for layer in functional.layers[1:]]
-    weights = random_weights("alexnet_bvlc")
+    load_implementation("keras_impl")
+    weights = initial_weights(specification("alexnet_bvlc"), seed=0)
     image = np.random.default_rng(0).standard_normal((1, 3, 227, 227), dtype=np.float32)
-    keras_impl.load_weights(functional, weights)
-    keras_impl.load_weights(sequential, weights)
-    outputs = [recorder(keras_impl)(model, image)["fc8"] for model in (functional, sequential)]
+    with imported_with(unchanged("keras_impl", "alexnet_bvlc")) as backend:
+        alexnet = importlib.import_module("keras_impl.alexnet")
+        functional, sequential = alexnet.alexnet_bvlc(), alexnet.alexnet_bvlc_sequential()
+        assert [type(layer) for layer in sequential.layers] == [type(layer) for layer in functional.layers[1:]]
+        outputs = []
+        for model in (functional, sequential):
+            backend.load_weights(model, weights)
+            outputs.append(backend.record(model, image)["fc8"])
     assert outputs[0].tobytes() == outputs[1].tobytes()
 
 

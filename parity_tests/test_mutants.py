@@ -8,11 +8,17 @@ import pytest
 from conftest import IMPLEMENTATIONS, load_implementation
 
 from common import get_spec, list_architectures
-from parity_tests.injection import Mutant
-from parity_tests.mutants import MUTANTS, PROBES, outcomes, stated
+from parity_tests.injection import unchanged
+from parity_tests.mutants import MUTANTS, PROBES, kind, outcomes, representatives, stated, without_numbers
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def with_marks():
+    """One of each kind of mistake is made every day, the others are slow."""
+    quick = representatives()
+    return [pytest.param(it, marks=[] if it in quick else pytest.mark.slow, id=str(it)) for it in MUTANTS]
+
+
+@pytest.mark.parametrize("mutant", with_marks())
 def test_the_mistake_is_caught_where_it_was_made(mutant):
     load_implementation(mutant.package)
     found = outcomes(mutant)
@@ -26,9 +32,8 @@ def test_the_mistake_is_caught_where_it_was_made(mutant):
 @pytest.mark.parametrize("package", IMPLEMENTATIONS)
 def test_an_edit_that_changes_nothing_is_not_caught(package):
     real = load_implementation(package)
-    file = f"{package}/alexnet_variants.py"
-    same = Mutant(package, file, "alexnet_mnist", "none", "padding", "padding", layer="", cause="")
-    assert [(outcome.divergence, outcome.error) for outcome in outcomes(same)] == [(None, None)] * 2
+    same = outcomes(unchanged(package, "alexnet_mnist"))
+    assert [(outcome.divergence, outcome.error) for outcome in same] == [(None, None)] * 2
     assert sys.modules[package] is real
     assert importlib.import_module(f"{package}.backend").build is real.build
 
@@ -38,3 +43,16 @@ def test_there_are_mutants_of_every_family_in_every_implementation():
     found = Counter((get_spec(mutant.architecture).family, mutant.package) for mutant in MUTANTS)
     assert found.keys() == {(family, package) for family in families for package in IMPLEMENTATIONS}
     assert len(MUTANTS) == len({str(mutant) for mutant in MUTANTS}) >= 210
+
+
+def test_every_kind_of_mistake_is_made_every_day():
+    chosen = representatives()
+    assert {kind(mutant) for mutant in chosen} == {kind(mutant) for mutant in MUTANTS}
+    assert (
+        without_numbers("it reads fc1, not relu3")
+        == without_numbers("it reads pool1, not conv2_block1/bn1")
+        == "it reads layer, not layer"
+    )
+    shape = "conv2/weight has shape 256×96×5×5, expected 256×48×5×5"
+    assert without_numbers(shape) == "layer has shape n, expected n"
+    assert len(chosen) < 0.7 * len(MUTANTS)

@@ -1,7 +1,7 @@
 """The reverse of test_mutants.py: a correct backend is never accused, whatever the network, seed, batch and image.
 
 There is a fixed random sequence of combinations. The suite runs the cheapest of each family in each implementation,
-`-m exhaustive` runs all.
+`-m slow` runs all.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def test_a_correct_backend_is_not_accused(family, package):
     assert accusations(cheapest) == []
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(ALL))
 def test_no_correct_backend_is_accused(number):
     assert accusations(combination(number)) == []

@@ -57,10 +57,10 @@ def test_same_padding(size, kernel, stride, padding):
 
 
 def test_random_weights_depend_on_the_seed_and_the_name_only():
-    first, again, other = (random_weights("alexnet_bvlc", seed) for seed in (1, 1, 2))
+    first, again, other = (random_weights("lenet_caffe", seed) for seed in (1, 1, 2))
     assert all((first[name] == again[name]).all() for name in first)
     assert not (first["conv1/weight"] == other["conv1/weight"]).any()
-    assert {name: array.shape for name, array in first.items()} == get_spec("alexnet_bvlc").parameter_shapes
+    assert {name: array.shape for name, array in first.items()} == get_spec("lenet_caffe").parameter_shapes
     assert {array.dtype for array in first.values()} == {np.dtype(np.float32)}
 
 
