@@ -55,4 +55,4 @@ def test_every_kind_of_mistake_is_made_every_day():
     )
     shape = "conv2/weight has shape 256×96×5×5, expected 256×48×5×5"
     assert without_numbers(shape) == "layer has shape n, expected n"
-    assert len(chosen) < 0.7 * len(MUTANTS)
+    assert len(chosen) < 0.8 * len(MUTANTS)
