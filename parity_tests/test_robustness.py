@@ -210,6 +210,7 @@ class RightWorker:
             "places": {},
             "evidence": {},
             "note": None,
+            "evidence": None,
             "timing": {},
             "memory": 0,
             "repeatable": None,
