@@ -218,7 +218,8 @@ def parity(
     ] = False,
     precision: Annotated[str, typer.Option(help="fp32 or, on a GPU, tf32.")] = "fp32",
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images in a batch; 2 on the exact probe and 1 on the others by default.")
+        int | None,
+        typer.Option(min=1, help="Images in a batch; 2 by default, 1 with --gradients but on exact."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the probes and of the weights.")] = 0,
     jobs: Annotated[
@@ -415,6 +416,29 @@ def _export_one(
         "bytes": size,
         "notes": list(notes),
     }
+
+
+@app.command()
+def probe(
+    architecture: Annotated[str, typer.Argument(help="A name that `triptych list` prints.", autocompletion=_complete)],
+    out: Annotated[Path, typer.Option(help="The folder to write, which must not exist.")],
+    source: Annotated[
+        Framework | None,
+        typer.Option("--from", help="Whose model to export; the first one installed if not given."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write the exact probe of a network for whoever runs it elsewhere: ONNX file, inputs, right answers, hashes."""
+    spec = get_spec(architecture)
+    from common.probes.portable import write_probe
+
+    written = write_probe(spec, out, source.value if source else None)
+    if json:
+        _print_json(written)
+        return
+    text = "{out}: {layers} layers of {architecture} from {source}, {bytes:,} bytes, ".format(**written)
+    compared = {True: "as published", False: "not as published", None: "which is not published"}[written["published"]]
+    say(standard_output(), f"{text}{compared}")
 
 
 class Augmentation(StrEnum):

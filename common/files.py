@@ -59,6 +59,27 @@ def written_atomically(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def folder_written_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; rename it to `path` if the block succeeds, remove it if it does not.
+
+    Raises:
+        TriptychError: there is something at `path`, or its parent does not exist or cannot be written to.
+    """
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    except OSError as error:
+        raise TriptychError(f"cannot write {path}: {os_error_sentence(error)} ({path.parent})") from None
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        temporary.rename(path)
+    except OSError as error:
+        raise TriptychError(f"cannot write {path}: {os_error_sentence(error)}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _umask() -> int:
     umask = os.umask(0)
     os.umask(umask)

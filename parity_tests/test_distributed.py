@@ -26,7 +26,7 @@ from common import TriptychError, get_spec
 from common.parity.gradients import gradient_probes
 from common.parity.judge import CERTIFIED, IDENTICAL, judge, overall
 from common.parity.trajectory import FLOAT64_AGREEMENT
-from common.probes import exact_probe, random_probe
+from common.probes import exact_probe, random_probe, sparse_probe
 from common.specs.architecture import LRN
 from common.training.data import Data, Split
 from common.training.recipe import Recipe, starting_weights
@@ -76,7 +76,7 @@ def integers(spec):
     a difference of logits. So the cross-entropy and its gradient are sums of whole numbers, divided by the size of the
     batch; that is a power of two, and so are the rates of the recipe.
     """
-    return {**exact_probe(spec).weights, "fc2/bias": np.arange(4, dtype=np.float32) * 2**14}
+    return {**sparse_probe(spec).weights, "fc2/bias": np.arange(4, dtype=np.float32) * 2**14}
 
 
 DYADIC = Recipe(

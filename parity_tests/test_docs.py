@@ -61,6 +61,8 @@ SMALLER = {
         "pytest parity_tests/test_backends.py --device cuda --backend torch --backend onnx-keras -k lenet_caffe"
     ),
     "triptych --install-completion": "triptych --install-completion bash",
+    "python -m common.probes.published": "python -m common.probes.published lenet5",
+    "python -m parity_tests.sensitivity": "python -m parity_tests.sensitivity lenet5",
 }
 """What is run in place of a command."""
 

@@ -27,6 +27,7 @@ from common.specs.architecture import IMAGE, Shape, softmax_layer, with_softmax
 from common.training.recipe import kernel_factors
 from common.weights import Weights, check_weights
 from tf1_style_impl.catalogue import BUILDERS
+from tf1_style_impl.cut import cut
 
 ARCHITECTURE = "architecture"
 """The graph collection that holds the architecture's name."""
@@ -244,9 +245,7 @@ def record(
 ) -> dict[str, np.ndarray]:
     """Run the graph and return every layer's output by canonical name, (N, C, H, W) or (N, features).
 
-    `injected` replaces a layer's output for the layers behind it: TensorFlow 1 can feed any tensor. A tensor that is
-    fed cannot be fetched, so an injected layer's own output takes a run of its own, unless the layer ends in an
-    identity, whose input is the same output and can be fetched.
+    `injected` replaces a layer's output for the layers behind it, after it has been recorded.
     """
     return dict(run(session, image, injected).layers)
 
@@ -259,41 +258,31 @@ def run(
 ) -> Recording:
     """As `record`, with what the graph returns, and what the layers in `unnamed` were given."""
     graph = session.graph
-    names = _layers(graph)
-    fed = {f"{name}:0": layouts.to_channels_last(array) for name, array in (injected or {}).items()}
+    tensors = {name: graph.get_tensor_by_name(f"{name}:0") for name in _layers(graph)}
+    fed = {}
     fed["images:0"] = layouts.to_channels_last(image)
-    fetched = {name: f"{name}:0" for name in names}
-    for name in injected or {}:
-        layer = graph.get_operation_by_name(name)
-        if layer.type == "Identity":
-            fetched[name] = layer.inputs[0].name
     returned = returned_by(graph)
     following = _following(graph) if unnamed else ()
     entering = {
-        name: tensors[0]
-        for name in _layers(graph)
-        if name in unnamed and len(tensors := _entering(graph, name, following)) == 1
+        name: found[0] for name in tensors if name in unnamed and len(found := _entering(graph, name, following)) == 1
     }
-
-    def run(names: Collection[str], *more: Mapping[str, tf.Tensor]) -> list[dict[str, np.ndarray]]:
-        fetches = {name: fetched[name] for name in names}
-        feeds = {name: array for name, array in fed.items() if name not in fetches.values()}
-        return session.run([fetches, *more], feeds)
-
-    known = {name: fed[tensor.name] for name, tensor in returned.items() if tensor.name in fed}
-    outputs, answers, given = run(
-        [name for name in names if fetched[name] not in fed],
-        {name: tensor for name, tensor in returned.items() if name not in known},
-        entering,
-    )
-    for name in names:
-        if fetched[name] in fed:
-            outputs |= run([name])[0]
+    own, behind = tensors, _itself
+    if injected:
+        with graph.as_default():
+            more = [*returned.values(), *entering.values()]
+            own, behind = cut(graph, tensors, list(injected), named_variables(graph).values(), more)
+        fed |= {behind(tensors[name]): layouts.to_channels_last(array) for name, array in injected.items()}
+    fetched = [{name: behind(tensor) for name, tensor in some.items()} for some in (returned, entering)]
+    outputs, answers, given = session.run([own, *fetched], fed)
     return Recording(
-        {name: canonical_output(graph.get_tensor_by_name(f"{name}:0"), outputs[name]) for name in names},
-        answers | known,
+        {name: canonical_output(tensors[name], array) for name, array in outputs.items()},
+        answers,
         given={name: canonical_output(tensor, given[name]) for name, tensor in entering.items()},
     )
+
+
+def _itself(tensor: tf.Tensor) -> tf.Tensor:
+    return tensor
 
 
 def returned_by(graph: tf.Graph) -> dict[str, tf.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -21,6 +21,7 @@ from tf1_style_impl.backend import (
     to_canonical,
 )
 from tf1_style_impl.catalogue import BUILDERS
+from tf1_style_impl.cut import cut
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -65,7 +66,10 @@ def record_gradients(
 
         pixels_fed = {pixels: layouts.to_channels_last(image)}
         behind = {name: native(name, array) for name, array in injected.items()}
-        own, given = _cut(graph, tensors, list(injected)) if injected else (tensors, tensors)
+        own = given = tensors
+        if injected:
+            own, given_for = cut(graph, tensors, list(injected), named_variables(graph).values())
+            given = {name: given_for(tensor) for name, tensor in tensors.items()}
         driving = {tf.placeholder(own[name].dtype): native(name, array) for name, array in drives.items()}
         ys, grad_ys = [own[name] for name in drives], list(driving)
         if labels is not None:
@@ -98,28 +102,6 @@ def _training_tower(graph: tf.Graph, variables: Mapping[str, tf.Variable]) -> tu
         images, keep_prob = graph.get_tensor_by_name("images:0"), tf.constant(1.0)
         BUILDERS[spec.name](images, keep_prob, num_classes=classes)
     return scope, updates
-
-
-def _cut(
-    graph: tf.Graph, tensors: Mapping[str, tf.Tensor], injected: Sequence[str]
-) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-    """A copy of the network on the same variables, with placeholders behind the layers in `injected`.
-
-    A tensor that is fed in TensorFlow 1 is not computed; with a placeholder behind it, it is both.
-
-    Returns:
-        Every layer's own output in the copy, and what the layers behind each are given.
-    """
-    placeholders = {name: tf.placeholder(tensors[name].dtype, tensors[name].shape) for name in injected}
-    definition = tf.graph_util.extract_sub_graph(graph.as_graph_def(), [tensor.op.name for tensor in tensors.values()])
-    used = {node.name for node in definition.node}
-    variables = [variable.handle for variable in named_variables(graph).values() if variable.op.name in used]
-    shared = {tensor.name: tensor for tensor in (graph.get_tensor_by_name("images:0"), *variables)}
-    replaced = {tensors[name].name: placeholder for name, placeholder in placeholders.items()}
-    with tf.name_scope("cut") as scope:
-        tf.import_graph_def(definition, shared | replaced, name=scope)
-    own = {name: graph.get_tensor_by_name(f"{scope}{tensor.name}") for name, tensor in tensors.items()}
-    return own, own | placeholders
 
 
 def _loss(outputs: Mapping[str, str], tensors: Mapping[str, tf.Tensor], labels: np.ndarray) -> tf.Tensor:

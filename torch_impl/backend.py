@@ -212,7 +212,10 @@ def run(
     def hook(name: str) -> Callable:
         def keep(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor | None:
             recorded[name] = output.cpu().numpy().copy()
-            return torch.from_numpy(injected[name]).to(output) if injected and name in injected else None
+            if not injected or name not in injected:
+                return None
+            # A copy: a layer that works in place must not change what was given.
+            return torch.from_numpy(injected[name]).to(output, copy=True)
 
         return keep
 

@@ -27,7 +27,7 @@ from common.backward import SECOND_ORDER, Gradient, backward, cross_entropy
 from common.errors import TriptychError
 from common.oracle import FP32, SMALLEST_NORMAL, Reference, gamma, parameters_of
 from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict, measure, verdict_from
-from common.probes import EXACT_LIMIT, PROBES, Probe, exact_probe, make_probe, quantum_of
+from common.probes import EXACT_LIMIT, PROBES, Probe, make_probe, quantum_of, sparse_probe
 from common.specs.architecture import (
     IMAGE,
     AdaptiveAveragePool,
@@ -113,7 +113,7 @@ def _real_probe(name: str, spec: Architecture, seed: int, batch: int, weights: W
 
 
 def _exact_probe(spec: Architecture, seed: int, batch: int) -> GradientProbe:
-    forward = exact_probe(spec, seed=seed, batch=batch)
+    forward = sparse_probe(spec, seed=seed, batch=batch)
     bounded = {
         layer.name: f"{layer.operation.kind} rounds: held to its bound, and integers injected around it"
         for layer in spec.layers

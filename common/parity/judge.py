@@ -30,10 +30,11 @@ from common.oracle import (
 )
 from common.overflow import Allowed, with_overflow
 from common.parity.causes import UNTRACED, Finding, Traced, alternatives, find_cause, observe
+from common.parity.later_images import sums_are_right
 from common.parity.shapes import explain_shape
 from common.probes import Probe
 from common.recording import Unnamed
-from common.specs.architecture import IMAGE, Architecture, Dropout, Layer, Shape
+from common.specs.architecture import IMAGE, Architecture, Conv, Dropout, Layer, Operation, Shape
 
 IDENTICAL, CERTIFIED, DIVERGED = "identical", "certified", "diverged"
 
@@ -43,6 +44,20 @@ PRECISIONS = {"fp32": 180.0, "tf32": 18_500.0, "bf16": 400_000.0}
 Chosen, not derived: half-way, on a logarithmic scale, between what a prototype of this check measured over whole
 networks, TF32 and bfloat16 simulated: 1.5–9.4, 3,300–5,700, 26,000–44,000. The table is in docs/proofs.md. TF32 by
 cutting bits off instead of rounding gives 13,000, the largest that must still pass for it.
+"""
+
+UNIT = 6.0
+"""How many times as large the RMS over one unit (a channel, a neuron) may be as that over a layer.
+
+A layer of U units dilutes what one of them has by √U. The few elements of one unit scatter more than a layer's many,
+and of thousands of honest units the worst must pass. An element's error is Σ δ_k s_k over its partial sums s_k, the δ_k
+mean-zero and within u. Given the s_k it is sub-Gaussian (Hoeffding) with the variance V = Σ Var(δ_k) s_k². Of products
+with random signs the s_k are a random walk, and V, an integral of its square, exceeds y times its mean with probability
+exp(−0.62 y) (π²/16, from the Laplace transform of ∫W²: Cameron and Martin 1945). Together, by the best split,
+P(error > x · RMS) ≤ exp(−1.1 x): below 10^-15 from x = 31 on, though a unit were a single element. The largest RMS of
+an honest layer was 9.4, so that an honest unit stays below 290; TF32's have 3,300. 6 · 180 lies half-way, again on a
+logarithmic scale; so do its multiples of the other limits, whose errors are sums of independent roundings, and scatter
+less.
 """
 
 _AS_PRECISE = {"fp32": ("fp32",), "tf32": ("fp32", "tf32"), "fp16": ("fp32", "tf32"), "bf16": tuple(PRECISIONS)}
@@ -298,21 +313,34 @@ def _judge_layer(
     )
     parameters = parameters_of(layer.name, probe.weights)
     # Large maps are taken image by image: arrays that stay small are not given back to the system, and fetched again.
-    together = output.ndim < 4 or output.size < _LARGE or len({len(array) for array in (*inputs, output)}) > 1
+    # The convolutions of real probes too; of these, images after the first are judged by sums over their filters.
+    quick = isinstance(layer.operation, Conv) and not probe.expected and precision == FP32
+    together = not quick and (output.ndim < 4 or output.size < _LARGE)
+    together = together or len({len(array) for array in (*inputs, output)}) > 1
     parts = [slice(None)] if together else [slice(image, image + 1) for image in range(len(output))]
     measures = []
     for part in parts:
+        given = [array[part] for array in inputs]
+        if quick and part.start and _sums_are_right(layer.operation, given[0], parameters, output[part]):
+            measures.append(Measure(output[part].size, same=False))
+            continue
         try:
-            reference = evaluate(layer.operation, [array[part] for array in inputs], parameters)
+            reference = evaluate(layer.operation, given, parameters)
         except TriptychError:  # the input has a shape that this layer cannot take
             return divergence(layer.name, f"{layer.name} cannot follow from what precedes it, {shapes_of(inputs)}")
         if output[part].shape != reference.value.shape:
             found, expectation = shapes_of([output[part]]), shapes_of([reference.value])
             return divergence(layer.name, f"{layer.name} has shape {found}, expected {expectation}")
-        reference = with_overflow(layer.operation, [array[part] for array in inputs], parameters, reference)
+        reference = with_overflow(layer.operation, given, parameters, reference)
         reference = at_precision(layer.operation, reference, precision)
         measures.append(measure(output[part], reference, must_be_exact=given_expected))
     return verdict_from(layer.name, measures, precision)
+
+
+def _sums_are_right(
+    operation: Operation, x: np.ndarray, parameters: Mapping[str, np.ndarray], output: np.ndarray
+) -> bool:
+    return isinstance(operation, Conv) and sums_are_right(operation, x, parameters, output, PRECISIONS["fp32"])
 
 
 _LARGE = 1 << 20
@@ -331,9 +359,10 @@ class Measure:
     ratio: float = 0.0
     ulp: int | None = 0
     histogram: tuple[int, ...] = ()
-    squares: float = 0.0
-    """Of error ÷ (u·√Σp²), summed over the elements it is taken of; see `_scaled_errors`."""
-    counted: int = 0
+    squares: np.ndarray | float = 0.0
+    """Of error ÷ (u·√Σp²), for each unit summed over the elements it is taken of; see `scaled_errors`."""
+    counted: np.ndarray | float = 0.0
+    """How many these are."""
     summed: bool = True
     """Whether the layer sums products, so that the size of errors tells the precision."""
     overflow: str | None = None
@@ -366,7 +395,7 @@ def measure(output: np.ndarray, reference: Reference, *, must_be_exact: bool = F
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         error = np.abs(output - reference.value)
         ratio = float(np.max(error / reference.bound, initial=0.0))
-    squares, counted = _scaled_errors(error, reference)
+    squares, counted = scaled_errors(error, reference)
     summed = reference.spread is not None
     return Measure(output.size, False, must_be_exact, ratio, ulp, histogram, squares, counted, summed)
 
@@ -413,25 +442,34 @@ def _precision(measures: Sequence[Measure], ratio: float) -> str:
     """The precision whose rounding errors have this size (see `PRECISIONS`); where nothing is summed, by the bound."""
     if not all(measure.summed for measure in measures):
         return "fp32" if ratio <= 1 else "other"
-    counted = sum(measure.counted for measure in measures)
-    size = np.sqrt(sum(measure.squares for measure in measures) / counted) if counted else 0.0
+    size = max(sizes_of_errors(measures))
     return next((name for name, largest in PRECISIONS.items() if size <= largest), "other")
 
 
-def _scaled_errors(error: np.ndarray, reference: Reference) -> tuple[float, int]:
-    """Σ (error ÷ (u·√Σp²))² over the elements that it says something about, and how many these are.
+def sizes_of_errors(measures: Sequence[Measure]) -> tuple[float, float]:
+    """The RMS of error ÷ (u·√Σp²) over a layer, and the largest of a unit, divided by `UNIT`."""
+    squares, counted = (sum(np.asarray(getattr(m, name)) for m in measures) for name in ("squares", "counted"))
+    of_units = np.divide(squares, counted, out=np.zeros_like(squares, np.float64), where=np.greater(counted, 0))
+    of_layer = np.sum(squares) / max(np.sum(counted), 1)
+    return float(np.sqrt(of_layer)), float(np.sqrt(np.max(of_units, initial=0.0)) / UNIT)
+
+
+def scaled_errors(error: np.ndarray, reference: Reference) -> tuple[np.ndarray | float, np.ndarray | float]:
+    """Σ (error ÷ (u·√Σp²))² over the elements that it says something about, and how many these are, of each unit.
 
     The worst-case bound of a long sum is far above the errors that occur, so a wrong bias can lie within it; the size
     of the errors gives it away. It is taken where the products cancel as random ones do: where they all have one sign,
     the partial sums, and with them honest rounding errors, are larger than √Σp² suggests.
     """
     if reference.spread is None:
-        return 0.0, 0
+        return 0.0, 0.0
     typical = (np.abs(reference.value) <= 4 * reference.spread) & (
         reference.spread > SMALLEST_NORMAL / UNIT_ROUNDOFF**2
     )
-    scaled = error[typical] / (UNIT_ROUNDOFF * reference.spread[typical])
-    return float(np.square(scaled).sum()), scaled.size
+    over = (0, *range(2, error.ndim))
+    with np.errstate(over="ignore"):
+        scaled = np.divide(error, UNIT_ROUNDOFF * reference.spread, out=np.zeros(error.shape), where=typical)
+        return np.square(scaled).sum(axis=over), typical.sum(axis=over, dtype=np.float64)
 
 
 def _ulp_distances(left: np.ndarray, right: np.ndarray) -> tuple[int | None, tuple[int, ...]]:

@@ -48,6 +48,8 @@ def as_json(runs: Sequence[Run]) -> dict[str, Any]:
                 "device": run.device,
                 "precision": run.precision,
                 "verdict": run.verdict,
+                "published": run.published,
+                "unpublished": run.unpublished,
                 "batch": run.batch,
                 "bounded": run.bounded,
                 "comparisons": [asdict(comparison) for comparison in run.comparisons],
@@ -89,8 +91,11 @@ def print_network(console: Console, runs: Sequence[Run]) -> None:
         for result in run.backends:
             if result.path is None or result.status != "skipped":
                 _explain(console, run, result)
+        if run.published is not None:
+            found = "as published" if run.published else f"not as published: {run.unpublished}"
+            say(console, f"The {run.probe} probe is {found}.", style="dim")
         # What is injected on the way hides what went wrong before it, so that the outputs would agree.
-        if run.comparisons and run.verdict != IDENTICAL and not run.bounded:
+        if run.comparisons and run.verdict != IDENTICAL and run.probe != "exact":
             text = _end_to_end(f"End to end on {Path(run.probe).name}", run.comparisons)
             say(console, text, style="dim")
         if run.across_devices:

@@ -51,6 +51,11 @@ class BackendResult:
     traceback: str | None = None
     """Where it crashed with a Python exception, in the backend's process or in the judge."""
 
+    published: bool | None = None
+    """Whether its bits are those of `common.probes.published`; None where there is nothing to compare."""
+    unpublished: str | None = None
+    """What is not as published."""
+
     @property
     def label(self) -> str:
         """What the row is called among those of its run."""
@@ -96,6 +101,17 @@ class Run:
     def verdict(self) -> str:
         return worst([result.verdict for result in self.backends])
 
+    @property
+    def published(self) -> bool | None:
+        """Whether every backend that ran has the published bits; None where there is nothing to compare."""
+        found = {result.published for result in self.backends} - {None}
+        return None if not found else found == {True}
+
+    @property
+    def unpublished(self) -> str | None:
+        """What is not as published, of the first backend for which something is not."""
+        return next((result.unpublished for result in self.backends if result.unpublished), None)
+
 
 def labelled(probe: str, gradients: str | None) -> str:
     """What a run is called among those of its network."""
@@ -135,7 +151,7 @@ class Plan:
     """Canonical weights for the random and photo probes; seeded ones if None."""
     seed: int = 0
     batch: int | None = None
-    """Images in a batch; two on the exact probe and one on the others if None."""
+    """Images in a batch; two if None, in a backward pass one on all probes but the exact one."""
     hardware: Hardware = Hardware()
     jobs: int = 2
     """How many backends run at the same time."""

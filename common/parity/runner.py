@@ -29,6 +29,7 @@ from common.parity.evidence import as_text
 from common.parity.gradients import GradientProbe, by_layer, gradient_probes, judge_gradients
 from common.parity.journal import Entry, Journal
 from common.parity.judge import (
+    IDENTICAL,
     Between,
     LayerVerdict,
     Memory,
@@ -41,6 +42,7 @@ from common.parity.processes import WorkerFailure, WorkerProcess, Workers
 from common.parity.results import INCOMPLETE, BackendResult, Plan, Run, labelled
 from common.parity.returned import judge_deployed, judge_returned
 from common.probes import Probe, make_probe
+from common.probes.published import Compared, compare
 from common.recording import Recording, Unnamed
 from common.specs.architecture import Architecture
 from common.weights import Weights, check_weights, initial_weights, write_weights_file
@@ -202,7 +204,14 @@ class _Runner:
         return BackendResult(backend.name, "skipped", verdict, reason, backend.path_name)
 
     def _prepare(self) -> list[_PreparedProbe]:
-        return [_PreparedProbe(label, probe, self._request(probe)) for label, probe in self._probes().items()]
+        return [
+            _PreparedProbe(label, probe, self._request(probe), self._compare(probe))
+            for label, probe in self._probes().items()
+        ]
+
+    def _compare(self, probe: Probe) -> Compared:
+        """With what is published, which is the probe of float32."""
+        return compare(self.spec, probe, self.plan.seed) if self.plan.hardware.precision == "fp32" else Compared(None)
 
     def _probes(self) -> dict[str, Probe]:
         plan = self.plan
@@ -213,18 +222,17 @@ class _Runner:
         if weights is None and set(plan.probes) - {"exact"}:
             weights = initial_weights(self.spec, plan.seed)
         bits = 11 if plan.hardware.precision == "tf32" else 24
-        batches = {name: plan.batch or (2 if name == "exact" else 1) for name in plan.probes}
         return {
             name: make_probe(
                 name,
                 self.spec,
                 seed=plan.seed,
-                batch=batch,
+                batch=plan.batch or 2,
                 weights=weights,
                 bits=bits,
                 precision=FP32_IN_WGSL if plan.hardware.device == "webgpu" else FP32,
             )
-            for name, batch in batches.items()
+            for name in plan.probes
         }
 
     def _request(self, probe: Probe) -> dict[str, Any]:
@@ -317,6 +325,7 @@ class _Runner:
             row = BackendResult(backend.name, "crashed", INCOMPLETE, str(failure), backend.path_name, seconds=seconds)
             return replace(row, traceback=failure.traceback)
         divergence = first_divergence(verdicts)
+        compared = prepared.compare_with_published(verdicts)
         return BackendResult(
             backend.name,
             "diverged" if divergence else "ok",
@@ -334,6 +343,8 @@ class _Runner:
             likely_cause=divergence.cause if divergence else None,
             layers=verdicts,
             traceback=trace,
+            published=compared.same,
+            unpublished=compared.difference,
         )
 
     def _ask(self, worker: WorkerProcess, request: dict[str, Any]) -> tuple[dict[str, Any], float]:
@@ -430,7 +441,16 @@ class _PreparedProbe:
     label: str
     probe: Probe
     request: dict[str, Any]
+    published: Compared
     memory: Memory = field(default_factory=dict)
+
+    def compare_with_published(self, verdicts: Sequence[LayerVerdict]) -> Compared:
+        """Whether a backend's bits are those published: it has the probe's, and the probe is as published."""
+        if not self.published.same:
+            return self.published
+        wrong = (v.name for v in verdicts if v.verdict != IDENTICAL and v.name not in self.probe.bounded)
+        name = next(wrong, None)
+        return self.published if name is None else Compared(False, f"{name}'s output is not as published")
 
 
 def _told_apart(result: BackendResult, label: str, before: _Results) -> BackendResult:

@@ -1,0 +1,97 @@
+"""Probes: weights and an image chosen so that the outcome of a run proves something.
+
+*exact*: small integers, for which float32 arithmetic makes no error at all, whatever the order of summation, the number
+of threads, the device. Every layer of every backend must give the same bits as float64. That every partial sum stays
+below 2^24 is proved layer by layer, while the probe is made.
+
+*random* and *photo*: seeded random weights, on random numbers and on photographs. Here every layer must lie within its
+derived rounding bound (`common.oracle`). *tiny*, *huge* and *subnormal* do the same at the ends of float32's range.
+
+*deployed*: integers again, but no layer is looked at, only the outputs; see `common.end_to_end`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from common.images import preprocess, read_photograph
+from common.oracle import FP32, Precision
+from common.probes.exact import exact_probe
+from common.probes.probe import EXACT_LIMIT, Probe, quantum_behind, quantum_of
+from common.probes.real import MAGNITUDES, magnitude_probe, photo_probe, random_probe
+from common.probes.sparse import integer_parameters, sparse_probe
+from common.specs.architecture import Architecture
+from common.weights import Weights, initial_weights
+
+__all__ = [
+    "EXACT_LIMIT",
+    "MAGNITUDES",
+    "PROBES",
+    "USUAL",
+    "Probe",
+    "exact_probe",
+    "integer_parameters",
+    "magnitude_probe",
+    "make_probe",
+    "photo_probe",
+    "quantum_behind",
+    "quantum_of",
+    "random_probe",
+    "sparse_probe",
+]
+
+
+def _deployed_probe(
+    spec: Architecture,
+    *,
+    seed: int = 0,
+    batch: int = 2,
+    weights: Weights | None = None,
+    precision: Precision = FP32,
+) -> Probe:
+    from common.end_to_end import end_to_end_probe
+
+    return end_to_end_probe(spec, seed=seed, batch=batch, precision=precision)
+
+
+PROBES: dict[str, Callable[..., Probe]] = {
+    "exact": exact_probe,
+    "random": random_probe,
+    "photo": photo_probe,
+    **{name: partial(magnitude_probe, exponent=exponent, name=name) for name, exponent in MAGNITUDES.items()},
+    "deployed": _deployed_probe,
+}
+
+USUAL = ("exact", "random", "photo")
+"""The probes that are run if none is named."""
+
+
+def make_probe(
+    name: str,
+    spec: Architecture,
+    *,
+    seed: int,
+    batch: int,
+    weights: Weights | None,
+    bits: int = 24,
+    precision: Precision = FP32,
+) -> Probe:
+    """The probe of that name, or, if there is none, one of the photograph in the file of that name.
+
+    An exact one is of numbers of so many `bits`; that of a network as it is deployed allows for what its layers may be
+    off at a `precision`.
+
+    Raises:
+        TriptychError: there is no such probe, and no such photograph either.
+    """
+    if name == "exact":
+        return exact_probe(spec, seed=seed, batch=batch, bits=bits)
+    if name == "deployed":
+        return _deployed_probe(spec, seed=seed, batch=batch, precision=precision)
+    if name in PROBES:
+        return PROBES[name](spec, seed=seed, batch=batch, weights=weights)
+    image = preprocess(read_photograph(name), spec)
+    return Probe(name, weights or initial_weights(spec, seed), np.stack([image] * batch))
