@@ -210,7 +210,6 @@ class RightWorker:
             "places": {},
             "evidence": {},
             "note": None,
-            "evidence": None,
             "timing": {},
             "memory": 0,
             "repeatable": None,
