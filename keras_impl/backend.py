@@ -54,7 +54,7 @@ def build(
     model = BUILDERS[spec.name](**{name: value for name, value in options.items() if value is not None})
     model = model if _has_graph(model) else _with_graph(model, spec.input_shape)
     variables = named_variables(model)
-    for name, factor in kernel_factors(spec).items():
+    for name, factor in kernel_factors(spec, variables).items():
         variables[name].assign(variables[name] * factor)
     return _with_softmax(model, spec) if softmax else model
 

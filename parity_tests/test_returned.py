@@ -154,3 +154,22 @@ def test_outputs_without_names_are_refused(package, old, new):
         for run in (backend.run, backend.predict_heads):
             with pytest.raises(ValueError, match="several outputs come back in a dict, by name"):
                 run(model, np.zeros((1, 1, 32, 32), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("package", "old"),
+    [
+        ("torch_impl", "fc2=nn.Linear(500, num_classes)"),
+        ("keras_impl", 'layers.Dense(num_classes, name="fc2")'),
+        ("tf1_style_impl", 'fc(x, num_classes, name="fc2")'),
+    ],
+)
+def test_a_last_layer_of_another_name_is_missing_and_no_crash(package, old):
+    load_implementation(package)
+    mutant = Mutant(
+        package, f"{package}/lenet.py", "lenet_caffe", "none", old, old.replace("fc2", "last"), "", "", None
+    )
+    with imported_with(mutant) as backend:
+        problems = judge_structure(get_spec("lenet_caffe"), *backend.structure(backend.build("lenet_caffe")))
+    assert problems[0].name == "fc2"
+    assert "fc2 is missing" in problems[0].cause

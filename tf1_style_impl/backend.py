@@ -89,7 +89,8 @@ def _build(
         tf.add_to_collection(ARCHITECTURE, spec.name)
         session = tf.Session(graph=graph)
         session.run(tf.global_variables_initializer())
-        factors, variables = kernel_factors(spec), named_variables(graph)
+        variables = named_variables(graph)
+        factors = kernel_factors(spec, variables)
         values = session.run({name: variables[name] for name in factors})
         _set(session, [(variables[name], factor * values[name]) for name, factor in factors.items()])
     return session

@@ -50,7 +50,7 @@ def build(
     model.architecture, model.image_shape = spec.name, spec.input_shape
     parameters = named_parameters(model)
     with torch.no_grad():
-        for name, factor in kernel_factors(spec).items():
+        for name, factor in kernel_factors(spec, parameters).items():
             parameters[name] *= factor
     if softmax:
         for layer in spec.outputs.values():

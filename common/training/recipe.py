@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,13 +149,15 @@ def he_weights(spec: Architecture, seed: int) -> dict[str, np.ndarray]:
     return weights
 
 
-def kernel_factors(spec: Architecture) -> dict[str, float]:
-    """What `build` multiplies kernels by that a framework has initialised in its own way, by canonical name.
+def kernel_factors(spec: Architecture, there: Collection[str]) -> dict[str, float]:
+    """What `build` multiplies those kernels by that are there, initialised by the framework, by canonical name.
 
     As in `starting_weights`: those that read the image, and the last of each head. All between them is smaller by
     PyTorch's and by Glorot's rule than by He's.
     """
-    return _image_factors(spec) | {f"{layer}/weight": CLASSIFIER for layer in spec.outputs.values()}
+    factors = _image_factors(spec) | {f"{layer}/weight": CLASSIFIER for layer in spec.outputs.values()}
+    # A layer that is missing, or has another name, is the proof's to tell.
+    return {name: factor for name, factor in factors.items() if name in there}
 
 
 def _image_factors(spec: Architecture) -> dict[str, float]:
