@@ -25,8 +25,8 @@ def _torch_sees(architecture: str, mistake: str, lines: str, cause: str, layer: 
     return _torch(
         architecture,
         mistake,
-        "        pixels = torch.from_numpy(image)",
-        f"        {lines}\n        pixels = torch.from_numpy(np.ascontiguousarray(image, np.float32))",
+        "    pixels = torch.from_numpy(image)",
+        f"    {lines}\n    pixels = torch.from_numpy(np.ascontiguousarray(image, np.float32))",
         layer,
         cause,
     )
@@ -181,7 +181,7 @@ MUTANTS = [
     _torch_sees(
         "alexnet_bvlc",
         "colours swapped through aliased views",
-        "image = image[:, ::-1].copy()\n        image[:, 0], image[:, 2] = image[:, 2], image[:, 0]",
+        "image = image[:, ::-1].copy()\n    image[:, 0], image[:, 2] = image[:, 2], image[:, 0]",
         "channel 2 of the image is lost, channel 0 stands in both places",
     ),
     _tf1_sees(
@@ -216,7 +216,7 @@ MUTANTS = [
         "densenet121",
         "scaled to 0…1, not standardised",
         "mean, scale = np.array([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]]).reshape(2, 3, 1, 1)\n"
-        "        image = (image * scale + mean) / 255",
+        "    image = (image * scale + mean) / 255",
         "the image's pixels are from 0 to 1",
     ),
     _torch_sees(

@@ -17,8 +17,8 @@ _TORCH_CONV1 = "nn.Conv2d(1, 20, kernel_size=5, padding=2"
 
 def _torch_sees(mistake: str, lines: str, cause: str | None, **options) -> Mutant:
     """What is done to the image before PyTorch gets it."""
-    pixels = "        pixels = torch.from_numpy(image)"
-    changed = f"        {lines}\n        pixels = torch.from_numpy(np.ascontiguousarray(image, np.float32))"
+    pixels = "    pixels = torch.from_numpy(image)"
+    changed = f"    {lines}\n    pixels = torch.from_numpy(np.ascontiguousarray(image, np.float32))"
     return Mutant(
         "torch_impl", "torch_impl/backend.py", "lenet_caffe", mistake, pixels, changed, "conv1", cause, **options
     )
