@@ -288,7 +288,7 @@ def run(
     outputs before it.
     """
     injected = injected or {}
-    values = {id(model.inputs[0]): ops.convert_to_tensor(layouts.to_channels_last(image))}
+    values = {id(_graph(model).inputs[0]): ops.convert_to_tensor(layouts.to_channels_last(image))}
     recorded, given = {}, {}
     for node, name in named_nodes(model):
         operation = node.operation
@@ -308,16 +308,20 @@ def run(
     return Recording(recorded, returned, given=given)
 
 
+def _graph(model: keras.Model) -> keras.Model:
+    """The functional model that the layers' tensors belong to: a Sequential has one inside."""
+    return getattr(model, "_functional", None) or model
+
+
 def nodes_of(model: keras.Model) -> list[Any]:
     """Every call of a layer or an operation in the model's graph, in the order in which Keras makes them."""
-    function = getattr(model, "_functional", None) or model  # a Sequential has one inside
-    by_depth = function._nodes_by_depth
+    by_depth = _graph(model)._nodes_by_depth
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
 
 
 def outputs_of(model: keras.Model) -> dict[str, keras.KerasTensor]:
     """What the model returns, by name."""
-    return _named(model.output)
+    return _named(_graph(model).output)
 
 
 def unnamed_operations(model: keras.Model) -> dict[str, list[str]]:
