@@ -93,7 +93,7 @@ class Module:
             package, _, name = node.module.partition(".")
             if package == self.file.partition("/")[0] and name:
                 others = read_module(package, name).definitions
-                found |= {alias.asname or alias.name: others[alias.name] for alias in node.names}
+                found |= {n.asname or n.name: others[n.name] for n in node.names if n.name in others}
         return found
 
 

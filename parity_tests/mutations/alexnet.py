@@ -46,7 +46,7 @@ MUTANTS = [
         "pool2=nn.MaxPool2d(kernel_size=3, stride=2)",
         "pool2=nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True, padding=1)",
         "pool2",
-        "the padding is 1",
+        "the padding is ",
     ),
     _keras_mnist(
         "pool1 2×2",

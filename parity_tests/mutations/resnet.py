@@ -127,13 +127,6 @@ MUTANTS = [
         "conv2_block1/add",
         "only operand 1 of 2 is there",
     ),
-    _torch18(
-        "ReLU before the addition",
-        "return self.relu(self.add(y, x))",
-        "return self.add(self.relu(y), x)",
-        "conv2_block1/add",
-        "a ReLU is applied to operand 1 before the addition",
-    ),
     _keras18(
         "an unnamed ReLU before the addition",
         'layers.Add(name=f"{name}_add")([y, x])',

@@ -75,13 +75,6 @@ MUTANTS = [
         "relu6",
         "a hyperbolic tangent is taken, not a ReLU",
     ),
-    _tf1(
-        "dropout always active",
-        'dropout(x, keep_prob, name="drop7")',
-        'dropout(x, 0.5, name="drop7")',
-        "drop7",
-        "dropout is active",
-    ),
     _torch(
         "fc7 without bias", "nn.Linear(4096, 4096)", "nn.Linear(4096, 4096, bias=False)", "fc7", "fc7/bias is missing"
     ),
