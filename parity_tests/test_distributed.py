@@ -543,11 +543,11 @@ def test_each_half_is_on_its_own_device(towers, pair):
     placed = towers.AlexNetTowers(("cpu", "meta"), num_classes=CLASSES).eval()
     for name, parameter in placed.named_parameters():
         assert parameter.device.type == ("meta" if ".1." in name else "cpu"), name
-    placed.devices = devices
-    with FakeTensorMode(), Slicing(), torch.no_grad():
+    hooks = hooked(placed, lambda name: lambda module, inputs, output: found.update({name: output.device}))
+    with hooks, FakeTensorMode(), Slicing(), torch.no_grad():
+        placed.devices = devices
         state = {n: torch.empty(p.shape, device=devices[".1." in n]) for n, p in placed.named_parameters()}
-        with hooked(placed, lambda name: lambda module, inputs, output: found.update({name: output.device})):
-            logits = torch.func.functional_call(placed, state, torch.empty(3, 3, 227, 227))
+        logits = torch.func.functional_call(placed, state, torch.empty(3, 3, 227, 227))
     assert (logits.shape, logits.device) == ((3, CLASSES), devices[0])
     assert found == {name: devices[name.endswith("/1")] for name in found}
     assert len(found) == 2 * 22 + 1
