@@ -62,6 +62,7 @@ SMALLER = {
     ),
     "triptych --install-completion": "triptych --install-completion bash",
     "python -m common.probes.published": "python -m common.probes.published lenet5",
+    "python -m common.probes.published --write": "python -m common.probes.published --write lenet5",
     "python -m parity_tests.sensitivity": "python -m parity_tests.sensitivity lenet5",
 }
 """What is run in place of a command."""

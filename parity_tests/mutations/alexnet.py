@@ -46,7 +46,7 @@ MUTANTS = [
         "pool2=nn.MaxPool2d(kernel_size=3, stride=2)",
         "pool2=nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True, padding=1)",
         "pool2",
-        "the padding is ",
+        "the padding is TensorFlow's SAME",  # which that is, on 13×13
     ),
     _keras_mnist(
         "pool1 2×2",

@@ -127,6 +127,13 @@ MUTANTS = [
         "conv2_block1/add",
         "only operand 1 of 2 is there",
     ),
+    _torch18(
+        "ReLU before the addition",
+        "return self.relu(self.add(y, x))",
+        "return self.add(self.relu(y), x)",
+        "conv2_block1/add",
+        "it reads conv2_block1/relu, not conv2_block1/bn2",
+    ),
     _keras18(
         "an unnamed ReLU before the addition",
         'layers.Add(name=f"{name}_add")([y, x])',
