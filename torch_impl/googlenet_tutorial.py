@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from torch_impl.googlenet import AuxiliaryHead, through
+from torch_impl.googlenet import AuxiliaryHead, through, unit
 from torch_impl.layers import Concat, SameConv2d
 
 
@@ -12,12 +12,12 @@ class TutorialInception(nn.Module):
 
     def __init__(self, channels, n1x1, n3x3_reduce, n3x3, n5x5_reduce, n5x5, n_pool_proj):
         super().__init__()
-        self.conv1x1, self.relu1x1 = nn.Conv2d(channels, n1x1, 1), nn.ReLU()
-        self.conv3x3_reduce, self.relu3x3_reduce = nn.Conv2d(channels, n3x3_reduce, 1), nn.ReLU()
-        self.conv3x3, self.relu3x3 = nn.Conv2d(n3x3_reduce, n3x3, 3, padding=1), nn.ReLU()
-        self.conv5x5_reduce, self.relu5x5_reduce = nn.Conv2d(channels, n5x5_reduce, 1), nn.ReLU()
-        self.conv5x5, self.relu5x5 = nn.Conv2d(n5x5_reduce, n5x5, 5, padding=2), nn.ReLU()
-        self.pool_proj, self.relu_pool_proj = nn.Conv2d(channels, n_pool_proj, 1), nn.ReLU()
+        self.conv1x1, _, self.relu1x1 = unit(channels, n1x1, 1, bn=False)
+        self.conv3x3_reduce, _, self.relu3x3_reduce = unit(channels, n3x3_reduce, 1, bn=False)
+        self.conv3x3, _, self.relu3x3 = unit(n3x3_reduce, n3x3, 3, padding=1, bn=False)
+        self.conv5x5_reduce, _, self.relu5x5_reduce = unit(channels, n5x5_reduce, 1, bn=False)
+        self.conv5x5, _, self.relu5x5 = unit(n5x5_reduce, n5x5, 5, padding=2, bn=False)
+        self.pool_proj, _, self.relu_pool_proj = unit(channels, n_pool_proj, 1, bn=False)
         self.pool = nn.MaxPool2d(kernel_size=3, stride=1, padding=1)
         self.output = Concat()
 
@@ -56,8 +56,8 @@ class GoogLeNetTutorial(nn.Module):
         self.conv1, self.relu1 = SameConv2d(3, 64, kernel_size=7, stride=2), nn.ReLU()  # 64×112×112
         self.pool1 = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)  # 64×56×56
         # Block 2
-        self.conv2_reduce, self.relu2_reduce = nn.Conv2d(64, 64, kernel_size=1), nn.ReLU()  # 64×56×56
-        self.conv2, self.relu2 = nn.Conv2d(64, 192, kernel_size=3, padding=1), nn.ReLU()  # 192×56×56
+        self.conv2_reduce, _, self.relu2_reduce = unit(64, 64, 1, bn=False)  # 64×56×56
+        self.conv2, _, self.relu2 = unit(64, 192, 3, padding=1, bn=False)  # 192×56×56
         self.pool2 = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)  # 192×28×28
         # Block 3
         self.inception_3a = TutorialInception(192, 64, 96, 128, 16, 32, 32)  # 256×28×28

@@ -168,16 +168,15 @@ def judge_in_order(
             verdict = _judge_layer(layer, probe, inputs, output, precision)
             if verdict.verdict == DIVERGED and not diverged:
                 diverged = True
-                if layer.name in between.given and _right_on(
-                    layer, probe, between.given[layer.name], output, precision
-                ):
-                    cause = stands_between(layer.inputs[0], "it", between.unnamed[layer.name])
-                    yield replace(verdict, cause=f"{cause}, and on what that gives it is right")
-                elif verdict.overflows:  # a bound that large would certify anything
+                if verdict.overflows:  # a bound that large would certify anything
                     yield verdict
-                else:
-                    finding = find_cause(observe(spec, layer, probe, inputs, output, fit, traced), _certifies)
-                    yield _explained(verdict, finding)
+                    continue
+                finding = find_cause(observe(spec, layer, probe, inputs, output, fit, traced), _certifies)
+                given = between.given.get(layer.name)
+                if given is not None and _right_on(layer, probe, given, output, precision):
+                    cause = stands_between(layer.inputs[0], "it", between.unnamed[layer.name])
+                    finding = replace(finding, seen=f"{cause}, and on what that gives it is right")
+                yield _explained(verdict, finding)
                 continue
             memory[key] = verdict
         diverged = diverged or memory[key].verdict == DIVERGED

@@ -85,11 +85,9 @@ MUTANTS = [
     _tf1_pool(
         "height and width exchanged",
         "max_pool(tf.transpose(x, [0, 2, 1, 3]), 2, stride=2, ",
-        "transpose (Transpose) stands between relu1 and it",
+        "what it reads has height and width exchanged",
     ),
-    _tf1_pool(
-        "mirrored", "max_pool(x[:, :, ::-1], 2, stride=2, ", "strided_slice (StridedSlice) stands between relu1 and it"
-    ),
+    _tf1_pool("mirrored", "max_pool(x[:, :, ::-1], 2, stride=2, ", "what it reads is mirrored from left to right"),
     _torch_pool("dilated", "nn.MaxPool2d(2, stride=2, padding=1, dilation=2)", "the window is dilated by 2"),
     _torch_pool("a power mean", "nn.LPPool2d(2, kernel_size=2, stride=2)", None),
     _torch_pool(
@@ -109,7 +107,7 @@ MUTANTS = [
         "x = conv(x, 1, filters, stride=stride",
         "x = conv(x[:, 1:, 1:], 1, filters, stride=stride",
         "conv3_block1/shortcut_conv",
-        "strided_slice (StridedSlice) stands between",
+        "the windows begin at pixel 1, not 0",
     ),
     # Borders and holes
     _torch(
@@ -161,7 +159,7 @@ MUTANTS = [
         'layers.Flatten(name="flatten")(x)',
         'layers.Flatten(name="flatten")(layers.Permute((2, 1, 3))(x))',
         "flatten",
-        "permute (Permute) stands between pool2 and it",
+        "the order is W, H, C, not H, W, C",
     ),
     # Normalisation over space
     _lrn(
