@@ -23,7 +23,7 @@ SMALLER = {
     # What other tests run in full, with fewer backends or probes; a shell is told, not detected.
     "triptych parity alexnet_bvlc": "triptych parity alexnet_bvlc --backend torch --probe exact",
     "triptych parity alexnet_bvlc --backend torch --backend tf1": (
-        "triptych parity alexnet_bvlc --backend tf1 --probe exact"
+        "triptych parity alexnet_bvlc --backend tf1 --probe exact --probe photo"
     ),
     "triptych parity lenet5": "triptych parity lenet5 --backend keras-tensorflow --probe exact",
     "triptych parity lenet5 --report results": "triptych parity lenet5 --backend torch --report results",

@@ -56,10 +56,9 @@ def test_the_exact_probe_leaves_nothing_out(architecture):
     values = {"image": probe.image} | probe.expected | probe.injected
     for layer in spec.layers:
         if isinstance(layer.operation, Conv | Dense):
-            weight = probe.weights[f"{layer.name}/weight"]
             assert values[layer.inputs[0]].all(), layer.name
-            largest = np.abs(weight).reshape(len(weight), -1).sum(axis=1) * np.abs(values[layer.inputs[0]]).max()
-            assert largest.max() + np.abs(probe.weights.get(f"{layer.name}/bias", np.zeros(1))).max() < 2**24
+            sizes = {kind: np.abs(array) for kind, array in parameters_of(layer.name, probe.weights).items()}
+            assert evaluate(layer.operation, [np.abs(values[layer.inputs[0]])], sizes).value.max() < 2**24, layer.name
     assert probe.bounded.keys() | probe.expected.keys() == {layer.name for layer in spec.layers}
 
 
@@ -176,7 +175,7 @@ def test_a_gpu_that_is_not_there_is_refused_in_one_sentence(monkeypatch):
         require(Hardware("cuda"))
     with pytest.raises(TriptychError, match="--precision tf32 needs --device cuda"):
         Hardware("cpu", "tf32")
-    with pytest.raises(TriptychError, match="cannot run on tpu in fp32; cpu or cuda, fp32 or tf32"):
+    with pytest.raises(TriptychError, match="cannot run on tpu in fp32; cpu or cuda or webgpu, fp32 or tf32"):
         Hardware("tpu")
 
 
@@ -198,14 +197,15 @@ def test_recording_in_torch_leaves_cudnn_out_unless_tf32_is_wanted():
 
     from torch_impl.backend import on_device, record
 
-    model, cudnn, seen = importlib.import_module("torch_impl").build("lenet_caffe"), torch.backends.cudnn, []
-    model.conv1.register_forward_hook(lambda *_: seen.append(cudnn.enabled))
+    model, cudnn = importlib.import_module("torch_impl").build("lenet_caffe"), torch.backends.cudnn
+    seen = {"fp32": set(), "tf32": set()}
+    model.conv1.register_forward_hook(lambda *_: seen[precision].add(cudnn.enabled))
     image = np.zeros((1, 1, 32, 32), np.float32)
     before = cudnn.allow_tf32, cudnn.deterministic
     try:
-        for precision in ("fp32", "tf32"):
+        for precision in seen:
             record(on_device(model, "cpu", precision), image)
             assert cudnn.enabled
     finally:
         cudnn.allow_tf32, cudnn.deterministic = before
-    assert seen == [False, True]
+    assert seen == {"fp32": {False}, "tf32": {True}}

@@ -45,7 +45,9 @@ def squeezed(text):
 def weights(tmp_path):
     """LeNet's, in a file that has an unlucky name and says unlucky things of itself."""
     path = tmp_path / f"{NAME}.safetensors"
-    write_weights_file(path, random_weights("lenet_caffe", seed=1), metadata={NAME: MESSAGE})
+    prepared = get_spec("lenet_caffe").preprocessing.as_json()
+    metadata = {NAME: MESSAGE, "preprocessing": prepared}
+    write_weights_file(path, random_weights("lenet_caffe", seed=1), metadata=metadata)
     return path
 
 

@@ -348,9 +348,13 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_layer(implementation
     with pytest.raises(TriptychError, match=r"step 1 of epoch 1 cannot .* begins in layer conv2; try"):
         implementation.train(model, data, recipe)
     model = started(implementation, "lenet_caffe")
-    wild = Recipe(epochs=3, batch_size=10, learning_rate=1e9)
+    wild = Recipe(epochs=3, batch_size=10, learning_rate=1e20)
     with pytest.raises(TriptychError, match=r"step [2-4] of epoch 1 cannot .* in layer \w+; try"):
         implementation.train(model, data, wild)
+
+
+OVERFLOWS = {"fc1/bias": np.full(500, 3e38, np.float32), "fc2/weight": np.ones((10, 500), np.float32)}
+"""Parameters of lenet_caffe with which the sums of fc2 are infinite."""
 
 
 def test_a_network_that_is_lost_in_the_last_step_of_an_epoch_is_not_kept(implementation, tmp_path):
@@ -360,7 +364,7 @@ def test_a_network_that_is_lost_in_the_last_step_of_an_epoch_is_not_kept(impleme
     class Damage(Monitor):
         def step(self, step):
             weights = implementation.read_weights(model)
-            implementation.load_weights(model, weights | {"fc1/bias": np.full(500, 3e38, np.float32)})
+            implementation.load_weights(model, weights | OVERFLOWS)
 
     wanted = r"step 1 of epoch 1, its last, was too large: the loss on held-out pictures is \w+; try a smaller"
     data, recipe = some_digits(count=10), Recipe(epochs=2, batch_size=10)
@@ -378,7 +382,7 @@ def test_the_last_good_checkpoint_is_kept(implementation, tmp_path):
         def epoch(self, number, epoch):
             weights = implementation.read_weights(model)
             self.good = {name: array.copy() for name, array in weights.items()}
-            implementation.load_weights(model, weights | {"fc1/bias": np.full(500, 3e38, np.float32)})
+            implementation.load_weights(model, weights | OVERFLOWS)
 
     recipe = Recipe(epochs=2, batch_size=10)
     with pytest.raises(TriptychError, match=r"step 1 of epoch 2 .* layer fc2; the checkpoint of epoch 1 is kept"):
