@@ -3,40 +3,24 @@
 ONNX Runtime, XLA, inductor and TensorFlow's grappler fold and fuse layers, but not those whose output somebody wants.
 Here nobody does: a network is judged by its outputs alone. The probe is made of integers as the exact one is, but
 nothing can be injected behind a layer that rounds; instead, how far every value may be off by then is carried on to the
-outputs (`propagate`). With as good as one weight of ±1 in each filter from there on, it hardly grows on the way: with
-ordinary weights it would be multiplied by their sum in every layer, and say nothing at the end of a deep network.
+outputs (`Operation.carried`). With as good as one weight of ±1 in each filter from there on, it hardly grows on the
+way: with ordinary weights it would be multiplied by their sum in every layer, and say nothing at the end of a deep
+network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import singledispatch
 
 import numpy as np
 
 from common.errors import TriptychError
-from common.oracle import FP32, Precision, Reference, at_precision, evaluate, gamma, lrn_factor, parameters_of
-from common.probes import EXACT_LIMIT, Probe, integer_parameters, quantum_behind
-from common.specs.architecture import (
-    IMAGE,
-    LRN,
-    Add,
-    Architecture,
-    BatchNorm,
-    Conv,
-    Dense,
-    Operation,
-    ReLU,
-    ScaledTanh,
-    Sigmoid,
-    Softmax,
-    SubSampling,
-)
+from common.names import parameters_of
+from common.operations import Add, BatchNorm, Dense, ReLU, evaluate
+from common.operations.rounding import EXACT_LIMIT, FP32, Precision, Reference
+from common.probes import Probe, integer_parameters
+from common.specs.architecture import IMAGE, Architecture
 from common.weights import seeded_generator
-
-SECOND_ORDER = 1.001
-"""Covers products of two roundings, which are below a thousandth of the larger."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +79,14 @@ def _try_probe(spec: Architecture, taps: int, seed: int, batch: int, precision: 
             parameters[f"{layer.name}/variance"] = np.full(shape, 1 - layer.operation.eps, np.float32)
         probe.weights.update(parameters)
         of_layer = parameters_of(layer.name, parameters)
-        reference = at_precision(layer.operation, evaluate(layer.operation, inputs, of_layer), precision)
-        quantum = quantum_behind(layer.operation, inputs[0].shape[1:], min(quanta[name] for name in layer.inputs))
+        reference = layer.operation.at_precision(evaluate(layer.operation, inputs, of_layer), precision)
+        quantum = layer.operation.quantum(inputs[0].shape[1:], min(quanta[name] for name in layer.inputs))
         own: np.ndarray | float = 0.0 if reference.bound is None else reference.bound
         if exact and reference.magnitude is not None:
             if reference.magnitude.max(initial=0) >= EXACT_LIMIT * quantum:
                 return None
             own = 0.0
-        carried = 0.0 if exact else propagate(layer.operation, inputs, given, of_layer)
+        carried = 0.0 if exact else layer.operation.carried(inputs, given, of_layer)
         values[layer.name] = reference.value.astype(np.float32)
         # What follows is evaluated on the value rounded to float32: it may be off by that much more.
         errors[layer.name] = own + carried + np.abs(values[layer.name] - reference.value)
@@ -117,108 +101,3 @@ def _ends_of_branches(spec: Architecture) -> set[str]:
     layers = {layer.name: layer for layer in spec.layers}
     ends = [layers[layer.inputs[0]] for layer in spec.layers if isinstance(layer.operation, Add)]
     return {layer.inputs[0] if isinstance(layer.operation, ReLU) else layer.name for layer in ends}
-
-
-@singledispatch
-def propagate(
-    operation: Operation, inputs: list[np.ndarray], errors: list[np.ndarray], parameters: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """How much further off an operation's output can be if its inputs are off by `errors`.
-
-    This one is for what brings no two values further apart than they were: choices, changes of place, means. Applied to
-    the errors, they give the largest that the output can have.
-
-    Args:
-        operation: from a specification.
-        inputs: float32, (N, C, H, W) or (N, features).
-        errors: float64, not negative, of the same shapes.
-        parameters: float32, in the canonical layout.
-    """
-    return SECOND_ORDER * evaluate(operation, [_upwards(error) for error in errors], {}).value
-
-
-def _upwards(error: np.ndarray) -> np.ndarray:
-    """The error in float32, which is what the oracle takes, and not smaller."""
-    return np.nextafter(error.astype(np.float32), np.float32(np.inf)) * (error > 0).astype(np.float32)
-
-
-@propagate.register(Conv)
-@propagate.register(Dense)
-def _sum_of_products(
-    operation: Conv | Dense,
-    inputs: list[np.ndarray],
-    errors: list[np.ndarray],
-    parameters: Mapping[str, np.ndarray],
-) -> np.ndarray:
-    """|W|·e, and as much of it again as the rounding of these products makes: γ_n |W|·e."""
-    weight = np.abs(parameters["weight"])
-    without = {"weight": weight, "bias": np.zeros(len(weight), np.float32)}
-    return (1 + gamma(weight[0].size + 1)) * SECOND_ORDER * evaluate(operation, [_upwards(errors[0])], without).value
-
-
-@propagate.register
-def _add(
-    operation: Add, inputs: list[np.ndarray], errors: list[np.ndarray], parameters: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    return SECOND_ORDER * np.sum(errors, axis=0)
-
-
-@propagate.register
-def _batch_norm(
-    operation: BatchNorm, inputs: list[np.ndarray], errors: list[np.ndarray], parameters: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """|s|·e with the scale s = gamma / √(variance + eps)."""
-    scale = parameters["gamma"].astype(np.float64) / np.sqrt(parameters["variance"].astype(np.float64) + operation.eps)
-    return SECOND_ORDER * np.abs(scale).reshape(1, -1, *[1] * (errors[0].ndim - 2)) * errors[0]
-
-
-@propagate.register
-def _lrn(
-    operation: LRN, inputs: list[np.ndarray], errors: list[np.ndarray], parameters: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """y = x · s^-beta, s = k + alpha / size · Σ x² ≥ k.
-
-    A change of x by e at most changes s by d = alpha / size · Σ (2|x|e + e²) at most, so that s − d, and k, are the
-    least that it can be. By the mean value theorem s^-beta changes by beta · d · (that least s)^(−beta − 1) at most.
-    """
-    (x,), (e,) = inputs, errors
-    size = np.abs(x.astype(np.float64))
-    scale = lrn_factor(operation, x)[0] ** (-1 / operation.beta)
-    wider = lrn_factor(operation, size + e)[0] ** (-1 / operation.beta)
-    least = np.maximum(2 * scale - wider, operation.k)
-    change = operation.beta * (wider - scale) * least ** (-operation.beta - 1)
-    return SECOND_ORDER * ((size + e) * change + e * scale**-operation.beta)
-
-
-@propagate.register
-def _sigmoid(
-    operation: Sigmoid, inputs: list[np.ndarray], errors: list[np.ndarray], parameters: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """Its slope is 1/4 at most."""
-    return SECOND_ORDER * errors[0] / 4
-
-
-@propagate.register
-def _scaled_tanh(
-    operation: ScaledTanh, inputs: list[np.ndarray], errors: list[np.ndarray], parameters: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """Its slope is amplitude · slope at most."""
-    return SECOND_ORDER * abs(operation.amplitude * operation.slope) * errors[0]
-
-
-@propagate.register
-def _sub_sampling(
-    operation: SubSampling, inputs: list[np.ndarray], errors: list[np.ndarray], parameters: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """|w| Σ e."""
-    without = {"weight": np.abs(parameters["weight"]), "bias": np.zeros_like(parameters["bias"])}
-    return SECOND_ORDER * evaluate(operation, [_upwards(errors[0])], without).value
-
-
-@propagate.register
-def _softmax(
-    operation: Softmax, inputs: list[np.ndarray], errors: list[np.ndarray], parameters: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """A probability changes by a factor exp(2 max e) at most."""
-    largest = errors[0].max(axis=1, keepdims=True)
-    return SECOND_ORDER * np.expm1(2 * largest) * evaluate(operation, inputs, parameters).value

@@ -5,6 +5,13 @@ parameter name is a layer name and a parameter: `conv1/weight`. The rules below 
 are injective over the catalogue, which a test proves.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
 PARAMETERS = ("weight", "bias", "gamma", "beta", "mean", "variance")
 """Every kind of parameter, in the order in which a layer holds them."""
 
@@ -32,3 +39,13 @@ def tf1_layer(canonical: str) -> str:
 def layer_of(parameter: str) -> str:
     """The layer that a canonical parameter name belongs to: `conv1/weight` → `conv1`."""
     return parameter.rpartition("/")[0]
+
+
+def parameters_of(layer: str, weights: Mapping[str, T]) -> dict[str, T]:
+    """One layer's parameters, keyed `weight`, `bias`, …"""
+    prefix = f"{layer}/"
+    return {
+        name.removeprefix(prefix): array
+        for name, array in weights.items()
+        if name.startswith(prefix) and "/" not in name.removeprefix(prefix)
+    }

@@ -20,8 +20,9 @@ import numpy as np
 from common.errors import TriptychError
 from common.names import PARAMETERS
 from common.onnx_file import write_onnx
+from common.operations import AdaptiveAveragePool, Padding, Pair
 from common.specs import CATALOGUE, get_spec, nearest
-from common.specs.architecture import IMAGE, AdaptiveAveragePool, Padding, Pair, Preprocessing
+from common.specs.architecture import IMAGE, Preprocessing
 from common.weights import weights_sha256
 
 if TYPE_CHECKING:

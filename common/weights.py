@@ -19,8 +19,9 @@ import numpy as np
 from common.errors import TriptychError
 from common.files import os_error_sentence, written_atomically
 from common.names import layer_of
+from common.operations import Shape
 from common.specs import get_spec, list_architectures, nearest
-from common.specs.architecture import Architecture, Shape
+from common.specs.architecture import Architecture
 
 Weights = Mapping[str, np.ndarray]
 

@@ -21,10 +21,11 @@ from common.calls import IMAGE_CALL, Call, named_calls, wired
 from common.cudnn import direct_sums
 from common.errors import TriptychError, Unavailable
 from common.names import keras_layer, layer_of
+from common.operations import Shape
 from common.parity import evidence
 from common.recording import Recording, Unnamed
 from common.specs import get_spec, list_architectures
-from common.specs.architecture import Architecture, Shape, with_softmax
+from common.specs.architecture import Architecture, with_softmax
 from common.training.recipe import kernel_factors
 from common.weights import Weights, check_weights
 from keras_impl.catalogue import BUILDERS

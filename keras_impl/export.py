@@ -20,7 +20,8 @@ from keras import layers
 from common import layouts
 from common.errors import TriptychError
 from common.onnx_graph import ExportOptions, GraphBuilder
-from common.specs.architecture import IMAGE, AdaptiveAveragePool, Padding, same_padding
+from common.operations import AdaptiveAveragePool, Padding, same_padding
+from common.specs.architecture import IMAGE
 from keras_impl.backend import calls_of, flattened_from, heads_of
 from keras_impl.layers import LocalResponseNormalization, ScaledTanh, SelectChannels, SubSampling
 

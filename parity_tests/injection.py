@@ -17,7 +17,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 from common import get_spec
-from common.specs.architecture import Architecture, Dense
+from common.operations import Dense
+from common.specs.architecture import Architecture
 
 ROOT = Path(__file__).parents[1]
 

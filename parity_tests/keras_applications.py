@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from common import get_spec
-from common.specs.architecture import Architecture, BatchNorm, Conv
+from common.operations import BatchNorm, Conv
+from common.specs.architecture import Architecture
 
 NAMES_IN_KERAS = {
     "resnet": {

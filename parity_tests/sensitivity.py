@@ -22,7 +22,8 @@ import numpy as np
 
 from common import get_spec, list_architectures
 from common.frameworks import PACKAGES
-from common.oracle import evaluate, parameters_of
+from common.names import parameters_of
+from common.operations import evaluate
 from common.parity.judge import PRECISIONS, UNIT, scaled_errors
 from common.probes import Probe, make_probe
 from common.specs.architecture import IMAGE, Architecture, Layer

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from common.oracle import evaluate
+from common.operations import BatchNorm, Conv, Dropout, evaluate
 from common.parity.agreement import cross_checked
 from common.parity.judge import DIVERGED, first_divergence, judge
 from common.parity.results import BackendResult
 from common.probes import Probe
-from common.specs.architecture import IMAGE, Architecture, BatchNorm, Conv, Dropout, Layer
+from common.specs.architecture import IMAGE, Architecture, Layer
 
 GENERATOR = np.random.default_rng(4)
 CONV = Conv(3, filters=6)

@@ -7,7 +7,7 @@ import pytest
 from conftest import load_implementation, without_weights
 
 from common import TriptychError, get_spec, random_weights
-from common.specs.architecture import LRN, Conv
+from common.operations import LRN, Conv
 
 MAPS = {  # the side of the map behind each convolution and pooling
     # Krizhevsky et al. 2012, figure 2: 55, 27, 13, 13, 13

@@ -18,9 +18,10 @@ from conftest import IMPLEMENTATIONS, load_implementation, release, without_weig
 from common import get_spec, list_architectures
 from common.onnx_graph import ExportOptions
 from common.onnx_session import record as record_onnx
+from common.operations import Dense
 from common.parity.judge import CERTIFIED, IDENTICAL, LayerVerdict, Memory, judge, judge_structure, overall
 from common.probes import Probe, exact_probe, random_probe
-from common.specs.architecture import Architecture, Dense
+from common.specs.architecture import Architecture
 from parity_tests.injection import WIDE, imported_with, specification, unchanged
 
 NOT_RUN = "not run"

@@ -3,27 +3,25 @@
 import numpy as np
 import pytest
 
-from common.oracle import evaluate
-from common.parity.hypotheses.sums import rounded
-from common.parity.judge import CERTIFIED, DIVERGED, judge
-from common.probes import Probe
-from common.specs.architecture import (
-    IMAGE,
+from common.operations import (
     LRN,
     SAME,
     AdaptiveAveragePool,
-    Architecture,
     AveragePool,
     BatchNorm,
     Conv,
     Dense,
     GlobalAveragePool,
-    Layer,
     MaxPool,
     ReLU,
     Sigmoid,
     SubSampling,
+    evaluate,
 )
+from common.operations.sums import rounded
+from common.parity.judge import CERTIFIED, DIVERGED, judge
+from common.probes import Probe
+from common.specs.architecture import IMAGE, Architecture, Layer
 
 GENERATOR = np.random.default_rng(0)
 

@@ -23,11 +23,11 @@ import pytest
 from conftest import load_implementation
 
 from common import TriptychError, get_spec
+from common.operations import LRN
 from common.parity.gradients import gradient_probes
 from common.parity.judge import CERTIFIED, IDENTICAL, judge, overall
 from common.parity.trajectory import FLOAT64_AGREEMENT
 from common.probes import exact_probe, random_probe, sparse_probe
-from common.specs.architecture import LRN
 from common.training.data import Data, Split
 from common.training.recipe import Recipe, starting_weights
 from common.training.run import Monitor

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from common import TriptychError, get_spec
-from common.end_to_end import end_to_end_probe, propagate
-from common.oracle import evaluate
+from common import operations as ops
+from common.end_to_end import end_to_end_probe
+from common.operations import evaluate
 from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL
 from common.parity.returned import judge_outputs
-from common.specs import architecture as ops
 
 GENERATOR = np.random.default_rng(5)
 
@@ -53,7 +53,7 @@ def test_no_output_moves_further_than_the_errors_of_the_inputs_allow(name, size)
         moved = [(x + size * GENERATOR.uniform(-1, 1, x.shape)).astype(np.float32) for x in inputs]
         errors = [np.abs(y.astype(np.float64) - x) for x, y in zip(inputs, moved, strict=True)]
         after = evaluate(operation, moved, parameters).value
-        allowed = propagate(operation, inputs, errors, parameters)
+        allowed = operation.carried(inputs, errors, parameters)
         assert (np.abs(after - before) <= allowed).all()
     assert allowed.max() < 60 * size, "and it is not so large that it allows everything"
 

@@ -16,11 +16,12 @@ from common.onnx_file import read_summary
 from common.onnx_graph import ExportOptions, GraphBuilder
 from common.onnx_lrn import find_lrns
 from common.onnx_session import record, run_as_deployed
-from common.oracle import BF16, FP16, at_precision, evaluate
+from common.operations import LRN, BatchNorm, Conv, Softmax, evaluate
+from common.operations.rounding import BF16, FP16
 from common.parity.judge import CERTIFIED, DIVERGED, judge, overall
 from common.porting.formats import read_source
 from common.probes import Probe
-from common.specs.architecture import LRN, BatchNorm, Conv, Layer, Preprocessing, Softmax
+from common.specs.architecture import Layer, Preprocessing
 from common.weights import weights_sha256
 
 
@@ -304,7 +305,7 @@ def test_lrn_in_shorter_types(tmp_path):
     builder.save(tmp_path / "a.onnx", {"logits": "norm1"}, ExportOptions(dtype="bfloat16", lrn="nodes"), source="")
     assert "LRN" not in {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node}
     image = np.random.default_rng(1).integers(-128, 128, (2, 7, 4, 3)).astype(np.float32)
-    reference = at_precision(operation, evaluate(operation, [image], {}), BF16)
+    reference = operation.at_precision(evaluate(operation, [image], {}), BF16)
     error = np.abs(record(tmp_path / "a.onnx", image)["norm1"] - reference.value)
     assert (error <= reference.bound).all()
     assert (error > evaluate(operation, [image], {}).bound).any()

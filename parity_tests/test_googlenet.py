@@ -7,7 +7,7 @@ import pytest
 from conftest import load_implementation
 
 from common import TriptychError, get_spec, layouts, list_architectures, random_weights
-from common.specs.architecture import AdaptiveAveragePool
+from common.operations import AdaptiveAveragePool
 
 NAMES = list_architectures("googlenet*")
 

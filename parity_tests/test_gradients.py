@@ -8,8 +8,10 @@ from conftest import IMPLEMENTATIONS, load_implementation
 from safetensors.numpy import load_file
 
 from common import get_spec
-from common.backward import backward, cross_entropy
+from common import operations as ops
 from common.errors import TriptychError
+from common.operations import backward
+from common.operations.loss import cross_entropy
 from common.parity.backends import BACKENDS, select, select_differentiable, select_trainable
 from common.parity.gradients import by_layer, gradient_probes, judge_gradients
 from common.parity.judge import first_divergence, overall
@@ -23,7 +25,6 @@ from common.parity.trajectory import (
     small_spec,
     train_in_steps,
 )
-from common.specs import architecture as ops
 from parity_tests.injection import imported_with, unchanged
 from parity_tests.mutations import training
 

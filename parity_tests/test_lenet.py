@@ -8,8 +8,8 @@ import pytest
 from conftest import IMPLEMENTATIONS, load_implementation
 
 from common import get_spec, random_weights
-from common.oracle import evaluate
-from common.specs.architecture import IMAGE, ScaledTanh, Sigmoid, SubSampling
+from common.operations import ScaledTanh, Sigmoid, SubSampling, evaluate
+from common.specs.architecture import IMAGE
 
 PAPER_PARAMETERS = {"c1": 156, "s2": 12, "c3": 2_416, "s4": 32, "c5": 48_120, "f6": 10_164, "output": 850}
 """Trainable parameters of each layer in the paper; c3 fully connected, and 84·10 + 10 in place of its RBF units."""

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.oracle import evaluate, gamma
-from common.specs.architecture import LRN, Conv, Dense, Flatten, MaxPool, ReLU
+from common.operations import LRN, Conv, Dense, Flatten, MaxPool, ReLU, evaluate
+from common.operations.rounding import gamma
 
 SHAPE = (2, 4, 7, 5)  # N, C, H, W: all different, H and W odd
 

@@ -5,17 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from common.oracle import evaluate
-from common.overflow import LARGEST, with_overflow
-from common.parity.comparison import compare
-from common.parity.judge import CERTIFIED, DIVERGED, judge
-from common.probes import Probe, random_probe
-from common.specs.architecture import (
-    IMAGE,
+from common.operations import (
     LRN,
     AdaptiveAveragePool,
     Add,
-    Architecture,
     AveragePool,
     BatchNorm,
     Concat,
@@ -23,13 +16,18 @@ from common.specs.architecture import (
     Dense,
     Flatten,
     GlobalAveragePool,
-    Layer,
     MaxPool,
     ReLU,
     ScaledTanh,
     Sigmoid,
     SubSampling,
+    evaluate,
 )
+from common.operations.overflow import LARGEST, with_overflow
+from common.parity.comparison import compare
+from common.parity.judge import CERTIFIED, DIVERGED, judge
+from common.probes import Probe, random_probe
+from common.specs.architecture import IMAGE, Architecture, Layer
 
 INF, NAN = np.inf, np.nan
 GENERATOR = np.random.default_rng(0)

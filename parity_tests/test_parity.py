@@ -391,7 +391,7 @@ def exact():
 
 def answered(probe):
     """What a perfect backend records on an exact probe."""
-    from common.oracle import evaluate
+    from common.operations import evaluate
 
     recorded = dict(probe.expected)
     for layer in get_spec("alexnet_bvlc").layers:

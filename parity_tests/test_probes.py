@@ -7,12 +7,13 @@ import pytest
 from conftest import IMPLEMENTATIONS, load_implementation
 
 from common import TriptychError, get_spec
-from common.oracle import FP32, TF32, at_precision, evaluate, parameters_of
+from common.names import parameters_of
+from common.operations import Conv, Dense, evaluate
+from common.operations.rounding import FP32, TF32
 from common.parity.backends import BACKENDS, Hardware, process_environment, require
 from common.parity.comparison import compare
 from common.parity.judge import CERTIFIED, IDENTICAL, judge, overall
 from common.probes import MAGNITUDES, exact_probe, make_probe, random_probe
-from common.specs.architecture import Conv, Dense
 
 SIZES = {"lenet5": None, "lenet_caffe": None, "alexnet_mnist": None, "resnet18": (64, 96), "densenet121": (64, 96)}
 
@@ -138,8 +139,8 @@ def test_the_bound_of_a_shorter_type_is_not_narrower():
     probe = random_probe(spec, batch=1)
     layer = spec.layers[0]
     reference = evaluate(layer.operation, [probe.image], parameters_of(layer.name, probe.weights))
-    assert (at_precision(layer.operation, reference, TF32).bound > reference.bound).all()
-    assert at_precision(layer.operation, reference, FP32) is reference
+    assert (layer.operation.at_precision(reference, TF32).bound > reference.bound).all()
+    assert layer.operation.at_precision(reference, FP32) is reference
 
 
 def test_outputs_are_compared_end_to_end():

@@ -6,7 +6,7 @@ from conftest import load_implementation
 from reference_graphs import assert_same_graph, our_graph, reference_graph
 
 from common import get_spec, list_architectures
-from common.specs.architecture import ReLU
+from common.operations import ReLU
 
 TABLE_1 = {  # the paper's: each stage's output size, filters and blocks; FLOPs are multiply-adds
     "resnet18": ((64, 128, 256, 512), (2, 2, 2, 2), 1.8e9),

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common import TriptychError, get_spec
-from common.backward import backward
-from common.end_to_end import propagate
-from common.oracle import evaluate, parameters_of
+from common import operations as ops
+from common.names import parameters_of
+from common.operations import SAME, Shape, backward, evaluate
 from common.parity import runner
 from common.parity.backends import BACKENDS
 from common.parity.comparison import compare_all
@@ -19,8 +19,7 @@ from common.parity.judge import DIVERGED, judge, judge_structure
 from common.parity.results import Plan
 from common.parity.runner import run_parity
 from common.probes import exact_probe, random_probe
-from common.specs import architecture as ops
-from common.specs.architecture import IMAGE, SAME, Architecture, Layer, Shape
+from common.specs.architecture import IMAGE, Architecture, Layer
 from common.weights import read_weights_file
 
 OPERATIONS = [
@@ -103,7 +102,7 @@ def test_an_operation_takes_a_shape_or_refuses_it_in_a_sentence(operation, given
     if not isinstance(operation, ops.Softmax):  # no network of the catalogue trains through it
         gradients = backward(operation, inputs, parameters, numbers(reference.value.shape, 1))
         assert [gradient.value.shape for gradient in gradients.inputs] == [x.shape for x in inputs]
-    errors = propagate(operation, inputs, [np.abs(x).astype(np.float64) for x in inputs], parameters)
+    errors = operation.carried(inputs, [np.abs(x).astype(np.float64) for x in inputs], parameters)
     assert np.broadcast_shapes(np.shape(errors), reference.value.shape) == reference.value.shape
 
 

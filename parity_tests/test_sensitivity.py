@@ -7,10 +7,10 @@ import pytest
 from conftest import IMPLEMENTATIONS, load_implementation
 
 from common import get_spec
+from common.operations import Conv
 from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL, UNIT, judge, overall
 from common.parity.later_images import sums_are_right
 from common.probes import exact_probe, photo_probe, random_probe
-from common.specs.architecture import Conv
 from parity_tests.sensitivity import DAMAGES, sensitivity, summary
 
 SIZES = {"resnet18": (64, 96)}

@@ -8,12 +8,13 @@ from rich.console import Console
 
 from common import TriptychError, get_spec
 from common.images import read_photograph
+from common.operations import Conv
 from common.parity.gradients import GradientVerdict, by_layer
 from common.parity.judge import DIVERGED, IDENTICAL, LayerVerdict, judge
 from common.parity.report import print_network, print_verdict
 from common.parity.results import BackendResult, Run
 from common.probes import Probe
-from common.specs.architecture import IMAGE, Architecture, Conv, Layer
+from common.specs.architecture import IMAGE, Architecture, Layer
 
 GENERATOR = np.random.default_rng(0)
 GREY = GENERATOR.integers(0, 256, (5, 7)).astype(np.uint8)
@@ -126,7 +127,8 @@ def test_a_few_wrong_channels_are_counted_in_small_layers_too(filters, wrong, to
         "c/bias": GENERATOR.standard_normal(filters).astype(np.float32),
     }
     spec = Architecture("tiny", "tiny", "", 2025, "", (2, 8, 9), (Layer("c", operation, (IMAGE,)),), {"logits": "c"})
-    from common.oracle import evaluate, parameters_of
+    from common.names import parameters_of
+    from common.operations import evaluate
 
     output = evaluate(operation, [x], parameters_of("c", weights)).value.astype(np.float32)
     output[:, :wrong] += GENERATOR.standard_normal(output[:, :wrong].shape).astype(np.float32)

@@ -7,7 +7,8 @@ import pytest
 
 from common import TriptychError, get_spec, list_architectures
 from common.names import canonical_from_torch, keras_layer, tf1_layer, torch_layer
-from common.specs.architecture import Conv, Dense, MaxPool, ReLU, chain
+from common.operations import Conv, Dense, MaxPool, ReLU
+from common.specs.architecture import chain
 
 PUBLISHED_PARAMETERS = {
     "lenet5": 156 + 12 + 2_416 + 32 + 48_120 + 10_164 + 850,  # layer by layer in LeCun et al. 1998; output dense

@@ -8,7 +8,7 @@ import pytest
 from conftest import load_implementation
 
 from common import TriptychError, get_spec, list_architectures
-from common.specs.architecture import BatchNorm
+from common.operations import BatchNorm
 from common.training.data import digits
 from common.training.plan import Plan
 from common.training.recipe import Recipe, starting_weights

@@ -22,11 +22,11 @@ from onnx import TensorProto, helper, numpy_helper
 from common import TriptychError, get_spec, webgpu
 from common.onnx_graph import ExportOptions, GraphBuilder
 from common.onnx_session import RecordingSession, Session, execution_providers
-from common.oracle import FP32_IN_WGSL, evaluate
+from common.operations import LRN, evaluate
+from common.operations.rounding import FP32_IN_WGSL
 from common.parity.backends import Hardware, require, select, select_for
 from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL, first_divergence, judge, overall
 from common.probes import make_probe
-from common.specs.architecture import LRN
 from common.vulkan import Device
 
 ROOT = Path(__file__).parents[1]

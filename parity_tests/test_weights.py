@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from common import TriptychError, layouts, random_weights, read_weights_file, write_weights_file
+from common.operations import same_padding
 from common.specs import get_spec
-from common.specs.architecture import same_padding
 from common.weights import check_weights, read_metadata, weights_sha256
 
 

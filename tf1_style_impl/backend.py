@@ -20,10 +20,11 @@ from tensorflow.python.util import _pywrap_util_port
 from common import layouts
 from common.errors import Unavailable
 from common.names import PARAMETERS, layer_of
+from common.operations import Shape
 from common.parity import evidence
 from common.recording import Recording, Unnamed
 from common.specs import get_spec
-from common.specs.architecture import IMAGE, Shape, softmax_layer, with_softmax
+from common.specs.architecture import IMAGE, softmax_layer, with_softmax
 from common.training.recipe import kernel_factors
 from common.weights import Weights, check_weights
 from tf1_style_impl.catalogue import BUILDERS

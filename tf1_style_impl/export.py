@@ -18,7 +18,8 @@ import tensorflow.compat.v1 as tf
 from common import layouts
 from common.errors import TriptychError
 from common.onnx_graph import ExportOptions, GraphBuilder
-from common.specs.architecture import IMAGE, AdaptiveAveragePool, Padding, same_padding
+from common.operations import AdaptiveAveragePool, Padding, same_padding
+from common.specs.architecture import IMAGE
 from tf1_style_impl.backend import ARCHITECTURE, flattened_from, heads_of, without_dropout
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import tensorflow.compat.v1 as tf
 
-from common.specs.architecture import AdaptiveAveragePool
+from common.operations import AdaptiveAveragePool
 
 
 def grouped_conv2d(x, weight, *, groups, strides, padding):

@@ -18,9 +18,10 @@ from common.calls import IMAGE_CALL, Call, named_calls, wired
 from common.cudnn import direct_sums
 from common.errors import TriptychError, Unavailable
 from common.names import canonical_from_torch, layer_of, torch_layer
+from common.operations import Shape
 from common.recording import Recording, Unnamed
 from common.specs import get_spec
-from common.specs.architecture import Architecture, Shape
+from common.specs.architecture import Architecture
 from common.training.recipe import kernel_factors
 from common.weights import Weights, check_weights
 from torch_impl.catalogue import BUILDERS

@@ -15,7 +15,8 @@ from torch import fx, nn
 
 from common.errors import TriptychError
 from common.onnx_graph import ExportOptions, GraphBuilder
-from common.specs.architecture import IMAGE, AdaptiveAveragePool, same_padding
+from common.operations import AdaptiveAveragePool, same_padding
+from common.specs.architecture import IMAGE
 from torch_impl import layers
 from torch_impl.backend import every_head, first_output, names_of_calls, structure
 

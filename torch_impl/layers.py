@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.specs.architecture import same_padding
+from common.operations import same_padding
 
 
 class Add(nn.Module):

@@ -7,18 +7,8 @@ from dataclasses import dataclass
 from math import prod
 
 from common.names import keras_layer, torch_layer
-from common.specs.architecture import (
-    IMAGE,
-    AdaptiveAveragePool,
-    Architecture,
-    Dense,
-    GlobalAveragePool,
-    Layer,
-    Pair,
-    Shape,
-    SubSampling,
-    Windowed,
-)
+from common.operations import AdaptiveAveragePool, Dense, GlobalAveragePool, Pair, Shape, SubSampling, Windowed
+from common.specs.architecture import IMAGE, Architecture, Layer
 
 
 @dataclass(frozen=True)

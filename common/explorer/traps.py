@@ -22,17 +22,8 @@ from typing import Any
 
 from common.errors import TriptychError
 from common.files import written_atomically
-from common.specs.architecture import (
-    LRN,
-    Architecture,
-    BatchNorm,
-    Conv,
-    Dropout,
-    Flatten,
-    MaxPool,
-    Operation,
-    Windowed,
-)
+from common.operations import LRN, BatchNorm, Conv, Dropout, Flatten, MaxPool, Operation, Windowed
+from common.specs.architecture import Architecture
 
 HERE = Path(__file__).parent
 DATA, PRINTED = HERE / "traps.toml", HERE / "traps.json"

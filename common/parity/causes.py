@@ -5,7 +5,8 @@ the network *with* the mistake, the mistake explains it, by the same proof by wh
 that does not is excluded. That another would not explain it as well, no output proves: all that do are told, and
 `agreement` asks which of them explain every probe of a run.
 
-`hypotheses` knows the mistakes: of each operation, of any layer, and those with a number read off the output.
+`Operation.mistakes` knows those of each operation, `any_layer` those of any layer; `fits` are those with a number read
+off the output.
 """
 
 from __future__ import annotations
@@ -21,39 +22,15 @@ from math import prod
 import numpy as np
 
 from common.errors import TriptychError
-from common.oracle import Reference, evaluate, evaluated_shape, parameters_of
-from common.parity.hypotheses import (  # noqa: F401, the modules register the mistakes of their operations
-    UNITWISE,
-    Hypothesis,
-    Observation,
-    arrangement,
-    exchanged,
-    mistakes,
-    normalisation,
-    pointwise,
-    sums,
-)
-from common.parity.hypotheses.any_layer import of_any_layer, other_inputs, other_weights
-from common.parity.hypotheses.fits import fitted_mistakes
-from common.parity.hypotheses.windows import average_inside
+from common.names import parameters_of
+from common.operations import Add, Conv, Dense, Dropout, Flatten, Windowed, evaluate, evaluated_shape
+from common.operations.mistake import UNITWISE, Observation, exchanged
+from common.operations.pooling import average_inside
+from common.operations.rounding import EXACT_LIMIT, Reference
+from common.parity.any_layer import fitted_mistakes, of_any_layer, other_inputs, other_weights
 from common.parity.shapes import next_convolution
-from common.probes import EXACT_LIMIT, Probe, quantum_of
-from common.specs.architecture import (
-    IMAGE,
-    Add,
-    Architecture,
-    AveragePool,
-    BatchNorm,
-    Conv,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalAveragePool,
-    Layer,
-    MaxPool,
-    ReLU,
-    Windowed,
-)
+from common.probes import Probe, quantum_of
+from common.specs.architecture import IMAGE, Architecture, Layer
 
 Certifies = Callable[[np.ndarray, Reference, bool], bool]
 """Whether an output is within a reference's bound, or has its very bits if it must, and float32's size of errors."""
@@ -270,9 +247,6 @@ def _is_exact(evaluation: partial[Reference], reference: Reference) -> bool:
 
 _FEW = 4
 
-_CHANNELWISE = MaxPool, AveragePool, GlobalAveragePool, BatchNorm, ReLU, Add
-"""What computes each channel of its output from the same channel of its inputs."""
-
 
 def _first_units(evaluation: partial[Reference]) -> partial[Reference] | None:
     """The evaluation of a few units only, for a layer of many that are computed independently."""
@@ -286,7 +260,7 @@ def _first_units(evaluation: partial[Reference]) -> partial[Reference] | None:
         operation = replace(operation, filters=_FEW)
     elif isinstance(operation, Dense) and operation.units > _FEW:
         operation = replace(operation, units=_FEW)
-    elif isinstance(operation, _CHANNELWISE) and inputs[0].shape[1] > _FEW:
+    elif operation.channelwise and inputs[0].shape[1] > _FEW:
         inputs = [x[:, :_FEW] for x in inputs]
     else:
         return None
@@ -323,7 +297,7 @@ def _wrong_channels(seen: Observation) -> str | None:
 def _all_hypotheses(seen: Observation, untried: list[str]) -> Iterator[_Named]:
     """The layer's own mistakes, and those of any layer."""
     for summary, hypotheses in (
-        (None, mistakes(seen.operation, seen)),
+        (None, seen.operation.mistakes(seen)),
         ("it reads another layer", other_inputs(seen)),
         (None, of_any_layer(seen)),
         ("the weights of another layer are used", other_weights(seen)),

@@ -1,4 +1,4 @@
-"""Gradient parity: the backward pass of every layer of every backend, held to the oracle of `common.backward`.
+"""Gradient parity: the backward pass of every layer of every backend, held to the oracle of `common.operations`.
 
 Each backend hands over, for every layer, its output and the gradient by it, and the gradient by every parameter and by
 the image. As in the forward pass, a layer is judged by what the backend itself gave it: its recorded input and the
@@ -23,21 +23,14 @@ from math import prod
 
 import numpy as np
 
-from common.backward import SECOND_ORDER, Gradient, backward, cross_entropy
 from common.errors import TriptychError
-from common.oracle import FP32, SMALLEST_NORMAL, Reference, gamma, parameters_of
+from common.names import parameters_of
+from common.operations import Average, BatchNorm, MaxPool, backward
+from common.operations.loss import cross_entropy
+from common.operations.rounding import EXACT_LIMIT, FP32, SECOND_ORDER, SMALLEST_NORMAL, Gradient, Reference, gamma
 from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict, measure, verdict_from
-from common.probes import EXACT_LIMIT, PROBES, Probe, make_probe, quantum_of, sparse_probe
-from common.specs.architecture import (
-    IMAGE,
-    AdaptiveAveragePool,
-    Architecture,
-    AveragePool,
-    BatchNorm,
-    GlobalAveragePool,
-    Layer,
-    MaxPool,
-)
+from common.probes import PROBES, Probe, make_probe, quantum_of, sparse_probe
+from common.specs.architecture import IMAGE, Architecture, Layer
 from common.training.recipe import AUXILIARY_WEIGHT
 from common.weights import Weights, initial_weights, seeded_generator
 
@@ -142,15 +135,7 @@ def _exact_probe(spec: Architecture, seed: int, batch: int) -> GradientProbe:
 def _averages_unevenly(spec: Architecture, layer: Layer) -> bool:
     """Whether a layer divides by something that is no power of two."""
     shape = spec.input_shapes(layer)[0]
-    if isinstance(layer.operation, AveragePool):
-        count = prod(layer.operation.window(shape)[0])
-    elif isinstance(layer.operation, AdaptiveAveragePool):
-        count = prod(end - begin for n in shape[1:] for begin, end in layer.operation.windows(n)[:1])
-    elif isinstance(layer.operation, GlobalAveragePool):
-        count = prod(shape[1:])
-    else:
-        return False
-    return count & (count - 1) != 0
+    return isinstance(layer.operation, Average) and not layer.operation.exact(shape)
 
 
 def _without_ties(shape: tuple[int, ...], window: int, generator: np.random.Generator) -> np.ndarray:

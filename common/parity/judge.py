@@ -16,25 +16,16 @@ from itertools import zip_longest
 import numpy as np
 
 from common.errors import TriptychError
-from common.names import layer_of
-from common.oracle import (
-    FP32,
-    SMALLEST_NORMAL,
-    UNIT_ROUNDOFF,
-    Precision,
-    Reference,
-    at_precision,
-    evaluate,
-    parameters_of,
-    shapes_of,
-)
-from common.overflow import Allowed, with_overflow
+from common.names import layer_of, parameters_of
+from common.operations import Conv, Dropout, Operation, Shape, evaluate, shapes_of
+from common.operations.overflow import Allowed, with_overflow
+from common.operations.rounding import FP32, SMALLEST_NORMAL, UNIT_ROUNDOFF, Precision, Reference
 from common.parity.causes import UNTRACED, Finding, Traced, alternatives, find_cause, observe
 from common.parity.later_images import sums_are_right
 from common.parity.shapes import explain_shape
 from common.probes import Probe
 from common.recording import Unnamed
-from common.specs.architecture import IMAGE, Architecture, Conv, Dropout, Layer, Operation, Shape
+from common.specs.architecture import IMAGE, Architecture, Layer
 
 IDENTICAL, CERTIFIED, DIVERGED = "identical", "certified", "diverged"
 
@@ -331,7 +322,7 @@ def _judge_layer(
             found, expectation = shapes_of([output[part]]), shapes_of([reference.value])
             return divergence(layer.name, f"{layer.name} has shape {found}, expected {expectation}")
         reference = with_overflow(layer.operation, given, parameters, reference)
-        reference = at_precision(layer.operation, reference, precision)
+        reference = layer.operation.at_precision(reference, precision)
         measures.append(measure(output[part], reference, must_be_exact=given_expected))
     return verdict_from(layer.name, measures, precision)
 

@@ -17,8 +17,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from common.oracle import SMALLEST_NORMAL, UNIT_ROUNDOFF, evaluate
-from common.specs.architecture import Conv
+from common.operations import Conv, evaluate
+from common.operations.rounding import SMALLEST_NORMAL, UNIT_ROUNDOFF
 from common.weights import seeded_generator
 
 

@@ -9,11 +9,12 @@ from types import MappingProxyType
 import numpy as np
 
 from common.end_to_end import EndToEndProbe
-from common.oracle import FP32, SMALLEST_NORMAL, Reference, evaluate, shapes_of
+from common.operations import Operation, ReLU, Sigmoid, Softmax, evaluate, shapes_of
+from common.operations.rounding import FP32, SMALLEST_NORMAL, Reference
 from common.parity.judge import DIVERGED, LayerVerdict, divergence, measure, stands_between, verdict_from
 from common.probes import Probe
 from common.recording import Arrays, Recording, Unnamed
-from common.specs.architecture import Architecture, Operation, ReLU, Sigmoid, Softmax
+from common.specs.architecture import Architecture
 
 ALONE = "when the other outputs are not asked for, "
 

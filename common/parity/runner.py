@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from common.end_to_end import EndToEndProbe
 from common.errors import TriptychError, one_line
 from common.files import os_error_sentence
-from common.oracle import FP32, FP32_IN_WGSL, PRECISIONS
+from common.operations.rounding import FP32, FP32_IN_WGSL, PRECISIONS
 from common.parity.agreement import cross_checked
 from common.parity.backends import Backend
 from common.parity.causes import Traced

@@ -9,18 +9,10 @@ from dataclasses import replace
 import numpy as np
 
 from common.errors import TriptychError
-from common.parity.hypotheses import Observation
-from common.parity.hypotheses.windows import window_mistakes
-from common.specs.architecture import (
-    IMAGE,
-    Architecture,
-    AveragePool,
-    Conv,
-    Layer,
-    MaxPool,
-    Operation,
-    Shape,
-)
+from common.operations import AveragePool, Conv, MaxPool, Operation, Shape
+from common.operations.mistake import Observation
+from common.operations.windows import window_mistakes
+from common.specs.architecture import IMAGE, Architecture, Layer
 
 
 def explain_shape(spec: Architecture, layer: Layer, shapes: Mapping[str, Shape]) -> str | None:

@@ -28,12 +28,13 @@ from safetensors.numpy import load_file, save_file
 
 from common.errors import TriptychError
 from common.names import layer_of
-from common.oracle import SMALLEST_NORMAL
+from common.operations import BatchNorm
+from common.operations.rounding import SMALLEST_NORMAL
+from common.operations.sums import rounded
 from common.parity.backends import BACKENDS, Backend, Hardware
-from common.parity.hypotheses.sums import rounded
 from common.parity.processes import WorkerFailure, WorkerProcess
 from common.specs import get_spec
-from common.specs.architecture import Architecture, BatchNorm
+from common.specs.architecture import Architecture
 from common.training.data import Data, Split
 from common.training.recipe import Recipe, he_weights
 from common.training.run import Monitor, Step

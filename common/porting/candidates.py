@@ -15,10 +15,11 @@ from functools import cache
 import numpy as np
 
 from common.names import layer_of
+from common.operations import Conv, Shape
 from common.porting.conventions import CONVENTIONS, Convention
 from common.porting.turning import source_shapes
 from common.specs import get_spec
-from common.specs.architecture import Architecture, Conv, Shape
+from common.specs.architecture import Architecture
 
 WRAPPERS = ("module", "_orig_mod")
 """Parts of a name that a wrapper puts anywhere into it."""

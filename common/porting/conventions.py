@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from common.names import keras_layer, layer_of, tf1_layer, torch_layer
+from common.operations import BatchNorm
 from common.porting.spellings import (
     CAFFE,
     KERAS_APPLICATIONS,
@@ -20,7 +21,7 @@ from common.porting.spellings import (
     timm_vgg,
 )
 from common.specs import list_architectures
-from common.specs.architecture import Architecture, BatchNorm, Preprocessing
+from common.specs.architecture import Architecture, Preprocessing
 from common.specs.googlenet import FROM_MINUS_1_TO_1
 from common.specs.resnet import CAFFE as MINUS_MEAN
 from common.specs.resnet import TORCHVISION as STANDARDISED

@@ -15,6 +15,7 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.names import layer_of
+from common.operations import BatchNorm, Shape
 from common.porting.candidates import Placement, absent_heads, candidate_of, placements
 from common.porting.preparation import UNKNOWN, preparation
 from common.porting.problems import problems_of, remedy, shaped_like
@@ -22,7 +23,7 @@ from common.porting.source import Source, one_line
 from common.porting.statistics import canonical_statistics, rounding_error
 from common.porting.turning import layout_change
 from common.specs import CATALOGUE, get_spec
-from common.specs.architecture import Architecture, BatchNorm, Preprocessing, Shape
+from common.specs.architecture import Architecture, Preprocessing
 from common.weights import initial_weights
 
 MOST_PROBLEMS = 20

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.errors import TriptychError
+from common.operations import BatchNorm
 from common.porting.caffe_files import fields
 from common.porting.conventions import CONVENTIONS
 from common.porting.onnx_graphs import Graph, unit_variance
@@ -18,7 +19,7 @@ from common.porting.onnx_images import Affine, formula, proved, whole
 from common.porting.skeletons import Node, differences, inventory, pairs, skeleton
 from common.porting.source import Source, corrupt, told_of, unsupported
 from common.specs import get_spec, list_architectures
-from common.specs.architecture import Architecture, BatchNorm, Preprocessing
+from common.specs.architecture import Architecture, Preprocessing
 
 if TYPE_CHECKING:
     import onnx

@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from common.names import layer_of
+from common.operations import Conv, Shape
 from common.porting.candidates import Candidate, Expected, Placement, absent_heads
 from common.specs import nearest
-from common.specs.architecture import Conv, Shape
 
 FLOATS = ("float32", "float16", "float64")
 

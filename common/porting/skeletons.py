@@ -14,20 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from common.specs.architecture import (
-    IMAGE,
-    LRN,
-    Add,
-    Architecture,
-    BatchNorm,
-    Concat,
-    Conv,
-    Dense,
-    Layer,
-    ScaledTanh,
-    SubSampling,
-    Windowed,
-)
+from common.operations import LRN, Add, BatchNorm, Concat, Conv, Dense, ScaledTanh, SubSampling, Windowed
+from common.specs.architecture import IMAGE, Architecture, Layer
 
 Between = list[tuple[Any, ...]]
 """What lies between two nodes of a skeleton: operators and their numbers."""

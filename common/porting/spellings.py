@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from common.specs.architecture import Architecture, Flatten
+from common.operations import Flatten
+from common.specs.architecture import Architecture
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 """A pattern of canonical layer names, and what replaces it."""

@@ -9,8 +9,9 @@ import numpy as np
 
 from common import layouts
 from common.names import layer_of
+from common.operations import Dropout, Flatten, Shape
 from common.porting.conventions import Convention
-from common.specs.architecture import Architecture, Dropout, Flatten, Shape
+from common.specs.architecture import Architecture
 
 Change = tuple[str, Callable[[np.ndarray], np.ndarray]]
 """In words, and as a function that makes a view where it can."""

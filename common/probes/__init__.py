@@ -5,7 +5,7 @@ of threads, the device. Every layer of every backend must give the same bits as 
 below 2^24 is proved layer by layer, while the probe is made.
 
 *random* and *photo*: seeded random weights, on random numbers and on photographs. Here every layer must lie within its
-derived rounding bound (`common.oracle`). *tiny*, *huge* and *subnormal* do the same at the ends of float32's range.
+derived rounding bound (`common.operations`). *tiny*, *huge* and *subnormal* do the same at the ends of float32's range.
 
 *deployed*: integers again, but no layer is looked at, only the outputs; see `common.end_to_end`.
 """
@@ -18,9 +18,9 @@ from functools import partial
 import numpy as np
 
 from common.images import preprocess, read_photograph
-from common.oracle import FP32, Precision
+from common.operations.rounding import EXACT_LIMIT, FP32, Precision
 from common.probes.exact import exact_probe
-from common.probes.probe import EXACT_LIMIT, Probe, quantum_behind, quantum_of
+from common.probes.probe import Probe, quantum_of
 from common.probes.real import MAGNITUDES, magnitude_probe, photo_probe, random_probe
 from common.probes.sparse import integer_parameters, sparse_probe
 from common.specs.architecture import Architecture
@@ -37,7 +37,6 @@ __all__ = [
     "magnitude_probe",
     "make_probe",
     "photo_probe",
-    "quantum_behind",
     "quantum_of",
     "random_probe",
     "sparse_probe",

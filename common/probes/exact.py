@@ -29,23 +29,11 @@ from math import prod
 import numpy as np
 
 from common.errors import TriptychError
-from common.oracle import evaluate, parameters_of
-from common.probes.probe import EXACT_LIMIT, Probe, quantum_behind
-from common.specs.architecture import (
-    IMAGE,
-    LRN,
-    Architecture,
-    BatchNorm,
-    Conv,
-    Dense,
-    Dropout,
-    Flatten,
-    Layer,
-    ScaledTanh,
-    Sigmoid,
-    Softmax,
-    SubSampling,
-)
+from common.names import parameters_of
+from common.operations import BatchNorm, Dropout, Flatten, evaluate
+from common.operations.rounding import EXACT_LIMIT
+from common.probes.probe import Probe
+from common.specs.architecture import IMAGE, Architecture, Layer
 
 VERSION = 1
 """Of all numbers below. A probe with other numbers is another version: its outcome is published (`published.json`)."""
@@ -56,8 +44,6 @@ POSITIVE = (1, 2, 3, 4, 5, 6, 7, 8)
 SIGNED = (*(-number for number in reversed(POSITIVE)), *POSITIVE)
 LONG, ONE_OF = 2049, 16
 """In the last image one number of 16 is a long one, of twelve bits: TF32, float16 and bfloat16 round it to 2048."""
-BEFORE_LRN = 16
-"""What the integers in front of an LRN are multiplied by, so that their squares count beside k."""
 
 
 def exact_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, bits: int = 24) -> Probe:
@@ -94,17 +80,14 @@ def exact_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, bits: int 
         parameters = _parameters(spec, layer, seed)
         weights.update(parameters)
         reference = evaluate(layer.operation, inputs, parameters_of(name, parameters))
-        rounds = reference.bound is not None and reference.magnitude is None
-        if rounds:
+        if reference.rounds:
             probe.bounded[name] = f"{layer.operation.kind} rounds: held to its bound, and integers injected behind it"
         else:
-            quanta[name] = quantum_behind(
-                layer.operation, inputs[0].shape[1:], min(quanta[other] for other in layer.inputs)
-            )
+            quanta[name] = layer.operation.quantum(inputs[0].shape[1:], min(quanta[other] for other in layer.inputs))
             if reference.magnitude is not None and reference.magnitude.max(initial=0) >= EXACT_LIMIT * quanta[name]:
                 raise TriptychError(f"{spec.name}: the exact probe's sums reach 2^24 in {name}")
             values[name] = probe.expected[name] = reference.value.astype(np.float32)
-        if (rounds and name in read) or name in replaced:
+        if (reference.rounds and name in read) or name in replaced:
             among = SIGNED if reference.value.min(initial=0) < 0 else POSITIVE
             factor, shape = replaced.get(name, 1), (batch, *spec.shapes[name])
             numbers = _numbers(seed, f"{name}/injected", among, shape, long=long and factor == 1)
@@ -118,12 +101,12 @@ def _to_be_replaced(spec: Architecture) -> dict[str, int]:
     layers = {layer.name: layer for layer in spec.layers}
     found: dict[str, int] = {}
     for layer in spec.layers:
-        if isinstance(layer.operation, Conv | Dense | BatchNorm | SubSampling | LRN | Sigmoid | ScaledTanh | Softmax):
+        if layer.operation.integers_before:
             source = layers.get(layer.inputs[0])
             while source is not None and isinstance(source.operation, Flatten | Dropout):
                 source = layers.get(source.inputs[0])
             if source is not None:
-                found[source.name] = BEFORE_LRN if isinstance(layer.operation, LRN) else 1
+                found[source.name] = layer.operation.integers_before
     return found
 
 

@@ -1,17 +1,12 @@
-"""What a probe is, and when integers are exact in float32."""
+"""What a probe is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import prod
 
 import numpy as np
 
-from common.specs.architecture import AdaptiveAveragePool, AveragePool, GlobalAveragePool, Operation, Shape
 from common.weights import Weights
-
-EXACT_LIMIT = 2.0**24
-"""Integers of smaller magnitude, and sums of them, are exact in float32."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +23,6 @@ class Probe:
     """float32, the only correct output of each layer whose arithmetic is exact; empty if the probe is not exact."""
     bounded: dict[str, str] = field(default_factory=dict)
     """In an exact probe, the layers that cannot be exact, and how each is handled."""
-
-
-def quantum_behind(operation: Operation, shape: Shape, quantum: float) -> float:
-    """The power of two that an operation's outputs are multiples of if its inputs are multiples of `quantum`.
-
-    What an average is divided by must be a power of two for that; where it is not, the layer rounds anyway.
-    """
-    if isinstance(operation, AveragePool):
-        return quantum / prod(operation.window(shape)[0])
-    if isinstance(operation, AdaptiveAveragePool):
-        return quantum / prod(stop - start for n in shape[1:] for start, stop in operation.windows(n)[:1])
-    if isinstance(operation, GlobalAveragePool):
-        return quantum / prod(shape[1:])
-    return quantum
 
 
 def quantum_of(array: np.ndarray) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from common.images import photographs
+from common.operations import LRN
 from common.probes.probe import Probe
-from common.specs.architecture import IMAGE, LRN, Architecture
+from common.specs.architecture import IMAGE, Architecture
 from common.weights import Weights, initial_weights, seeded_generator
 
 

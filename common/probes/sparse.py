@@ -13,9 +13,11 @@ from math import prod
 import numpy as np
 
 from common.errors import TriptychError
-from common.oracle import evaluate, parameters_of
-from common.probes.probe import EXACT_LIMIT, Probe, quantum_behind
-from common.specs.architecture import IMAGE, Architecture, BatchNorm, Conv, Dense, Layer
+from common.names import parameters_of
+from common.operations import BatchNorm, Conv, Dense, evaluate
+from common.operations.rounding import EXACT_LIMIT
+from common.probes.probe import Probe
+from common.specs.architecture import IMAGE, Architecture, Layer
 from common.weights import seeded_generator
 
 
@@ -54,10 +56,8 @@ def _try_sparse_probe(spec: Architecture, taps: int, seed: int, batch: int) -> P
         parameters = integer_parameters(spec, layer, taps, generator)
         weights.update(parameters)
         reference = evaluate(layer.operation, inputs, parameters_of(name, parameters))
-        quanta[name] = quantum_behind(
-            layer.operation, inputs[0].shape[1:], min(quanta[other] for other in layer.inputs)
-        )
-        if reference.bound is not None and reference.magnitude is None:
+        quanta[name] = layer.operation.quantum(inputs[0].shape[1:], min(quanta[other] for other in layer.inputs))
+        if reference.rounds:
             probe.bounded[name] = f"{layer.operation.kind} rounds: held to its bound, and integers injected behind it"
             # Negative where the layer's own output can be: a ReLU behind it needs both, zero padding only the one.
             lowest = -8 if reference.value.min(initial=0) < 0 else 0

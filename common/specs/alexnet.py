@@ -1,17 +1,7 @@
 """AlexNet: Krizhevsky, Sutskever, Hinton, *ImageNet Classification with Deep Convolutional Neural Networks*, 2012."""
 
-from common.specs.architecture import (
-    LRN,
-    Architecture,
-    Conv,
-    Dense,
-    Dropout,
-    Flatten,
-    MaxPool,
-    Preprocessing,
-    ReLU,
-    chain,
-)
+from common.operations import LRN, Conv, Dense, Dropout, Flatten, MaxPool, ReLU
+from common.specs.architecture import Architecture, Preprocessing, chain
 
 PAPER = "Krizhevsky et al. 2012, ImageNet Classification with Deep Convolutional Neural Networks"
 

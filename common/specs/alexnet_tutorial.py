@@ -1,18 +1,8 @@
 """AlexNet as a popular tutorial for TensorFlow 1 has it."""
 
+from common.operations import LRN, Conv, Dense, Dropout, Flatten, MaxPool, ReLU
 from common.specs.alexnet import PAPER
-from common.specs.architecture import (
-    LRN,
-    Architecture,
-    Conv,
-    Dense,
-    Dropout,
-    Flatten,
-    MaxPool,
-    Preprocessing,
-    ReLU,
-    chain,
-)
+from common.specs.architecture import Architecture, Preprocessing, chain
 
 
 def alexnet_tf_tutorial(num_classes: int = 1000, image_size: tuple[int, int] = (227, 227)) -> Architecture:

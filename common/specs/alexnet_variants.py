@@ -2,20 +2,9 @@
 
 from collections.abc import Sequence
 
+from common.operations import Conv, Dense, Dropout, Flatten, MaxPool, ReLU, Shape
 from common.specs.alexnet import PAPER
-from common.specs.architecture import (
-    Architecture,
-    Conv,
-    Dense,
-    Dropout,
-    Flatten,
-    Layer,
-    MaxPool,
-    Preprocessing,
-    ReLU,
-    Shape,
-    chain,
-)
+from common.specs.architecture import Architecture, Layer, Preprocessing, chain
 
 
 def _single_tower(

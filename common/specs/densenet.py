@@ -4,21 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from common.specs.architecture import (
-    Architecture,
-    AveragePool,
-    BatchNorm,
-    Concat,
-    Conv,
-    Dense,
-    Flatten,
-    GlobalAveragePool,
-    Layer,
-    MaxPool,
-    Preprocessing,
-    ReLU,
-    chain,
-)
+from common.operations import AveragePool, BatchNorm, Concat, Conv, Dense, Flatten, GlobalAveragePool, MaxPool, ReLU
+from common.specs.architecture import Architecture, Layer, Preprocessing, chain
 
 PAPER = "Huang et al. 2016, Densely Connected Convolutional Networks"
 

@@ -1,9 +1,8 @@
 """GoogLeNet: Szegedy et al., *Going Deeper with Convolutions*, 2014."""
 
-from common.specs.architecture import (
+from common.operations import (
     LRN,
     AdaptiveAveragePool,
-    Architecture,
     AveragePool,
     BatchNorm,
     Concat,
@@ -12,13 +11,11 @@ from common.specs.architecture import (
     Dropout,
     Flatten,
     GlobalAveragePool,
-    Layer,
     MaxPool,
     Operation,
-    Preprocessing,
     ReLU,
-    chain,
 )
+from common.specs.architecture import Architecture, Layer, Preprocessing, chain
 
 PAPER = "Szegedy et al. 2014, Going Deeper with Convolutions"
 

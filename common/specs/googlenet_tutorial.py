@@ -1,20 +1,7 @@
 """GoogLeNet as a popular Keras tutorial has it, under the name of Inception."""
 
-from common.specs.architecture import (
-    SAME,
-    Architecture,
-    Concat,
-    Conv,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalAveragePool,
-    Layer,
-    MaxPool,
-    Operation,
-    ReLU,
-    chain,
-)
+from common.operations import SAME, Concat, Conv, Dense, Dropout, Flatten, GlobalAveragePool, MaxPool, Operation, ReLU
+from common.specs.architecture import Architecture, Layer, chain
 from common.specs.googlenet import BGR_MINUS_MEAN, PAPER, auxiliary_head
 
 

@@ -1,21 +1,18 @@
 """LeNet: LeCun, Bottou, Bengio, Haffner, *Gradient-Based Learning Applied to Document Recognition*, 1998."""
 
-from common.specs.architecture import (
-    Architecture,
+from common.operations import (
     Concat,
     Conv,
     Dense,
     Flatten,
-    Layer,
     MaxPool,
-    Preprocessing,
     ReLU,
     ScaledTanh,
     SelectChannels,
     Sigmoid,
     SubSampling,
-    chain,
 )
+from common.specs.architecture import Architecture, Layer, Preprocessing, chain
 
 PAPER = "LeCun et al. 1998, Gradient-Based Learning Applied to Document Recognition"
 

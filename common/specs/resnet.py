@@ -8,22 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from common.specs.architecture import (
-    IMAGE,
-    SAME,
-    Add,
-    Architecture,
-    BatchNorm,
-    Conv,
-    Dense,
-    Flatten,
-    GlobalAveragePool,
-    Layer,
-    MaxPool,
-    Preprocessing,
-    ReLU,
-    chain,
-)
+from common.operations import SAME, Add, BatchNorm, Conv, Dense, Flatten, GlobalAveragePool, MaxPool, ReLU
+from common.specs.architecture import IMAGE, Architecture, Layer, Preprocessing, chain
 
 PAPER = "He et al. 2015, Deep Residual Learning for Image Recognition"
 

@@ -1,18 +1,7 @@
 """VGG: Simonyan, Zisserman, *Very Deep Convolutional Networks for Large-Scale Image Recognition*, 2014."""
 
-from common.specs.architecture import (
-    Architecture,
-    Conv,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalAveragePool,
-    MaxPool,
-    Operation,
-    Preprocessing,
-    ReLU,
-    chain,
-)
+from common.operations import Conv, Dense, Dropout, Flatten, GlobalAveragePool, MaxPool, Operation, ReLU
+from common.specs.architecture import Architecture, Preprocessing, chain
 
 PAPER = "Simonyan, Zisserman 2014, Very Deep Convolutional Networks for Large-Scale Image Recognition"
 

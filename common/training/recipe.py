@@ -8,16 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.errors import TriptychError
-from common.specs.architecture import (
-    IMAGE,
-    Architecture,
-    BatchNorm,
-    Dense,
-    Dropout,
-    Preprocessing,
-    ReLU,
-    Shape,
-)
+from common.operations import BatchNorm, Dense, Dropout, ReLU, Shape
+from common.specs.architecture import IMAGE, Architecture, Preprocessing
 from common.weights import seeded_generator
 
 AUXILIARY_WEIGHT = 0.3

@@ -1,8 +1,7 @@
-"""Known porting mistakes, each made on purpose in the oracle: what a layer gives if the mistake was made.
+"""Known porting mistakes, each made on purpose: what a layer gives if the mistake was made.
 
-`mistakes` is told what a backend had before it at a layer that diverged (`Observation`) and yields hypotheses, each of
-which comes with a rounding bound where it is evaluated. `windows`, `sums`, `normalisation`, `pointwise` and
-`arrangement` register the mistakes that are made with each operation.
+`Operation.mistakes` is told what a backend had before it at a layer that diverged (`Observation`) and yields
+hypotheses, each of which comes with a rounding bound where it is evaluated.
 
 Some hypotheses read something off the very output that they are to explain: a factor, a mask, an order. Such a one
 explains anything unless what is left of the output says enough: a number must fit at least `ENOUGH` different values,
@@ -13,12 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial, singledispatch
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
+from common.numerics import np
+from common.operations.operation import Arrays, Operation, Parameters, Shape, evaluate
+from common.operations.rounding import SMALLEST_NORMAL, Reference, gamma
 
-from common.oracle import SMALLEST_NORMAL, Reference, evaluate, gamma
-from common.specs.architecture import Operation, Preprocessing, Shape
+if TYPE_CHECKING:
+    from common.specs.architecture import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -27,18 +29,18 @@ class Observation:
 
     name: str
     operation: Operation
-    inputs: list[np.ndarray]
+    inputs: Arrays
     """float32, (N, C, H, W) or (N, features)."""
     output: np.ndarray
-    parameters: Mapping[str, np.ndarray]
-    batch: list[np.ndarray]
+    parameters: Parameters
+    batch: Arrays
     """The inputs with all images, of which `inputs` may be some."""
     input_names: tuple[str, ...] = ()
     flattened: Shape | None = None
     """The (C, H, W) of the map whose flattening is the input, if it is one."""
     preprocessing: Preprocessing | None = None
     """How the input was made from pixels, if it is the image."""
-    neighbours: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    neighbours: Mapping[str, Parameters] = field(default_factory=dict)
     """Parameters of other layers with the same shapes, by layer."""
     elsewhere: Mapping[str, np.ndarray] = field(default_factory=dict)
     """What the image and the layers that the backend computed before pass on, by name."""
@@ -58,14 +60,17 @@ class Observation:
         return replace(self, inputs=inputs, output=self.output[only], elsewhere=elsewhere, next_conv=next_conv)
 
 
-Hypothesis = tuple[str, partial[Reference]]
+Hypothesis: TypeAlias = "tuple[str, partial[Reference]]"
 """The mistake in words, and what the layer gives with it."""
+
+Fit = tuple[str, str, Reference]
+"""A summary without the number; the mistake in words; what the layer gives with it."""
 
 
 def exchanged(
     seen: Observation,
     operation: Operation | None = None,
-    inputs: list[np.ndarray] | None = None,
+    inputs: Arrays | None = None,
     /,
     **parameters: np.ndarray,
 ) -> partial[Reference]:
@@ -77,12 +82,6 @@ def exchanged(
 def given(seen: Observation, x: np.ndarray, /, **parameters: np.ndarray) -> partial[Reference]:
     """The layer's evaluation on another input."""
     return exchanged(seen, None, [x], **parameters)
-
-
-@singledispatch
-def mistakes(operation: Operation, seen: Observation) -> Iterator[Hypothesis]:
-    """The mistakes that are made with an operation, the likeliest and the most tightly bounded first."""
-    yield from ()
 
 
 def rounded_result(evaluation: partial[Reference], bits: int) -> Reference:
@@ -134,6 +133,14 @@ def fitted(output: np.ndarray, base: Reference, direction: np.ndarray) -> tuple[
     error = (0.0 if base.bound is None else base.bound) + gamma(3) * (np.abs(base.value) + size) + SMALLEST_NORMAL
     doubt = float((error * np.abs(direction)).sum()) / squares
     return factor, Reference(base.value + factor * direction, error + 1.001 * doubt * np.abs(direction))
+
+
+def factor_fits(seen: Observation, base: Reference, direction: np.ndarray, what: str) -> Iterator[Fit]:
+    """That some of the result is multiplied by a number: `base` is the rest, `direction` what is multiplied."""
+    found = fitted(seen.output, base, direction)
+    if found:
+        factor, reference = found
+        yield f"{what} multiplied by a number", f"{what} multiplied by {factor:.4g}", reference
 
 
 UNITWISE = (rounded_result, widened, multiple)

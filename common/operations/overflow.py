@@ -22,30 +22,20 @@ and a softmax of infinity, may be anything, since what overflows there is divide
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import numpy as np
+from common.numerics import np
+from common.operations.rounding import UNIT_ROUNDOFF, Reference
 
-from common.oracle import UNIT_ROUNDOFF, Reference, evaluate
-from common.specs.architecture import (
-    LRN,
-    AdaptiveAveragePool,
-    AveragePool,
-    BatchNorm,
-    GlobalAveragePool,
-    MaxPool,
-    Operation,
-    ReLU,
-    Softmax,
-    SubSampling,
-)
+if TYPE_CHECKING:
+    from common.operations.operation import Arrays, Operation, Parameters
 
-LARGEST = float(np.finfo(np.float32).max)
+LARGEST = (2 - 2.0**-23) * 2.0**127
+"""The largest number of float32."""
 OVERFLOWS = 2.0**128 - 2.0**103
 """The smallest magnitude that rounding to nearest makes infinity of."""
-
-_Parameters = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -75,78 +65,65 @@ class Allowed:
         )
 
 
-def with_overflow(
-    operation: Operation, inputs: list[np.ndarray], parameters: _Parameters, reference: Reference
-) -> Reference:
+def with_overflow(operation: Operation, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
     """What `evaluate` gave, with what may be infinite or NaN, if anything may; see the module's description."""
     largest = max(np.maximum(x.max(initial=0), -x.min(initial=0)) for x in inputs)  # NaN is below nothing
     if largest < _FAR and (reference.bound is None or reference.bound.max(initial=0) < UNIT_ROUNDOFF * _FAR):
         return reference
-    if isinstance(operation, LRN | Softmax):
-        return _open(reference, _overflowed_before(operation, inputs[0]))
-    if isinstance(operation, MaxPool):
-        return _open(reference, np.isnan(reference.value))
-    if isinstance(operation, ReLU):
-        nan = np.isnan(reference.value)
-        value = np.where(nan, 0, reference.value)
-        return replace(reference, value=value, allowed=replace(_as_it_is(value), nan=nan))
-    if reference.magnitude is None and not isinstance(operation, _SUMS):
-        return replace(reference, allowed=_as_it_is(reference.value))
-    rest = _of_finite_terms(operation, [np.where(np.isfinite(x), x, 0) for x in inputs], parameters)
-    if np.isfinite(largest):
-        return rest
-    assert rest.allowed is not None
-    return replace(rest, allowed=_with_infinite_terms(operation, inputs, parameters, rest.allowed))
+    return operation.overflowing(inputs, parameters, reference)
 
 
 _FAR = 2.0**60
 """Far from overflow: a bound is u times the sum of all magnitudes at least; squares, and sums of 2^30, stay finite."""
 
-_SUMS = (AveragePool, GlobalAveragePool, AdaptiveAveragePool, BatchNorm)
-"""What adds up without saying of what magnitude, besides those that do."""
 
-
-def _as_it_is(value: np.ndarray) -> Allowed:
+def as_it_is(value: np.ndarray) -> Allowed:
+    """Each element is of the kind that it is."""
     return Allowed(np.isfinite(value), value == np.inf, value == -np.inf, np.isnan(value))
 
 
-def _open(reference: Reference, where: np.ndarray) -> Reference:
+def opened(reference: Reference, where: np.ndarray) -> Reference:
     """Nothing is claimed there, and elsewhere each element is of the kind that it is."""
-    kinds = _as_it_is(reference.value)
+    kinds = as_it_is(reference.value)
     return replace(reference, allowed=Allowed(*(kind | where for kind in vars(kinds).values())))
 
 
-def _overflowed_before(operation: LRN | Softmax, x: np.ndarray) -> np.ndarray:
-    """Where something that is divided by may have overflowed: the sum of squares, carried from channel to channel, or
-    a sum of exponentials."""
-    size = np.square(x.astype(np.float64)) if isinstance(operation, LRN) else np.abs(x.astype(np.float64))
-    largest = np.where(np.isfinite(x), size, np.inf).sum(axis=1, keepdims=True)
-    share = max(operation.alpha, 1.0) if isinstance(operation, LRN) else 1.0
-    return np.broadcast_to(share * largest >= LARGEST / 2, x.shape)
+def sums_that_overflow(
+    operation: Operation,
+    inputs: Arrays,
+    parameters: Parameters,
+    *,
+    scale: int = 1,
+    largest: Callable[[np.ndarray, Parameters], np.ndarray] | None = None,
+) -> Reference:
+    """With what the sum of the module's description may be.
 
-
-def _of_finite_terms(operation: Operation, inputs: list[np.ndarray], parameters: _Parameters) -> Reference:
-    """With what the sum of the module's description may be, if all inputs are finite."""
-    reference = evaluate(operation, inputs, parameters)
-    assert reference.bound is not None
-    if isinstance(operation, BatchNorm | SubSampling):
-        # Implementations choose which operand is where; a window may be added up before its coefficient is applied.
-        plus = minus = _largest_intermediate(operation, inputs[0], parameters) >= OVERFLOWS / 2
+    Args:
+        operation: adds up products of its inputs and weights, or its inputs.
+        inputs: float32.
+        parameters: of the operation.
+        scale: what is divided by afterwards: an average may be added up first.
+        largest: at least the magnitude of anything that is computed on the way to each element, where implementations
+            choose in which order they multiply and add.
+    """
+    finite = [np.where(np.isfinite(x), x, 0) for x in inputs]
+    rest = operation.reference(finite, parameters)
+    assert rest.bound is not None
+    if largest is not None:
+        plus = minus = largest(finite[0], parameters) >= OVERFLOWS / 2
     else:
-        plus, minus = (1.01 * part >= OVERFLOWS for part in _parts(operation, inputs, parameters))
-    allowed = Allowed(np.abs(reference.value) - reference.bound <= LARGEST, plus, minus, plus & minus)
-    return replace(reference, allowed=allowed)
+        plus, minus = (1.01 * part >= OVERFLOWS for part in _parts(operation, finite, parameters, scale))
+    allowed = Allowed(np.abs(rest.value) - rest.bound <= LARGEST, plus, minus, plus & minus)
+    if not all(np.isfinite(x).all() for x in inputs):
+        allowed = _with_infinite_terms(operation, inputs, parameters, allowed)
+    return replace(rest, allowed=allowed)
 
 
-def _parts(operation: Operation, inputs: list[np.ndarray], parameters: _Parameters) -> tuple[np.ndarray, np.ndarray]:
+def _parts(operation: Operation, inputs: Arrays, parameters: Parameters, scale: int) -> tuple[np.ndarray, np.ndarray]:
     """P and N, each a sum of terms of one sign, so that float64 loses nothing to cancellation.
 
-    They are multiplied by 1.01 then, which is more than 1 + γ_n for any n below 160,000. An average may be added up
-    first and divided then.
+    They are multiplied by 1.01 then, which is more than 1 + γ_n for any n below 160,000.
     """
-    scale = 1
-    if isinstance(operation, AveragePool | GlobalAveragePool | AdaptiveAveragePool):
-        scale = _count(operation, inputs[0].shape[1:])
 
     def value(sign_of_input: int, sign_of_weight: int, bias: int) -> np.ndarray:
         signed = [np.maximum(sign_of_input * x, 0) for x in inputs]
@@ -154,50 +131,23 @@ def _parts(operation: Operation, inputs: list[np.ndarray], parameters: _Paramete
             name: np.maximum((bias if name == "bias" else sign_of_weight) * array, 0) * (name != "bias" or bias != 0)
             for name, array in parameters.items()
         }
-        return scale * evaluate(operation, signed, weights).value
+        return scale * operation.reference(signed, weights).value
 
     if not parameters:
         return value(1, 1, 0), value(-1, 1, 0)
     return value(1, 1, 1) + value(-1, -1, 0), value(1, -1, -1) + value(-1, 1, 0)
 
 
-def _largest_intermediate(operation: BatchNorm | SubSampling, x: np.ndarray, parameters: _Parameters) -> np.ndarray:
-    """At least the magnitude of anything that is computed on the way to each element."""
-    size, sizes = np.abs(x), {name: np.abs(array.astype(np.float64)) for name, array in parameters.items()}
-    if isinstance(operation, SubSampling):
-        sums = evaluate(
-            operation, [size], {"weight": np.ones_like(parameters["weight"]), "bias": 0 * parameters["bias"]}
-        )
-        return 4 * np.maximum(sizes["weight"], 1) * sums.value + sizes["bias"]
-    per_channel = (1, -1, *[1] * (x.ndim - 2))
-    gamma, beta, mean, variance = (sizes[name].reshape(per_channel) for name in ("gamma", "beta", "mean", "variance"))
-    factor = gamma / np.sqrt(variance + operation.eps)
-    return (size + mean) * np.maximum(factor, 1) + beta + factor + gamma
-
-
-def _count(operation: AveragePool | GlobalAveragePool | AdaptiveAveragePool, shape: tuple[int, ...]) -> int:
-    """How many values an average is of."""
-    if isinstance(operation, AveragePool):
-        height, width = operation.window(shape)[0]
-    elif isinstance(operation, AdaptiveAveragePool):
-        height, width = (end - begin for begin, end in (operation.windows(length)[0] for length in shape[1:]))
-    else:
-        _, height, width = shape
-    return height * width
-
-
-def _with_infinite_terms(
-    operation: Operation, inputs: list[np.ndarray], parameters: _Parameters, rest: Allowed
-) -> Allowed:
+def _with_infinite_terms(operation: Operation, inputs: Arrays, parameters: Parameters, rest: Allowed) -> Allowed:
     """Of sums that have infinite terms, or NaN, beside finite ones; `rest` is what the finite ones may sum to."""
 
     def counted(marks: Callable[[np.ndarray], np.ndarray], factors: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Marked inputs added up, each with a mark of its weight."""
         marked = {name: factors(array).astype(np.float32) for name, array in parameters.items()}
         marked |= {name: np.zeros_like(marked[name]) for name in ("bias", "beta", "mean") if name in marked}
-        if isinstance(operation, BatchNorm):
+        if "variance" in marked:
             marked["variance"] = np.ones_like(marked["variance"])
-        return evaluate(operation, [marks(x).astype(np.float32) for x in inputs], marked).value
+        return operation.reference([marks(x).astype(np.float32) for x in inputs], marked).value
 
     def infinite(x: np.ndarray) -> np.ndarray:
         return np.where(np.isinf(x), np.sign(x), 0)

@@ -8,9 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from common.oracle import ELEMENTARY_ULP, SMALLEST_NORMAL, UNIT_ROUNDOFF, Reference, evaluate, gamma
-from common.parity.hypotheses import Hypothesis, Observation, exchanged
-from common.specs.architecture import Dense, Flatten, GlobalAveragePool, MaxPool, ReLU, Sigmoid
+from common.operations import Dense, Flatten, GlobalAveragePool, MaxPool, ReLU, Sigmoid, evaluate
+from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, factor_fits
+from common.operations.rounding import ELEMENTARY_ULP, SMALLEST_NORMAL, UNIT_ROUNDOFF, Reference, gamma
 
 
 def of_any_layer(seen: Observation) -> Iterator[Hypothesis]:
@@ -52,6 +52,20 @@ def other_weights(seen: Observation) -> Iterator[Hypothesis]:
                 taken = {parameter: parameters[parameter] for parameter in some}
                 verb = "are those" if len(some) > 1 else "is that"
                 yield f"{' and '.join(some)} {verb} of {name}", exchanged(seen, **taken)
+
+
+def fitted_mistakes(seen: Observation) -> Iterator[Fit]:
+    """The factors, slopes and epsilons that explain as much of a layer's output as one number can.
+
+    They are tried where no mistake without such a number explains a layer: one number is chosen for the output's sake,
+    and all other values must bear it out (`common.operations.mistake.fitted`).
+    """
+    if not np.isfinite(seen.output).all():
+        return
+    right = exchanged(seen)()
+    yield from seen.operation.fits(seen, right)
+    whole = Reference(np.zeros(right.value.shape), right.bound)
+    yield from factor_fits(seen, whole, right.value.astype(np.float64), "the result is")
 
 
 def _relu(seen: Observation) -> Reference:

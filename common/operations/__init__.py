@@ -1,0 +1,51 @@
+"""One operation, one room: all that is known of an operation stands in one file of this package.
+
+`conv` and `dense` share `sums`, whatever slides a window shares `windows`; `operation` says what every operation can be
+asked, `rounding` what a bound is, `overflow` what comes of numbers too large for float32, `mistake` how a mistake is
+made on purpose.
+"""
+
+from common.operations.activations import ReLU, ScaledTanh, Sigmoid, Softmax
+from common.operations.arithmetic import Add
+from common.operations.arrangement import Concat, Dropout, Flatten, SelectChannels
+from common.operations.batch_norm import BatchNorm
+from common.operations.conv import Conv
+from common.operations.dense import Dense
+from common.operations.lrn import LRN
+from common.operations.operation import Operation, Shape, backward, evaluate, evaluated_shape, shapes_of
+from common.operations.pooling import AdaptiveAveragePool, Average, AveragePool, GlobalAveragePool, MaxPool
+from common.operations.sub_sampling import SubSampling
+from common.operations.windows import SAME, Padding, Pair, Windowed, same_padding
+
+__all__ = [
+    "LRN",
+    "SAME",
+    "AdaptiveAveragePool",
+    "Add",
+    "Average",
+    "AveragePool",
+    "BatchNorm",
+    "Concat",
+    "Conv",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "GlobalAveragePool",
+    "MaxPool",
+    "Operation",
+    "Padding",
+    "Pair",
+    "ReLU",
+    "ScaledTanh",
+    "SelectChannels",
+    "Shape",
+    "Sigmoid",
+    "Softmax",
+    "SubSampling",
+    "Windowed",
+    "backward",
+    "evaluate",
+    "evaluated_shape",
+    "same_padding",
+    "shapes_of",
+]

@@ -1,0 +1,243 @@
+"""Functions of each value alone, and the softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from math import erf
+from typing import ClassVar
+
+from common.numerics import np
+from common.operations.mistake import ENOUGH, Fit, Hypothesis, Observation, exchanged, factor_fits
+from common.operations.operation import Arrays, Operation, Parameters, evaluate, in_double
+from common.operations.overflow import LARGEST, as_it_is, opened
+from common.operations.rounding import (
+    CARRIED,
+    ELEMENTARY_ULP,
+    SECOND_ORDER,
+    SMALLEST_NORMAL,
+    UNIT_ROUNDOFF,
+    Gradient,
+    Gradients,
+    Precision,
+    Reference,
+    chosen,
+    gamma,
+)
+
+
+@dataclass(frozen=True)
+class ReLU(Operation):
+    """max(x, 0)."""
+
+    channelwise: ClassVar[bool] = True
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """A choice between x and 0: nothing is rounded."""
+        return Reference(np.maximum(inputs[0], 0))
+
+    def overflowing(self, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
+        nan = np.isnan(reference.value)
+        value = np.where(nan, 0, reference.value)
+        return replace(reference, value=value, allowed=replace(as_it_is(value), nan=nan))
+
+    def gradients(self, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool) -> Gradients:
+        """Every framework takes 0 as the derivative at 0."""
+        return Gradients([chosen(np.where(inputs[0] > 0, dy, 0).astype(np.float64))])
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        (x,) = (array.astype(np.float64) for array in seen.inputs)
+        yield "the ReLU is missing", partial(Reference, x)
+        yield "the ReLU is capped at 6", partial(Reference, x.clip(0, 6))
+        for slope in (0.01, 0.1, 0.2, 0.25, 0.3):
+            leaky = np.where(x > 0, x, slope * x)
+            yield (
+                f"the ReLU is leaky, slope {slope}",
+                partial(Reference, leaky, gamma(3) * np.abs(leaky) + SMALLEST_NORMAL),
+            )
+        yield "the absolute value is taken", partial(Reference, np.abs(x))
+        yield "a sigmoid is taken, not a ReLU", exchanged(seen, Sigmoid())
+        yield "a hyperbolic tangent is taken, not a ReLU", exchanged(seen, ScaledTanh(1.0, 1.0))
+        for name, value, bound in _other_activations(x):
+            yield f"{name} is taken, not a ReLU", partial(Reference, value, bound + SMALLEST_NORMAL)
+
+    def fits(self, seen: Observation, right: Reference) -> Iterator[Fit]:
+        (x,) = in_double(*seen.inputs)
+        for _, mistake, reference in factor_fits(
+            seen, Reference(np.maximum(x, 0)), np.minimum(x, 0), "negative values are"
+        ):
+            yield "the ReLU is leaky", f"the ReLU is leaky: {mistake}", reference
+        cap = float(seen.output.max(initial=0))  # the largest value, where several are as large
+        if int((seen.output == cap).sum()) >= ENOUGH and len(np.unique(x[x > cap])) >= ENOUGH:
+            yield "the ReLU is capped", f"the ReLU is capped at {cap:g}", Reference(x.clip(0, cap))
+
+
+def _other_activations(x: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, value and bound of what newer networks have in place of a ReLU; E = `ELEMENTARY_ULP`.
+
+    An exponential, a hyperbolic tangent or an error function is wrong by E·u of its value, which is below 1 in all of
+    these; its argument by a few roundings, which change it by less than as many u. The rest are products and sums of
+    numbers no larger than |x| and 1.
+    """
+    size, few = np.abs(x), UNIT_ROUNDOFF * (ELEMENTARY_ULP + 10)
+    negative = np.expm1(np.minimum(x, 0))
+    logistic = evaluate(Sigmoid(), [x], {}).value
+    yield "an ELU", np.where(x > 0, x, negative), few * (np.abs(negative) + (x < 0))
+    selu = 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * negative)
+    yield "a SELU", selu, 4 * few * (np.abs(selu) + (x < 0))
+    yield "a SiLU", x * logistic, few * size
+    error_function = np.frompyfunc(erf, 1, 1)(x / np.sqrt(2)).astype(np.float64)
+    yield "a GELU", 0.5 * x * (1 + error_function), few * size
+    tanh = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+    yield "a GELU by its approximation with a hyperbolic tangent", 0.5 * x * (1 + tanh), few * size
+    yield "a softplus", np.logaddexp(x, 0), few * (np.maximum(x, 0) + 1)
+    yield "a hard swish", x * np.clip(x + 3, 0, 6) / 6, gamma(6) * size * (size + 3) / 6
+    yield "a Mish", x * np.tanh(np.logaddexp(x, 0)), few * 2 * size
+
+
+@dataclass(frozen=True)
+class Sigmoid(Operation):
+    """1 / (1 + exp(−x))."""
+
+    integers_before: ClassVar[int] = 1
+    rounds_once: ClassVar[bool] = False
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """|ŷ − y| ≤ u (E + 3) (y + 1/2), E = `ELEMENTARY_ULP`.
+
+        As 1 / (1 + exp(−x)), the exponential's relative error E·u reaches y by a factor below 1, and the sum and the
+        quotient add one each. As (1 + tanh(x / 2)) / 2, the hyperbolic tangent's error is (E / 2)·u in absolute terms,
+        however small y is.
+        """
+        x = inputs[0].astype(np.float64)
+        value = np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))  # overflows for no x
+        return Reference(value, UNIT_ROUNDOFF * (ELEMENTARY_ULP + 3) * (value + 0.5))
+
+    def gradients(self, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool) -> Gradients:
+        """dy · y (1 − y), where y has the error of the forward pass, u (E + 3) (y + 1/2), and 1 − y one rounding
+        more.
+        """
+        x, dy = in_double(inputs[0], dy)
+        y = 1 / (1 + np.exp(-x))
+        of_y = UNIT_ROUNDOFF * (ELEMENTARY_ULP + 3) * (y + 0.5)
+        bound = np.abs(dy) * (of_y * (np.abs(1 - 2 * y) + of_y) + 4 * UNIT_ROUNDOFF * y)
+        return Gradients([Gradient(dy * y * (1 - y), SECOND_ORDER * bound + 4 * SMALLEST_NORMAL)])
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        """Its slope is 1/4 at most."""
+        return CARRIED * errors[0] / 4
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        (x,) = (array.astype(np.float64) for array in seen.inputs)
+        yield "the sigmoid is missing", partial(Reference, x)
+        yield "a hyperbolic tangent is taken, not a sigmoid", exchanged(seen, ScaledTanh(1.0, 1.0))
+        yield "a scaled hyperbolic tangent is taken, not a sigmoid", exchanged(seen, ScaledTanh(1.7159, 2 / 3))
+        yield "a ReLU is taken, not a sigmoid", exchanged(seen, ReLU())
+        for slope in (1 / 6, 0.2):
+            hard = (slope * x + 0.5).clip(0, 1)
+            yield (
+                f"a hard sigmoid of slope {slope:.3g} is taken",
+                partial(Reference, hard, gamma(4) * (np.abs(slope * x) + 0.5)),
+            )
+        yield "the sigmoid is applied twice", partial(_sigmoid_twice, seen)
+
+
+def _sigmoid_twice(seen: Observation) -> Reference:
+    """The second sigmoid's slope is at most ¼."""
+    first = evaluate(Sigmoid(), seen.inputs, {})
+    second = evaluate(Sigmoid(), [first.value], {})
+    assert first.bound is not None
+    assert second.bound is not None
+    return Reference(second.value, second.bound + 0.25 * first.bound)
+
+
+@dataclass(frozen=True)
+class ScaledTanh(Operation):
+    """amplitude · tanh(slope · x).
+
+    Source: LeCun et al. 1998, appendix A, with 1.7159 and 2/3.
+    """
+
+    amplitude: float
+    slope: float
+
+    integers_before: ClassVar[int] = 1
+    rounds_once: ClassVar[bool] = False
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """|ŷ − y| ≤ γ_(E+5) |y|, E = `ELEMENTARY_ULP`.
+
+        The rounding of the slope and its product change tanh's argument by 2u, which tanh does not enlarge (its
+        condition number |z| / (sinh|z| cosh|z|) is at most 1); tanh adds E, the amplitude's rounding and product two.
+        """
+        value = self.amplitude * np.tanh(self.slope * inputs[0].astype(np.float64))
+        underflow = SMALLEST_NORMAL * (1 + abs(self.amplitude) * (2 + abs(self.slope)))
+        return Reference(value, gamma(ELEMENTARY_ULP + 5) * np.abs(value) + underflow)
+
+    def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
+        quotient = precision.quotient * np.abs(reference.value)
+        return bound + quotient + precision.tanh * abs(self.amplitude)
+
+    def gradients(self, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool) -> Gradients:
+        """dy · A·s (1 − t²), where t has relative error (E + 2) u, and the difference is rounded at the scale of 1."""
+        x, dy = in_double(inputs[0], dy)
+        t = np.tanh(self.slope * x)
+        factor = np.abs(dy) * self.amplitude * self.slope
+        bound = factor * UNIT_ROUNDOFF * (2 * t * t * (ELEMENTARY_ULP + 3) + 2 + 6 * (1 - t * t))
+        value = dy * self.amplitude * self.slope * (1 - t * t)
+        return Gradients([Gradient(value, SECOND_ORDER * bound + 6 * SMALLEST_NORMAL)])
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        """Its slope is amplitude · slope at most."""
+        return CARRIED * abs(self.amplitude * self.slope) * errors[0]
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        amplitude, slope = self.amplitude, self.slope
+        yield "the hyperbolic tangent is not scaled", exchanged(seen, ScaledTanh(1.0, 1.0))
+        yield "the amplitude is missing", exchanged(seen, ScaledTanh(1.0, slope))
+        yield "the slope is missing", exchanged(seen, ScaledTanh(amplitude, 1.0))
+        yield "amplitude and slope are exchanged", exchanged(seen, ScaledTanh(slope, amplitude))
+        yield "the slope is inverted", exchanged(seen, ScaledTanh(amplitude, 1 / slope))
+        for near in (1.7, 1.71, 1.716, 1.72, 1.7160):
+            yield f"the amplitude is {near:g}", exchanged(seen, ScaledTanh(near, slope))
+        for near in (0.66, 0.67, 0.666, 0.667, 0.6666, 0.6667, 0.66667, 0.666667):
+            yield f"the slope is {near:g}", exchanged(seen, ScaledTanh(amplitude, near))
+        yield "a sigmoid is taken, not a hyperbolic tangent", exchanged(seen, Sigmoid())
+        yield "a ReLU is taken, not a hyperbolic tangent", exchanged(seen, ReLU())
+        yield "the hyperbolic tangent is missing", partial(Reference, seen.inputs[0].astype(np.float64))
+
+
+@dataclass(frozen=True)
+class Softmax(Operation):
+    """exp(x) / Σ exp(x) over the features; in no network of the catalogue, but at the end where it is asked for."""
+
+    integers_before: ClassVar[int] = 1
+    rounds_once: ClassVar[bool] = False
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """y = exp(d) / Σ exp(d), d = x − (the largest of the n inputs): |ŷ − y| ≤ u (|d| + 2E + n (1 + 1/e) + 1) y.
+
+        Rounding d changes its exponential by u |d|, and the exponential adds E·u. The sum of n positive terms adds
+        n − 1 and inherits the errors of its terms, weighted by their shares: E, and Σ |d| exp(d) / Σ exp(d), which is
+        below n / e because no |d| exp(d) exceeds 1/e and the largest term is 1. The quotient adds one. Without the
+        subtraction there is less to round. E = `ELEMENTARY_ULP`.
+        """
+        x = inputs[0].astype(np.float64)
+        shifted = x - x.max(axis=1, keepdims=True)
+        terms = np.exp(shifted)
+        value = terms / terms.sum(axis=1, keepdims=True)
+        count = x.shape[1]
+        operations = np.abs(shifted) + 2 * ELEMENTARY_ULP + count * (1 + 1 / np.e) + 1
+        return Reference(value, 1.001 * operations * UNIT_ROUNDOFF * value + 2 * SMALLEST_NORMAL)
+
+    def overflowing(self, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
+        """The sum of exponentials that is divided by may have overflowed."""
+        (x,) = inputs
+        sizes = np.where(np.isfinite(x), np.abs(x.astype(np.float64)), np.inf).sum(axis=1, keepdims=True)
+        return opened(reference, np.broadcast_to(sizes >= LARGEST / 2, x.shape))
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        """A probability changes by a factor exp(2 max e) at most."""
+        largest = errors[0].max(axis=1, keepdims=True)
+        return CARRIED * np.expm1(2 * largest) * self.reference(inputs, parameters).value

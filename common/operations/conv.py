@@ -1,0 +1,288 @@
+"""Convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import permutations
+from math import prod
+from typing import TYPE_CHECKING, ClassVar
+
+from common.errors import TriptychError
+from common.numerics import np
+from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, given, widened
+from common.operations.operation import MAP, Arrays, Parameters, Shape, in_double
+from common.operations.rounding import (
+    SMALLEST_NORMAL,
+    UNIT_ROUNDOFF,
+    Gradient,
+    Gradients,
+    Precision,
+    Reference,
+    gamma,
+    summed,
+)
+from common.operations.sums import (
+    Sums,
+    bias_mistakes,
+    binary_exponent,
+    carried_by_products,
+    of_shorter_factors,
+    precision_mistakes,
+    unit_mistakes,
+    weights_or_bias_fits,
+)
+from common.operations.windows import (
+    ELEMENTS_AT_ONCE,
+    Padding,
+    Windowed,
+    border_mistakes,
+    pair,
+    position_mistakes,
+    window_mistakes,
+    windows_of,
+)
+
+if TYPE_CHECKING:
+    from common.specs.architecture import Preprocessing
+
+
+@dataclass(frozen=True)
+class Conv(Windowed):
+    """Cross-correlation with zero padding and a bias for each filter, in `groups` independent groups of channels."""
+
+    filters: int = field(kw_only=True)
+    groups: int = field(default=1, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+
+    integers_before: ClassVar[int] = 1
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        return (self.filters, *self._positions(inputs))
+
+    def parameter_shapes(self, *inputs: Shape) -> dict[str, Shape]:
+        channels, _, _ = self._only(inputs, MAP)
+        if channels % self.groups or self.filters % self.groups:
+            raise TriptychError(
+                f"{channels} channels and {self.filters} filters cannot both be split into {self.groups} groups"
+            )
+        shapes: dict[str, Shape] = {"weight": (self.filters, channels // self.groups, *pair(self.kernel))}
+        return shapes | {"bias": (self.filters,)} if self.bias else shapes
+
+    def multiply_adds(self, *inputs: Shape) -> int:
+        return prod(self.parameter_shapes(*inputs)["weight"]) * prod(self._positions(inputs))
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """A sum of n − 1 products and a bias: |ŷ − y| ≤ γ_n (Σ|w·a| + |b|), n = fan-in + 1.
+
+        Valid for every order of summation, with and without fused multiply-add (Higham, section 3.1). It also holds
+        behind a ReLU, which brings no two numbers further apart.
+        """
+        windows = windows_of(inputs[0], *self.window(inputs[0].shape[1:]), fill=0.0)
+        batch, _, height, width = windows.shape[:4]
+        weight = parameters["weight"]
+        terms = prod(weight.shape[1:])
+        sums = Sums((batch, self.filters, height, width), weight, inputs[0])
+        kernels = [sums.scaled_weight(group) for group in np.split(weight.reshape(-1, terms), self.groups)]
+        per_group = self.filters // self.groups
+        rows_at_once = max(1, ELEMENTS_AT_ONCE // (terms * width))
+        for image in range(batch):
+            for top in range(0, height, rows_at_once):
+                rows = slice(top, top + rows_at_once)
+                columns = windows[image, :, rows].transpose(0, 3, 4, 1, 2).reshape(self.groups, terms, -1)
+                for group, kernel in enumerate(kernels):
+                    filters = slice(group * per_group, (group + 1) * per_group)
+                    sums.fill((image, filters, rows), kernel, columns[group])
+        return sums.reference(parameters.get("bias"), terms)
+
+    def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
+        return of_shorter_factors(reference, bound, precision)
+
+    def gradients(self, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool) -> Gradients:
+        """∂x sums over filters and the windows an element lies in; ∂w and ∂b over all positions of all images."""
+        x, w = inputs[0], parameters["weight"]
+        dx, dw = _products(self, *in_double(x, w, dy))
+        # What scales the bounds is computed in float32, on factors divided by powers of two so that nothing overflows.
+        exponents = [binary_exponent(array) for array in (x, w, dy)]
+        of_dx, of_dw = _products(self, *(np.abs(np.ldexp(a, -e)) for a, e in zip((x, w, dy), exponents, strict=True)))
+        of_x, of_w, of_dy = exponents
+        kernel, _, _ = self.window(x.shape[1:])
+        positions, fan_out = dy.size // self.filters, self.filters // self.groups * prod(kernel)
+        gradients = {"weight": _summed_in_float32(positions, dw, of_dw, of_x + of_dy)}
+        if self.bias:
+            dy = dy.astype(np.float64)
+            gradients["bias"] = summed(positions, dy.sum((0, 2, 3)), np.abs(dy).sum((0, 2, 3)))
+        return Gradients([_summed_in_float32(fan_out, dx, of_dx, of_w + of_dy)], gradients)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        return carried_by_products(self, errors, parameters)
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        (x,), weight = seen.inputs, seen.parameters["weight"]
+        groups = self.groups
+        yield from bias_mistakes(seen)
+        if (other := seen.next_conv) and isinstance(other.operation, Conv) and other.operation.stride != self.stride:
+            moved = exchanged(other, replace(other.operation, stride=self.stride))
+            own = exchanged(seen, replace(self, stride=other.operation.stride))
+            mistake = f"its stride and that of {other.name} are exchanged"
+            yield mistake, partial(_if_certified, moved, other.output, own)
+        yield from window_mistakes(self, seen)
+        yield from border_mistakes(self, seen)
+        yield from position_mistakes(self, seen)
+        if seen.preprocessing and x.shape[1] <= len(seen.preprocessing.mean):
+            yield from _image_mistakes(seen, seen.preprocessing)
+        if groups > 1:
+            rolled = np.roll(x, x.shape[1] // groups, axis=1)
+            swapped = {name: np.roll(array, len(array) // groups, axis=0) for name, array in seen.parameters.items()}
+            yield "the groups' inputs are swapped", given(seen, rolled)
+            yield "the groups' outputs are swapped", given(seen, rolled, **swapped)
+            yield "the groups' kernels are swapped", exchanged(seen, weight=swapped["weight"])
+            yield "the groups' kernels and biases are swapped", exchanged(seen, **swapped)
+            for group in range(groups):
+                width, units = x.shape[1] // groups, len(weight) // groups
+                same = np.tile(x[:, group * width : (group + 1) * width], (1, groups, 1, 1))
+                yield f"every group reads the channels of group {group + 1}", given(seen, same)
+                of_one = np.tile(weight[group * units : (group + 1) * units], (groups, 1, 1, 1))
+                yield f"every group has the kernels of group {group + 1}", exchanged(seen, weight=of_one)
+                only = (np.arange(len(weight)) // units == group).astype(np.float32)
+                mistake = f"only group {group + 1} of {groups} is there"
+                alone = {
+                    name: array * only.reshape(-1, *[1] * (array.ndim - 1)) for name, array in seen.parameters.items()
+                }
+                yield mistake, exchanged(seen, **alone)
+                if groups > 2:
+                    continue
+                yield f"{mistake}, the other has its bias alone", exchanged(seen, weight=alone["weight"])
+            interleaved = x.reshape(len(x), -1, groups, *x.shape[2:]).swapaxes(1, 2).reshape(x.shape)
+            yield "channels are dealt to the groups in turn", given(seen, interleaved)
+        yield from _dilations(self, seen)
+        if max(weight.shape[2:]) > 1:
+            yield "the kernel's height and width are exchanged", exchanged(seen, weight=weight.swapaxes(2, 3))
+            yield "the kernel is mirrored from left to right", exchanged(seen, weight=weight[..., ::-1])
+            yield "the kernel is upside down", exchanged(seen, weight=weight[:, :, ::-1])
+            for turns in (1, 3):
+                turned = np.rot90(weight, turns, (2, 3))
+                yield f"the kernel is turned by {90 * turns}° counter-clockwise", exchanged(seen, weight=turned)
+            flipped = weight[:, :, ::-1, ::-1]
+            yield "the kernel is flipped (convolution for cross-correlation)", exchanged(seen, weight=flipped)
+        yield from unit_mistakes(seen, "filter")
+        if weight.shape[0] == weight.shape[1]:
+            yield "the kernel's inputs and outputs are exchanged", exchanged(seen, weight=weight.swapaxes(0, 1))
+        hwio = weight.transpose(2, 3, 1, 0)
+        for taken in (weight.reshape(hwio.shape).transpose(3, 2, 0, 1), hwio.reshape(weight.shape)):
+            yield "the kernel is reshaped where it should be transposed", exchanged(seen, weight=taken)
+        yield from precision_mistakes(seen)
+
+    def fits(self, seen: Observation, right: Reference) -> Iterator[Fit]:
+        yield from weights_or_bias_fits(seen, right)
+
+
+def _products(operation: Conv, x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """∂x and ∂w in the precision of the factors, a few rows at a time."""
+    kernel, stride, padding = operation.window(x.shape[1:])
+    windows = windows_of(x, kernel, stride, padding)
+    batch, channels, height, width = windows.shape[:4]
+    w_by_group = w.reshape(operation.groups, operation.filters // operation.groups, -1)
+    (top, bottom), (left, right) = padding
+    dx = np.zeros((batch, channels, x.shape[2] + top + bottom, x.shape[3] + left + right), x.dtype)
+    dw = np.zeros_like(w_by_group)
+    rows_at_once = max(1, ELEMENTS_AT_ONCE // (channels * prod(kernel) * width))
+    for image in range(batch):
+        for first in range(0, height, rows_at_once):
+            block = windows[image, :, first : first + rows_at_once]
+            rows = block.shape[1]
+            columns = block.transpose(0, 3, 4, 1, 2).reshape(operation.groups, w_by_group.shape[2], rows * width)
+            dy_by_group = dy[image, :, first : first + rows].reshape(operation.groups, -1, rows * width)
+            dw += dy_by_group @ columns.transpose(0, 2, 1)
+            spread = (w_by_group.transpose(0, 2, 1) @ dy_by_group).reshape(channels, *kernel, rows, width)
+            for i, j in np.ndindex(*kernel):
+                top_row = first * stride[0] + i
+                down = slice(top_row, top_row + stride[0] * (rows - 1) + 1, stride[0])
+                across = slice(j, j + stride[1] * (width - 1) + 1, stride[1])
+                dx[image, :, down, across] += spread[:, i, j]
+    return dx[:, :, top : top + x.shape[2], left : left + x.shape[3]], dw.reshape(w.shape)
+
+
+def _summed_in_float32(terms: int, value: np.ndarray, magnitude: np.ndarray, exponent: int) -> Gradient:
+    """`_summed`, for a magnitude in float32 that was divided by a power of two.
+
+    It is at least (1 − γ_n) of the true one; what underflow took from it is added.
+    """
+    scale = 2.0**exponent
+    whole = magnitude * np.float64(scale / (1 - 2 * gamma(terms))) + terms * SMALLEST_NORMAL * (1 + scale)
+    return summed(terms, value, whole)
+
+
+def _dilations(operation: Conv, seen: Observation) -> Iterator[Hypothesis]:
+    """A kernel with holes is a larger one with zeros in it."""
+    weight, padding = seen.parameters["weight"], operation.window(seen.inputs[0].shape[1:])[2]
+    for step in (2, 3):
+        height, width = (step * (length - 1) + 1 for length in weight.shape[2:])
+        dilated = np.zeros((*weight.shape[:2], height, width), np.float32)
+        dilated[:, :, ::step, ::step] = weight
+        wider: Padding = ((step * padding[0][0], step * padding[0][1]), (step * padding[1][0], step * padding[1][1]))
+        for pads in (padding, wider):
+            larger = replace(operation, kernel=(height, width), padding=pads)
+            yield f"the kernel is dilated by {step}", exchanged(seen, larger, weight=dilated)
+
+
+def _if_certified(condition: partial[Reference], output: np.ndarray, evaluation: partial[Reference]) -> Reference:
+    """An evaluation that stands only if another layer's output is within the bound of a mistake too."""
+    reference = condition()
+    assert reference.bound is not None
+    if output.shape != reference.value.shape or not (np.abs(output - reference.value) <= reference.bound).all():
+        raise ValueError("the other layer does not have its part of the mistake")
+    return evaluation()
+
+
+def _image_mistakes(seen: Observation, recipe: Preprocessing) -> Iterator[Hypothesis]:
+    """What goes wrong on the way from pixels to the network."""
+    (x,) = seen.inputs
+    channels = x.shape[1]
+    if channels == 3:
+        yield "the image's channels are in reverse order (RGB for BGR), or the kernels'", given(seen, x[:, ::-1])
+        for order in permutations(range(3)):
+            if order not in ((0, 1, 2), (2, 1, 0)):
+                yield f"the image's channels, or the kernels', are in the order {order}", given(seen, x[:, list(order)])
+        for kept, lost in ((0, 2), (2, 0)):
+            taken = [kept, 1, kept]
+            mistake = f"channel {lost} of the image is lost, channel {kept} stands in both places"
+            yield f"{mistake} (a swap through aliased views)", given(seen, x[:, taken])
+    yield "the image's height and width are exchanged", given(seen, x.swapaxes(2, 3))
+    batch, channels, height, width = x.shape
+    for image in (
+        x.reshape(batch, height, width, channels).transpose(0, 3, 1, 2),
+        x.transpose(0, 2, 3, 1).reshape(x.shape),
+    ):
+        yield "the image is reshaped where it should be transposed", given(seen, image)
+    yield "the image is mirrored", given(seen, x[..., ::-1])
+    yield "the image is upside down", given(seen, x[:, :, ::-1])
+    mean, scale = (np.array(numbers)[:channels].reshape(-1, 1, 1) for numbers in (recipe.mean, recipe.scale))
+    pixels = x.astype(np.float64) * scale + mean
+    made = {
+        "the mean is not subtracted from the image": pixels / scale,
+        "the image is not divided by its scale": pixels - mean,
+        "the image's pixels are taken as they are, from 0 to 255": pixels,
+        "the image's pixels are from 0 to 1": pixels / 255,
+        "the image's pixels are from −1 to 1": pixels / 127.5 - 1,
+        "the image is divided by 255 before the mean is subtracted": (pixels / 255 - mean) / scale,
+        "the mean is subtracted from the image twice": (pixels - 2 * mean) / scale,
+        "the mean's channels are in reverse order": (pixels - mean[::-1]) / scale,
+        "the image is inverted": (255 - pixels - mean) / scale,
+    }
+    # Pixels, mean and scale are rounded, and so is each of up to four operations on them.
+    slack = gamma(8) * float(((np.abs(pixels) + 2 * np.abs(mean)) / np.minimum(scale, 1) + 255).max())
+    for mistake, image in made.items():
+        if not np.array_equal(image, x):
+            yield mistake, partial(widened, given(seen, image), slack)
+    for axes, mistake in (
+        ((2, 3), "the image's own mean is subtracted"),
+        ((0, 2, 3), "the batch's mean is subtracted from the image"),
+        ((1, 2, 3), "the mean over all channels is subtracted"),
+    ):
+        images = seen.batch[0] if 0 in axes else x
+        own = images.mean(axis=axes, dtype=np.float64, keepdims=True)
+        sizes = np.abs(images).mean(axis=axes, dtype=np.float64, keepdims=True)
+        summed = gamma(images.size + 1) * sizes + UNIT_ROUNDOFF * np.abs(x - own)
+        yield mistake, partial(widened, given(seen, x - own), 2 * float(summed.max()))

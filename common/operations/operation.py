@@ -1,0 +1,221 @@
+"""What an operation is, and what every operation can be asked.
+
+An operation is one class in one file of this package: its numbers and shapes, its value in float64 with the bound that
+float32 keeps, its gradients, how errors of its inputs reach its output, when integers make it exact, what it gives in
+shorter precisions and where it overflows, and the mistakes that are made with it.
+
+Shapes are those of one image, without the batch axis: (channels, height, width), or (features,) after a flatten.
+Arrays have it: (N, C, H, W) or (N, features). Parameters are in the canonical layout: convolution kernels
+(out, in / groups, height, width), dense kernels (out, in).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
+
+from common.errors import TriptychError
+from common.numerics import np
+from common.operations.overflow import as_it_is, sums_that_overflow
+from common.operations.rounding import CARRIED, FP32, UNIT_ROUNDOFF, Gradients, Precision, Reference, upwards
+
+if TYPE_CHECKING:
+    from common.operations.mistake import Fit, Hypothesis, Observation
+
+Shape = tuple[int, ...]
+Arrays: TypeAlias = "list[np.ndarray]"
+Parameters: TypeAlias = "Mapping[str, np.ndarray]"
+
+MAP, FEATURES = (3,), (1,)
+"""The ranks of what some operations take: (channels, height, width) only, or (features,) only."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a layer computes. Subclasses carry the numbers, and override what is not as it is here.
+
+    A method that is given shapes or arrays raises `TriptychError` where the operation does not take such.
+    """
+
+    integers_before: ClassVar[int] = 0
+    """What integers of 1 to 8 are multiplied by that an exact probe puts before it, since it has weights, or a curve
+    that large numbers saturate; 0: none are put there."""
+
+    channelwise: ClassVar[bool] = False
+    """Whether each channel of the output is computed from the same channel of the inputs alone."""
+
+    rounds_once: ClassVar[bool] = True
+    """Whether what it computes is stored once; else each of its several operations on an element may be."""
+
+    # Shapes and costs
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        """The output's shape; operations that work element by element keep their input's."""
+        return self._only(inputs)
+
+    def parameter_shapes(self, *inputs: Shape) -> dict[str, Shape]:
+        """The shape of each parameter in the canonical layout, keyed by `weight`, `bias`, …"""
+        return {}
+
+    def multiply_adds(self, *inputs: Shape) -> int:
+        """Multiply-adds for one image in convolutions and dense layers; everything else counts as zero."""
+        return 0
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__
+
+    # Value and bound; called through `evaluate`, which checks the shapes
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """The value in float64 and the bound that float32 keeps; see `evaluate`."""
+        raise NotImplementedError(f"nobody has said what {self.kind} computes")
+
+    def at_precision(self, reference: Reference, precision: Precision) -> Reference:
+        """A reference, its bound widened to a precision below float32's.
+
+        Results stored with unit roundoff v add v (|y| + bound). Where a layer is several operations on an element, each
+        may be stored so: the bound, at most fourteen roundings, is then that of float32 arithmetic with v in place of
+        u, but for (1 − 14u) / (1 − 14v) < 1.06.
+        """
+        if reference.bound is None or precision == FP32:
+            return reference
+        bound = self.computed_at(reference, reference.bound, precision)
+        if precision.stored > UNIT_ROUNDOFF:
+            if self.rounds_once:
+                bound = bound + precision.stored * (np.abs(reference.value) + bound)
+            else:
+                bound = 1.06 * precision.stored / UNIT_ROUNDOFF * bound
+            bound = bound + 6 * precision.smallest_normal
+        return replace(reference, bound=bound)
+
+    def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
+        """The bound of what is computed in that precision, before it is stored."""
+        return bound
+
+    def overflowing(self, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
+        """A reference of large numbers, with what may be infinite or NaN; see `common.operations.overflow`."""
+        if reference.magnitude is None:
+            return replace(reference, allowed=as_it_is(reference.value))
+        return sums_that_overflow(self, inputs, parameters)
+
+    def quantum(self, shape: Shape, quantum: float) -> float:
+        """The power of two that outputs are multiples of, if inputs of this shape are multiples of `quantum`."""
+        return quantum
+
+    # What leads backwards, and what errors lead to
+
+    def gradients(self, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool) -> Gradients:
+        """The gradients of Σ dy · y with respect to inputs and parameters; see `backward`."""
+        raise NotImplementedError(f"nobody has said what the gradient of {self.kind} is")
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        """How much further off the output can be if the inputs are off by `errors`.
+
+        This one is for what brings no two values further apart than they were: choices, changes of place, means.
+        Applied to the errors, they give the largest that the output can have.
+
+        Args:
+            inputs: float32.
+            errors: float64, not negative, of the same shapes.
+            parameters: float32, in the canonical layout.
+        """
+        return CARRIED * self.reference([upwards(error) for error in errors], {}).value
+
+    # Mistakes
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        """The mistakes that are made with it, the likeliest and the most tightly bounded first."""
+        yield from ()
+
+    def fits(self, seen: Observation, right: Reference) -> Iterator[Fit]:
+        """Mistakes with a number in them that is read off the output; `right` is what it should be."""
+        yield from ()
+
+    # For subclasses
+
+    def _only(self, inputs: tuple[Shape, ...], ranks: tuple[int, ...] = (1, 3)) -> Shape:
+        """The only input's shape, of one of these ranks: 3, a map; 1, features."""
+        if len(inputs) != 1:
+            raise TriptychError(f"{self.kind} takes one input, but is given {len(inputs)}")
+        return self._every(inputs, ranks)[0]
+
+    def _every(self, inputs: tuple[Shape, ...], ranks: tuple[int, ...] = (1, 3)) -> tuple[Shape, ...]:
+        """The inputs' shapes, each of one of these ranks."""
+        for shape in inputs:
+            if len(shape) not in ranks or any(not isinstance(size, int) or size < 1 for size in shape):
+                expected = " or ".join({3: "a map (channels, height, width)", 1: "features"}[rank] for rank in ranks)
+                raise TriptychError(f"{self.kind} takes {expected}, but is given {shape}")
+        if not inputs:
+            raise TriptychError(f"{self.kind} is given no input")
+        return inputs
+
+
+def evaluate(operation: Operation, inputs: Arrays, parameters: Parameters) -> Reference:
+    """What an operation should give, in float64, and how far a correct float32 implementation may be from it.
+
+    The bound is about one layer, given that layer's own input: nothing accumulates over the depth of a network.
+
+    Args:
+        operation: from a specification.
+        inputs: float32, (N, C, H, W) or (N, features).
+        parameters: float32, in the canonical layout, keyed `weight`, `bias`, ….
+
+    Raises:
+        TriptychError: the operation does not take inputs and parameters of these shapes.
+    """
+    evaluated_shape(operation, inputs, parameters)
+    return operation.reference(inputs, parameters)
+
+
+def backward(
+    operation: Operation, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
+) -> Gradients:
+    """The gradients of Σ dy · y with respect to the inputs and parameters of y = operation(inputs).
+
+    Like `evaluate`, this is about one layer at a time, given its own input and the gradient with respect to its output.
+
+    Args:
+        operation: from a specification.
+        inputs: float32, (N, C, H, W) or (N, features).
+        parameters: float32, in the canonical layout, keyed `weight`, `bias`, ….
+        dy: float32, the gradient with respect to the output.
+        training: whether batch normalisation uses the statistics of the batch.
+
+    Raises:
+        TriptychError: the operation does not take arrays of these shapes.
+    """
+    expected = evaluated_shape(operation, inputs, parameters)
+    if dy.shape != expected:
+        found, of_output = ("×".join(map(str, shape)) for shape in (dy.shape, expected))
+        raise TriptychError(f"the gradient by the output of {operation.kind} is {found}, expected {of_output}")
+    return operation.gradients(inputs, parameters, dy, training)
+
+
+def evaluated_shape(
+    operation: Operation, inputs: Sequence[np.ndarray], parameters: Mapping[str, np.ndarray]
+) -> tuple[int, ...]:
+    """The shape of what `evaluate` gives, (N, C, H, W) or (N, features), found without evaluating anything.
+
+    Raises:
+        TriptychError: the operation does not take inputs and parameters of these shapes.
+    """
+    if not all(array.ndim for array in inputs) or len({len(array) for array in inputs}) > 1:
+        raise TriptychError(f"{operation.kind} takes batches of equally many images, but is given {shapes_of(inputs)}")
+    shapes = [array.shape[1:] for array in inputs]
+    output = operation.output_shape(*shapes)
+    for name, shape in operation.parameter_shapes(*shapes).items():
+        if name not in parameters or parameters[name].shape != shape:
+            found = shapes_of([parameters[name]]) if name in parameters else "missing"
+            raise TriptychError(f"the {name} of {operation.kind} is {found}, expected {'×'.join(map(str, shape))}")
+    return (len(inputs[0]), *output)
+
+
+def shapes_of(arrays: Iterable[np.ndarray]) -> str:
+    """For a message: `2×3×8×8 and 2×10`."""
+    return " and ".join("×".join(map(str, array.shape)) or "a scalar" for array in arrays)
+
+
+def in_double(*arrays: np.ndarray) -> Arrays:
+    return [array.astype(np.float64) for array in arrays]

@@ -1,0 +1,139 @@
+"""How far a correct float32 computation may be from real arithmetic.
+
+A bound here is derived; its one assumption is how well elementary functions are computed (`ELEMENTARY_ULP`). With unit
+roundoff u = 2^-24, one float32 operation returns the exact result times (1 + δ), |δ| ≤ u (plus at most 2^-126 in
+absolute terms if an operand or the result underflows and is flushed), and n such factors multiply to 1 + θ,
+|θ| ≤ γ_n = n·u / (1 − n·u). Source: Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd edition, sections
+2.1, 2.2 and 3.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from common.numerics import np
+
+if TYPE_CHECKING:
+    from common.operations.overflow import Allowed
+
+UNIT_ROUNDOFF = 2.0**-24
+"""u of float32, rounding to nearest."""
+
+SMALLEST_NORMAL = 2.0**-126
+"""The most that one float32 operation can lose to underflow, subnormals flushed or not."""
+
+EXACT_LIMIT = 2.0**24
+"""Integers of smaller magnitude, and sums of them, are exact in float32."""
+
+ELEMENTARY_ULP = 4
+"""The allowance for exp, log, pow, tanh and the like, in units of u; one unit in the last place is at most 2u.
+
+An assumption about the libraries in use, not a derivation: nothing in IEEE 754 bounds these functions. No CPU backend
+has been seen to need more, nor has one on an NVIDIA H100, but for tanh through WebGPU (`FP32_IN_WGSL`); it has not been
+checked against the libraries' documentation.
+"""
+
+SECOND_ORDER = 1.01
+"""In bounds of first order: products of two rounding errors are below a hundredth of the larger."""
+
+CARRIED = 1.001
+"""In what is carried on: products of two roundings are below a thousandth of the larger."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a backend keeps and multiplies numbers; sums of products are taken to be in float32 always."""
+
+    name: str
+    stored: float
+    """Unit roundoff of what passes from layer to layer."""
+    factors: float = 0.0
+    """The largest relative change of each factor before convolutions and dense layers multiply them."""
+    smallest_normal: float = SMALLEST_NORMAL
+    """Of the stored type: the most that storing a number can lose to underflow."""
+    quotient: float = 0.0
+    """By how much more than one rounding a quotient may be off, relatively."""
+    tanh: float = 0.0
+    """By how much more than an elementary function tanh may be off, in absolute terms."""
+
+
+FP32 = Precision("fp32", UNIT_ROUNDOFF)
+TF32 = Precision("tf32", UNIT_ROUNDOFF, factors=2.0**-10)
+"""11 significant bits of each factor; hardware may cut the others off instead of rounding."""
+FP32_IN_WGSL = Precision("fp32", UNIT_ROUNDOFF, quotient=4 * UNIT_ROUNDOFF, tanh=4 * UNIT_ROUNDOFF)
+"""float32 as WebGPU's language promises it (https://www.w3.org/TR/WGSL/#floating-point-accuracy).
+
+A quotient may be off by 2.5 units in the last place, 5u. An exponential may be off by 3 + 2|x| of them, and ONNX
+Runtime computes tanh as (1 − e) / (1 + e) with e = exp(−2|x|): an error ε e moves that by 2e / (1 + e)² ε at most,
+which with ε = (6 + 8|x|) u is below 4u for every x, however small tanh is.
+"""
+PRECISIONS = {precision.name: precision for precision in (FP32, TF32)}
+"""Those that a backend computes in; the others are those of stored numbers."""
+
+FP16 = Precision("fp16", 2.0**-11, smallest_normal=2.0**-14)
+BF16 = Precision("bf16", 2.0**-8)
+
+
+def gamma(operations: float) -> float:
+    """γ_n for n float32 operations (Higham, section 3.1)."""
+    return operations * UNIT_ROUNDOFF / (1 - operations * UNIT_ROUNDOFF)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an operation should give, element by element; all arrays have the output's shape."""
+
+    value: np.ndarray
+    """float64, the result in real arithmetic (but for float64's own rounding, which `bound` covers); float32 where each
+    element is one of the inputs'."""
+    bound: np.ndarray | None = None
+    """float64, the largest |computed − value| that float32 arithmetic explains; None: the bits must be the same."""
+    magnitude: np.ndarray | None = None
+    """Σ|product| + |bias| of each element, for operations that sum products."""
+    spread: np.ndarray | None = None
+    """√Σ product² of each element: the scale of rounding errors, which tells precisions apart."""
+    allowed: Allowed | None = None
+    """Of which kind each element may be, where some may be infinite or NaN; None: all must be finite."""
+
+    @property
+    def rounds(self) -> bool:
+        """Whether it rounds whatever it is given: integers do not make it exact."""
+        return self.bound is not None and self.magnitude is None
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """One gradient; all arrays have its shape."""
+
+    value: np.ndarray
+    """float64."""
+    bound: np.ndarray
+    """float64, the largest |computed − value| that float32 explains; of first order, see `SECOND_ORDER`."""
+    magnitude: np.ndarray | None = None
+    """Σ|product| of each element, where it is a sum of products and of nothing else: with integers it is exact then."""
+    choice: np.ndarray | None = None
+    """How much of it may go elsewhere instead, or come from elsewhere, where that is left to the framework."""
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What an operation hands back."""
+
+    inputs: list[Gradient]
+    parameters: dict[str, Gradient] = field(default_factory=dict)
+
+
+def summed(terms: int, value: np.ndarray, magnitude: np.ndarray) -> Gradient:
+    """A gradient that is a sum of products: γ_n Σ|product|, in every order."""
+    return Gradient(value, gamma(terms + 1) * magnitude + terms * SMALLEST_NORMAL, magnitude)
+
+
+def chosen(value: np.ndarray) -> Gradient:
+    """A gradient that is a choice or a copy: nothing is rounded."""
+    return Gradient(value, np.zeros_like(value), np.abs(value))
+
+
+def upwards(error: np.ndarray) -> np.ndarray:
+    """An error in float32, which is what operations take, and not smaller."""
+    return np.nextafter(error.astype(np.float32), np.float32(np.inf)) * (error > 0).astype(np.float32)

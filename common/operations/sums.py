@@ -1,0 +1,169 @@
+"""Sums of products, Σ w·a + b: what convolutions and dense layers have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from common.numerics import np
+from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, factor_fits, given, rounded_result
+from common.operations.operation import Arrays, Operation, Parameters
+from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Precision, Reference, gamma, upwards
+
+if TYPE_CHECKING:
+    pass
+
+Scaled = tuple["np.ndarray", "np.ndarray", "np.ndarray"]
+"""Factors in float64; their magnitudes, and the squares of these, in float32 and divided by a power of two."""
+
+
+class Sums:
+    """Sums of products Σ w·a in float64, with Σ|w·a| and Σ (w·a)² beside them.
+
+    The last two only scale a bound and a statistic, so they are computed in float32, on operands divided by a power of
+    two so that nothing overflows; `reference` makes up for what their rounding may lose.
+    """
+
+    def __init__(self, shape: tuple[int, ...], weight: np.ndarray, operand: np.ndarray) -> None:
+        self.value = np.empty(shape, np.float64)
+        self.magnitude = np.empty(shape, np.float32)
+        self.squares = np.empty(shape, np.float32)
+        self.exponents = binary_exponent(weight), binary_exponent(operand)
+
+    def scaled_weight(self, weight: np.ndarray) -> Scaled:
+        """Weights (units, terms), prepared for `fill`."""
+        return _scaled(weight, self.exponents[0])
+
+    def fill(self, where: tuple, weight: Scaled, columns: np.ndarray) -> None:
+        """Multiply prepared weights by columns (terms, positions) into the elements at `where`."""
+        targets: tuple[np.ndarray, ...] = (self.value, self.magnitude, self.squares)
+        for target, left, right in zip(targets, weight, _scaled(columns, self.exponents[1]), strict=True):
+            place = target[where]
+            product = left @ right
+            place[...] = (product if target.ndim == 4 else product.T).reshape(place.shape)
+
+    def reference(self, bias: np.ndarray | None, terms: int) -> Reference:
+        scale = 2.0 ** sum(self.exponents)
+        magnitude = self.magnitude * np.float64(scale)
+        if bias is not None:
+            per_unit = bias.astype(np.float64).reshape(-1, *[1] * (self.value.ndim - 2))
+            self.value += per_unit
+            magnitude += np.abs(per_unit)
+        operations = terms + 1
+        # The float32 magnitude is at least (1 − γ_n) of the true one; the second γ_n more than covers float64's errors.
+        bound = gamma(operations) / (1 - 2 * gamma(operations)) * magnitude
+        # What underflow takes from a product or a sum, from a factor that is flushed, from the magnitude itself.
+        bound += operations * SMALLEST_NORMAL * (1 + sum(2.0**exponent for exponent in self.exponents) + scale)
+        return Reference(self.value, bound, magnitude, np.sqrt(self.squares) * np.float64(scale))
+
+
+def _scaled(array: np.ndarray, exponent: int) -> Scaled:
+    magnitude = np.abs(np.ldexp(array, -exponent))
+    return array.astype(np.float64), magnitude, np.square(magnitude)
+
+
+def binary_exponent(array: np.ndarray) -> int:
+    """The e for which the largest |element| lies in [2^(e−1), 2^e)."""
+    return int(np.frexp(max(array.max(initial=0.0), -array.min(initial=0.0)))[1])
+
+
+def of_shorter_factors(reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
+    """The bound with factors that are changed by at most t each.
+
+    A product changes by (2t + t²) |w·a|, and the bound on the sum's own rounding grows by (1 + t)².
+    """
+    change = precision.factors
+    assert reference.magnitude is not None
+    return (1 + change) ** 2 * bound + (2 * change + change**2) * reference.magnitude
+
+
+def carried_by_products(operation: Operation, errors: Arrays, parameters: Parameters) -> np.ndarray:
+    """|W|·e, and as much of it again as the rounding of these products makes: γ_n |W|·e."""
+    weight = np.abs(parameters["weight"])
+    without = {"weight": weight, "bias": np.zeros(len(weight), np.float32)}
+    return (1 + gamma(weight[0].size + 1)) * CARRIED * operation.reference([upwards(errors[0])], without).value
+
+
+# Mistakes
+
+
+def unit_mistakes(seen: Observation, unit: str) -> Iterator[Hypothesis]:
+    """Filters, or units, in another order, or their inputs."""
+    own = {name: seen.parameters[name] for name in ("weight", "bias") if name in seen.parameters}
+    for name, array in own.items():
+        what = "bias" if name == "bias" else "weights"
+        for step in (1, -1):
+            neighbour = "previous" if step == 1 else "next"
+            mistake = f"the {what} of each {unit} {'is' if name == 'bias' else 'are'} the {neighbour} {unit}'s"
+            yield mistake, exchanged(seen, **{name: np.roll(array, step, axis=0)})
+        plural = "biases" if name == "bias" else "weights"
+        yield f"the {plural} of the {unit}s are in reverse order", exchanged(seen, **{name: array[::-1]})
+    if len(own) > 1:
+        for step in (1, -1):
+            rolled = {name: np.roll(array, step, axis=0) for name, array in own.items()}
+            neighbour = "previous" if step == 1 else "next"
+            yield f"weights and bias of each {unit} are the {neighbour} {unit}'s", exchanged(seen, **rolled)
+        yield f"the {unit}s are in reverse order", exchanged(seen, **{name: array[::-1] for name, array in own.items()})
+
+
+def bias_mistakes(seen: Observation) -> Iterator[Hypothesis]:
+    if "bias" in seen.parameters:
+        yield "the bias is missing", exchanged(seen, bias=0 * seen.parameters["bias"])
+        yield "the bias is added twice", exchanged(seen, bias=2 * seen.parameters["bias"])
+        yield "the bias is subtracted", exchanged(seen, bias=-seen.parameters["bias"])
+
+
+def precision_mistakes(seen: Observation) -> Iterator[Hypothesis]:
+    (x,), weight = seen.inputs, seen.parameters["weight"]
+    for name, bits, ties in (
+        ("TF32", 11, "even"),
+        ("TF32 (ties away from zero)", 11, "away"),
+        ("TF32 (towards zero)", 11, "none"),
+        ("bfloat16", 8, "even"),
+        ("bfloat16 (towards zero)", 8, "none"),
+    ):
+        evaluation = given(seen, rounded(x, bits, ties), weight=rounded(weight, bits, ties))
+        yield f"factors are rounded to {name}", evaluation
+        yield f"factors and result are rounded to {name}", partial(rounded_result, evaluation, bits)
+    # As many bits as TF32, but a smaller range: where no factor leaves that, no number tells the two apart.
+    halves = given(seen, _float16(x), weight=_float16(weight))
+    yield "factors are rounded to float16", halves
+    yield "factors and result are rounded to float16", partial(rounded_result, halves, 11)
+    yield "the weights are rounded to bfloat16", exchanged(seen, weight=rounded(weight, 8))
+    yield "the weights are rounded to float16", exchanged(seen, weight=_float16(weight))
+    yield "the weights are rounded to TF32", exchanged(seen, weight=rounded(weight, 11))
+    yield "what it reads is rounded to float16", given(seen, _float16(x))
+    yield "what it reads is rounded to TF32", given(seen, rounded(x, 11))
+    yield "what it reads is rounded to bfloat16", given(seen, rounded(x, 8))
+    for over, what in ((None, "all"), (tuple(range(1, weight.ndim)), "each unit")):
+        scale = np.maximum(np.abs(weight).max(axis=over, keepdims=True), SMALLEST_NORMAL).astype(np.float64) / 127
+        eight_bits = np.rint(weight / scale) * scale
+        yield f"the weights are rounded to int8, one scale for {what}", exchanged(seen, weight=eight_bits)
+
+
+def _float16(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return array.astype(np.float16).astype(np.float32)
+
+
+def rounded(array: np.ndarray, bits: int, ties: str = "even") -> np.ndarray:
+    """Float32 numbers with that many significant bits: rounded to nearest, ties to even or away; or cut ("none")."""
+    dropped = np.uint64(24 - bits)
+    words = array.astype(np.float32).view(np.uint32).astype(np.uint64)
+    half = np.uint64(1) << (dropped - np.uint64(1))
+    if ties == "even":
+        words += half - np.uint64(1) + ((words >> dropped) & np.uint64(1))
+    elif ties == "away":
+        words += half
+    return (words >> dropped << dropped).astype(np.uint32).view(np.float32)
+
+
+def weights_or_bias_fits(seen: Observation, right: Reference) -> Iterator[Fit]:
+    """The weights, or the biases, are multiplied by a number."""
+    if "bias" not in seen.parameters:
+        return
+    bias = seen.parameters["bias"].astype(np.float64).reshape(-1, *[1] * (right.value.ndim - 2))
+    products = right.value - bias
+    yield from factor_fits(seen, Reference(bias + 0 * products, right.bound), products, "the weights are")
+    yield from factor_fits(seen, Reference(products, right.bound), bias + 0 * products, "the bias is")
