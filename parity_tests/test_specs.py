@@ -148,7 +148,7 @@ def test_listing_imports_no_framework(arguments):
         "import sys; from common.cli import app\n"
         f"try: app({arguments!r})\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'keras', 'tensorflow', 'jax', 'onnx', 'onnxruntime', 'numpy', 'pydantic'}\n"
+        "heavy = {'torch', 'keras', 'tensorflow', 'jax', 'onnx', 'onnxruntime', 'numpy._core', 'pydantic'}\n"
         "found = heavy & set(sys.modules)\n"
         "sys.exit(f'imported {found}' if found else 0)"
     )

@@ -57,6 +57,7 @@ class Conv(Windowed):
     bias: bool = field(default=True, kw_only=True)
 
     integers_before: ClassVar[int] = 1
+    pools: ClassVar[bool] = False
 
     def output_shape(self, *inputs: Shape) -> Shape:
         return (self.filters, *self._positions(inputs))

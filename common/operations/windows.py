@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from common.errors import TriptychError
 from common.numerics import np
@@ -44,6 +44,9 @@ class Windowed(Operation):
     kernel: int | Pair
     stride: int | Pair = 1
     padding: int | Padding | str = 0
+
+    pools: ClassVar[bool] = True
+    """Whether it chooses or averages within a window; else it sums products, and a padding of zeros is none."""
 
     def window(self, shape: Shape) -> tuple[Pair, Pair, Padding]:
         """Kernel, stride and padding, each for height and width, on an input of (channels, height, width)."""
@@ -98,12 +101,11 @@ def window_mistakes(operation: Conv | MaxPool | AveragePool, seen: Observation) 
     """Another padding, stride or rounding of the number of windows."""
     kernel, stride, padding = operation.window(seen.inputs[0].shape[1:])
     over: Padding = ((0, stride[0] - 1), (0, stride[1] - 1))
-    pools = not isinstance(operation, Conv)
     same = replace(operation, padding=SAME)
     if same.window(seen.inputs[0].shape[1:])[2] != padding:
         yield "the padding is TensorFlow's SAME", exchanged(seen, same)
     if any(map(any, padding)):
-        down = pools and padding == over
+        down = operation.pools and padding == over
         yield (
             "the number of windows is rounded down, not up" if down else "the padding is missing",
             exchanged(seen, replace(operation, padding=0)),
@@ -117,13 +119,13 @@ def window_mistakes(operation: Conv | MaxPool | AveragePool, seen: Observation) 
     for pixels in range(1, max(kernel)):
         if padding != ((pixels, pixels), (pixels, pixels)):
             yield f"the padding is {pixels}", exchanged(seen, replace(operation, padding=pixels))
-    if pools and max(stride) > 1 and padding != over:
+    if operation.pools and max(stride) > 1 and padding != over:
         mistake = "the number of windows is rounded up, not down"
         yield mistake, exchanged(seen, replace(operation, padding=over))
     for step in range(1, 6):
         if stride != (step, step):
             yield f"the stride is {step}", exchanged(seen, replace(operation, stride=step))
-    for size in range(1, 8) if pools else ():
+    for size in range(1, 8) if operation.pools else ():
         if kernel != (size, size):
             yield f"the window is {size}×{size}", exchanged(seen, replace(operation, kernel=size))
 
@@ -170,7 +172,7 @@ def border_mistakes(operation: Conv | MaxPool, seen: Observation) -> Iterator[Hy
         ("the border is repeated", "edge"),
         ("the map goes on at its opposite side", "wrap"),
     ]
-    for mistake, mode in kinds[isinstance(operation, Conv) :]:
+    for mistake, mode in kinds[not operation.pools :]:
         if mode == "reflect" and max(map(max, padding)) >= min(x.shape[2:]):
             continue
         padded = np.pad(x, ((0, 0), (0, 0), *padding), mode=mode)
