@@ -42,6 +42,8 @@ class Mutant:
     """Which occurrence of `old` is replaced, counted from 0; None: each."""
     seen_by: tuple[str, ...] = ("exact", "certified")
     """The probes that must catch it. Factors of few bits are the same in float16, say: no integers show that."""
+    step: int | None = None
+    """The first step of a training that it changes, if it is a mistake in one."""
     through_onnx: bool = False
     """Whether it is the export that is run, in which the mistake is."""
 

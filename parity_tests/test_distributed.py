@@ -26,7 +26,7 @@ from common import TriptychError, get_spec
 from common.operations import LRN
 from common.parity.gradients import gradient_probes
 from common.parity.judge import CERTIFIED, IDENTICAL, judge, overall
-from common.parity.trajectory import FLOAT64_AGREEMENT
+from common.parity.umpire import PARTING
 from common.probes import exact_probe, random_probe, sparse_probe
 from common.training.data import Data, Split
 from common.training.recipe import Recipe, starting_weights
@@ -286,7 +286,7 @@ def test_several_processes_go_the_way_of_one(seen, name, processes):
     """Batches of 7 are shared as 4 and 3, or 3, 2 and 2; a batch of 1 goes to one process."""
     expected, found = (read(seen[count] / f"{name}-0.npz") for count in (1, processes))
     assert len(found) > 2
-    assert distance(found, expected) < FLOAT64_AGREEMENT
+    assert distance(found, expected) < PARTING
 
 
 def test_on_integers_to_the_bit(seen):
@@ -311,7 +311,7 @@ def test_all_processes_end_with_the_same_bits_and_only_the_first_is_told(seen, n
 @pytest.mark.parametrize(("mistake", "name"), [("unweighted", "ragged"), ("apart", "normalised")])
 def test_a_mistake_is_another_trajectory(seen, mistake, name):
     found, expected = read(seen[2] / f"{mistake}-0.npz"), read(seen[1] / f"{name}-0.npz")
-    assert distance(found[:1], expected[:1]) > 1e6 * FLOAT64_AGREEMENT
+    assert distance(found[:1], expected[:1]) > 1e6 * PARTING
 
 
 def test_a_loss_that_is_not_finite_in_one_process_ends_all(seen):
@@ -412,7 +412,7 @@ def test_two_devices_go_the_way_of_one(on_devices):
     """Seven pictures to test with, in batches of six: the last has one, and is filled up by one that counts nothing."""
     expected, found = read(on_devices / "one.npz"), read(on_devices / "two.npz")
     assert len(found) == 6
-    assert distance(found, expected) < FLOAT64_AGREEMENT
+    assert distance(found, expected) < PARTING
 
 
 def test_on_integers_to_the_bit_in_another_framework(on_devices, seen):

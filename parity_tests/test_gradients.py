@@ -1,32 +1,19 @@
-"""The backward pass and the trajectory: the oracle against autograd, the backends against the oracle, traps."""
+"""The backward pass: the oracle against autograd, the backends against the oracle, traps."""
 
 import importlib
 
 import numpy as np
 import pytest
-from conftest import IMPLEMENTATIONS, load_implementation
-from safetensors.numpy import load_file
+from conftest import load_implementation
 
 from common import get_spec
 from common import operations as ops
 from common.errors import TriptychError
 from common.operations import backward
 from common.operations.loss import cross_entropy
-from common.parity.backends import BACKENDS, select, select_differentiable, select_trainable
+from common.parity.backends import BACKENDS, select_differentiable, select_trainable
 from common.parity.gradients import by_layer, gradient_probes, judge_gradients
 from common.parity.judge import first_divergence, overall
-from common.parity.trajectory import (
-    Job,
-    Trajectory,
-    distance,
-    judge_trajectory,
-    run_trajectories,
-    scales_of,
-    small_spec,
-    train_in_steps,
-)
-from parity_tests.injection import imported_with, unchanged
-from parity_tests.mutations import training
 
 
 def functional(name):
@@ -228,79 +215,6 @@ def test_statistics_that_are_biased_are_named():
         damaged = {**recorded, "weights": recorded["weights"] | {name: changed}}
         wrong = [v for v in judge_gradients(spec, probe, damaged) if v.verdict == "diverged"]
         assert [verdict.what for verdict in wrong] == [name]
-
-
-# Trajectories
-
-
-def test_three_backends_go_one_way():
-    backends = select(["torch", "keras-tensorflow", "tf1"])
-    run = run_trajectories(small_spec("lenet5"), backends, steps=8)
-    assert run.verdict == "certified", [trajectory.reason for trajectory in run.trajectories]
-    assert len(run.trajectories) == 6
-    for trajectory in run.trajectories:
-        assert len(trajectory.distances) == len(trajectory.losses) == 8
-        assert trajectory.largest < (1e-12 if trajectory.dtype == "float64" else 1e-5)
-    assert all(0 < distance < 1e-5 for distance in run.envelope)
-    for trajectory in run.trajectories[:3]:
-        assert sum(trajectory.losses[4:]) < sum(trajectory.losses[:4])  # the second epoch, and the first
-
-
-@pytest.mark.slow
-def test_a_network_with_batch_normalisation_is_trained_where_rounding_stays_small():
-    """In float32 too; on 32×32, with four pictures a step, the first step already differed by more than allowed."""
-    run = run_trajectories(small_spec("resnet18"), select(["torch"]), steps=2)
-    assert run.image_size == (64, 64)
-    assert run.verdict == "certified", [trajectory.reason for trajectory in run.trajectories]
-    assert all(0 < distance < 1e-4 for distance in run.envelope), run.envelope
-
-
-STEPS = 10
-"""Of which the ninth is the first after a change of the learning rate."""
-
-
-def trained(package, mutant, folder):
-    """Where LeNet-5's parameters are after each step of a training in float64, in this process."""
-    job = Job("lenet5", num_classes=4, image_size=(32, 32), steps=STEPS, seed=0, dtype="float64", folder=str(folder))
-    backend = next(backend for backend in BACKENDS.values() if backend.implementation == package)
-    steps = []
-    with imported_with(mutant):
-        train_in_steps(job, backend, lambda answer: steps.append(load_file(answer["path"])), lambda: None)
-    return steps
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    load_implementation("torch_impl")
-    return trained("torch_impl", unchanged("torch_impl", "lenet5"), tmp_path_factory.mktemp("reference"))
-
-
-@pytest.fixture
-def float64(monkeypatch):
-    """Keras' defaults are as before afterwards."""
-    load_implementation("keras_impl")
-    import keras
-    from keras.src.backend.common import dtypes
-
-    monkeypatch.setattr(dtypes, "BIT64_TO_BIT32_DTYPE", dict(dtypes.BIT64_TO_BIT32_DTYPE))
-    yield
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
-
-
-@pytest.mark.parametrize(
-    "mutant", [*(unchanged(package, "lenet5") for package in IMPLEMENTATIONS), *training.MUTANTS], ids=str
-)
-def test_a_mistake_in_training_is_another_trajectory_from_that_step_on(mutant, reference, float64, tmp_path):
-    load_implementation(mutant.package)
-    steps = trained(mutant.package, mutant, tmp_path)
-    pairs = zip(steps, reference, strict=True)
-    distances = [distance(found, expected, scales_of(expected, by_layer=False)) for found, expected in pairs]
-    trajectory = Trajectory(mutant.package, "float64", distances=distances)
-    judge_trajectory(trajectory, envelope=[])
-    assert (trajectory.first_divergence is None) == (mutant.cause == "")
-    assert (trajectory.status == "diverged") == (mutant.cause != ""), trajectory.largest
-    assert mutant.cause in (trajectory.reason or ""), trajectory.reason
 
 
 # Traps

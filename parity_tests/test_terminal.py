@@ -16,7 +16,7 @@ from common.explorer import compare, site
 from common.parity import backends, trajectory_report
 from common.parity.report import print_network, print_verdict
 from common.parity.results import BackendResult, Run
-from common.parity.trajectory import Trajectory, TrajectoryRun
+from common.parity.umpire import Trajectory, TrajectoryRun
 from common.specs import CATALOGUE
 
 ROOT = Path(__file__).parents[1]

@@ -106,7 +106,8 @@ class Conv(Windowed):
         dx, dw = _products(self, *in_double(x, w, dy))
         # What scales the bounds is computed in float32, on factors divided by powers of two so that nothing overflows.
         exponents = [binary_exponent(array) for array in (x, w, dy)]
-        of_dx, of_dw = _products(self, *(np.abs(np.ldexp(a, -e)) for a, e in zip((x, w, dy), exponents, strict=True)))
+        scaled = (np.abs(np.ldexp(a, -e)).astype(np.float32) for a, e in zip((x, w, dy), exponents, strict=True))
+        of_dx, of_dw = _products(self, *scaled)
         of_x, of_w, of_dy = exponents
         kernel, _, _ = self.window(x.shape[1:])
         positions, fan_out = dy.size // self.filters, self.filters // self.groups * prod(kernel)

@@ -59,7 +59,7 @@ class Sums:
 
 
 def _scaled(array: np.ndarray, exponent: int) -> Scaled:
-    magnitude = np.abs(np.ldexp(array, -exponent))
+    magnitude = np.abs(np.ldexp(array, -exponent)).astype(np.float32, copy=False)
     return array.astype(np.float64), magnitude, np.square(magnitude)
 
 

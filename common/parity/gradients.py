@@ -314,7 +314,7 @@ def _judge_statistics(
             stored = {kind: probe.weights[f"{layer.name}/{kind}"].astype(np.float64) for kind in ("mean", "variance")}
             expected = {kind: Gradient(before, np.zeros_like(before)) for kind, before in stored.items()}
             if probe.training:
-                expected = _moved(stored, given[layer.inputs[0]].astype(np.float64), _share(spec))
+                expected = _moved(stored, given[layer.inputs[0]].astype(np.float64), share_of_batch(spec))
             for kind, moved in expected.items():
                 what = f"{layer.name}/{kind}"
                 verdicts.append(_judge(what, weights.get(what), [_part(layer.name, moved)]))
@@ -338,6 +338,6 @@ def _moved(stored: Mapping[str, np.ndarray], x: np.ndarray, share: float) -> dic
     return moved
 
 
-def _share(spec: Architecture) -> float:
+def share_of_batch(spec: Architecture) -> float:
     """What a batch's statistics count: Keras' default in the networks of a Keras tutorial, else PyTorch's."""
     return 0.01 if spec.name.startswith("resnet") and spec.name.endswith("_tutorial") else 0.1

@@ -14,17 +14,11 @@ from rich.table import Table
 from common.files import written_atomically
 from common.parity.backends import Backend
 from common.parity.environment import describe
+from common.parity.race import ENVELOPE_FACTOR, run_trajectories
 from common.parity.report import say_verdict
 from common.parity.results import worst
-from common.parity.trajectory import (
-    ENVELOPE_BITS,
-    ENVELOPE_FACTOR,
-    STEPS_IN_EPOCH,
-    Trajectory,
-    TrajectoryRun,
-    run_trajectories,
-    small_spec,
-)
+from common.parity.trajectory import ENVELOPE_BITS, STEPS_IN_EPOCH, small_spec
+from common.parity.umpire import Trajectory, TrajectoryRun
 from common.terminal import say
 
 
@@ -45,7 +39,7 @@ def trajectory_command(
         TriptychError: a picture cannot be written.
     """
     runs = []
-    with progress(len(names) * steps, console) as advance:
+    with progress(2 * len(names) * steps, console) as advance:
         for name in names:
             spec = small_spec(name)
             run = run_trajectories(
@@ -64,6 +58,8 @@ def trajectory_command(
                         console,
                         f"  {trajectory.backend} in {trajectory.dtype} {trajectory.status}: {trajectory.reason}",
                     )
+                if trajectory.likely_cause:
+                    say(console, f"    cause: {trajectory.likely_cause}")
             if plots:
                 plots.mkdir(parents=True, exist_ok=True)
                 _plot(run, plots / f"{run.architecture}.png")
@@ -87,6 +83,9 @@ def _as_json(run: TrajectoryRun) -> dict[str, Any]:
                 "status": trajectory.status,
                 "reason": trajectory.reason,
                 "first_divergence": trajectory.first_divergence,
+                "step": trajectory.step,
+                "parameter": trajectory.parameter,
+                "likely_cause": trajectory.likely_cause,
                 "losses": trajectory.losses,
                 "distances": [
                     {
@@ -132,7 +131,7 @@ def _mean(losses: Sequence[float]) -> str:
 
 
 def _plot(run: TrajectoryRun, path: Path) -> None:
-    """The distance from the first backend's float64 training at the same rate, on a logarithmic scale."""
+    """The distance from the first backend's float64 training that is right, on a logarithmic scale."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")

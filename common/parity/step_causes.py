@@ -1,0 +1,117 @@
+"""Why a step does not follow: known mistakes of trainings, each tried in the oracle.
+
+A mistake explains a step if all parameters and statistics lie within the bound of the step *with* it; the right step
+has failed already. One that reads something off (a factor, a limit) must explain the step behind it too, with the same.
+All that no step has excluded are told.
+
+Most optimisers are of one shape: what a step moves is A + f·B, with a factor f that is read off. By least squares it is
+f = Σ B (m − A) / Σ B², and off by Σ |B| bound / Σ B² at most, by which the bound grows. It stands for all elements of
+all tensors, so that it explains nothing by itself. The bound of A + f·B is taken as 1 + 2|f| times that of the right
+step: f multiplies the gradient, or the velocity, whose bound is in that of the step once, or µ > 1/2 times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from common.parity.steps import StepTaken, Tensor, compared, gamma
+
+Tensors = Sequence[Tensor]
+Part = Callable[[Tensor], "np.ndarray | float"]
+"""What a step moves in a tensor, or a part of it."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A mistake that explains a step, what it has read off, and what the next step begins with."""
+
+    what: str
+    """In words."""
+    factor: float = 1.0
+    error: float = 0.0
+    """How far `factor` may be off."""
+    velocity: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Where it is not what the step moved, divided by the rate."""
+    earlier: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What a mistake that looks at `Tensor.earlier` finds there."""
+
+    def is_near(self, value: float) -> bool:
+        return abs(self.factor - value) <= self.error + gamma(4) * abs(value)
+
+
+class Mistake(Protocol):
+    """A known one."""
+
+    def __call__(self, step: StepTaken, tensors: Tensors, before: Fit | None) -> Fit | None:
+        """Whether it explains a step; `before` is its fit of the step before, unless this is the first."""
+
+
+Suspects = Sequence[tuple[Mistake, Fit]]
+"""The mistakes that have explained every step since the first wrong one."""
+
+
+def suspects(mistakes: Sequence[Mistake], step: StepTaken) -> Suspects:
+    """Those that explain the first step that is wrong."""
+    tensors = list(step.tensors())
+    return [(mistake, fit) for mistake in mistakes if (fit := _asked(mistake, step, tensors, None))]
+
+
+def confirmed(accused: Suspects, step: StepTaken) -> Suspects:
+    """Those of them that explain the step behind it as well."""
+    tensors, found = list(step.tensors()), []
+    for mistake, before in accused:
+        begun = [
+            replace(t, velocity=before.velocity.get(t.name, t.velocity), earlier=before.earlier.get(t.name, t.earlier))
+            for t in tensors
+        ]
+        if fit := _asked(mistake, step, begun, before):
+            found.append((mistake, replace(fit, what=before.what)))
+    return found
+
+
+def _asked(mistake: Mistake, step: StepTaken, tensors: Tensors, before: Fit | None) -> Fit | None:
+    """A hypothesis that fails, on numbers that nobody thought of, explains nothing."""
+    try:
+        with np.errstate(all="ignore"):
+            return mistake(step, tensors, before)
+    except Exception:
+        return None
+
+
+def read_off(tensors: Tensors, base: Part, part: Part) -> Fit | None:
+    """The factor f, or None where there is nothing that it multiplies."""
+    products, squares, uncertain = 0.0, 0.0, 0.0
+    for t in tensors:
+        b = np.broadcast_to(part(t), t.moved.shape)
+        products += float(np.sum(b * (t.moved - base(t))))
+        squares += float(np.sum(np.square(b)))
+        uncertain += float(np.sum(np.abs(b) * t.bound))
+    if not squares or not np.isfinite(products):
+        return None
+    factor = products / squares
+    return Fit("", factor, _wider(factor) * uncertain / squares)
+
+
+def moves(step: StepTaken, tensors: Tensors, base: Part, part: Part, fit: Fit) -> bool:
+    """Whether the step moves `base` + f · `part`, and what is stored is right."""
+    for t in tensors:
+        a, b = base(t), np.asarray(part(t))
+        bound = _wider(fit.factor) * t.bound + fit.error * np.abs(b)
+        bound = bound + gamma(4) * (np.abs(a) + abs(fit.factor) * np.abs(b))
+        if not compared(t.name, t.moved, a + fit.factor * b, bound).follows:
+            return False
+    return stores_rightly(step)
+
+
+def _wider(factor: float) -> float:
+    """How many times the right step's bound that of A + f·B is taken as."""
+    return 1 + 2 * abs(factor)
+
+
+def stores_rightly(step: StepTaken) -> bool:
+    """Whether the stored statistics are right, which no mistake of the optimiser changes."""
+    return all(misfit.follows for misfit in step.misfits_of_statistics(step.share))

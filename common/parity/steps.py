@@ -1,0 +1,197 @@
+"""One step of one training, judged by itself: do its parameters follow from what they were before?
+
+A step is v ← µ·v + (g + λ·w), w ← w − ε·v (`common.training.recipe`), g being the gradient of the batch's loss. A
+training hands over its parameters after every step and nothing else, and that is enough: its velocity is what the last
+step moved, divided by the rate of then; its gradient is `common.parity.derivatives`' at its own parameters. So nobody's
+step is held against anybody else's.
+
+What rounding explains, of a parameter's movement m = (w − w′) / ε, in float64 with u = 2^-53:
+
+- of the gradient, its `reach`;
+- of the arithmetic, γ_12 (µ|v| + |g| + λ|w|): two roundings for λ·w (a penalty has a factor of two), one for its sum
+  with g, four for µ·v where v is scaled when the rate changes, one sum, two for ε, two to spare;
+- of the stored w′, γ_2 (|w| + |w′|) / ε;
+- of the velocity, what was stored before, µ·γ_2 (|w″| + |w|) / ε″, with w″ and ε″ those of the step before.
+
+Stored statistics move by their share towards the batch's, of which `reach` says how far they may be off, and γ_8 covers
+the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from common.parity.derivatives import DOUBLE, Derivatives, differentiate
+from common.specs.architecture import Architecture
+from common.training.data import Data, Split
+from common.training.plan import Batch, Plan
+from common.training.recipe import Recipe, decays
+from common.weights import Weights
+
+
+def gamma(operations: int) -> float:
+    """γ_n for n operations in float64."""
+    return operations * DOUBLE / (1 - operations * DOUBLE)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One trained parameter in one step; arrays are float64 and have its shape."""
+
+    name: str
+    weight: np.ndarray
+    """As it was before the step."""
+    moved: np.ndarray
+    """By how much the step made it smaller, divided by the rate: the velocity, if nothing is wrong."""
+    velocity: np.ndarray
+    """What the step before moved, divided by its rate; 0 in the first."""
+    gradient: np.ndarray
+    earlier: np.ndarray
+    """The gradient of the step before, in the second one; else 0."""
+    bound: np.ndarray
+    """How far `moved` may be off."""
+    momentum: float
+    weight_decay: float
+
+    @property
+    def decay(self) -> np.ndarray | float:
+        """What the recipe adds to the gradient."""
+        return self.weight_decay * self.weight if decays(self.name) else 0.0
+
+    @property
+    def right(self) -> np.ndarray:
+        """What `moved` should be."""
+        return self.momentum * self.velocity + self.gradient + self.decay
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """The parameter of a step that is the furthest from what it should be."""
+
+    parameter: str
+    times: float
+    """As large as what rounding explains."""
+
+    @property
+    def follows(self) -> bool:
+        return self.times <= 1
+
+
+@dataclass(frozen=True)
+class StepTaken:
+    """One step of one training: parameters before and after it, and what is known of the batch."""
+
+    number: int
+    """From 1."""
+    before: Weights
+    after: Weights
+    previous: Weights | None
+    """Before the step before; None in the first."""
+    rate: float
+    previous_rate: float
+    recipe: Recipe
+    share: float
+    """What a batch's statistics count among those stored."""
+    derivatives: Derivatives
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every trained parameter, one at a time."""
+        for name, gradient in self.derivatives.gradients.items():
+            before, after = self.before[name].astype(np.float64), self.after[name].astype(np.float64)
+            decay = self.recipe.weight_decay if decays(name) else 0.0
+            momentum, velocity = self.recipe.momentum, np.zeros(before.shape)
+            lost, earlier = np.zeros(()), np.zeros(before.shape)
+            if self.previous is not None:
+                previous = self.previous[name].astype(np.float64)
+                velocity = (previous - before) / self.previous_rate
+                lost = gamma(2) * (np.abs(previous) + np.abs(before)) / self.previous_rate
+                if self.number == 2:
+                    earlier = velocity - decay * previous
+            size = momentum * np.abs(velocity) + np.abs(gradient) + decay * np.abs(before)
+            bound = self.derivatives.reach[name] + gamma(12) * size + momentum * lost
+            bound = bound + gamma(2) * (np.abs(before) + np.abs(after)) / self.rate
+            moved = (before - after) / self.rate
+            yield Tensor(name, before, moved, velocity, gradient, earlier, bound, momentum, self.recipe.weight_decay)
+
+    @cached_property
+    def misfit(self) -> Misfit:
+        """Where the step is the furthest from the right one."""
+        return worst([*self.misfits_of_parameters(), *self.misfits_of_statistics(self.share)])
+
+    def misfits_of_parameters(self) -> Iterator[Misfit]:
+        """How far each trained parameter is off."""
+        for tensor in self.tensors():
+            yield compared(tensor.name, tensor.moved, tensor.right, tensor.bound)
+
+    def misfits_of_statistics(self, share: float, *, biased: bool = False) -> Iterator[Misfit]:
+        """How far each stored statistic is off, if the batch's count so much; the variance's are unbiased, unless…"""
+        for name, value in self.derivatives.statistics.items():
+            factor = 1.0
+            if name.endswith("/variance") and not biased:
+                factor = self.derivatives.counts[name] / (self.derivatives.counts[name] - 1)
+            before, after = self.before[name].astype(np.float64), self.after[name].astype(np.float64)
+            right = (1 - share) * before + share * factor * value
+            bound = share * factor * self.derivatives.reach[name]
+            bound = bound + gamma(8) * (np.abs(before) + share * factor * np.abs(value))
+            yield compared(name, after, right, bound)
+
+
+def compared(name: str, found: np.ndarray, right: np.ndarray, bound: np.ndarray) -> Misfit:
+    """How far an array is from the right one, in units of the bound."""
+    with np.errstate(all="ignore"):
+        times = np.abs(found - right) / np.maximum(bound, np.finfo(np.float64).tiny)
+    largest = float(times.max(initial=0.0))
+    return Misfit(name, largest if np.isfinite(largest) else float("inf"))
+
+
+def worst(misfits: list[Misfit]) -> Misfit:
+    return max(misfits, key=lambda misfit: misfit.times)
+
+
+class Course:
+    """A training as it should go: which batch each step has, and at which rate."""
+
+    def __init__(self, spec: Architecture, data: Data, recipe: Recipe, share: float) -> None:
+        self.spec, self.data, self.recipe, self.share = spec, data, recipe, share
+        self.plan = Plan(spec, data, recipe)
+
+    def place(self, step: int) -> tuple[int, int]:
+        """The epoch and the batch of a step, both from 0."""
+        return divmod(step - 1, self.plan.steps)
+
+    def rate(self, step: int) -> float:
+        return self.recipe.learning_rate_at(self.place(max(step, 1))[0])
+
+    def batch(self, step: int) -> Batch:
+        epoch, number = self.place(step)
+        return self.plan.batches(epoch)[number]
+
+    def pictures(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """Images float32, (N, C, H, W), and labels."""
+        return pixels(self.plan, self.data.train, batch), self.data.train.labels[batch.indices]
+
+    def derivatives(self, step: int, weights: Weights) -> Derivatives:
+        """What the batch of a step says of these parameters."""
+        return differentiate(self.spec, weights, *self.pictures(self.batch(step)))
+
+    def taken(
+        self, step: int, previous: Weights | None, before: Weights, after: Weights, derivatives: Derivatives
+    ) -> StepTaken:
+        """A step that somebody has made."""
+        rates = self.rate(step), self.rate(step - 1)
+        return StepTaken(step, before, after, previous, *rates, self.recipe, self.share, derivatives)
+
+
+def pixels(plan: Plan, split: Split, batch: Batch) -> np.ndarray:
+    """What the plan makes of a batch: float32, (N, C, H, W), rounded as it says."""
+    images = []
+    for row, index in enumerate(batch.indices):
+        top, left = batch.tops[row], batch.lefts[row]
+        image = plan.picture(split, index)[top : top + plan.height, left : left + plan.width]
+        image = image[:, ::-1] if batch.flips[row] else image
+        images.append((image.astype(np.float32) + batch.shifts[row] - plan.mean) / plan.scale)
+    return np.stack(images).transpose(0, 3, 1, 2)
