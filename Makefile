@@ -64,7 +64,7 @@ $(READY): pyproject.toml constraints.txt
 	echo "Setting up .venv with $$("$$python" --version): the frameworks are large, the first time takes minutes ..."; \
 	"$$python" -m venv .venv || { \
 		echo "Could not make a virtual environment with $$python; on Debian, install python3-venv." >&2; exit 1; }; \
-	$(BIN)/python -m pip install $(if $(wildcard $(BIN)/triptych),--quiet) -c constraints.txt -e '.[torch,keras,jax,tf1,onnx,webgpu,dev]' || { \
+	$(BIN)/python -m pip install $(if $(wildcard $(BIN)/triptych),--quiet) -c constraints.txt -e '.[torch,keras,jax,tf1,onnx,prove,webgpu,dev]' || { \
 		echo "Could not install the packages: see pip's message above. Without network, point pip to a local index" \
 			"(PIP_INDEX_URL or PIP_FIND_LINKS); then run make again, which goes on where it stopped." >&2; exit 1; }; \
 	touch $(READY)

@@ -306,6 +306,39 @@ def parity(
     _finish(outcome, json)
 
 
+@app.command()
+def prove(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="FILE.onnx; FILE.py:NAME, which is run; package.module:NAME, timm:NAME, torchvision:NAME.",
+        ),
+    ],
+    probe: Annotated[list[str] | None, typer.Option(help="exact, random: both by default; may be repeated.")] = None,
+    input_shape: Annotated[str | None, typer.Option(help="What a Python model takes, such as 1x3x224x224.")] = None,
+    given: Annotated[
+        list[str] | None, typer.Option("--input", help="NAME=FILE.npy, an input of the random probe; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and inputs.")] = 0,
+    json: Json = False,
+) -> None:
+    """Prove a model of your own: every node of it, in everything that runs it, within its rounding bound of float64."""
+    from common.prove.command import check_probes, prove_command, read_inputs, read_shape
+    from common.prove.models import parse
+    from common.prove.proof import PROBES, Request
+
+    names = [parse(text) for text in models]
+    request = Request(
+        probes=check_probes(probe or PROBES), shape=read_shape(input_shape), inputs=read_inputs(given or ()), seed=seed
+    )
+    console = standard_error(quiet=True) if json else standard_output()
+    report = prove_command(console, names, request, progress=_progress)
+    if json:
+        _print_json(report)
+    raise typer.Exit(DIFFERENCE_FOUND if report["verdict"] in ("diverged", "incomplete") else 0)
+
+
 def _finish(report: dict[str, Any], json: bool) -> NoReturn:
     """End a command whose report has a verdict, with the status that goes with it."""
     if json:

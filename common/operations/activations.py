@@ -33,6 +33,8 @@ class ReLU(Operation):
 
     channelwise: ClassVar[bool] = True
 
+    contracts: ClassVar[bool] = True
+
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """A choice between x and 0: nothing is rounded."""
         return Reference(np.maximum(inputs[0], 0))
@@ -210,7 +212,9 @@ class ScaledTanh(Operation):
 
 @dataclass(frozen=True)
 class Softmax(Operation):
-    """exp(x) / Σ exp(x) over the features; in no network of the catalogue, but at the end where it is asked for."""
+    """exp(x) / Σ exp(x) along an axis; in no network of the catalogue, but at the end where it is asked for."""
+
+    axis: int = 1
 
     integers_before: ClassVar[int] = 1
     rounds_once: ClassVar[bool] = False
@@ -224,20 +228,20 @@ class Softmax(Operation):
         subtraction there is less to round. E = `ELEMENTARY_ULP`.
         """
         x = inputs[0].astype(np.float64)
-        shifted = x - x.max(axis=1, keepdims=True)
+        shifted = x - x.max(axis=self.axis, keepdims=True)
         terms = np.exp(shifted)
-        value = terms / terms.sum(axis=1, keepdims=True)
-        count = x.shape[1]
+        value = terms / terms.sum(axis=self.axis, keepdims=True)
+        count = x.shape[self.axis]
         operations = np.abs(shifted) + 2 * ELEMENTARY_ULP + count * (1 + 1 / np.e) + 1
         return Reference(value, 1.001 * operations * UNIT_ROUNDOFF * value + 2 * SMALLEST_NORMAL)
 
     def overflowing(self, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
         """The sum of exponentials that is divided by may have overflowed."""
         (x,) = inputs
-        sizes = np.where(np.isfinite(x), np.abs(x.astype(np.float64)), np.inf).sum(axis=1, keepdims=True)
+        sizes = np.where(np.isfinite(x), np.abs(x.astype(np.float64)), np.inf).sum(axis=self.axis, keepdims=True)
         return opened(reference, np.broadcast_to(sizes >= LARGEST / 2, x.shape))
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         """A probability changes by a factor exp(2 max e) at most."""
-        largest = errors[0].max(axis=1, keepdims=True)
+        largest = errors[0].max(axis=self.axis, keepdims=True)
         return CARRIED * np.expm1(2 * largest) * self.reference(inputs, parameters).value

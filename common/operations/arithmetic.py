@@ -1,17 +1,28 @@
-"""What joins branches by arithmetic."""
+"""Arithmetic, element by element; of arrays of other shapes, broadcast."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import ClassVar
 
 from common.errors import TriptychError
 from common.numerics import np
 from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, factor_fits
-from common.operations.operation import Arrays, Operation, Parameters, Shape
-from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Gradients, Reference, chosen, gamma
+from common.operations.operation import ArrayOperation, Arrays, Operation, Parameters, Shape, in_double
+from common.operations.rounding import (
+    CARRIED,
+    ELEMENTARY_ULP,
+    SMALLEST_NORMAL,
+    UNIT_ROUNDOFF,
+    Gradients,
+    Precision,
+    Reference,
+    chosen,
+    gamma,
+    unit_of,
+)
 
 
 @dataclass(frozen=True)
@@ -28,15 +39,16 @@ class Add(Operation):
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """m − 1 additions of m inputs: |ŷ − y| ≤ γ_(m−1) Σ|x|."""
-        value = np.sum([x.astype(np.float64) for x in inputs], axis=0)
-        magnitude = np.sum([np.abs(x.astype(np.float64)) for x in inputs], axis=0)
-        return Reference(value, gamma(len(inputs) - 1) * magnitude + len(inputs) * SMALLEST_NORMAL, magnitude)
+        arrays = in_double(*inputs)
+        value = reduce(np.add, arrays)
+        magnitude = reduce(np.add, map(np.abs, arrays))
+        return Reference(value, gamma(max(len(inputs) - 1, 1)) * magnitude + len(inputs) * SMALLEST_NORMAL, magnitude)
 
     def gradients(self, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool) -> Gradients:
         return Gradients([chosen(dy.astype(np.float64)) for _ in inputs])
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
-        return CARRIED * np.sum(errors, axis=0)
+        return CARRIED * reduce(np.add, errors)
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         inputs = [x.astype(np.float64) for x in seen.inputs]
@@ -59,3 +71,119 @@ class Add(Operation):
         for number, x in enumerate(seen.inputs, start=1):
             others = Reference(right.value - x, right.bound)
             yield from factor_fits(seen, others, x.astype(np.float64), f"operand {number} is")
+
+
+@dataclass(frozen=True)
+class Subtract(ArrayOperation):
+    """x − y."""
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """One operation: |ŷ − y| ≤ γ_1 (|x| + |y|)."""
+        x, y = in_double(*inputs)
+        magnitude = np.abs(x) + np.abs(y)
+        return Reference(x - y, gamma(1) * magnitude + SMALLEST_NORMAL, magnitude)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        return CARRIED * (errors[0] + errors[1])
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        x, y = seen.inputs
+        yield "the operands are exchanged", exchanged(seen, None, [y, x])
+        yield "the operands are added", exchanged(seen, None, [x, -y])
+
+
+@dataclass(frozen=True)
+class Multiply(ArrayOperation):
+    """x · y."""
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """One operation: |ŷ − y| ≤ u |y|."""
+        x, y = in_double(*inputs)
+        value = x * y
+        return Reference(value, gamma(1) * np.abs(value) + (1 + np.abs(x) + np.abs(y)) * SMALLEST_NORMAL, np.abs(value))
+
+    def unit(self, inputs: Arrays, parameters: Parameters) -> float:
+        return unit_of(inputs[0]) * unit_of(inputs[1])
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        """e|y| + |x|f + ef."""
+        (x, y), (e, f) = inputs, errors
+        return CARRIED * (e * (np.abs(y) + f) + np.abs(x) * f)
+
+    def fits(self, seen: Observation, right: Reference) -> Iterator[Fit]:
+        for number, x in enumerate(seen.inputs, start=1):
+            if x.size == 1:
+                base = Reference(0 * right.value, right.bound)
+                yield from factor_fits(seen, base, right.value / float(x.reshape(())), f"factor {number} is another:")
+
+
+@dataclass(frozen=True)
+class Divide(ArrayOperation):
+    """x / y."""
+
+    rounds_once: ClassVar[bool] = False
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """A quotient, or a product with a reciprocal: |ŷ − y| ≤ γ_2 |y|."""
+        x, y = in_double(*inputs)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = x / y
+        underflow = SMALLEST_NORMAL * (1 + np.abs(x) + np.abs(value))
+        return Reference(value, gamma(2) * np.abs(value) + underflow)
+
+    def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
+        return bound + precision.quotient * np.abs(reference.value)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        """|x̂/ŷ − x/y| ≤ (e + |x/y| f) / (|y| − f)."""
+        (x, y), (e, f) = in_double(*inputs), errors
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return CARRIED * (e + np.abs(x / y) * f) / np.maximum(np.abs(y) - f, 0)
+
+
+@dataclass(frozen=True)
+class Power(ArrayOperation):
+    """x^y."""
+
+    rounds_once: ClassVar[bool] = False
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """|ŷ − y| ≤ u (E + 2) (1 + |y · log x|) |x^y|, as for the power in a local response normalisation.
+
+        Directly, as a product for small integers, or as exp(y · log x), whose argument's error reaches it relatively.
+        """
+        x, y = in_double(*inputs)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = x**y
+            exponent = np.abs(y * np.log(np.abs(x)))
+        relative = UNIT_ROUNDOFF * (ELEMENTARY_ULP + 2) * (1 + np.where(np.isfinite(exponent), exponent, 0))
+        return Reference(value, CARRIED * relative * np.abs(value) + 2 * SMALLEST_NORMAL)
+
+
+@dataclass(frozen=True)
+class SquareRoot(ArrayOperation):
+    """√x."""
+
+    contracts: ClassVar[bool] = True  # the root of an error, that is: |√(x + e) − √x| ≤ √e
+
+    rounds_once: ClassVar[bool] = False
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """|ŷ − y| ≤ E u |y|: IEEE 754 has it correctly rounded, x · rsqrt(x) is not. E = `ELEMENTARY_ULP`."""
+        with np.errstate(invalid="ignore"):
+            value = np.sqrt(inputs[0].astype(np.float64))
+        # A subnormal radicand may be flushed.
+        return Reference(value, gamma(ELEMENTARY_ULP) * np.abs(value) + SMALLEST_NORMAL**0.5 * (value < 2.0**-62))
+
+
+@dataclass(frozen=True)
+class Reciprocal(ArrayOperation):
+    """1 / x."""
+
+    rounds_once: ClassVar[bool] = False
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """|ŷ − y| ≤ E u |y|; E = `ELEMENTARY_ULP`."""
+        with np.errstate(divide="ignore"):
+            value = 1 / inputs[0].astype(np.float64)
+        return Reference(value, gamma(ELEMENTARY_ULP) * np.abs(value) + SMALLEST_NORMAL)

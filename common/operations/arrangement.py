@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from typing import ClassVar
 
 from common.errors import TriptychError
 from common.numerics import np
@@ -17,6 +18,8 @@ from common.operations.rounding import SMALLEST_NORMAL, Gradients, Reference, ch
 @dataclass(frozen=True)
 class Concat(Operation):
     """Its inputs' channels one after the other."""
+
+    contracts: ClassVar[bool] = True
 
     def output_shape(self, *inputs: Shape) -> Shape:
         if len({shape[1:] for shape in self._every(inputs)}) != 1:
@@ -59,6 +62,8 @@ class SelectChannels(Operation):
 
     channels: tuple[int, ...]
 
+    contracts: ClassVar[bool] = True
+
     def output_shape(self, *inputs: Shape) -> Shape:
         shape = self._only(inputs)
         if missing := [channel for channel in self.channels if not 0 <= channel < shape[0]]:
@@ -96,6 +101,8 @@ class Flatten(Operation):
 
     shape: Shape | None = None
 
+    contracts: ClassVar[bool] = True
+
     def output_shape(self, *inputs: Shape) -> Shape:
         shape = self._only(inputs)
         if self.shape is not None and shape != self.shape:
@@ -131,6 +138,8 @@ class Dropout(Operation):
     """The identity, except while training, where each value is zeroed with probability `rate`."""
 
     rate: float
+
+    contracts: ClassVar[bool] = True
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         return Reference(inputs[0])

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
-from math import prod
 from typing import ClassVar
 
 from common.numerics import np
 from common.operations.mistake import ENOUGH, Fit, Hypothesis, Observation, exchanged
+from common.operations.moments import Moments, moments_of, standardised
 from common.operations.operation import Arrays, Operation, Parameters, Shape, in_double
 from common.operations.overflow import sums_that_overflow
 from common.operations.rounding import (
@@ -232,12 +232,7 @@ def _own_statistics(
     stored: str | None = None,
     groups: int | None = None,
 ) -> Reference:
-    """Normalised with the mean m and the variance v of the n values along `axes` of `x`, or along a group's channels.
-
-    Computed in float32, |m̂ − m| ≤ γ_n Σ|x|/n. The variance's worst form is Σx²/n − m̂², in which both terms are at
-    most q = Σx²/n and wrong by γ_(2n+6) of that: |v̂ − v| ≤ 2 γ_(2n+6) q =: d. The scale s is then wrong by a factor of
-    at most (1 − d / (v + eps))^-½, and the result by |s| |m̂ − m|, by |s (x − m)| times that factor's excess, and by
-    what `evaluate` allows for the rest. Where d reaches v + eps nothing is proved, and nothing certified.
+    """Normalised with the mean and the variance along `axes` of `x`, or along a group's channels; see `moments`.
 
     Args:
         operation: the normalisation that it should have been.
@@ -253,7 +248,6 @@ def _own_statistics(
     if groups:
         values = values.reshape(len(x), groups, -1)
         axes = (2,)
-    count = prod(values.shape[axis] for axis in axes)
 
     def spread(statistic: np.ndarray) -> np.ndarray:
         """One for each element of the input, or that can be broadcast to it."""
@@ -263,22 +257,11 @@ def _own_statistics(
             )
         return statistic
 
-    mean, variance, square, size = (
-        spread(f(axis=axes, keepdims=True))
-        for f in (values.mean, values.var, np.square(values).mean, np.abs(values).mean)
-    )
-    moved, doubt = gamma(count) * size, 2 * gamma(2 * count + 6) * square
+    found = moments_of(values, axes)
+    mean, variance, of_mean, of_variance = map(spread, (found.mean, found.variance, found.of_mean, found.of_variance))
     if stored == "mean":
-        mean, moved = seen.parameters["mean"].astype(np.float64).reshape(per_channel), np.zeros(1)
+        mean, of_mean = seen.parameters["mean"].astype(np.float64).reshape(per_channel), np.zeros(1)
     if stored == "variance":
-        variance, doubt = seen.parameters["variance"].astype(np.float64).reshape(per_channel), np.zeros(1)
+        variance, of_variance = seen.parameters["variance"].astype(np.float64).reshape(per_channel), np.zeros(1)
     scale, shift = (seen.parameters[name].astype(np.float64).reshape(per_channel) for name in ("gamma", "beta"))
-    doubt = np.minimum(doubt / (variance + operation.eps), 1)
-    with np.errstate(divide="ignore"):
-        excess = np.where(doubt < 1, (1 - doubt) ** -0.5 - 1, 0)
-    scale = scale / np.sqrt(variance + operation.eps)
-    value = (given - mean) * scale + shift
-    rounding = gamma(ELEMENTARY_ULP + 6) * (np.abs(scale) * (np.abs(given) + np.abs(mean)) + np.abs(shift))
-    bound = (rounding + 6 * SMALLEST_NORMAL * (1 + np.abs(scale))) * (1 + excess)
-    bound += np.abs(scale) * ((1 + excess) * moved + np.abs(given - mean) * excess)
-    return Reference(value, np.where(doubt < 1, bound, SMALLEST_NORMAL))
+    return standardised(given, Moments(mean, variance, of_mean, of_variance), operation.eps, scale, shift)

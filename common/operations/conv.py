@@ -31,6 +31,7 @@ from common.operations.sums import (
     of_shorter_factors,
     precision_mistakes,
     unit_mistakes,
+    unit_of_products,
     weights_or_bias_fits,
 )
 from common.operations.windows import (
@@ -96,6 +97,9 @@ class Conv(Windowed):
                     filters = slice(group * per_group, (group + 1) * per_group)
                     sums.fill((image, filters, rows), kernel, columns[group])
         return sums.reference(parameters.get("bias"), terms)
+
+    def unit(self, inputs: Arrays, parameters: Parameters) -> float:
+        return unit_of_products(inputs, parameters)
 
     def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
         return of_shorter_factors(reference, bound, precision)

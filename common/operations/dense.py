@@ -17,6 +17,7 @@ from common.operations.sums import (
     of_shorter_factors,
     precision_mistakes,
     unit_mistakes,
+    unit_of_products,
     weights_or_bias_fits,
 )
 from common.operations.windows import ELEMENTS_AT_ONCE
@@ -50,6 +51,9 @@ class Dense(Operation):
             units = slice(first, first + units_at_once)
             sums.fill((slice(None), units), sums.scaled_weight(weight[units]), features.T)
         return sums.reference(parameters.get("bias"), terms=weight.shape[1])
+
+    def unit(self, inputs: Arrays, parameters: Parameters) -> float:
+        return unit_of_products(inputs, parameters)
 
     def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
         return of_shorter_factors(reference, bound, precision)

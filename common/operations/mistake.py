@@ -51,6 +51,9 @@ class Observation:
     next_conv: Observation | None = None
     """The next convolution of the same block, which the stride may have been given to."""
 
+    whole: bool = False
+    """Whether it is to be taken as a whole, since not all of its arrays have the axis of a batch."""
+
     def of_image(self, index: int) -> Observation:
         """The same, of one image of the batch."""
         only = slice(index, index + 1)

@@ -11,14 +11,14 @@ Arrays have it: (N, C, H, W) or (N, features). Parameters are in the canonical l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from common.errors import TriptychError
 from common.numerics import np
 from common.operations.overflow import as_it_is, sums_that_overflow
-from common.operations.rounding import CARRIED, FP32, UNIT_ROUNDOFF, Gradients, Precision, Reference, upwards
+from common.operations.rounding import CARRIED, FP32, UNIT_ROUNDOFF, Gradients, Precision, Reference, unit_of, upwards
 
 if TYPE_CHECKING:
     from common.operations.mistake import Fit, Hypothesis, Observation
@@ -44,6 +44,9 @@ class Operation:
 
     channelwise: ClassVar[bool] = False
     """Whether each channel of the output is computed from the same channel of the inputs alone."""
+
+    contracts: ClassVar[bool] = False
+    """Whether it brings no two values further apart than they were: choices, changes of place, means."""
 
     rounds_once: ClassVar[bool] = True
     """Whether what it computes is stored once; else each of its several operations on an element may be."""
@@ -104,6 +107,13 @@ class Operation:
         """The power of two that outputs are multiples of, if inputs of this shape are multiples of `quantum`."""
         return quantum
 
+    def unit(self, inputs: Arrays, parameters: Parameters) -> float:
+        """The power of two that all that is added up for these inputs is a multiple of.
+
+        Where the magnitude of a `Reference` stays below 2^24 times it, float32 rounds nothing.
+        """
+        return min(unit_of(array) for array in (*inputs, *parameters.values()))
+
     # What leads backwards, and what errors lead to
 
     def gradients(self, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool) -> Gradients:
@@ -113,14 +123,19 @@ class Operation:
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         """How much further off the output can be if the inputs are off by `errors`.
 
-        This one is for what brings no two values further apart than they were: choices, changes of place, means.
-        Applied to the errors, they give the largest that the output can have.
+        What brings no two values further apart than they were (`contracts`) is applied to the errors: that gives the
+        largest that the output can have.
 
         Args:
             inputs: float32.
             errors: float64, not negative, of the same shapes.
             parameters: float32, in the canonical layout.
+
+        Raises:
+            NotImplementedError: nobody has said.
         """
+        if not self.contracts:
+            raise NotImplementedError(f"nobody has said how {self.kind} carries errors on")
         return CARRIED * self.reference([upwards(error) for error in errors], {}).value
 
     # Mistakes
@@ -135,21 +150,31 @@ class Operation:
 
     # For subclasses
 
-    def _only(self, inputs: tuple[Shape, ...], ranks: tuple[int, ...] = (1, 3)) -> Shape:
-        """The only input's shape, of one of these ranks: 3, a map; 1, features."""
+    def _only(self, inputs: tuple[Shape, ...], ranks: tuple[int, ...] = ()) -> Shape:
+        """The only input's shape, of one of these ranks: 3, a map; 1, features; any if none is named."""
         if len(inputs) != 1:
             raise TriptychError(f"{self.kind} takes one input, but is given {len(inputs)}")
         return self._every(inputs, ranks)[0]
 
-    def _every(self, inputs: tuple[Shape, ...], ranks: tuple[int, ...] = (1, 3)) -> tuple[Shape, ...]:
+    def _every(self, inputs: tuple[Shape, ...], ranks: tuple[int, ...] = ()) -> tuple[Shape, ...]:
         """The inputs' shapes, each of one of these ranks."""
         for shape in inputs:
-            if len(shape) not in ranks or any(not isinstance(size, int) or size < 1 for size in shape):
-                expected = " or ".join({3: "a map (channels, height, width)", 1: "features"}[rank] for rank in ranks)
+            right = len(shape) in ranks if ranks else len(shape) > 0
+            if not right or any(not isinstance(size, int) or size < 1 for size in shape):
+                kinds = {3: "a map (channels, height, width)", 1: "features"}
+                expected = " or ".join(kinds[rank] for rank in ranks) or "maps or features"
                 raise TriptychError(f"{self.kind} takes {expected}, but is given {shape}")
         if not inputs:
             raise TriptychError(f"{self.kind} is given no input")
         return inputs
+
+
+@dataclass(frozen=True)
+class ArrayOperation(Operation):
+    """An operation of graphs, on arrays of any rank, the first axis of which need not be that of a batch.
+
+    Its shapes follow from evaluating it.
+    """
 
 
 def evaluate(operation: Operation, inputs: Arrays, parameters: Parameters) -> Reference:
@@ -165,6 +190,11 @@ def evaluate(operation: Operation, inputs: Arrays, parameters: Parameters) -> Re
     Raises:
         TriptychError: the operation does not take inputs and parameters of these shapes.
     """
+    if isinstance(operation, ArrayOperation):
+        try:
+            return operation.reference(inputs, parameters)
+        except (ValueError, IndexError) as error:
+            raise TriptychError(f"{operation.kind} does not take {shapes_of(inputs)}: {error}") from None
     evaluated_shape(operation, inputs, parameters)
     return operation.reference(inputs, parameters)
 
@@ -193,14 +223,14 @@ def backward(
     return operation.gradients(inputs, parameters, dy, training)
 
 
-def evaluated_shape(
-    operation: Operation, inputs: Sequence[np.ndarray], parameters: Mapping[str, np.ndarray]
-) -> tuple[int, ...]:
+def evaluated_shape(operation: Operation, inputs: Arrays, parameters: Parameters) -> tuple[int, ...]:
     """The shape of what `evaluate` gives, (N, C, H, W) or (N, features), found without evaluating anything.
 
     Raises:
         TriptychError: the operation does not take inputs and parameters of these shapes.
     """
+    if isinstance(operation, ArrayOperation):
+        return evaluate(operation, inputs, parameters).value.shape
     if not all(array.ndim for array in inputs) or len({len(array) for array in inputs}) > 1:
         raise TriptychError(f"{operation.kind} takes batches of equally many images, but is given {shapes_of(inputs)}")
     shapes = [array.shape[1:] for array in inputs]

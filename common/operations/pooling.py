@@ -13,7 +13,16 @@ from common.numerics import np
 from common.operations.mistake import Hypothesis, Observation, exchanged, multiple
 from common.operations.operation import MAP, Arrays, Operation, Parameters, Shape, evaluate
 from common.operations.overflow import opened, sums_that_overflow
-from common.operations.rounding import SMALLEST_NORMAL, Gradient, Gradients, Precision, Reference, gamma, summed
+from common.operations.rounding import (
+    SMALLEST_NORMAL,
+    Gradient,
+    Gradients,
+    Precision,
+    Reference,
+    gamma,
+    summed,
+    unit_of,
+)
 from common.operations.windows import (
     SAME,
     Padding,
@@ -32,6 +41,8 @@ class MaxPool(Windowed):
     """The largest value of each window; padding never wins."""
 
     channelwise: ClassVar[bool] = True
+
+    contracts: ClassVar[bool] = True
 
     def output_shape(self, *inputs: Shape) -> Shape:
         height, width = self._positions(inputs)
@@ -116,6 +127,8 @@ class Average(Operation):
     two is exact, so that only then the mean of integers can be required to the bit.
     """
 
+    contracts: ClassVar[bool] = True
+
     def count(self, shape: Shape) -> int:
         """How many pixels of a map (C, H, W) each mean is of: what is divided by."""
         raise NotImplementedError
@@ -127,6 +140,9 @@ class Average(Operation):
     def quantum(self, shape: Shape, quantum: float) -> float:
         """What is divided by must be a power of two for that; where it is not, the layer rounds anyway."""
         return quantum / self.count(shape)
+
+    def unit(self, inputs: Arrays, parameters: Parameters) -> float:
+        return unit_of(inputs[0]) / self.count(inputs[0].shape[1:])
 
     def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
         return bound + precision.quotient * np.abs(reference.value)

@@ -80,6 +80,16 @@ def gamma(operations: float) -> float:
     return operations * UNIT_ROUNDOFF / (1 - operations * UNIT_ROUNDOFF)
 
 
+def unit_of(array: np.ndarray) -> float:
+    """The largest power of two that all elements are multiples of; 1 where all are 0."""
+    mantissas, exponents = np.frexp(np.asarray(array, np.float32)[np.asarray(array) != 0])
+    if not mantissas.size:
+        return 1.0
+    integers = (np.abs(mantissas) * 2**24).astype(np.int64)
+    lowest = (integers & -integers).astype(np.float64)  # the last bit of each
+    return float((lowest * 2.0 ** (exponents.astype(np.float64) - 24)).min())
+
+
 @dataclass(frozen=True)
 class Reference:
     """What an operation should give, element by element; all arrays have the output's shape."""

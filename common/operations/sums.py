@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from common.numerics import np
 from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, factor_fits, given, rounded_result
 from common.operations.operation import Arrays, Operation, Parameters
-from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Precision, Reference, gamma, upwards
+from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Precision, Reference, gamma, unit_of, upwards
 
 if TYPE_CHECKING:
     pass
@@ -31,9 +31,21 @@ class Sums:
         self.squares = np.empty(shape, np.float32)
         self.exponents = binary_exponent(weight), binary_exponent(operand)
 
+    @classmethod
+    def of_matrices(cls, left: np.ndarray, right: np.ndarray) -> Sums:
+        """left · right over the last two axes, the others broadcast."""
+        sums = cls((), left, right)
+        factors = zip(sums.scaled(left, 0), sums.scaled(right, 1), strict=True)
+        sums.value, sums.magnitude, sums.squares = (a @ b for a, b in factors)
+        return sums
+
+    def scaled(self, array: np.ndarray, factor: int) -> Scaled:
+        """Some of the first factor, 0, or the second, 1, prepared to be multiplied."""
+        return _scaled(array, self.exponents[factor])
+
     def scaled_weight(self, weight: np.ndarray) -> Scaled:
         """Weights (units, terms), prepared for `fill`."""
-        return _scaled(weight, self.exponents[0])
+        return self.scaled(weight, 0)
 
     def fill(self, where: tuple, weight: Scaled, columns: np.ndarray) -> None:
         """Multiply prepared weights by columns (terms, positions) into the elements at `where`."""
@@ -66,6 +78,12 @@ def _scaled(array: np.ndarray, exponent: int) -> Scaled:
 def binary_exponent(array: np.ndarray) -> int:
     """The e for which the largest |element| lies in [2^(e−1), 2^e)."""
     return int(np.frexp(max(array.max(initial=0.0), -array.min(initial=0.0)))[1])
+
+
+def unit_of_products(inputs: Arrays, parameters: Parameters) -> float:
+    """See `Operation.unit`."""
+    unit = unit_of(inputs[0]) * unit_of(parameters["weight"])
+    return min(unit, unit_of(parameters["bias"])) if "bias" in parameters else unit
 
 
 def of_shorter_factors(reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
@@ -131,6 +149,7 @@ def precision_mistakes(seen: Observation) -> Iterator[Hypothesis]:
     yield "factors are rounded to float16", halves
     yield "factors and result are rounded to float16", partial(rounded_result, halves, 11)
     yield "the weights are rounded to bfloat16", exchanged(seen, weight=rounded(weight, 8))
+    yield "the weights are rounded to bfloat16 (towards zero)", exchanged(seen, weight=rounded(weight, 8, "none"))
     yield "the weights are rounded to float16", exchanged(seen, weight=_float16(weight))
     yield "the weights are rounded to TF32", exchanged(seen, weight=rounded(weight, 11))
     yield "what it reads is rounded to float16", given(seen, _float16(x))

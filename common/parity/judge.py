@@ -162,7 +162,7 @@ def judge_in_order(
                 if verdict.overflows:  # a bound that large would certify anything
                     yield verdict
                     continue
-                finding = find_cause(observe(spec, layer, probe, inputs, output, fit, traced), _certifies)
+                finding = find_cause(observe(spec, layer, probe, inputs, output, fit, traced), certifies)
                 given = between.given.get(layer.name)
                 if given is not None and _right_on(layer, probe, given, output, precision):
                     cause = stands_between(layer.inputs[0], "it", between.unnamed[layer.name])
@@ -213,7 +213,8 @@ def _unfit(name: str, output: np.ndarray, images: int) -> str | None:
     return None
 
 
-def _certifies(output: np.ndarray, reference: Reference, must_be_exact: bool) -> bool:
+def certifies(output: np.ndarray, reference: Reference, must_be_exact: bool) -> bool:
+    """Whether an output is what a reference says it should be, within its bound or, if it must, to the bit."""
     return verdict_from("", [measure(output, reference, must_be_exact=must_be_exact)], FP32).verdict != DIVERGED
 
 

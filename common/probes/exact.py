@@ -135,9 +135,9 @@ def _parameters(spec: Architecture, layer: Layer, seed: int) -> dict[str, np.nda
         elif kind == "variance" and isinstance(layer.operation, BatchNorm):
             parameters[name] = drawn(seed, name, (1, 2, 3, 4), shape) * np.float32(layer.operation.eps)
         elif kind == "mean":
-            parameters[name] = _all_different(seed, name, 256, shape) / np.float32(256)
+            parameters[name] = all_different(seed, name, 256, shape) / np.float32(256)
         else:
-            parameters[name] = _all_different(seed, name, 1024 if kind == "beta" else 1, shape)
+            parameters[name] = all_different(seed, name, 1024 if kind == "beta" else 1, shape)
     return parameters
 
 
@@ -153,7 +153,7 @@ def drawn(seed: int, what: str, among: Sequence[int], shape: tuple[int, ...]) ->
     return numbers.astype(np.float32).reshape(shape)
 
 
-def _all_different(seed: int, what: str, least: int, shape: tuple[int, ...]) -> np.ndarray:
+def all_different(seed: int, what: str, least: int, shape: tuple[int, ...]) -> np.ndarray:
     """The integers least, −least, least + 1, −least − 1, …, as many as are needed, in an order that is drawn."""
     count = prod(shape)
     numbers = np.arange(2 * least, 2 * least + count) // 2 * np.resize([1, -1], count)

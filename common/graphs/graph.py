@@ -1,0 +1,58 @@
+"""What a graph is: values, and the nodes that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from common.operations.operation import Operation, Shape
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation of a graph, what it reads and what it makes; arrays have all their axes, the batch's included."""
+
+    name: str
+    """Unique in its graph."""
+    kind: str
+    """What the graph calls the operation: `Conv`."""
+    operation: Operation | None
+    """None: nobody has said what a correct result may be off by, and the node is `unproved`."""
+    inputs: tuple[str, ...]
+    """The values that the operation takes as inputs."""
+    output: str
+    """The value that it makes."""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """The values that it takes as parameters, keyed as in `Operation.parameter_shapes`."""
+    source: str | None = None
+    """Its name in the user's own code: a module's path, a layer."""
+    why: str | None = None
+    """Where it is unproved: what is missing."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (*self.inputs, *self.parameters.values())
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network as somebody else's program wrote it."""
+
+    name: str
+    nodes: tuple[Node, ...]
+    inputs: Mapping[str, Shape]
+    """What it must be given, float32, and of which shape."""
+    constants: Mapping[str, np.ndarray]
+    """Weights, and whatever else does not depend on what is given."""
+    outputs: tuple[str, ...]
+    opset: int = 0
+
+    def makers(self) -> dict[str, Node]:
+        """The node that makes each value."""
+        return {node.output: node for node in self.nodes}
+
+    def of_kinds(self, kinds: Iterable[str]) -> list[Node]:
+        wanted = set(kinds)
+        return [node for node in self.nodes if node.kind in wanted]

@@ -1,0 +1,78 @@
+"""What only moves, chooses or compares values, in ONNX's own reading of it: nothing is rounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.operations.operation import ArrayOperation, Arrays, Parameters
+from common.operations.rounding import CARRIED, Reference, upwards
+
+if TYPE_CHECKING:
+    from onnx.reference import ReferenceEvaluator
+
+_EXACT = """
+Identity Reshape Flatten Squeeze Unsqueeze Concat Split Slice Gather GatherND GatherElements Pad Expand Tile Transpose
+DepthToSpace SpaceToDepth Shape Size Constant ConstantOfShape Cast CastLike Where Max Min Equal Less Greater LessOrEqual
+GreaterOrEqual Not And Or Range Neg Abs Sign ReduceMax ReduceMin ArgMax ArgMin TopK Dropout ScatterND ScatterElements
+Trilu Floor Ceil Round Mod NonZero OneHot EyeLike IsNaN
+"""
+REARRANGES = frozenset(_EXACT.split())
+"""ONNX's operators whose result consists of what they are given, or of small integers."""
+
+_MOVES = """
+Identity Reshape Flatten Squeeze Unsqueeze Concat Split Slice Gather Expand Tile DepthToSpace SpaceToDepth Pad Transpose
+Dropout
+"""
+LINEAR = frozenset(_MOVES.split())
+"""Those of them that move errors as they move values."""
+
+
+@dataclass(frozen=True)
+class Rearrangement(ArrayOperation):
+    """One output of a node that ONNX's reference evaluator computes bit for bit."""
+
+    operator: str
+    node: bytes
+    """The serialised node."""
+    opset: int
+    output: int = 0
+
+    @property
+    def kind(self) -> str:
+        return self.operator
+
+    @cached_property
+    def _evaluator(self) -> tuple[ReferenceEvaluator, list[str]]:
+        import onnx
+        from onnx import helper
+        from onnx.reference import ReferenceEvaluator
+
+        node = onnx.NodeProto()
+        node.ParseFromString(self.node)
+        names = list(dict.fromkeys(name for name in node.input if name))
+        given = [helper.make_empty_tensor_value_info(name) for name in names]
+        made = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
+        graph = helper.make_graph([node], "one", given, made)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
+        return ReferenceEvaluator(model), names
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """The value itself; a float stays the float32 that it was."""
+        evaluator, names = self._evaluator
+        found = list(evaluator.run(None, dict(zip(names, inputs, strict=True))))
+        return Reference(np.asarray(found[self.output]))
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        if self.operator not in LINEAR:
+            raise NotImplementedError(f"nobody has said how {self.operator} carries errors on")
+        evaluator, names = self._evaluator
+        moved = [
+            upwards(error) if np.issubdtype(x.dtype, np.floating) else x
+            for x, error in zip(inputs, errors, strict=True)
+        ]
+        found = list(evaluator.run(None, dict(zip(names, moved, strict=True))))
+        return CARRIED * np.asarray(found[self.output], np.float64)

@@ -1,0 +1,103 @@
+"""Products of matrices, both of which may be computed: attention, and dense layers of graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from common.numerics import np
+from common.operations.mistake import Hypothesis, Observation, exchanged
+from common.operations.operation import ArrayOperation, Arrays, Parameters
+from common.operations.rounding import CARRIED, Precision, Reference, gamma, unit_of
+from common.operations.sums import Sums, of_shorter_factors, rounded
+
+
+@dataclass(frozen=True)
+class MatMul(ArrayOperation):
+    """a · b over the last two axes, the others broadcast: (…, M, K) and (…, K, N) to (…, M, N).
+
+    Source: numpy.matmul, ONNX MatMul.
+    """
+
+    integers_before: ClassVar[int] = 1
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """A sum of n products: |ŷ − y| ≤ γ_n Σ|a·b|, in every order (Higham, section 3.1)."""
+        left, right = inputs
+        return Sums.of_matrices(left, right).reference(None, terms=left.shape[-1] - 1)
+
+    def unit(self, inputs: Arrays, parameters: Parameters) -> float:
+        return unit_of(inputs[0]) * unit_of(inputs[1])
+
+    def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
+        return of_shorter_factors(reference, bound, precision)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        """e|b| + |a|f + ef, and what the rounding of these products makes of it."""
+        left, right = (np.abs(x.astype(np.float64)) for x in inputs)
+        e, f = errors
+        return (1 + gamma(left.shape[-1])) * CARRIED * (e @ (right + f) + left @ f)
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        left, right = seen.inputs
+        if right.shape[-1] == right.shape[-2]:
+            yield "the second factor is transposed", exchanged(seen, None, [left, right.swapaxes(-1, -2)])
+        if left.shape[-1] == left.shape[-2]:
+            yield "the first factor is transposed", exchanged(seen, None, [left.swapaxes(-1, -2), right])
+        if right.ndim == 2:
+            turned = right.reshape(right.shape[::-1]).T
+            yield "the second factor is reshaped where it should be transposed", exchanged(seen, None, [left, turned])
+            yield "the columns of the second factor are in reverse order", exchanged(seen, None, [left, right[:, ::-1]])
+        for name, bits in (("bfloat16", 8), ("TF32", 11)):
+            short = rounded(right, bits)
+            yield f"the second factor is rounded to {name}", exchanged(seen, None, [left, short])
+            yield f"factors are rounded to {name}", exchanged(seen, None, [rounded(left, bits), short])
+
+
+@dataclass(frozen=True)
+class Gemm(MatMul):
+    """alpha · a · b + beta · c, each of a and b transposed if so said; c is broadcast to the result.
+
+    Source: ONNX Gemm.
+    """
+
+    alpha: float = 1.0
+    beta: float = 1.0
+    transposes: tuple[bool, bool] = (False, False)
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """As a product of matrices, with an addition, a product with each factor and the rounding of each factor."""
+        left, right = (x.T if turned else x for x, turned in zip(inputs[:2], self.transposes, strict=True))
+        sums = Sums.of_matrices(left, right)
+        operations = left.shape[-1] + 5
+        product = sums.reference(None, terms=operations)
+        alpha, beta = np.float64(np.float32(self.alpha)), np.float64(np.float32(self.beta))
+        assert product.magnitude is not None
+        assert product.bound is not None
+        assert product.spread is not None
+        value, magnitude = alpha * product.value, abs(alpha) * product.magnitude
+        bound, spread = abs(alpha) * product.bound, abs(alpha) * product.spread
+        if len(inputs) > 2:
+            summand = beta * inputs[2].astype(np.float64)
+            value, magnitude = value + summand, magnitude + np.abs(summand)
+            bound = bound + gamma(operations) * np.abs(summand)
+        return Reference(value, bound, magnitude if abs(alpha) == abs(beta) == 1 else None, spread)
+
+    def unit(self, inputs: Arrays, parameters: Parameters) -> float:
+        unit = unit_of(inputs[0]) * unit_of(inputs[1])
+        return min(unit, unit_of(inputs[2])) if len(inputs) > 2 else unit
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        turned = [
+            [x.T if turn else x for x, turn in zip(arrays[:2], self.transposes, strict=True)]
+            for arrays in (inputs, errors)
+        ]
+        product = abs(self.alpha) * super().carried(turned[0], turned[1], parameters)
+        return product + abs(self.beta) * errors[2] if len(inputs) > 2 else product
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        if len(seen.inputs) > 2:
+            left, right, summand = seen.inputs
+            yield "the bias is missing", exchanged(seen, None, [left, right, 0 * summand])
+            yield "the bias is added twice", exchanged(seen, None, [left, right, 2 * summand])

@@ -1,0 +1,145 @@
+"""Normalisation by the mean and the variance of what is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import prod
+from typing import ClassVar
+
+from common.numerics import np
+from common.operations.mistake import Hypothesis, Observation, exchanged
+from common.operations.operation import ArrayOperation, Arrays, Parameters
+from common.operations.rounding import ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance, float64, and how far a computation in float32 may be from them."""
+
+    mean: np.ndarray
+    variance: np.ndarray
+    of_mean: np.ndarray
+    of_variance: np.ndarray
+
+
+def moments_of(x: np.ndarray, axes: tuple[int, ...]) -> Moments:
+    """Of the n values along `axes`, which are kept with length 1.
+
+    Computed in float32, |m̂ − m| ≤ γ_n Σ|x|/n. The variance's worst form is Σx²/n − m̂², in which both terms are at most
+    q = Σx²/n and wrong by γ_(2n+6) of that: |v̂ − v| ≤ 2 γ_(2n+6) q.
+    """
+    values = x.astype(np.float64)
+    count = prod(values.shape[axis] for axis in axes)
+    mean, variance, square, size = (
+        f(axis=axes, keepdims=True) for f in (values.mean, values.var, np.square(values).mean, np.abs(values).mean)
+    )
+    return Moments(mean, variance, gamma(count) * size, 2 * gamma(2 * count + 6) * square)
+
+
+def standardised(x: np.ndarray, moments: Moments, eps: float, scale: np.ndarray, shift: np.ndarray) -> Reference:
+    """scale · (x − m) / √(v + eps) + shift, each broadcast.
+
+    With d the variance's error, s = scale / √(v + eps) is wrong by a factor of at most (1 − d / (v + eps))^-½, and the
+    result by |s| |m̂ − m|, by |s (x − m)| times that factor's excess, and by γ_(E+6) (|s| (|x| + |m|) + |shift|) for the
+    rest, E = `ELEMENTARY_ULP`, as in a batch normalisation. Where d reaches v + eps nothing is proved, and nothing
+    certified.
+    """
+    x = x.astype(np.float64)
+    mean = moments.mean
+    doubt = np.minimum(moments.of_variance / (moments.variance + eps), 1)
+    with np.errstate(divide="ignore"):
+        excess = np.where(doubt < 1, (1 - doubt) ** -0.5 - 1, 0)
+    scale = scale / np.sqrt(moments.variance + eps)
+    value = (x - mean) * scale + shift
+    rounding = gamma(ELEMENTARY_ULP + 6) * (np.abs(scale) * (np.abs(x) + np.abs(mean)) + np.abs(shift))
+    bound = (rounding + 6 * SMALLEST_NORMAL * (1 + np.abs(scale))) * (1 + excess)
+    bound = bound + np.abs(scale) * ((1 + excess) * moments.of_mean + np.abs(x - mean) * excess)
+    return Reference(value, np.where(doubt < 1, bound, SMALLEST_NORMAL))
+
+
+@dataclass(frozen=True)
+class LayerNorm(ArrayOperation):
+    """(x − mean) / √(variance + eps) · gamma + beta over the last axes, from `axis` on.
+
+    Source: Ba et al. 2016, equations 3 and 4; ONNX LayerNormalization.
+    """
+
+    eps: float = 1e-5
+    axis: int = -1
+
+    integers_before: ClassVar[int] = 1
+    rounds_once: ClassVar[bool] = False
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """See `standardised`."""
+        (x,) = inputs
+        axes = tuple(range(self.axis % x.ndim, x.ndim))
+        scale = parameters["gamma"].astype(np.float64)
+        shift = parameters["beta"].astype(np.float64) if "beta" in parameters else np.zeros(1)
+        return standardised(x, moments_of(x, axes), self.eps, scale, shift)
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        yield from eps_mistakes(self, seen)
+        yield from affine_mistakes(seen)
+        (x,) = seen.inputs
+        for axis in range(1, x.ndim):
+            if x.shape[axis] == x.shape[-1] and axis != self.axis % x.ndim:
+                yield f"the statistics are those of axis {axis}", exchanged(seen, replace(self, axis=axis))
+
+
+@dataclass(frozen=True)
+class GroupNorm(ArrayOperation):
+    """As `LayerNorm` over each of `groups` groups of channels with their pixels; gamma and beta of each channel.
+
+    With as many groups as channels it is the instance normalisation.
+
+    Source: Wu and He 2018, section 3; Ulyanov et al. 2016; ONNX GroupNormalization and InstanceNormalization.
+    """
+
+    eps: float
+    groups: int | None = None
+    """None: as many as there are channels."""
+
+    integers_before: ClassVar[int] = 1
+    rounds_once: ClassVar[bool] = False
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """See `standardised`."""
+        (x,) = inputs
+        groups = self.groups or x.shape[1]
+        by_group = x.reshape(len(x), groups, -1)
+        scale, shift = (
+            np.broadcast_to(
+                parameters[name].astype(np.float64).reshape(1, -1, *[1] * (x.ndim - 2)), (1, *x.shape[1:])
+            ).reshape(1, groups, -1)
+            for name in ("gamma", "beta")
+        )
+        found = standardised(by_group, moments_of(by_group, (2,)), self.eps, scale, shift)
+        assert found.bound is not None
+        return Reference(found.value.reshape(x.shape), found.bound.reshape(x.shape))
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        yield from eps_mistakes(self, seen)
+        yield from affine_mistakes(seen)
+        channels = seen.inputs[0].shape[1]
+        for groups in (1, 2, 4, 8, 16, 32, channels):
+            if groups != (self.groups or channels) and channels % groups == 0:
+                yield f"there are {groups} groups", exchanged(seen, replace(self, groups=groups))
+
+
+def eps_mistakes(operation: LayerNorm | GroupNorm, seen: Observation) -> Iterator[Hypothesis]:
+    for eps in (1e-5, 1e-6, 1e-3, 1e-12, 1e-4, 0.0):
+        if not np.isclose(eps, operation.eps, rtol=1e-6, atol=0):
+            yield f"eps is {eps:g}, not {operation.eps:.4g}", exchanged(seen, replace(operation, eps=eps))
+
+
+def affine_mistakes(seen: Observation) -> Iterator[Hypothesis]:
+    """gamma or beta left out, or taken for each other."""
+    own = seen.parameters
+    yield "gamma is missing", exchanged(seen, gamma=np.ones_like(own["gamma"]))
+    if "beta" in own:
+        yield "beta is missing", exchanged(seen, beta=np.zeros_like(own["beta"]))
+        yield "gamma and beta are exchanged", exchanged(seen, gamma=own["beta"], beta=own["gamma"])
+        both = {"gamma": np.ones_like(own["gamma"]), "beta": np.zeros_like(own["beta"])}
+        yield "gamma and beta are missing", exchanged(seen, **both)

@@ -1,0 +1,112 @@
+"""Pools over any number of axes, padded, dilated, rounded up; those of the catalogue are in `pooling`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from common.numerics import np
+from common.operations.conv_nd import Paddings, taps
+from common.operations.mistake import Hypothesis, Observation, exchanged
+from common.operations.operation import ArrayOperation, Arrays, Parameters, Shape
+from common.operations.overflow import opened
+from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Precision, Reference, gamma, unit_of
+
+
+@dataclass(frozen=True)
+class PoolND(ArrayOperation):
+    """A window over the axes after the second.
+
+    `padding` is stated; `overhang` is what the last windows reach beyond it where their number is rounded up.
+    """
+
+    kernel: Shape
+    stride: Shape
+    padding: Paddings
+    dilation: Shape
+    overhang: Shape
+
+    def _taps(self, x: np.ndarray, fill: float) -> Iterator[np.ndarray]:
+        padding = tuple(
+            (before, after + more) for (before, after), more in zip(self.padding, self.overhang, strict=True)
+        )
+        return (part for _, part in taps(x, self.kernel, self.stride, self.dilation, padding, fill))
+
+    def _others(self, seen: Observation) -> Iterator[Hypothesis]:
+        """Another padding."""
+        none: Shape = tuple(0 for _ in self.padding)
+        for (before, after), told in (
+            ((0, 1), "below and right only"),
+            ((1, 0), "above and left only"),
+            ((1, 1), "by 1 on all sides"),
+            ((0, 0), "not at all"),
+        ):
+            pads: Paddings = tuple((before, after) for _ in self.padding)
+            other = replace(self, padding=pads, overhang=none)
+            if other != self:
+                yield f"it is padded {told}", exchanged(seen, other)
+
+
+@dataclass(frozen=True)
+class MaxPoolND(PoolND):
+    """The largest value of each window; padding never wins. Source: ONNX MaxPool."""
+
+    contracts: ClassVar[bool] = True
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """A choice among float32 values: nothing is rounded."""
+        value = None
+        for part in self._taps(inputs[0], -np.inf):
+            value = part.copy() if value is None else np.maximum(value, part, out=value)
+        assert value is not None
+        return Reference(value)
+
+    def overflowing(self, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
+        return opened(reference, np.isnan(reference.value))
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        yield from self._others(seen)
+        average = AveragePoolND(self.kernel, self.stride, self.padding, self.dilation, self.overhang, False)
+        yield "the average is taken, not the maximum", exchanged(seen, average)
+
+
+@dataclass(frozen=True)
+class AveragePoolND(PoolND):
+    """The mean of each window, the stated padding counted or not, what hangs over never. Source: ONNX AveragePool."""
+
+    counts_padding: bool
+
+    def _counts(self, x: np.ndarray) -> np.ndarray:
+        ones = np.ones((1, 1, *x.shape[2:]))
+        if self.counts_padding:
+            ones = np.pad(ones, ((0, 0), (0, 0), *self.padding), constant_values=1)
+            unpadded = replace(self, padding=tuple((0, 0) for _ in self.padding))
+            return sum(unpadded._taps(ones, 0.0), np.zeros(1))
+        return sum(self._taps(ones, 0.0), np.zeros(1))
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """n − 1 additions and a division, or a product with a rounded 1/n: γ_(n+1) Σ|x| / n; see `Average`."""
+        x = inputs[0].astype(np.float64)
+        counts = self._counts(x)
+        value, magnitude = (sum(self._taps(array, 0.0), np.zeros(1)) / counts for array in (x, np.abs(x)))
+        most = int(counts.max())
+        bound = gamma(most + 1) * magnitude + most * SMALLEST_NORMAL
+        exact = all(int(count).bit_count() == 1 for count in np.unique(counts))
+        return Reference(value, bound, magnitude if exact else None)
+
+    def unit(self, inputs: Arrays, parameters: Parameters) -> float:
+        return unit_of(inputs[0]) / float(self._counts(inputs[0]).max())
+
+    def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
+        return bound + precision.quotient * np.abs(reference.value)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        return CARRIED * sum(self._taps(errors[0], 0.0), np.zeros(1)) / self._counts(inputs[0])
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        told = "not counted" if self.counts_padding else "counted"
+        yield f"the padding is {told}", exchanged(seen, replace(self, counts_padding=not self.counts_padding))
+        yield from self._others(seen)
+        maximum = MaxPoolND(self.kernel, self.stride, self.padding, self.dilation, self.overhang)
+        yield "the maximum is taken, not the average", exchanged(seen, maximum)

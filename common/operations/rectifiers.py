@@ -1,0 +1,156 @@
+"""Activations that are made of straight pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from common.numerics import np
+from common.operations.activations import ReLU
+from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, factor_fits
+from common.operations.operation import ArrayOperation, Arrays, Parameters, in_double
+from common.operations.rounding import CARRIED, ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma
+
+
+@dataclass(frozen=True)
+class LeakyReLU(ArrayOperation):
+    """x where it is not negative, slope · x elsewhere. Source: ONNX LeakyRelu."""
+
+    slope: float = 0.01
+    channelwise: ClassVar[bool] = True
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """A product with a rounded slope: |ŷ − y| ≤ γ_2 |y| where x is negative, nothing elsewhere."""
+        (x,) = in_double(*inputs)
+        value = np.where(x >= 0, x, self.slope * x)
+        return Reference(value, np.where(x >= 0, 0, gamma(2) * np.abs(value)) + SMALLEST_NORMAL)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        return CARRIED * max(1, abs(self.slope)) * errors[0]
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        yield "a ReLU is taken, not a leaky one", exchanged(seen, ReLU())
+        for slope in (0.01, 0.1, 0.2, 0.25, 0.3):
+            if slope != self.slope:
+                yield f"the slope is {slope:g}, not {self.slope:g}", exchanged(seen, replace(self, slope=slope))
+
+    def fits(self, seen: Observation, right: Reference) -> Iterator[Fit]:
+        (x,) = in_double(*seen.inputs)
+        yield from factor_fits(seen, Reference(np.maximum(x, 0)), np.minimum(x, 0), "negative values are")
+
+
+@dataclass(frozen=True)
+class PReLU(ArrayOperation):
+    """As `LeakyReLU`, with a slope that is an input, broadcast. Source: ONNX PRelu."""
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        x, slope = in_double(*inputs)
+        value = np.where(x >= 0, x, slope * x)
+        return Reference(value, np.where(x >= 0, 0, gamma(1) * np.abs(value)) + SMALLEST_NORMAL)
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        yield "a ReLU is taken, not a parametric one", exchanged(seen, ReLU(), [seen.inputs[0]])
+
+
+@dataclass(frozen=True)
+class ELU(ArrayOperation):
+    """x where it is positive, alpha · (exp(x) − 1) elsewhere. Source: ONNX Elu."""
+
+    alpha: float = 1.0
+    integers_before: ClassVar[int] = 1
+    channelwise: ClassVar[bool] = True
+    rounds_once: ClassVar[bool] = False
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """Where x is negative |ŷ − y| ≤ γ_(E+4) |alpha|: exp(x) is below 1, and 1 is subtracted."""
+        (x,) = in_double(*inputs)
+        value = np.where(x > 0, x, self.alpha * np.expm1(np.minimum(x, 0)))
+        bound = np.where(x > 0, 0, gamma(ELEMENTARY_ULP + 4) * abs(self.alpha))
+        return Reference(value, bound + SMALLEST_NORMAL)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        return CARRIED * max(1, abs(self.alpha)) * errors[0]
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        yield "a ReLU is taken, not an ELU", exchanged(seen, ReLU())
+        if self.alpha != 1:
+            yield "alpha is 1", exchanged(seen, ELU())
+
+
+@dataclass(frozen=True)
+class Clip(ArrayOperation):
+    """x, but not below `low` nor above `high`: a choice, nothing is rounded. Source: ONNX Clip."""
+
+    low: float | None = None
+    high: float | None = None
+    channelwise: ClassVar[bool] = True
+
+    contracts: ClassVar[bool] = True
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        (x,) = inputs
+        for bound, choose in ((self.low, np.maximum), (self.high, np.minimum)):
+            if bound is not None:
+                x = choose(x, x.dtype.type(bound))
+        return Reference(x)
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        if self.high is not None:
+            yield "it is not capped", exchanged(seen, Clip(self.low))
+        for high in (1.0, 5.0, 6.0, 20.0):
+            if high != self.high:
+                yield f"it is capped at {high:g}", exchanged(seen, Clip(self.low, high))
+
+
+def clipped(unclipped: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A value clipped to 0…1, and its bound, which is 0 where it is beyond an end by more than the bound."""
+    inside = (unclipped > -bound) & (unclipped < 1 + bound)
+    return unclipped.clip(0, 1), np.where(inside, bound, 0)
+
+
+@dataclass(frozen=True)
+class HardSigmoid(ArrayOperation):
+    """alpha · x + beta, between 0 and 1. Source: ONNX HardSigmoid."""
+
+    alpha: float = 0.2
+    beta: float = 0.5
+    channelwise: ClassVar[bool] = True
+    rounds_once: ClassVar[bool] = False
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """The rounding of two numbers, a product, a sum: γ_3 (|alpha x| + |beta|); clipping brings nothing apart."""
+        (x,) = in_double(*inputs)
+        size = np.abs(self.alpha * x) + abs(self.beta)
+        value, bound = clipped(self.alpha * x + self.beta, gamma(3) * size)
+        return Reference(value, bound + 2 * SMALLEST_NORMAL)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        return CARRIED * abs(self.alpha) * errors[0]
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        for alpha, told in ((0.2, "1/5"), (1 / 6, "1/6")):
+            if abs(alpha - self.alpha) > 1e-6:
+                yield f"the slope is {told}, not {self.alpha:.4g}", exchanged(seen, replace(self, alpha=alpha))
+
+
+@dataclass(frozen=True)
+class HardSwish(ArrayOperation):
+    """x · min(max(x + 3, 0), 6) / 6. Source: Howard et al. 2019, section 5.2; ONNX HardSwish."""
+
+    channelwise: ClassVar[bool] = True
+    rounds_once: ClassVar[bool] = False
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """|x| times the error of the hard sigmoid, in either order of the division by 6, and two products more."""
+        (x,) = in_double(*inputs)
+        factor, bound = clipped(x / 6 + 0.5, gamma(4) * (np.abs(x) / 6 + 0.5))
+        return Reference(x * factor, np.abs(x) * bound + gamma(3) * np.abs(x * factor) + 2 * SMALLEST_NORMAL)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        """Its slope is between −1/2 and 3/2."""
+        return CARRIED * 1.5 * errors[0]
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        yield "a ReLU is taken, not a hard swish", exchanged(seen, ReLU())
+        yield "it is not multiplied by x (hard sigmoid)", exchanged(seen, HardSigmoid(1 / 6))

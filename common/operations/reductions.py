@@ -1,0 +1,85 @@
+"""Sums and means along axes of an array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import ClassVar
+
+from common.numerics import np
+from common.operations.mistake import Hypothesis, Observation, exchanged, multiple
+from common.operations.operation import ArrayOperation, Arrays, Parameters
+from common.operations.rounding import CARRIED, ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma, unit_of
+
+
+@dataclass(frozen=True)
+class Reduction(ArrayOperation):
+    """What goes along `axes`, all of them if None, which stay with length 1 if `keepdims`."""
+
+    axes: tuple[int, ...] | None = None
+    keepdims: bool = True
+
+    def count(self, shape: tuple[int, ...]) -> int:
+        """How many values go into one."""
+        return prod(shape) if self.axes is None else prod(shape[axis] for axis in self.axes)
+
+    def total(self, x: np.ndarray) -> np.ndarray:
+        found: np.ndarray = x.sum(axis=self.axes, keepdims=self.keepdims)
+        return found
+
+
+@dataclass(frozen=True)
+class Sum(Reduction):
+    """Σ x. Source: ONNX ReduceSum."""
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """n − 1 additions: γ_(n−1) Σ|x|."""
+        (x,) = (array.astype(np.float64) for array in inputs)
+        magnitude = self.total(np.abs(x))
+        bound = gamma(self.count(x.shape)) * magnitude + self.count(x.shape) * SMALLEST_NORMAL
+        return Reference(self.total(x), bound, magnitude)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        return CARRIED * self.total(errors[0])
+
+
+@dataclass(frozen=True)
+class Mean(Reduction):
+    """Σ x / n. Source: ONNX ReduceMean."""
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """n − 1 additions and a division, or a product with a rounded 1/n: γ_(n+1) Σ|x| / n.
+
+        Dividing by a power of two is exact, so that only then the mean of integers can be required to the bit.
+        """
+        (x,) = (array.astype(np.float64) for array in inputs)
+        count = self.count(x.shape)
+        magnitude = self.total(np.abs(x)) / count
+        bound = gamma(count + 1) * magnitude + count * SMALLEST_NORMAL
+        return Reference(self.total(x) / count, bound, magnitude if count.bit_count() == 1 else None)
+
+    def unit(self, inputs: Arrays, parameters: Parameters) -> float:
+        return unit_of(inputs[0]) / self.count(inputs[0].shape)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        return CARRIED * self.total(errors[0]) / self.count(errors[0].shape)
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        yield "the sum is taken, not the mean", partial(multiple, exchanged(seen), self.count(seen.inputs[0].shape))
+
+
+@dataclass(frozen=True)
+class Length(Reduction):
+    """√Σ x². Source: ONNX ReduceL2."""
+
+    integers_before: ClassVar[int] = 1
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """The sum of n squares is off by γ_n of itself, which the root halves, and the root by E u."""
+        (x,) = (array.astype(np.float64) for array in inputs)
+        value = np.sqrt(self.total(np.square(x)))
+        return Reference(
+            value, gamma(self.count(x.shape) + ELEMENTARY_ULP) * value + SMALLEST_NORMAL**0.5 * (value < 2.0**-60)
+        )

@@ -1,0 +1,195 @@
+"""Smooth functions of each value alone; E is `ELEMENTARY_ULP` in all of their bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from common.numerics import np
+from common.operations.activations import ReLU
+from common.operations.mistake import Hypothesis, Observation, exchanged
+from common.operations.operation import ArrayOperation, Arrays, Parameters, in_double
+from common.operations.rounding import (
+    CARRIED,
+    ELEMENTARY_ULP,
+    SMALLEST_NORMAL,
+    UNIT_ROUNDOFF,
+    Precision,
+    Reference,
+    gamma,
+)
+
+
+@dataclass(frozen=True)
+class Smooth(ArrayOperation):
+    """A function of each value that rounds whatever it is given."""
+
+    integers_before: ClassVar[int] = 1
+    channelwise: ClassVar[bool] = True
+    rounds_once: ClassVar[bool] = False
+    steepest: ClassVar[float] = 1.0
+    """The largest magnitude of its slope."""
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        return CARRIED * self.steepest * errors[0]
+
+
+@dataclass(frozen=True)
+class Tanh(Smooth):
+    """The hyperbolic tangent."""
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """|ŷ − y| ≤ γ_(E+2) |y|."""
+        value = np.tanh(inputs[0].astype(np.float64))
+        return Reference(value, gamma(ELEMENTARY_ULP + 2) * np.abs(value) + SMALLEST_NORMAL)
+
+    def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
+        return bound + precision.tanh + precision.quotient * np.abs(reference.value)
+
+
+@dataclass(frozen=True)
+class Exp(Smooth):
+    """exp(x)."""
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """|ŷ − y| ≤ γ_E y."""
+        with np.errstate(over="ignore"):
+            value = np.exp(inputs[0].astype(np.float64))
+        return Reference(value, gamma(ELEMENTARY_ULP) * value + SMALLEST_NORMAL)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        return CARRIED * np.exp(inputs[0].astype(np.float64)) * np.expm1(errors[0])
+
+
+@dataclass(frozen=True)
+class Log(Smooth):
+    """log(x)."""
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """|ŷ − y| ≤ γ_E |y|."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = np.log(inputs[0].astype(np.float64))
+        return Reference(value, gamma(ELEMENTARY_ULP) * np.abs(value) + SMALLEST_NORMAL)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        with np.errstate(divide="ignore"):
+            return -CARRIED * np.log1p(-np.minimum(errors[0] / np.abs(inputs[0].astype(np.float64)), 1))
+
+
+@dataclass(frozen=True)
+class Erf(Smooth):
+    """The error function."""
+
+    steepest: ClassVar[float] = 1.13
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """|ŷ − y| ≤ γ_E |y|."""
+        value = error_function(inputs[0].astype(np.float64))
+        return Reference(value, gamma(ELEMENTARY_ULP) * np.abs(value) + SMALLEST_NORMAL)
+
+
+@dataclass(frozen=True)
+class Softplus(Smooth):
+    """log(1 + exp(x)). Source: ONNX Softplus."""
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """|ŷ − y| ≤ γ_(E+3) (y + 1): the exponential is rounded beside 1, and its logarithm at its own size."""
+        value = np.logaddexp(0, inputs[0].astype(np.float64))
+        return Reference(value, gamma(ELEMENTARY_ULP + 3) * (value + 1))
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        yield "a ReLU is taken, not a softplus", exchanged(seen, ReLU())
+
+
+@dataclass(frozen=True)
+class Swish(Smooth):
+    """x · σ(alpha · x), with alpha 1 the SiLU. Source: Ramachandran et al. 2017; ONNX Swish."""
+
+    alpha: float = 1.0
+    steepest: ClassVar[float] = 1.1
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """|x| times the sigmoid's error, u (E + 3) (σ + 1/2); its argument's 2u |z|, times the slope σ (1 − σ); a
+        product."""
+        (x,) = in_double(*inputs)
+        z = self.alpha * x
+        logistic = sigmoid(z)
+        of_logistic = (ELEMENTARY_ULP + 3) * (logistic + 0.5) + 2 * np.abs(z) * logistic * (1 - logistic)
+        bound = CARRIED * UNIT_ROUNDOFF * np.abs(x) * (of_logistic + logistic)
+        return Reference(x * logistic, bound + SMALLEST_NORMAL * (1 + np.abs(x)))
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        return CARRIED * 1.1 * max(1.0, abs(self.alpha)) * errors[0]
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        yield "a ReLU is taken, not a SiLU", exchanged(seen, ReLU())
+        yield "alpha is 1.702 (an approximation of a GELU)", exchanged(seen, replace(self, alpha=1.702))
+        yield "a GELU is taken, not a SiLU", exchanged(seen, GELU())
+
+
+@dataclass(frozen=True)
+class GELU(Smooth):
+    """x · Φ(x), Φ being the normal distribution's; or its approximation with a hyperbolic tangent.
+
+    Source: Hendrycks and Gimpel 2016, section 2; ONNX Gelu.
+    """
+
+    approximate: bool = False
+    steepest: ClassVar[float] = 1.13
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """y = x/2 · (1 + erf(x/√2)).
+
+        erf is off by E·u at most, its argument by 2u, which reaches it times |z erf'(z)| ≤ 0.49; the sum and two
+        products round at the size of what they give: |ŷ − y| ≤ u (|x|/2 (E + 1) + 4|y|), and one u of |x| for the sum
+        beside 1. With the tangent t of z = √(2/π) (x + 0.044715 x³): t is off by E·u, and by 1 − t² times 8u |z|
+        by its argument.
+        """
+        (x,) = in_double(*inputs)
+        if self.approximate:
+            z = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+            t = np.tanh(z)
+            of_t = ELEMENTARY_ULP + 1 + 8 * np.abs(z) * (1 - t * t)
+        else:
+            t, of_t = error_function(x / np.sqrt(2)), ELEMENTARY_ULP + 1
+        value = 0.5 * x * (1 + t)
+        bound = CARRIED * UNIT_ROUNDOFF * (0.5 * np.abs(x) * (of_t + 2) + 4 * np.abs(value))
+        return Reference(value, bound + SMALLEST_NORMAL * (1 + np.abs(x)))
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        other = "by its approximation with a hyperbolic tangent" if not self.approximate else "exact, not approximated"
+        yield f"the GELU is taken {other}", exchanged(seen, GELU(not self.approximate))
+        yield "x · σ(1.702 x) is taken, not a GELU", exchanged(seen, Swish(1.702))
+        yield "a ReLU is taken, not a GELU", exchanged(seen, ReLU())
+        yield "a SiLU is taken, not a GELU", exchanged(seen, Swish())
+
+
+@dataclass(frozen=True)
+class Mish(Smooth):
+    """x · tanh(log(1 + exp(x))). Source: Misra 2019; ONNX Mish."""
+
+    steepest: ClassVar[float] = 1.1
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """The softplus p is off by γ_(E+3) (p + 1); the tangent's slope there is 1 − t², its own error E·u t; a
+        product."""
+        (x,) = in_double(*inputs)
+        p = np.logaddexp(0, x)
+        t = np.tanh(p)
+        of_t = gamma(ELEMENTARY_ULP + 3) * (p + 1) * (1 - t * t) + gamma(ELEMENTARY_ULP + 2) * t
+        return Reference(x * t, CARRIED * np.abs(x) * (of_t + UNIT_ROUNDOFF * t) + SMALLEST_NORMAL * (1 + np.abs(x)))
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(−x)) in float64, which overflows for no x."""
+    value: np.ndarray = np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))
+    return value
+
+
+def error_function(x: np.ndarray) -> np.ndarray:
+    """erf in float64."""
+    from scipy.special import erf
+
+    value: np.ndarray = erf(x)
+    return value

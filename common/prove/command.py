@@ -1,0 +1,157 @@
+"""`triptych prove`: models one after the other, a table for each, and what differs in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from common.errors import TriptychError
+from common.parity.report import STYLES, say_verdict
+from common.parity.results import worst
+from common.prove.judging import UNPROVED
+from common.prove.models import ModelName
+from common.prove.proof import PROBES, ProofRun, Request, RuntimeResult, as_json, prove
+from common.terminal import say
+
+Progress = Callable[[int, Console], AbstractContextManager[Callable[[str], None]]]
+
+
+def prove_command(
+    console: Console, names: Sequence[ModelName], request: Request, *, progress: Progress
+) -> dict[str, Any]:
+    """Prove some models, print what is found, and return the report for programs.
+
+    Raises:
+        TriptychError: one of them cannot be had or run.
+    """
+    runs: list[ProofRun] = []
+    steps = {True: 2, False: 5}
+    with progress(sum(2 + steps[name.is_onnx] for name in names), console) as advance:
+        for name in names:
+            found = prove(name, request, lambda done, name=name: advance(f"{name.text}: {done}"))  # type: ignore[misc]
+            runs += found
+            print_model(console, found)
+    say_verdict(console, worst([run.verdict for run in runs]))
+    return as_json(runs)
+
+
+def print_model(console: Console, runs: Sequence[ProofRun]) -> None:
+    """The runs of one model: a table, runtimes down and probes across; then what went wrong and what is unproved."""
+    table = Table(title=runs[0].model, title_justify="left", title_style="bold")
+    for heading in ("runtime", *(run.probe for run in runs)):
+        table.add_column(heading)
+    for heading in ("nodes", "error ÷ bound", "run", "judged"):
+        table.add_column(heading, justify="right")
+    results = {(run.probe, result.backend): result for run in runs for result in run.backends}
+    for backend in dict.fromkeys(backend for _, backend in results):
+        row = [results.get((run.probe, backend)) for run in runs]
+        there = [result for result in row if result]
+        verdicts = [_outcome(result) if result else Text("–") for result in row]
+        ratios = [result.bound_ratio for result in there if result.layers]
+        largest = "–" if not ratios else "∞" if None in ratios else f"{max(r for r in ratios if r is not None):.3g}"
+        times = (sum(result.timing.get(what, 0.0) for result in there) for what in ("run", "judge"))
+        seen = max(len(result.layers) for result in there)
+        nodes = f"{seen} of {runs[0].nodes}" if seen else "–"
+        table.add_row(backend, *verdicts, nodes, largest, *(f"{seconds:.1f} s" for seconds in times))
+    console.print(table)
+    for run in runs:
+        for result in run.backends:
+            _explain(console, run, result)
+    for run in runs:
+        if run.exact:
+            say(console, f"Exact: {run.exact[0]} of {run.exact[1]} computed values; the others round.", style="dim")
+    _print_unproved(console, runs)
+
+
+def _outcome(result: RuntimeResult) -> Text:
+    told = result.status if result.status == "crashed" else result.verdict
+    return Text(told, style=STYLES.get(told, ""))
+
+
+def _explain(console: Console, run: ProofRun, result: RuntimeResult) -> None:
+    if result.status == "crashed":
+        say(console, f"  {result.backend} crashed on the {run.probe} probe: {result.reason}")
+    if result.status != "diverged" or not result.first_divergence:
+        return
+    layer = next(layer for layer in result.layers if layer.name == result.first_divergence)
+    ratio = "" if layer.bound_ratio is None else f", {layer.bound_ratio:.3g} times its bound"
+    source = f" in {layer.source}" if layer.source else ""
+    cause = layer.cause or "no known mistake explains it"
+    say(
+        console,
+        f"  {result.backend} diverged on the {run.probe} probe: ",
+        (layer.name, "bold red"),
+        f" ({layer.kind}){source} is the first node that differs{ratio}; {cause}",
+    )
+    if result.note:
+        say(console, f"  {result.backend}: {result.note}", style="dim")
+
+
+def _print_unproved(console: Console, runs: Sequence[ProofRun]) -> None:
+    """What has no bound, each reason once."""
+    found = {
+        (layer.name, layer.kind, layer.cause)
+        for run in runs
+        for result in run.backends
+        for layer in result.layers
+        if layer.verdict == UNPROVED
+    }
+    for (kind, cause), number in Counter((kind, cause) for _, kind, cause in found).items():
+        say(console, f"Unproved: {number} × {kind}, since {cause}.", style="yellow")
+
+
+def read_inputs(given: Sequence[str]) -> dict[str, np.ndarray]:
+    """What `--input NAME=FILE.npy` says.
+
+    Raises:
+        TriptychError: there is no such file, or no array of float32 in it.
+    """
+    arrays = {}
+    for text in given:
+        name, _, file = text.partition("=")
+        if not file:
+            raise TriptychError(f"--input {text} says no file; give NAME=FILE.npy")
+        try:
+            array = np.load(Path(file), allow_pickle=False)
+        except FileNotFoundError:
+            raise TriptychError(f"there is no file {file}") from None
+        except (ValueError, OSError, EOFError):
+            raise TriptychError(f"{file} is no NumPy file of numbers") from None
+        if array.dtype != np.float32:
+            raise TriptychError(f"{file} holds {array.dtype}, expected float32")
+        arrays[name] = array
+    return arrays
+
+
+def read_shape(text: str | None) -> list[int] | None:
+    """What `--input-shape 1x3x224x224` says.
+
+    Raises:
+        TriptychError: it is no shape.
+    """
+    if text is None:
+        return None
+    sizes = text.lower().replace("×", "x").split("x")
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise TriptychError(f"--input-shape {text} is no shape; give sizes such as 1x3x224x224")
+    return [int(size) for size in sizes]
+
+
+def check_probes(names: Sequence[str]) -> Sequence[str]:
+    """The probes, if there are such.
+
+    Raises:
+        TriptychError: there are none.
+    """
+    for name in names:
+        if name not in PROBES:
+            raise TriptychError(f"there is no probe {name!r} for models; probes are {' and '.join(PROBES)}")
+    return names

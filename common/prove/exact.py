@@ -1,0 +1,188 @@
+"""The exact probe of any graph: integer weights, and integers put before what has weights and after what rounds.
+
+As in the catalogue's (`common.probes.exact`) no weight is 0 and none meets a 0; sums of integers stay below 2^24 times
+the power of two that all their terms are multiples of, which is read off the values' own bits. Integers are injected on
+single edges: a normalisation reads some whose variance is near its eps, while a residual sum beside it reads what was
+computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.graphs import Graph, Node, read_graph
+from common.graphs.onnx_reader import read_model
+from common.operations import BatchNorm, Operation
+from common.operations.moments import GroupNorm, LayerNorm
+from common.operations.rounding import EXACT_LIMIT, Reference, unit_of
+from common.probes.exact import POSITIVE, SIGNED, WEIGHTS, all_different, drawn
+from common.prove.judging import Expected
+
+if TYPE_CHECKING:
+    import onnx
+
+MOST = 2**10
+"""How large a value may grow, in units of what it is a multiple of, before its readers are given integers."""
+
+
+@dataclass
+class GraphProbe:
+    """A model with other weights and cut edges, and what it must give."""
+
+    model: onnx.ModelProto
+    graph: Graph
+    feeds: dict[str, np.ndarray]
+    expected: Expected
+    bounded: list[str] = field(default_factory=list)
+    """The nodes that round whatever they are given."""
+    injected: int = 0
+    """On how many edges integers were injected."""
+
+
+def exact_probe(path: str, graph: Graph, recorded: dict[str, np.ndarray], *, seed: int = 0) -> GraphProbe:
+    """Integers for which every node that can be exact is.
+
+    Args:
+        path: of the ONNX file.
+        graph: what it holds.
+        recorded: what it gave on some other input: the shape of each value, and whether it can be negative.
+        seed: of all numbers.
+    """
+    model = read_model(path)
+    return _Maker(model, graph, recorded, seed).make(path)
+
+
+class _Maker:
+    def __init__(self, model: onnx.ModelProto, graph: Graph, recorded: dict[str, np.ndarray], seed: int) -> None:
+        self.model, self.graph, self.recorded, self.seed = model, graph, recorded, seed
+        self.constants = dict(graph.constants)
+        self.changed: set[str] = set()
+        self.feeds = {name: drawn(seed, name, SIGNED, shape) for name, shape in graph.inputs.items()}
+        self.values: dict[str, np.ndarray] = dict(self.feeds)
+        self.expected: dict[str, np.ndarray] = {}
+        self.replaced: dict[str, str] = {}
+        """The values whose readers are given integers, and what those are called."""
+        self.bounded: list[str] = []
+        self.cuts: dict[tuple[str, str], str] = {}
+        """By the value that a node makes and one that it reads: what it reads instead."""
+
+    def make(self, path: str) -> GraphProbe:
+        for node in self.graph.nodes:
+            self._add(node)
+        self._write()
+        expected = Expected(self.expected, self.values)
+        graph = read_graph(path, self.model)
+        return GraphProbe(
+            self.model, graph, self.feeds, expected, self.bounded, len(self.feeds) - len(self.graph.inputs)
+        )
+
+    def _add(self, node: Node) -> None:
+        operation = node.operation
+        names = [self._read(node, name) for name in node.inputs]
+        for kind, name in node.parameters.items():
+            self._change(name, operation, kind)
+        for name in node.inputs:
+            if name in self.constants:
+                self._change(name, operation, "input")
+        known = self.values | self.constants
+        reference, unit = None, 0.0
+        if operation is not None and all(name in known for name in (*names, *node.parameters.values())):
+            inputs = [known[name] for name in names]
+            parameters = {kind: known[name] for kind, name in node.parameters.items()}
+            reference = operation.reference(inputs, parameters)
+            if reference.magnitude is not None:
+                unit = operation.unit(inputs, parameters)
+        self._keep(node, reference, unit)
+
+    def _keep(self, node: Node, reference: Reference | None, unit: float) -> None:
+        """The node's value, exact or not; integers for its readers where it rounds or has grown."""
+        like = self.recorded.get(node.output)
+        if reference is None:
+            if like is not None and like.dtype == np.float32:
+                self.values[node.output] = like
+                self.replaced[node.output] = self._inject(f"{node.output}/injected", like)
+            elif like is not None:
+                self.values[node.output] = like
+            return
+        value = reference.value
+        if np.issubdtype(value.dtype, np.floating):
+            value = value.astype(np.float32)
+        self.values[node.output] = value
+        exact = reference.bound is None
+        if reference.magnitude is not None:
+            exact = bool(reference.magnitude.max(initial=0) < EXACT_LIMIT * unit)
+        if value.dtype != np.float32:
+            return
+        if exact:
+            self.expected[node.output] = value
+        else:
+            self.bounded.append(node.name)
+        grown = np.abs(value).max(initial=0) > MOST * unit_of(value)
+        if value.size > 1 and (not exact or grown or not np.isfinite(value).all()):
+            self.replaced[node.output] = self._inject(f"{node.output}/injected", value)
+
+    def _read(self, node: Node, name: str) -> str:
+        """What a node reads in place of a value, if anything."""
+        value = self._value(name)
+        operation = node.operation
+        wants = operation is not None and operation.integers_before
+        computed = name not in self.constants and name not in self.graph.inputs
+        if wants and value is not None and value.dtype == np.float32 and value.size > 1 and computed:
+            factor: float = operation.integers_before if operation else 1
+            if isinstance(operation, LayerNorm | GroupNorm):  # a variance beside which eps is seen
+                factor = 2.0 ** round(float(np.log2(np.sqrt(operation.eps) / 4)))
+            return self._cut(node, name, self._inject(f"{node.output}/reads/{name}", value, factor))
+        return self._cut(node, name, self.replaced[name]) if name in self.replaced else name
+
+    def _cut(self, node: Node, name: str, instead: str) -> str:
+        self.cuts[node.output, name] = instead
+        return instead
+
+    def _value(self, name: str) -> np.ndarray | None:
+        return self.constants.get(name, self.values.get(name))
+
+    def _inject(self, name: str, like: np.ndarray, factor: float = 1.0) -> str:
+        among = SIGNED if like.min(initial=0) < 0 else POSITIVE
+        numbers = drawn(self.seed, name, among, like.shape) * np.float32(factor)
+        self.feeds[name] = self.values[name] = numbers
+        return name
+
+    def _change(self, name: str, operation: Operation | None, kind: str) -> None:
+        """Give a weight integers; a single number, such as the 0.5 of a GELU in several nodes, stays."""
+        old = self.constants.get(name)
+        if old is None or name in self.changed or old.dtype != np.float32 or old.size < 2:
+            return
+        self.changed.add(name)
+        if kind == "weight" or kind == "input":
+            new = drawn(self.seed, name, WEIGHTS, old.shape)
+        elif kind == "gamma":
+            new = drawn(self.seed, name, (-2, -1, 1, 2), old.shape)
+        elif kind == "variance" and isinstance(operation, BatchNorm):
+            new = drawn(self.seed, name, (1, 2, 3, 4), old.shape) * np.float32(operation.eps)
+        elif kind == "mean":
+            new = all_different(self.seed, name, 256, old.shape) / np.float32(256)
+        else:
+            new = all_different(self.seed, name, 1024 if isinstance(operation, BatchNorm) else 1, old.shape)
+        self.constants[name] = new
+
+    def _write(self) -> None:
+        """Put weights and cuts into the model."""
+        from onnx import helper, numpy_helper
+
+        for tensor in self.model.graph.initializer:
+            if tensor.name in self.changed:
+                tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(self.constants[tensor.name]), tensor.name))
+        for proto in self.model.graph.node:
+            made = [name for name in proto.output if name]
+            for place, name in enumerate(proto.input):
+                instead = next((self.cuts[output, name] for output in made if (output, name) in self.cuts), None)
+                proto.input[place] = instead or name
+        self.model.graph.input.extend(
+            helper.make_tensor_value_info(name, 1, array.shape)
+            for name, array in self.feeds.items()
+            if name not in self.graph.inputs
+        )
+        del self.model.graph.value_info[:]

@@ -1,0 +1,141 @@
+"""Judging what a runtime recorded of a graph, node by node, each from the runtime's own inputs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from common.errors import TriptychError
+from common.graphs import Graph, Node
+from common.operations.mistake import Observation
+from common.operations.rounding import FP32, Precision
+from common.parity.causes import find_cause
+from common.parity.judge import DIVERGED, IDENTICAL, LayerVerdict, certifies, measure, same_bits, verdict_from
+from common.prove.regions import Known, Unknown, unrounded
+
+UNPROVED = "unproved"
+
+
+@dataclass(frozen=True)
+class NodeVerdict(LayerVerdict):
+    """What is known about one node: its layer's verdict, or `unproved`, for which `cause` says what is missing."""
+
+    kind: str = ""
+    """What the graph calls the operation."""
+    source: str | None = None
+    """Its name in the user's own code."""
+    exact: bool = False
+    """Whether its bits are required: nothing is rounded in it."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an exact probe requires."""
+
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """The only right bits of each value that is computed exactly."""
+    given: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What its node reads then, by name, where that was not recorded."""
+
+
+def judge_graph(
+    graph: Graph,
+    values: Mapping[str, np.ndarray],
+    expected: Expected = Expected(),
+    precision: Precision = FP32,
+    *,
+    fused: bool = False,
+) -> Iterator[NodeVerdict]:
+    """Judge every node that a runtime has recorded; the cause of the first divergence is looked for.
+
+    Args:
+        graph: the specification.
+        values: by name, what the runtime was given and what it computed.
+        expected: of an exact probe.
+        precision: what the runtime was asked for.
+        fused: whether the runtime may have computed a value for a node in another way than for whoever wanted to see
+            it, without rounding it between: see `regions.unrounded`.
+    """
+    known = Known(graph, {**graph.constants, **values})
+    diverged = False
+    for node in graph.nodes:
+        if node.output not in known.recorded:
+            continue
+        verdict = _judge_node(node, known, expected, precision, fused)
+        if verdict.verdict == DIVERGED and not diverged:
+            diverged = True
+            verdict = _explained(graph, node, known.recorded, verdict)
+        yield verdict
+
+
+def _judge_node(node: Node, known: Known, expected: Expected, precision: Precision, fused: bool) -> NodeVerdict:
+    def verdict(found: LayerVerdict, **more: object) -> NodeVerdict:
+        return NodeVerdict(**{**vars(found), "kind": node.kind, "source": node.source, **more})
+
+    def told(kind: str, cause: str) -> NodeVerdict:
+        return verdict(LayerVerdict(node.name, kind, None, "other", None, cause=cause))
+
+    output = known.recorded[node.output]
+    exact = expected.values.get(node.output)
+    if exact is not None and same_bits(output, exact):
+        return verdict(LayerVerdict(node.name, IDENTICAL, ulp_histogram=(output.size,)), exact=True)
+    try:
+        reference = known.reference(node)
+    except Unknown as reason:
+        return told(UNPROVED, str(reason))
+    except (TriptychError, ValueError, IndexError) as error:
+        return told(DIVERGED, f"it cannot follow from what it reads: {error}")
+    if output.shape != reference.value.shape:
+        shapes = ("×".join(map(str, array.shape)) or "a scalar" for array in (output, reference.value))
+        return told(DIVERGED, "{} has shape {}, expected {}".format(node.output, *shapes))
+    if output.dtype != np.float32:
+        same = np.array_equal(output, reference.value)
+        return verdict(LayerVerdict(node.name, IDENTICAL)) if same else told(DIVERGED, "other integers, or truths")
+    assert node.operation is not None
+    reference = node.operation.at_precision(reference, precision)
+    given_expected = exact is not None and all(
+        name in known.recorded and np.array_equal(known.recorded[name], expected.given.get(name, known.recorded[name]))
+        for name in node.reads
+    )
+    measured = measure(output, reference, must_be_exact=given_expected)
+    found = verdict_from(node.name, [measured], precision)
+    if fused and found.verdict == DIVERGED and not given_expected and (wider := unrounded(node, known, reference)):
+        found = verdict_from(node.name, [measure(output, wider)], precision)
+    return verdict(found, exact=given_expected or reference.bound is None)
+
+
+def _explained(graph: Graph, node: Node, known: Mapping[str, np.ndarray], verdict: NodeVerdict) -> NodeVerdict:
+    """A divergence with the mistakes that explain it."""
+    output = known[node.output]
+    if node.operation is None or output.dtype != np.float32 or output.ndim < 2:
+        return verdict
+    if any(name not in known for name in node.reads):
+        return verdict
+    inputs = [known[name] for name in node.inputs]
+    earlier: dict[str, np.ndarray] = {}
+    for other in graph.nodes:
+        if other is node:
+            break
+        array = known.get(other.output)
+        if array is not None and array.dtype == np.float32 and any(array.shape == x.shape for x in inputs):
+            earlier[other.output] = array
+    seen = Observation(
+        node.name,
+        node.operation,
+        inputs,
+        output,
+        {kind: known[name] for kind, name in node.parameters.items()},
+        batch=inputs,
+        input_names=node.inputs,
+        elsewhere=earlier,
+        whole=True,
+    )
+    try:
+        finding = find_cause(seen, certifies)
+    except (TriptychError, ValueError, IndexError) as error:
+        return NodeVerdict(**{**vars(verdict), "untried": (str(error),)})
+    causes = "; ".join(filter(None, (finding.told, verdict.cause))) or None
+    found = {"cause": causes, "explanations": finding.causes, "excluded": finding.excluded, "untried": finding.untried}
+    return NodeVerdict(**{**vars(verdict), **found})

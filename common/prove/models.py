@@ -1,0 +1,127 @@
+"""What a user may call a model, and how it is had."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import TriptychError
+
+KINDS = (
+    "FILE.onnx, FILE.py:NAME, package.module:NAME, torchvision:NAME, timm:NAME, keras.applications:NAME, "
+    "torch_impl:ARCH or keras_impl:ARCH"
+)
+LIBRARIES = ("torchvision", "timm", "keras.applications", "torch_impl", "keras_impl", "tf1_style_impl")
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """What stands before the colon, and after it."""
+
+    text: str
+    home: str
+    name: str
+
+    @property
+    def is_onnx(self) -> bool:
+        return not self.name and self.home.endswith(".onnx")
+
+    @property
+    def is_library(self) -> bool:
+        return self.home in LIBRARIES
+
+
+def parse(text: str) -> ModelName:
+    """What the command line says.
+
+    Raises:
+        TriptychError: it is none of `KINDS`.
+    """
+    if text.endswith(".onnx"):
+        if not Path(text).is_file():
+            raise TriptychError(f"there is no file {text}")
+        return ModelName(text, text, "")
+    home, _, name = text.rpartition(":")
+    if not home or not name:
+        raise TriptychError(f"{text!r} names no model; give {KINDS}")
+    if home.endswith(".py") and not Path(home).is_file():
+        raise TriptychError(f"there is no file {home}")
+    return ModelName(text, home, name)
+
+
+def load(model: ModelName, seed: int) -> Any:
+    """The model itself, made by running the user's code or a library's, without weights from elsewhere.
+
+    Raises:
+        TriptychError: there is no such thing.
+    """
+    if model.home == "torchvision":
+        return _torchvision(model.name)
+    if model.home == "timm":
+        _import_torchvision()  # which it imports
+        return _imported("timm").create_model(model.name, pretrained=False)
+    if model.home == "keras.applications":
+        return getattr(_imported("keras").applications, model.name)(weights=None)
+    if model.is_library:
+        return _imported(model.home).build(model.name)
+    module = _module_of_file(Path(model.home)) if model.home.endswith(".py") else _imported(model.home)
+    if not hasattr(module, model.name):
+        raise TriptychError(f"{model.home} has no {model.name}")
+    found = getattr(module, model.name)
+    is_model = hasattr(found, "parameters") or hasattr(found, "layers")
+    return found if is_model and not isinstance(found, type) else found()
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise TriptychError(f"there is no module {error.name}; install it, or check the name") from None
+
+
+def _module_of_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _import_torchvision() -> None:
+    """Import torchvision, also where its compiled operators do not fit the installed PyTorch: no model needs them.
+
+    It declares fake kernels of them then, which PyTorch refuses.
+    """
+    import torch
+
+    try:
+        _imported("torchvision")
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        register = torch.library.register_fake
+        torch.library.register_fake = lambda *args, **kwargs: lambda kernel: kernel
+        try:
+            _imported("torchvision")
+        finally:
+            torch.library.register_fake = register
+
+
+def _torchvision(name: str) -> Any:
+    _import_torchvision()
+    models = importlib.import_module("torchvision.models")
+    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    try:
+        model = models.get_model(name, weights=None, **options)
+    except ValueError as error:
+        raise TriptychError(f"torchvision has no model {name}: {error}") from None
+    if getattr(model, "aux_logits", False):  # they are there in training only
+        model.aux_logits = False
+    return model

@@ -1,0 +1,56 @@
+"""Runs an ONNX file in ONNX Runtime with every value recorded: a process of its own, `python -m common.prove.onnx_run`.
+
+A job has `model`, `feeds` and `values`, the paths of what to run, of what to give it and of where to
+write what it computed (safetensors); `optimise`, whether ONNX Runtime may; `record`, the values, all if null.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from common.prove.runtimes import serve
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def exposing(model: onnx.ModelProto, wanted: Collection[str] | None) -> list[str]:
+    """Make values outputs of the graph; returns the names of all outputs."""
+    from onnx import helper
+
+    outputs = [value.name for value in model.graph.output]
+    made = [name for node in model.graph.node for name in node.output if name]
+    more = [name for name in made if name not in outputs and (wanted is None or name in wanted)]
+    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in more)
+    return outputs + more
+
+
+def run(job: dict) -> dict[str, float | str]:
+    """What the module's description says; returns the seconds of the second of two runs."""
+    import onnxruntime
+
+    from common.graphs.onnx_reader import read_model
+
+    model = read_model(job["model"])
+    names = exposing(model, job["record"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if job["optimise"] else levels.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feeds = load_file(job["feeds"])
+    started = time.perf_counter()
+    found = session.run(names, feeds)
+    seconds = time.perf_counter() - started
+    arrays = {name: np.ascontiguousarray(array) for name, array in zip(names, found, strict=True)}
+    save_file(arrays, job["values"])
+    return {"seconds": seconds, "version": onnxruntime.__version__}
+
+
+if __name__ == "__main__":
+    serve(run)

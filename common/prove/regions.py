@@ -1,0 +1,122 @@
+"""What a value should be whose node reads others that no runtime ever made, or that it kept to itself.
+
+A runtime that fuses nodes makes their last value only; a framework's one operation may be several nodes of the graph.
+Such a region is computed here in float64 from the last values that were recorded, and how far a float32 implementation
+may be off is carried over it (`Operation.carried`): each node adds its own bound to what reaches it from those before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from common.graphs import Graph, Node
+from common.operations.overflow import with_overflow
+from common.operations.rounding import SMALLEST_NORMAL, UNIT_ROUNDOFF, Reference
+
+Value = tuple[np.ndarray, np.ndarray | None]
+"""A value, and how far off it may be; None if it is what the runtime recorded."""
+
+
+class Unknown(Exception):
+    """Why nobody can say what a value should be."""
+
+
+class Known:
+    """The values of a graph: recorded, or computed from those that are."""
+
+    def __init__(self, graph: Graph, recorded: Mapping[str, np.ndarray]) -> None:
+        self.recorded = recorded
+        self._makers = graph.makers()
+        self._computed: dict[str, Value] = {}
+
+    def is_computed(self, name: str) -> bool:
+        """Whether a node makes it, from what the graph is given or from its weights."""
+        return name in self._makers
+
+    def value(self, name: str) -> Value:
+        """One value.
+
+        Raises:
+            Unknown: it was not recorded, nor can it be computed.
+        """
+        if name in self.recorded:
+            return self.recorded[name], None
+        if name not in self._computed:
+            if name not in self._makers:
+                raise Unknown(f"{name} was not recorded")
+            found = self.reference(self._makers[name])
+            value = found.value
+            error = np.zeros(value.shape) if found.bound is None else found.bound
+            if np.issubdtype(value.dtype, np.floating):
+                rounded = value.astype(np.float32)  # stands for the value in what follows
+                error = error + np.abs(rounded - value)
+                value = rounded
+            self._computed[name] = value, error
+        return self._computed[name]
+
+    def reference(self, node: Node) -> Reference:
+        """What a node should give, and how far off it may be with all that it reads.
+
+        Raises:
+            Unknown: it has no bound, or cannot carry one on.
+        """
+        if node.operation is None:
+            raise Unknown(node.why or f"nobody has said what {node.kind} may be off by")
+        given = [self.value(name) for name in node.inputs]
+        parameters = {}
+        for kind, name in node.parameters.items():
+            parameters[kind], error = self.value(name)
+            if error is not None and error.any():
+                raise Unknown(f"its {kind} is computed, and was not recorded")
+        inputs = [value for value, _ in given]
+        reference = node.operation.reference(inputs, parameters)
+        if reference.bound is None and np.issubdtype(reference.value.dtype, np.floating):
+            reference = replace(reference, value=reference.value.astype(np.float32))
+        errors = [np.zeros(value.shape) if error is None else error for value, error in given]
+        if not any(error.any() for error in errors):
+            if reference.value.size and np.issubdtype(reference.value.dtype, np.floating):
+                reference = with_overflow(node.operation, inputs, parameters, reference)
+            return reference
+        return self._carried(node, inputs, errors, parameters, reference)
+
+    def _carried(
+        self,
+        node: Node,
+        inputs: list[np.ndarray],
+        errors: list[np.ndarray],
+        parameters: Mapping[str, np.ndarray],
+        reference: Reference,
+    ) -> Reference:
+        assert node.operation is not None
+        try:
+            carried = node.operation.carried(inputs, errors, parameters)
+        except NotImplementedError as error:
+            raise Unknown(str(error)) from None
+        own = 0.0 if reference.bound is None else reference.bound
+        bound = np.broadcast_to(own + carried, reference.value.shape) + SMALLEST_NORMAL
+        return Reference(reference.value.astype(np.float64), bound)
+
+
+def unrounded(node: Node, known: Known, reference: Reference) -> Reference | None:
+    """The reference of a node that a runtime may have fused with those before it.
+
+    What is recorded of a computed value was rounded to float32. A fused kernel need not have done that, or may have
+    multiplied a factor elsewhere: x·s read by a product may be applied to the product. Each computed input is then off
+    by γ_2 of itself.
+    """
+    if node.operation is None or reference.bound is None:
+        return None
+    inputs = [known.recorded[name] for name in node.inputs]
+    parameters = {kind: known.recorded[name] for kind, name in node.parameters.items()}
+    errors = [
+        2 * UNIT_ROUNDOFF * np.abs(x.astype(np.float64)) if known.is_computed(name) else np.zeros(x.shape)
+        for name, x in zip(node.inputs, inputs, strict=True)
+    ]
+    try:
+        carried = node.operation.carried(inputs, errors, parameters)
+    except NotImplementedError:
+        return None
+    return replace(reference, bound=reference.bound + carried)

@@ -1,0 +1,131 @@
+"""The programs that run a graph: each in a process of its own, so that one that crashes is a row and no more."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from common.errors import TriptychError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One way to run an ONNX file."""
+
+    name: str
+    optimise: bool
+    deployed: bool = False
+    """Whether nothing but its outputs is recorded."""
+
+
+ONNX_RUNTIMES = (Runtime("onnxruntime", False), Runtime("onnxruntime-optimised", True))
+
+
+@dataclass
+class Recorded:
+    """What a runtime answered."""
+
+    values: dict[str, np.ndarray] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: str | None = None
+
+
+def record(
+    runtime: Runtime, model: Path, feeds: Mapping[str, np.ndarray], folder: Path, wanted: Collection[str] | None = None
+) -> Recorded:
+    """Run a model in a process of its own.
+
+    Args:
+        runtime: how.
+        model: the file.
+        feeds: what it is given, by name.
+        folder: for what the two processes tell each other.
+        wanted: the values to record; all if None.
+    """
+    job = {"model": str(model), "optimise": runtime.optimise, "record": None if wanted is None else list(wanted)}
+    with Process("common.prove.onnx_run") as process:
+        return process.record(job, feeds, folder)
+
+
+class Process:
+    """A module of ours in a process of its own, which does one job after the other and ends with this one.
+
+    A job and its answer are a line of JSON each.
+    """
+
+    def __init__(self, module: str, variables: Mapping[str, str] | None = None) -> None:
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the process
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env=os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"} | dict(variables or {}),
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout, self.log):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+
+    def ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """Have a job done; returns what is answered, or `{"error": …}`."""
+        assert self.process.stdin
+        assert self.process.stdout
+        try:
+            print(json.dumps(job), file=self.process.stdin, flush=True)
+            while line := self.process.stdout.readline():
+                if line.startswith(ANSWER):
+                    answer: dict[str, Any] = json.loads(line.removeprefix(ANSWER))
+                    return answer
+        except BrokenPipeError:
+            pass
+        code = self.process.wait()
+        self.log.seek(0)
+        last = next((line.strip() for line in reversed(self.log.readlines()) if line.strip()), "")
+        return {"error": f"the process was killed by signal {-code}" if code < 0 else f"the process ended: {last}"}
+
+    def record(self, job: Mapping[str, Any], feeds: Mapping[str, np.ndarray], folder: Path) -> Recorded:
+        """Have a model run; the job is told where its feeds lie and where its values go."""
+        given, made = folder / "feeds.safetensors", folder / "values.safetensors"
+        save_file({name: np.ascontiguousarray(array) for name, array in feeds.items()}, given)
+        answer = self.ask(dict(job) | {"feeds": str(given), "values": str(made)})
+        if "error" in answer:
+            return Recorded(error=answer["error"])
+        return Recorded(load_file(made), answer["seconds"])
+
+
+ANSWER = "answer: "
+"""What a line of standard output begins with that is one; a model may print others."""
+
+
+def serve(jobs: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """The other end: do what is asked until there is nothing more."""
+    for line in sys.stdin:
+        try:
+            answer = jobs(json.loads(line))
+        except Exception as error:  # whatever a user's model raises is its row's reason
+            told = str(error) if isinstance(error, TriptychError) else f"{type(error).__name__}: {error}"
+            answer = {"error": told.strip().splitlines()[0]}
+        print(f"{ANSWER}{json.dumps(answer)}", flush=True)

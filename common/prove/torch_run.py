@@ -1,0 +1,152 @@
+"""A PyTorch model: exported as specification, and run value by value. In a process of its own that keeps it.
+
+`{"export": MODEL, "shape": …, "folder": …, "seed": …}` answers where the specification lies and what was exported;
+`{"feeds": …, "values": …, "compile": …}` runs the model and records every value that has a name in the specification.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from common.errors import TriptychError
+from common.prove.models import ModelName, load, parse
+from common.prove.runtimes import serve
+
+if TYPE_CHECKING:
+    import torch
+
+SPECIFICATION, OFFICIAL = "specification.onnx", "export.onnx"
+OPSET = 20
+
+
+class Exported:
+    """A model and its graph, in which every value has the name that it has in the specification."""
+
+    def __init__(self, model: torch.nn.Module, example: torch.Tensor, folder: Path) -> None:
+        import onnxscript.optimizer
+        import torch
+
+        self.model, self.example = model.eval(), example
+        options: dict[str, Any] = {"dynamo": True, "opset_version": OPSET, "verbose": False, "external_data": False}
+        # Unfolded: a batch normalisation that the exporter multiplies into a convolution is none any more.
+        program = torch.onnx.export(self.model, (example,), optimize=False, **options)
+        assert program is not None
+        onnxscript.optimizer.fold_constants(program.model, onnx_shape_inference=True)
+        onnxscript.optimizer.remove_unused_nodes(program.model)
+        program.save(folder / SPECIFICATION, external_data=False)
+        exported = program.exported_program
+        assert exported is not None
+        self.graph: Any = exported.module()
+        official = torch.onnx.export(self.model, (example,), **options)
+        assert official is not None
+        official.save(folder / OFFICIAL, external_data=False)
+
+    def record(self, given: torch.Tensor, compiled: bool) -> tuple[dict[str, np.ndarray], float, bool]:
+        """Every value, the seconds of it, and whether the model's own call gives the same bits as its graph."""
+        import torch
+
+        names, graph = _recording_everything(self.graph)
+        run = torch.compile(graph) if compiled else graph
+        with torch.no_grad():
+            values = run(given)
+            started = time.perf_counter()
+            values = run(given)
+            seconds = time.perf_counter() - started
+            same = compiled or _equal(self.graph(given), self.model(given))
+        arrays = {name: np.ascontiguousarray(value.numpy()) for name, value in zip(names, values, strict=True)}
+        return arrays, seconds, same
+
+
+def _recording_everything(graph: Any) -> tuple[list[str], Any]:
+    """The graph with every tensor that it computes as an output, and their names."""
+    import torch
+
+    traced = copy.deepcopy(graph.graph)
+    nodes = [
+        node for node in traced.nodes if node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor)
+    ]
+    for node in nodes:  # a compiler may lay a value out otherwise than the export did, so that it has no such view
+        if node.target == torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    for node in reversed(list(traced.nodes)):
+        if (node.op == "call_module" or "_guards" in node.name) and not node.users:
+            traced.erase_node(node)
+    output = next(node for node in traced.nodes if node.op == "output")
+    output.args = (tuple(nodes),)
+    traced._codegen = torch.fx.graph.CodeGen()  # the exported one puts outputs back into the model's own structure
+    module = torch.fx.GraphModule(graph, traced)
+    return [node.name for node in nodes], module
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two results hold the same tensors, in whatever they are wrapped."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    pairs = zip(*(tree_leaves(found) for found in (one, other)), strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
+
+
+def _seeded(model: Any, example: torch.Tensor, seed: int) -> None:
+    """Give a model without trained weights scales, shifts and statistics that are not all 1 and 0."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed + 1)
+    for part in model.modules():
+        name = type(part).__name__
+        if "Norm" in name and getattr(part, "weight", None) is not None:
+            part.weight.data.uniform_(0.5, 1.5, generator=generator)
+            if getattr(part, "bias", None) is not None:
+                part.bias.data.uniform_(-0.3, 0.3, generator=generator)
+        if "BatchNorm" in name:
+            part.momentum = None  # the statistics are those of what follows
+    model.train()
+    with torch.no_grad():
+        model(torch.randn(4, *example.shape[1:], generator=generator))
+
+
+def _input_shape(model: ModelName, given: list[int] | None) -> list[int]:
+    if given:
+        return given
+    if model.home == "torch_impl":
+        from common.specs import get_spec
+
+        return [1, *get_spec(model.name).input_shape]
+    if model.is_library:
+        return [1, 3, 224, 224]
+    raise TriptychError(f"nothing says what {model.text} takes; say it with --input-shape 1x3x224x224")
+
+
+def main() -> None:
+    exported: list[Exported] = []
+
+    def job(asked: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        if "export" in asked:
+            torch.manual_seed(asked["seed"])
+            name = parse(asked["export"])
+            model = load(name, asked["seed"])
+            if not isinstance(model, torch.nn.Module):
+                raise TriptychError(f"{name.text} is {type(model).__name__}, not a torch.nn.Module")
+            example = torch.randn(*_input_shape(name, asked["shape"]))
+            if name.is_library:
+                _seeded(model, example, asked["seed"])
+            exported[:] = [Exported(model, example, Path(asked["folder"]))]
+            return {"shape": list(example.shape), "version": torch.__version__}
+        (feed,) = load_file(asked["feeds"]).values()
+        values, seconds, same = exported[0].record(torch.from_numpy(feed), asked["compile"])
+        save_file(values, asked["values"])
+        return {"seconds": seconds, "same": same}
+
+    serve(job)
+
+
+if __name__ == "__main__":
+    main()
