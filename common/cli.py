@@ -312,7 +312,7 @@ def prove(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="FILE.onnx; FILE.py:NAME, which is run; package.module:NAME, timm:NAME, torchvision:NAME.",
+            help="FILE.onnx, FILE.keras; FILE.py:NAME, which is run; package.module:NAME, timm:NAME, torchvision:NAME.",
         ),
     ],
     probe: Annotated[list[str] | None, typer.Option(help="exact, random: both by default; may be repeated.")] = None,

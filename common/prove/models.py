@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from common.errors import TriptychError
 
 KINDS = (
-    "FILE.onnx, FILE.py:NAME, package.module:NAME, torchvision:NAME, timm:NAME, keras.applications:NAME, "
+    "FILE.onnx, FILE.keras, FILE.py:NAME, package.module:NAME, torchvision:NAME, timm:NAME, keras.applications:NAME, "
     "torch_impl:ARCH or keras_impl:ARCH"
 )
 LIBRARIES = ("torchvision", "timm", "keras.applications", "torch_impl", "keras_impl", "tf1_style_impl")
@@ -41,7 +42,7 @@ def parse(text: str) -> ModelName:
     Raises:
         TriptychError: it is none of `KINDS`.
     """
-    if text.endswith(".onnx"):
+    if text.endswith((".onnx", ".keras")):
         if not Path(text).is_file():
             raise TriptychError(f"there is no file {text}")
         return ModelName(text, text, "")
@@ -53,8 +54,12 @@ def parse(text: str) -> ModelName:
     return ModelName(text, home, name)
 
 
-def load(model: ModelName, seed: int) -> Any:
+def load(model: ModelName, shape: Sequence[int] | None = None) -> Any:
     """The model itself, made by running the user's code or a library's, without weights from elsewhere.
+
+    Args:
+        model: what the user calls it.
+        shape: of its input, for a library whose models are made for one.
 
     Raises:
         TriptychError: there is no such thing.
@@ -65,7 +70,12 @@ def load(model: ModelName, seed: int) -> Any:
         _import_torchvision()  # which it imports
         return _imported("timm").create_model(model.name, pretrained=False)
     if model.home == "keras.applications":
-        return getattr(_imported("keras").applications, model.name)(weights=None)
+        applications = _imported("keras").applications
+        if not hasattr(applications, model.name):
+            raise TriptychError(f"keras.applications has no model {model.name}")
+        return getattr(applications, model.name)(weights=None, input_shape=tuple(shape[1:]) if shape else None)
+    if model.home.endswith(".keras"):
+        return _imported("keras").saving.load_model(model.home, compile=False)
     if model.is_library:
         return _imported(model.home).build(model.name)
     module = _module_of_file(Path(model.home)) if model.home.endswith(".py") else _imported(model.home)

@@ -94,7 +94,7 @@ def prove(name: ModelName, request: Request = Request(), advance: Advance = lamb
         folder = Path(place)
         if name.is_onnx:
             return _Proof(name, Path(name.home), request, folder, advance).runs()
-        with Process("common.prove.torch_run") as process:
+        with Process("common.prove.torch_run", {"KERAS_BACKEND": "torch"}) as process:
             asked = {"export": name.text, "shape": request.shape, "folder": place, "seed": request.seed}
             answer = process.ask(asked)
             if "error" in answer:

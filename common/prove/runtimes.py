@@ -126,6 +126,15 @@ def serve(jobs: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         try:
             answer = jobs(json.loads(line))
         except Exception as error:  # whatever a user's model raises is its row's reason
-            told = str(error) if isinstance(error, TriptychError) else f"{type(error).__name__}: {error}"
-            answer = {"error": told.strip().splitlines()[0]}
+            answer = {"error": _told(error)}
         print(f"{ANSWER}{json.dumps(answer)}", flush=True)
+
+
+def _told(error: BaseException) -> str:
+    """An exception in a line: its own sentence if it is ours, else the first line of what it goes back to."""
+    if isinstance(error, TriptychError):
+        return str(error)
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no more is said'}"

@@ -97,6 +97,14 @@ def _seeded(model: Any, example: torch.Tensor, seed: int) -> None:
     """Give a model without trained weights scales, shifts and statistics that are not all 1 and 0."""
     import torch
 
+    if hasattr(model, "get_layer"):  # a Keras model
+        numbers = np.random.default_rng(seed)
+        for layer in model._flatten_layers():
+            if "Normalization" in type(layer).__name__ and len(layer.get_weights()) == 4:
+                pairs = zip(_RANGES, layer.get_weights(), strict=True)
+                drawn = [numbers.uniform(*limits, weights.shape) for limits, weights in pairs]
+                layer.set_weights(drawn)
+        return
     generator = torch.Generator().manual_seed(seed + 1)
     for part in model.modules():
         name = type(part).__name__
@@ -111,9 +119,16 @@ def _seeded(model: Any, example: torch.Tensor, seed: int) -> None:
         model(torch.randn(4, *example.shape[1:], generator=generator))
 
 
-def _input_shape(model: ModelName, given: list[int] | None) -> list[int]:
+_RANGES = ((0.5, 1.5), (-0.3, 0.3), (-0.3, 0.3), (0.5, 1.5))
+"""Of gamma, beta, mean and variance."""
+
+
+def _input_shape(model: ModelName, loaded: Any, given: list[int] | None) -> list[int]:
     if given:
         return given
+    stated = getattr(loaded, "input_shape", None)  # of a Keras model
+    if isinstance(stated, tuple) and None not in stated[1:]:
+        return [1, *stated[1:]]
     if model.home == "torch_impl":
         from common.specs import get_spec
 
@@ -132,10 +147,10 @@ def main() -> None:
         if "export" in asked:
             torch.manual_seed(asked["seed"])
             name = parse(asked["export"])
-            model = load(name, asked["seed"])
+            model = load(name, asked["shape"])
             if not isinstance(model, torch.nn.Module):
                 raise TriptychError(f"{name.text} is {type(model).__name__}, not a torch.nn.Module")
-            example = torch.randn(*_input_shape(name, asked["shape"]))
+            example = torch.randn(*_input_shape(name, model, asked["shape"]))
             if name.is_library:
                 _seeded(model, example, asked["seed"])
             exported[:] = [Exported(model, example, Path(asked["folder"]))]
