@@ -6,13 +6,13 @@
 import keras
 from keras import layers
 
-from keras_impl.layers import called
+from keras_impl.layers import BatchNormalization, called
 
 Size = tuple[int, int]
 
 
 def _sequential(
-    name: str, convolutions: tuple[int, ...], num_classes: int, image_size: Size, *, global_average: bool = False
+    name, convolutions, num_classes, image_size, *, batch_norm=False, global_average=False
 ) -> keras.Sequential:
     """`_functional` as a Sequential model."""
     model = keras.Sequential([layers.Input((*image_size, 3), name="image")], name=name)
@@ -20,6 +20,8 @@ def _sequential(
     for block, (count, filters) in enumerate(zip(convolutions, (64, 128, 256, 512, 512), strict=True), start=1):
         for number in range(1, count + 1):
             model.add(layers.Conv2D(filters, 3, padding="same", name=f"conv{block}_{number}"))
+            if batch_norm:
+                model.add(BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"bn{block}_{number}"))
             model.add(layers.ReLU(name=f"relu{block}_{number}"))
         model.add(layers.MaxPooling2D(2, strides=2, name=f"pool{block}"))
     if global_average:
@@ -38,12 +40,11 @@ def _sequential(
     return called(model)
 
 
-def _functional(
-    name: str, convolutions: tuple[int, ...], num_classes: int, image_size: Size, *, global_average: bool = False
-) -> keras.Model:
+def _functional(name, convolutions, num_classes, image_size, *, batch_norm=False, global_average=False) -> keras.Model:
     """Five blocks of 3×3 convolutions, `convolutions` of them in each, then three dense layers.
 
-    Takes (N, 224, 224, 3) float32, BGR minus the mean; gives (N, num_classes) logits.
+    Takes (N, 224, 224, 3) float32, BGR minus the mean, or with batch normalisations RGB, normalised; gives
+    (N, num_classes) logits.
 
     Source: Table 1 of Simonyan, Zisserman 2014.
     """
@@ -52,6 +53,8 @@ def _functional(
     for block, (count, filters) in enumerate(zip(convolutions, (64, 128, 256, 512, 512), strict=True), start=1):
         for number in range(1, count + 1):
             x = layers.Conv2D(filters, 3, padding="same", name=f"conv{block}_{number}")(x)
+            if batch_norm:
+                x = BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"bn{block}_{number}")(x)
             x = layers.ReLU(name=f"relu{block}_{number}")(x)
         x = layers.MaxPooling2D(2, strides=2, name=f"pool{block}")(x)
     if global_average:
@@ -108,6 +111,52 @@ def vgg19_sequential(num_classes: int = 1000, image_size: Size = (224, 224)) -> 
 def vgg19(num_classes: int = 1000, image_size: Size = (224, 224)) -> keras.Model:
     """Configuration E: 16 convolutions and 3 dense layers."""
     return _functional("vgg19", (2, 2, 4, 4, 4), num_classes, image_size)
+
+
+def vgg11_bn_sequential(num_classes: int = 1000, image_size: Size = (224, 224)) -> keras.Sequential:
+    """`vgg11_bn` as a Sequential model."""
+    return _sequential("vgg11_bn", (1, 1, 2, 2, 2), num_classes, image_size, batch_norm=True)
+
+
+def vgg11_bn(num_classes: int = 1000, image_size: Size = (224, 224)) -> keras.Model:
+    """`vgg11` with a batch normalisation between each convolution and its ReLU.
+
+    torchvision's, not the paper's, which is older than batch normalisation. The convolutions keep their biases, and
+    photographs are prepared as for torchvision's other networks. `vgg11`'s weights do not fit.
+
+    Source: torchvision/models/vgg.py.
+    """
+    return _functional("vgg11_bn", (1, 1, 2, 2, 2), num_classes, image_size, batch_norm=True)
+
+
+def vgg13_bn_sequential(num_classes: int = 1000, image_size: Size = (224, 224)) -> keras.Sequential:
+    """`vgg13_bn` as a Sequential model."""
+    return _sequential("vgg13_bn", (2, 2, 2, 2, 2), num_classes, image_size, batch_norm=True)
+
+
+def vgg13_bn(num_classes: int = 1000, image_size: Size = (224, 224)) -> keras.Model:
+    """`vgg13` with a batch normalisation between each convolution and its ReLU; see `vgg11_bn`."""
+    return _functional("vgg13_bn", (2, 2, 2, 2, 2), num_classes, image_size, batch_norm=True)
+
+
+def vgg16_bn_sequential(num_classes: int = 1000, image_size: Size = (224, 224)) -> keras.Sequential:
+    """`vgg16_bn` as a Sequential model."""
+    return _sequential("vgg16_bn", (2, 2, 3, 3, 3), num_classes, image_size, batch_norm=True)
+
+
+def vgg16_bn(num_classes: int = 1000, image_size: Size = (224, 224)) -> keras.Model:
+    """`vgg16` with a batch normalisation between each convolution and its ReLU; see `vgg11_bn`."""
+    return _functional("vgg16_bn", (2, 2, 3, 3, 3), num_classes, image_size, batch_norm=True)
+
+
+def vgg19_bn_sequential(num_classes: int = 1000, image_size: Size = (224, 224)) -> keras.Sequential:
+    """`vgg19_bn` as a Sequential model."""
+    return _sequential("vgg19_bn", (2, 2, 4, 4, 4), num_classes, image_size, batch_norm=True)
+
+
+def vgg19_bn(num_classes: int = 1000, image_size: Size = (224, 224)) -> keras.Model:
+    """`vgg19` with a batch normalisation between each convolution and its ReLU; see `vgg11_bn`."""
+    return _functional("vgg19_bn", (2, 2, 4, 4, 4), num_classes, image_size, batch_norm=True)
 
 
 def vgg16_gap_sequential(num_classes: int = 1000, image_size: Size = (224, 224)) -> keras.Sequential:

@@ -64,7 +64,7 @@ def unchanged(package: str, architecture: str) -> Mutant:
 IMAGE_SIZES = {"resnet": (64, 96), "densenet": (32, 64), "vgg": (36, 64)}
 """Height and width by family, small and not square …"""
 
-FULL_SIZE = ("vgg11", "vgg13", "vgg16", "vgg19")
+FULL_SIZE = tuple(f"vgg{depth}{kind}" for depth in (11, 13, 16, 19) for kind in ("", "_bn"))
 """… where a flatten does not fix them."""
 
 WIDE, NARROW = 4096, 24

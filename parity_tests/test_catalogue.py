@@ -27,14 +27,14 @@ from parity_tests.injection import WIDE, imported_with, specification, unchanged
 NOT_RUN = "not run"
 
 DEEPER = (
-    *("vgg13", "vgg16", "vgg19", "vgg19_gap"),
+    *("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn", "vgg19_gap"),
     *("resnet34", "resnet101", "resnet152", "resnet101_v1_5", "resnet152_v1_5"),
     *("resnet34_tutorial", "resnet101_tutorial", "resnet152_tutorial"),
     *("densenet161", "densenet169", "densenet201"),
 )
 """The same builder as another's, with another depth or width: of these, the quick suite examines the structure."""
 
-MINUTES = ("vgg13", "vgg16", "vgg19")
+MINUTES = ("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn")
 """Whole, they are built, loaded and exported, but not run: `triptych parity` does."""
 
 

@@ -274,7 +274,12 @@ class TestHeads:
     ("convention", "architecture"),
     [
         ("torchvision before 0.1.8", "vgg11"),
+        ("torchvision", "vgg11_bn"),
+        ("torchvision before 0.1.8", "vgg13_bn"),
         ("timm", "vgg16"),
+        ("timm", "vgg19_bn"),
+        ("caffe", "lenet_bvlc"),
+        ("tensorflow", "lenet_bvlc"),
         ("transformers", "resnet18"),
         ("transformers", "resnet50_v1_5"),
         ("caffe-tensorflow", "googlenet"),
@@ -342,15 +347,51 @@ def test_another_network_is_not_ported_as_one(tmp_path, monkeypatch, capsys):
     assert any("it is another" in note for note in json.loads(capsys.readouterr().out)["notes"])
 
 
-def test_caffenet_is_no_alexnet(tmp_path):
-    def layer(name, kind):
-        return field(100, field(1, name.encode()) + field(2, kind.encode()))
+class TestCaffeNet:
+    """It has the parameters of BVLC's AlexNet, and pools before it normalises, where that normalises first."""
 
-    (tmp_path / "x").write_bytes(
-        caffe(field(7, field(1, 3)) + field(5, bytes(12))) + layer("pool1", "Pooling") + layer("norm1", "LRN")
-    )
-    (departure,) = read_source(tmp_path / "x").departures
-    assert "CaffeNet" in departure
+    @pytest.mark.parametrize("order", [("norm1", "pool1"), ("pool1", "norm1")])
+    def test_the_layers_of_a_caffemodel_tell_them_apart(self, order, tmp_path):
+        layers = {"norm1": "LRN", "pool1": "Pooling", "pool2": "Pooling"}
+        (tmp_path / "x").write_bytes(
+            caffe(field(7, field(1, 3)) + field(5, bytes(12)))
+            + b"".join(field(100, field(1, n.encode()) + field(2, layers[n].encode())) for n in (*order, "pool2"))
+        )
+        shown = {"architecture": "caffenet" if order[0] == "pool1" else "alexnet_bvlc"}
+        assert read_source(tmp_path / "x").metadata == shown
+        found = replace(source("caffenet", "caffe"), metadata=shown)
+        network = understand(found)
+        assert network.spec.name == shown["architecture"]
+        assert network.preprocessing == network.spec.preprocessing
+        assert not any("--arch" in note for note in network.notes)
+
+    def test_what_a_file_shows_is_not_overruled_without_force(self):
+        found = replace(source("caffenet", "caffe"), metadata={"architecture": "caffenet"})
+        with pytest.raises(
+            TriptychError, match="it is caffenet, which has the same parameters; --arch alexnet_bvlc --f"
+        ):
+            understand(found, "alexnet_bvlc")
+        network = understand(found, "alexnet_bvlc", reading=Reading(force=True))
+        assert any("taken with --force, though it is caffenet" in note for note in network.notes)
+
+    @pytest.mark.parametrize("convention", ["tensorflow", "caffe"])
+    def test_where_nothing_tells_them_apart_it_is_said(self, convention):
+        network = understand(source("caffenet", convention))
+        assert network.spec.name == "alexnet_bvlc"
+        assert any("nothing in it tells alexnet_bvlc from caffenet" in note for note in network.notes)
+        for name in ("alexnet_bvlc", "caffenet"):
+            network = understand(source("caffenet", convention), name)
+            assert (network.spec.name, network.notes) == (name, ())
+
+
+@pytest.mark.parametrize(("folded", "taken_for"), [(True, "vgg11"), (False, "vgg11_bn")])
+def test_a_folded_vgg_is_a_vgg(folded, taken_for):
+    """Both skeletons fit, and so does the function; that without batch normalisations is what the file has."""
+    from common.porting.onnx_files import _identify
+    from common.porting.skeletons import skeleton
+
+    match = _identify(Path("a"), [skeleton(get_spec("vgg11_bn"), "fc8", folded=folded)], None)
+    assert (match.spec.name, match.alternatives) == (taken_for, ())
 
 
 class TestPreparation:

@@ -14,11 +14,17 @@ PUBLISHED_PARAMETERS = {
     "lenet5": 156 + 12 + 2_416 + 32 + 48_120 + 10_164 + 850,  # layer by layer in LeCun et al. 1998; output dense
     "lenet5_sparse": 156 + 12 + 1_516 + 32 + 48_120 + 10_164 + 850,
     "lenet_caffe": 520 + 25_050 + 1_600_500 + 5_010,
+    "lenet_bvlc": 520 + 25_050 + 400_500 + 5_010,  # 431,080, as in many write-ups of Caffe's example
+    "caffenet": 60_965_224,  # as BVLC's AlexNet: only the order of pools and normalisations is another
     "alexnet_bvlc": 60_965_224,  # the size of bvlc_alexnet.npy's float32 data, 243,860,896 bytes, over 4
     "vgg11": 132_863_336,  # torchvision's documentation, here and for vgg13
     "vgg13": 133_047_848,
     "vgg16": 138_357_544,  # the paper says 138 million; keras.applications, here and for vgg19
     "vgg19": 143_667_240,
+    "vgg11_bn": 132_868_840,  # torchvision's documentation, as the next three
+    "vgg13_bn": 133_053_736,
+    "vgg16_bn": 138_365_992,
+    "vgg19_bn": 143_678_248,
     "vgg16_gap": 14_714_688 + 512 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000,  # VGG16 without its top, …
     "vgg19_gap": 20_024_384 + 512 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000,
     "googlenet": 6_998_552 + 3_188_840 + 3_190_888,  # keras and Caffe ports agree on the first; see test_googlenet.py

@@ -32,8 +32,10 @@ def test_table_1(name):
     spec = get_spec(name)
     assert {layer: spec.shapes[layer] for layer in AFTER_EACH_BLOCK} == AFTER_EACH_BLOCK
     convolutions = [layer for layer in spec.layers if layer.operation.kind == "Conv"]
-    assert len(convolutions) == CONVOLUTIONS[name.removesuffix("_gap")]
+    assert len(convolutions) == CONVOLUTIONS[re.sub("_(gap|bn)", "", name)]
     assert {(layer.operation.kernel, layer.operation.padding) for layer in convolutions} == {(3, 1)}
+    normalised = [layer.inputs[0] for layer in spec.layers if layer.operation.kind == "BatchNorm"]
+    assert normalised == ([layer.name for layer in convolutions] if name.endswith("_bn") else [])
 
 
 @pytest.mark.parametrize("name", WITHOUT_TOP)

@@ -2,6 +2,7 @@
 
 import tensorflow.compat.v1 as tf
 
+from tf1_style_impl.layers import batch_norm as bn
 from tf1_style_impl.layers import conv, dropout, fc, flatten, global_avg_pool, max_pool
 
 
@@ -11,11 +12,13 @@ def _vgg(
     convolutions: tuple[int, ...],
     num_classes: int,
     *,
+    batch_norm: bool = False,
     global_average: bool = False,
 ) -> tf.Tensor:
     """Five blocks of 3×3 convolutions, `convolutions` of them in each, then three dense layers.
 
-    Takes (N, 224, 224, 3) float32, BGR minus the mean; gives (N, num_classes) logits.
+    Takes (N, 224, 224, 3) float32, BGR minus the mean, or with batch normalisations RGB, normalised; gives
+    (N, num_classes) logits.
 
     Source: Table 1 of Simonyan, Zisserman 2014.
     """
@@ -24,6 +27,8 @@ def _vgg(
     for block, (count, filters) in enumerate(zip(convolutions, (64, 128, 256, 512, 512), strict=True), start=1):
         for number in range(1, count + 1):
             x = conv(x, 3, filters, padding=1, name=f"conv{block}_{number}")
+            if batch_norm:
+                x = bn(x, eps=1e-5, name=f"bn{block}_{number}")
             x = tf.nn.relu(x, name=f"relu{block}_{number}")
         x = max_pool(x, 2, stride=2, name=f"pool{block}")
     if global_average:
@@ -59,6 +64,32 @@ def vgg16(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) -> t
 def vgg19(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) -> tf.Tensor:
     """Configuration E: 16 convolutions and 3 dense layers."""
     return _vgg(images, keep_prob, (2, 2, 4, 4, 4), num_classes)
+
+
+def vgg11_bn(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) -> tf.Tensor:
+    """`vgg11` with a batch normalisation between each convolution and its ReLU.
+
+    torchvision's, not the paper's, which is older than batch normalisation. The convolutions keep their biases, and
+    photographs are prepared as for torchvision's other networks. `vgg11`'s weights do not fit.
+
+    Source: torchvision/models/vgg.py.
+    """
+    return _vgg(images, keep_prob, (1, 1, 2, 2, 2), num_classes, batch_norm=True)
+
+
+def vgg13_bn(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) -> tf.Tensor:
+    """`vgg13` with a batch normalisation between each convolution and its ReLU; see `vgg11_bn`."""
+    return _vgg(images, keep_prob, (2, 2, 2, 2, 2), num_classes, batch_norm=True)
+
+
+def vgg16_bn(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) -> tf.Tensor:
+    """`vgg16` with a batch normalisation between each convolution and its ReLU; see `vgg11_bn`."""
+    return _vgg(images, keep_prob, (2, 2, 3, 3, 3), num_classes, batch_norm=True)
+
+
+def vgg19_bn(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) -> tf.Tensor:
+    """`vgg19` with a batch normalisation between each convolution and its ReLU; see `vgg11_bn`."""
+    return _vgg(images, keep_prob, (2, 2, 4, 4, 4), num_classes, batch_norm=True)
 
 
 def vgg16_gap(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) -> tf.Tensor:

@@ -1,21 +1,21 @@
 """`.caffemodel`: the protocol buffer `caffe.NetParameter`, of which only layers, their types and blobs are read.
 
-A protocol buffer is a sequence of fields, each a key and a varint, four or eight bytes, or a length and that many
-bytes. Caffe's schema is compiled into Caffe; the few field numbers that matter are here. Both forms of a layer are
-read: `layers` of before 2014, with its type as a number, and `layer`.
+Caffe's schema is compiled into Caffe; the few field numbers that matter are here. Both forms of a layer are read:
+`layers` of before 2014, with its type as a number, and `layer`.
 
 Source: caffe.proto.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import islice
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import TriptychError
+from common.porting.protobufs import fields, integers, text_of
 from common.porting.source import DTYPES, Damaged, Source, itemsize, numbers, told_of
 
 NET_NAME, NET_OLD_LAYERS, NET_LAYERS = 1, 2, 100
@@ -31,8 +31,6 @@ PARAMETERS = {
     "Scale": ("gamma", "beta"),
 }
 """What the blobs of a layer are, in order."""
-
-MOST_FIELDS = 1_000_000
 
 
 def looks_like_net(content: memoryview) -> bool:
@@ -68,53 +66,14 @@ def read_caffemodel(path: Path, content: memoryview) -> Source:
                     tensors[f"{name}/{parameter}"] = blob
     except TriptychError as error:
         raise told_of(path, error) from None
-    return Source(path, "Caffe model", ("caffe",), tensors, departures=tuple(_departures(types)))
+    return Source(path, "Caffe model", ("caffe",), tensors, metadata=_shown(types))
 
 
-def _departures(types: dict[str, str]) -> Iterator[str]:
-    """Where the order of the layers is another than in the network whose names they bear."""
-    order = [name for name in types if name in ("norm1", "pool1")]
-    if order == ["pool1", "norm1"] and types["norm1"] == "LRN":
-        yield "it is CaffeNet, which pools before it normalises, where BVLC's AlexNet normalises first"
-
-
-def fields(content: memoryview) -> Iterator[tuple[int, int | memoryview, memoryview]]:
-    """Number and value of each field of a message, and the field as it stands in the message."""
-    position = 0
-    for _ in range(MOST_FIELDS):
-        if position == len(content):
-            return
-        start = position
-        key, position = _varint(content, position)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, position = _varint(content, position)
-            yield number, value, content[start:position]
-            continue
-        if wire == 2:
-            size, position = _varint(content, position)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise Damaged(f"its protocol buffer is damaged (a field of wire type {wire})")
-        if number == 0 or size > len(content) - position:
-            raise Damaged("its protocol buffer is damaged or cut off")
-        position += size
-        yield number, content[position - size : position], content[start:position]
-    raise Damaged(f"its protocol buffer has more than {MOST_FIELDS:,} fields")
-
-
-def _varint(content: memoryview, position: int) -> tuple[int, int]:
-    number = 0
-    for shift in range(0, 70, 7):
-        if position >= len(content):
-            raise Damaged("its protocol buffer is cut off")
-        byte = content[position]
-        position += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, position
-    raise Damaged("its protocol buffer is damaged (a number without an end)")
+def _shown(types: dict[str, str]) -> dict[str, str]:
+    """Which of two networks with the same names it is, by the order of its layers."""
+    order = " ".join([name for name in types if types[name] in ("LRN", "Pooling")][:2])
+    named = {"norm1 pool1": "alexnet_bvlc", "pool1 norm1": "caffenet"}.get(order)
+    return {"architecture": named} if named else {}
 
 
 def _layer(content: memoryview, numbers: dict[str, int]) -> tuple[str, str, list[np.ndarray]]:
@@ -123,21 +82,12 @@ def _layer(content: memoryview, numbers: dict[str, int]) -> tuple[str, str, list
     blobs = []
     for number, value, _ in fields(content):
         if number == numbers["name"]:
-            name = _text(value)
+            name = text_of(value)
         elif number == numbers["type"]:
-            kind = OLD_TYPES.get(value, f"number {value}") if isinstance(value, int) else _text(value)
+            kind = OLD_TYPES.get(value, f"number {value}") if isinstance(value, int) else text_of(value)
         elif number == numbers["blobs"] and isinstance(value, memoryview):
             blobs.append(value)
     return name, kind, [_blob(blob, f"{name}/{index}") for index, blob in enumerate(blobs)]
-
-
-def _text(value: int | memoryview) -> str:
-    if not isinstance(value, memoryview) or len(value) > 1000:
-        raise TriptychError("its protocol buffer has something else in place of a name")
-    try:
-        return bytes(value).decode()
-    except UnicodeDecodeError:
-        raise TriptychError("its protocol buffer has a name that is not UTF-8") from None
 
 
 def _blob(content: memoryview, name: str) -> np.ndarray:
@@ -170,15 +120,8 @@ def _blob(content: memoryview, name: str) -> np.ndarray:
 
 
 def _dimensions(content: memoryview) -> tuple[int, ...]:
-    """BlobShape: its only field, `dim`, packed or not."""
-    found: list[int] = []
-    for _, value, _ in fields(content):
-        if isinstance(value, int):
-            found.append(value)
-        position = 0
-        while isinstance(value, memoryview) and position < len(value):
-            number, position = _varint(value, position)
-            found.append(number)
+    """BlobShape: its only field, `dim`."""
+    found = tuple(islice((number for _, value, _ in fields(content) for number in integers(value)), 9))
     if len(found) > 8:
         raise TriptychError("a blob has more than eight axes")
-    return tuple(found)
+    return found

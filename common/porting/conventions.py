@@ -54,6 +54,8 @@ class Convention:
     """The networks whose names prove that photographs are prepared as the specification has it."""
     turned: bool = False
     """Whether kernels are (out, in, H, W) and turned by 180°, as Theano's convolution wants them."""
+    presumed: tuple[str, ...] = ()
+    """Of networks that have the same names and shapes, the one that a file is taken for, which is said of it."""
     without_gamma: bool = False
     """Whether batch normalisations may have no scale, which is then 1."""
     departures: Mapping[str, str] = field(default_factory=dict)
@@ -86,9 +88,12 @@ class Convention:
 
 ALL = tuple(list_architectures())
 RELEASED = tuple(name for name in ALL if name not in ("alexnet_paper", "alexnet_tf_tutorial"))
-"""Of networks with the same parameters, the one whose weights somebody released."""
+"""All but those that have the parameters of another, and whose own weights nobody released."""
+CAFFES = ("alexnet_bvlc", "caffenet", "lenet_bvlc")
+"""Caffe's own, under its own names."""
 
 VGG = ("vgg11", "vgg13", "vgg16", "vgg19")
+VGG_BN = tuple(f"{name}_bn" for name in VGG)
 V1, V1_5 = ("resnet50", "resnet101", "resnet152"), ("resnet50_v1_5", "resnet101_v1_5", "resnet152_v1_5")
 DENSENET = ("densenet121", "densenet161", "densenet169", "densenet201")
 
@@ -108,7 +113,8 @@ CONVENTIONS = {
             RELEASED,
             lambda spec, name: name,
             channels_last=True,
-            specified=("alexnet_bvlc", *VGG),
+            specified=(*CAFFES, *VGG),
+            presumed=("alexnet_bvlc",),
         ),
         Convention(
             "caffe-tensorflow",
@@ -146,7 +152,7 @@ CONVENTIONS = {
         ),
         Convention(
             "torchvision",
-            ("alexnet_owt", *VGG, "googlenet_bn", "resnet18", "resnet34", *V1_5, *DENSENET),
+            ("alexnet_owt", *VGG, *VGG_BN, "googlenet_bn", "resnet18", "resnet34", *V1_5, *DENSENET),
             by_family({"alexnet": in_sequence, "vgg": in_sequence} | TORCHVISION),
             batch_norm=_TORCH,
             separator=".",
@@ -154,8 +160,18 @@ CONVENTIONS = {
             ignored=_COUNTERS,
             preprocessing=_STANDARDISED,  # its GoogLeNet takes what `transform_input` says, which no name proves
         ),
-        Convention("torchvision before 0.1.8", VGG, old_vgg, separator=".", preprocessing=_STANDARDISED),
-        Convention("timm", VGG, timm_vgg, separator=".", preprocessing=_STANDARDISED),
+        *(
+            Convention(
+                name,
+                (*VGG, *VGG_BN),
+                layer,
+                batch_norm=_TORCH,
+                separator=".",
+                ignored=_COUNTERS,
+                preprocessing=_STANDARDISED,
+            )
+            for name, layer in (("torchvision before 0.1.8", old_vgg), ("timm", timm_vgg))
+        ),
         Convention(
             "transformers",
             ("resnet18", "resnet34", *V1_5),
@@ -191,10 +207,11 @@ CONVENTIONS = {
         ),
         Convention(
             "caffe",
-            ("alexnet_bvlc", *VGG, "googlenet", *V1),
+            (*CAFFES, *VGG, "googlenet", *V1),
             by_family(CAFFE),
             affine=("^bn", "scale"),
-            specified=("alexnet_bvlc", *VGG, "googlenet", *V1),
+            specified=(*CAFFES, *VGG, "googlenet", *V1),
+            presumed=("alexnet_bvlc",),
             remarks={"resnet": _CAFFES_POOLING},
         ),
     )

@@ -17,6 +17,7 @@ from common.porting import (
     torch_files,
 )
 from common.porting.archives import Archive
+from common.porting.protobufs import fields
 from common.porting.source import Source, mapped, unsupported
 
 READ = (
@@ -72,8 +73,8 @@ def _read(path: Path, content: memoryview) -> Source:
 def _looks_like_graph(content: memoryview) -> bool:
     """Whether a file begins as a GraphDef does: with a node, which has a name and an operator."""
     try:
-        key, node, _ = next(caffe_files.fields(content))
-        inner = {number: value for number, value, _ in caffe_files.fields(node)} if isinstance(node, memoryview) else {}
+        key, node, _ = next(fields(content))
+        inner = {number: value for number, value, _ in fields(node)} if isinstance(node, memoryview) else {}
         return key == 1 and all(isinstance(inner.get(number), memoryview) for number in (1, 2))
     except (TriptychError, StopIteration):
         return False

@@ -24,6 +24,7 @@ ONNX_ZOO = {
 
 TORCHVISION = (
     *("alexnet-owt-4df8aa71", "alexnet-owt-7be5be79", "googlenet-1378be20"),
+    *("vgg11_bn-6002323d", "vgg13_bn-abd245e5", "vgg16_bn-6c64b313", "vgg19_bn-c79401a0"),
     *("vgg11-8a719046", "vgg13-19584684", "vgg16-397923af", "vgg19-dcbb9e9d"),
     *("resnet18-f37072fd", "resnet34-b627a593", "resnet50-0676ba61", "resnet50-11ad3fa6"),
     *("resnet101-63fe2227", "resnet101-cd907fc2", "resnet152-394f9c45", "resnet152-f82ba261"),

@@ -101,6 +101,8 @@ class _Judged:
     problems: list[str]
     fitting: tuple[str, ...]
     """The networks that they fit equally well."""
+    rivals: tuple[str, ...] = ()
+    """Those that they would fit as well, had this one not been presumed."""
 
 
 def understand(
@@ -141,6 +143,7 @@ def understand(
     best = max(likely, key=lambda each: each.placed.likeness)
     if best.problems:
         raise TriptychError(_sentence(source, best, architecture))
+    departures = _accepted_departures(source, best.placed, architecture, reading)
     if len(best.fitting) > 1:
         raise TriptychError(
             f"{source.path} fits {', '.join(best.fitting)}, which have the same parameters; say which with --arch"
@@ -148,7 +151,6 @@ def understand(
     if len(judged) > 1:
         entry = next(entry for entry, each in judged.items() if each is best)
         source = replace(source, notes=(*source.notes, f"of its entries, {entry!r} is the one that fits"))
-    departures = _accepted_departures(source, best.placed, architecture, reading)
     return _network(source, best, departures, reading)
 
 
@@ -223,8 +225,11 @@ def _nearest(
     fewest = min(len(each.problems) for each in judged)
     closest = [each for each in judged if len(each.problems) == fewest]
     told = [each for each in closest if each.placed.candidate.spec.name == named]
-    names = dict.fromkeys(each.placed.candidate.spec.name for each in told or closest)
-    return replace((told or closest)[0], fitting=tuple(names))
+    names = tuple(dict.fromkeys(each.placed.candidate.spec.name for each in told or closest))
+    for each in told or closest:
+        if each.placed.candidate.spec.name in each.placed.candidate.convention.presumed and not each.problems:
+            return replace(each, rivals=tuple(name for name in names if name not in each.fitting))
+    return replace((told or closest)[0], fitting=names)
 
 
 def _in_our_names(placed: Placement, skip: Collection[str]) -> tuple[str, ...]:
@@ -266,6 +271,11 @@ def _accepted_departures(
     """
     spec, convention = placed.candidate.spec, placed.candidate.convention
     departures = list(source.departures)
+    shown = source.metadata.get("architecture", spec.name)
+    if shown != spec.name and shown in CATALOGUE:
+        other = get_spec(shown, num_classes=spec.num_classes)
+        if other.parameter_shapes == spec.parameter_shapes:
+            departures.append(f"it is {shown}, which has the same parameters")
     if spec.family in convention.departures:
         departures.append(convention.departures[spec.family])
     if departures and not (architecture and reading.force):
@@ -330,6 +340,9 @@ def _notes(
     parameters: Mapping[str, Ported],
 ) -> list[str]:
     notes = [*source.notes, *best.placed.notes]
+    if best.rivals:
+        name, others = best.placed.candidate.spec.name, " or ".join(best.rivals)
+        notes.append(f"nothing in it tells {name} from {others}: it is taken for {name}, unless --arch says otherwise")
     notes += [f"taken with --force, though {departure}" for departure in departures]
     if DEPARTURES in source.metadata:
         notes.append(f"its weights were ported with --force, though {one_line(source.metadata[DEPARTURES])}")

@@ -12,10 +12,10 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.operations import BatchNorm
-from common.porting.caffe_files import fields
 from common.porting.conventions import CONVENTIONS
 from common.porting.onnx_graphs import Graph, unit_variance
 from common.porting.onnx_images import Affine, formula, proved, whole
+from common.porting.protobufs import fields
 from common.porting.skeletons import Node, differences, inventory, pairs, skeleton
 from common.porting.source import Source, corrupt, told_of, unsupported
 from common.specs import get_spec, list_architectures
@@ -157,8 +157,9 @@ def _identify(path: Path, outputs: list[Node], said: str | None) -> _Match:
     return _Match(chosen.spec, chosen.heads, chosen.matched, tuple(others), chosen.notes, chosen.departures)
 
 
-def _weight(match: _Match) -> tuple[int, int]:
-    return len(match.departures), len(match.notes)
+def _weight(match: _Match) -> tuple[int, int, bool]:
+    """What to have least of: a VGG is one, rather than one whose batch normalisations were folded."""
+    return len(match.departures), len(match.notes), any(mine.norm for mine, _ in match.matched)
 
 
 def _fitting(outputs: list[Node]) -> Iterator[_Match]:

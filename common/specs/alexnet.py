@@ -52,6 +52,51 @@ def alexnet_bvlc(num_classes: int = 1000, image_size: tuple[int, int] = (227, 22
     )
 
 
+def caffenet(num_classes: int = 1000, image_size: tuple[int, int] = (227, 227)) -> Architecture:
+    """CaffeNet, the network of `bvlc_reference_caffenet.caffemodel`: `alexnet_bvlc`, pooled before it is normalised.
+
+    The weights of the two fit into each other, silently, and give other numbers. Its own mean is that of
+    imagenet_mean.binaryproto.
+
+    Source: models/bvlc_reference_caffenet/deploy.prototxt in Caffe.
+    """
+    return Architecture(
+        name="caffenet",
+        family="alexnet",
+        title="CaffeNet as released by BVLC with Caffe",
+        year=2012,
+        paper=PAPER,
+        input_shape=(3, *image_size),
+        layers=chain(
+            ("conv1", Conv(11, stride=4, filters=96)),
+            ("relu1", ReLU()),
+            ("pool1", MaxPool(3, stride=2)),
+            ("norm1", LRN(size=5, alpha=1e-4, beta=0.75, k=1.0)),
+            ("conv2", Conv(5, padding=2, filters=256, groups=2)),
+            ("relu2", ReLU()),
+            ("pool2", MaxPool(3, stride=2)),
+            ("norm2", LRN(size=5, alpha=1e-4, beta=0.75, k=1.0)),
+            ("conv3", Conv(3, padding=1, filters=384)),
+            ("relu3", ReLU()),
+            ("conv4", Conv(3, padding=1, filters=384, groups=2)),
+            ("relu4", ReLU()),
+            ("conv5", Conv(3, padding=1, filters=256, groups=2)),
+            ("relu5", ReLU()),
+            ("pool5", MaxPool(3, stride=2)),
+            ("flatten", Flatten((256, 6, 6))),
+            ("fc6", Dense(4096)),
+            ("relu6", ReLU()),
+            ("drop6", Dropout(0.5)),
+            ("fc7", Dense(4096)),
+            ("relu7", ReLU()),
+            ("drop7", Dropout(0.5)),
+            ("fc8", Dense(num_classes)),
+        ),
+        outputs={"logits": "fc8"},
+        preprocessing=Preprocessing("BGR", mean=(104.007, 116.669, 122.679)),
+    )
+
+
 def alexnet_paper(num_classes: int = 1000, image_size: tuple[int, int] = (227, 227)) -> Architecture:
     """AlexNet as the paper describes it: two towers, and the normalisation with k 2 and an alpha that is not divided.
 

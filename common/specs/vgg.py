@@ -1,7 +1,8 @@
 """VGG: Simonyan, Zisserman, *Very Deep Convolutional Networks for Large-Scale Image Recognition*, 2014."""
 
-from common.operations import Conv, Dense, Dropout, Flatten, GlobalAveragePool, MaxPool, Operation, ReLU
+from common.operations import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalAveragePool, MaxPool, Operation, ReLU
 from common.specs.architecture import Architecture, Preprocessing, chain
+from common.specs.resnet import TORCHVISION
 
 PAPER = "Simonyan, Zisserman 2014, Very Deep Convolutional Networks for Large-Scale Image Recognition"
 
@@ -13,6 +14,7 @@ def _vgg(
     num_classes: int,
     image_size: tuple[int, int],
     *,
+    batch_norm: bool = False,
     global_average: bool = False,
 ) -> Architecture:
     """Five blocks with `convolutions` 3×3 convolutions each, a 2×2 pooling behind each block, three dense layers."""
@@ -20,6 +22,8 @@ def _vgg(
     for block, (count, filters) in enumerate(zip(convolutions, (64, 128, 256, 512, 512), strict=True), start=1):
         for number in range(1, count + 1):
             layers.append((f"conv{block}_{number}", Conv(3, padding=1, filters=filters)))
+            if batch_norm:
+                layers.append((f"bn{block}_{number}", BatchNorm(eps=1e-5)))
             layers.append((f"relu{block}_{number}", ReLU()))
         layers.append((f"pool{block}", MaxPool(2, stride=2)))
     if global_average:
@@ -43,7 +47,7 @@ def _vgg(
             ("fc8", Dense(num_classes)),
         ),
         outputs={"logits": "fc8"},
-        preprocessing=Preprocessing("BGR", mean=(103.939, 116.779, 123.68)),
+        preprocessing=TORCHVISION if batch_norm else Preprocessing("BGR", mean=(103.939, 116.779, 123.68)),
     )
 
 
@@ -65,6 +69,32 @@ def vgg16(num_classes: int = 1000, image_size: tuple[int, int] = (224, 224)) -> 
 def vgg19(num_classes: int = 1000, image_size: tuple[int, int] = (224, 224)) -> Architecture:
     """Configuration E: 16 convolutions. Source: the paper's Table 1; VGG_ILSVRC_19_layers_deploy.prototxt for Caffe."""
     return _vgg("vgg19", "VGG with 19 layers (E)", (2, 2, 4, 4, 4), num_classes, image_size)
+
+
+def vgg11_bn(num_classes: int = 1000, image_size: tuple[int, int] = (224, 224)) -> Architecture:
+    """`vgg11` with a batch normalisation between each convolution and its ReLU.
+
+    torchvision's, not the paper's, which is older than batch normalisation. The convolutions keep their biases, and
+    photographs are prepared as for torchvision's other networks. `vgg11`'s weights do not fit.
+
+    Source: torchvision/models/vgg.py.
+    """
+    return _vgg("vgg11_bn", "VGG with 11 layers and BN", (1, 1, 2, 2, 2), num_classes, image_size, batch_norm=True)
+
+
+def vgg13_bn(num_classes: int = 1000, image_size: tuple[int, int] = (224, 224)) -> Architecture:
+    """`vgg13` with a batch normalisation between each convolution and its ReLU; see `vgg11_bn`."""
+    return _vgg("vgg13_bn", "VGG with 13 layers and BN", (2, 2, 2, 2, 2), num_classes, image_size, batch_norm=True)
+
+
+def vgg16_bn(num_classes: int = 1000, image_size: tuple[int, int] = (224, 224)) -> Architecture:
+    """`vgg16` with a batch normalisation between each convolution and its ReLU; see `vgg11_bn`."""
+    return _vgg("vgg16_bn", "VGG with 16 layers and BN", (2, 2, 3, 3, 3), num_classes, image_size, batch_norm=True)
+
+
+def vgg19_bn(num_classes: int = 1000, image_size: tuple[int, int] = (224, 224)) -> Architecture:
+    """`vgg19` with a batch normalisation between each convolution and its ReLU; see `vgg11_bn`."""
+    return _vgg("vgg19_bn", "VGG with 19 layers and BN", (2, 2, 4, 4, 4), num_classes, image_size, batch_norm=True)
 
 
 def vgg16_gap(num_classes: int = 1000, image_size: tuple[int, int] = (224, 224)) -> Architecture:
