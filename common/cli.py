@@ -590,8 +590,8 @@ def port(
     verbose: Verbose = False,
 ) -> None:
     """Port weights from one format to another, and prove that nothing was lost."""
-    from common.porting.matching import Reading
     from common.porting.port import port as port_weights
+    from common.porting.reading import Reading
     from common.porting.report import print_report
     from common.porting.targets import Target
 
@@ -637,8 +637,8 @@ def classify(
     from common.parity.backends import select
     from common.porting.classify import classify as classify_images
     from common.porting.classify import own_labels, read_labels, understand_weights
-    from common.porting.matching import Reading
     from common.porting.preparation import known_preparation
+    from common.porting.reading import Reading
 
     (chosen,) = select([backend])
     reading = Reading(entry, prefix, tuple(rename or ()), tuple(ignore or ()), rounding, force, preprocessing)

@@ -11,6 +11,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -449,6 +450,98 @@ _register(
 )
 
 
+# Frozen graphs of TensorFlow: nodes, each with a name, an operator, inputs and attributes.
+def tf_node(name: str, operator: str, *inputs: str, **attributes: bytes) -> bytes:
+    entries = [field(1, key.encode()) + field(2, value) for key, value in attributes.items()]
+    read = [field(3, each.encode()) for each in inputs]
+    return field(1, field(1, name.encode()) + field(2, operator.encode()) + b"".join(read) + b"".join(
+        field(5, entry) for entry in entries))  # fmt: skip
+
+
+def tf_const(name: str, data: bytes, *shape: int, kind: int = 1, where: int = 4) -> bytes:
+    sizes = b"".join(field(2, field(1, size)) for size in shape)
+    return tf_node(name, "Const", value=field(8, field(1, kind) + field(2, sizes) + field(where, data)))
+
+
+def tf_list(*numbers: int) -> bytes:
+    return field(1, b"".join(field(3, n % 2**64) for n in numbers))
+
+
+VALID = {"strides": tf_list(1, 1, 1, 1), "padding": field(2, b"VALID")}
+IMAGE, KERNEL = tf_node("x", "Placeholder"), tf_const("w", bytes(12), 1, 1, 3, 1)
+CONV = tf_node("y", "Conv2D", "x", "w", **VALID)
+AXIS = tf_const("axis", struct.pack("<i", 3), kind=3)
+
+
+def graph(*nodes: bytes) -> Callable[[Path], bytes]:
+    return lambda folder: b"".join((IMAGE, KERNEL, CONV, AXIS, *nodes))
+
+
+def repeated(operator: str, count: int, inputs: int, *more: str, **attributes: bytes) -> list[bytes]:
+    """A chain of nodes, each of which reads the one before."""
+    names = ["y", *(f"n{n}" for n in range(count))]
+    return [tf_node(name, operator, *[before] * inputs, *more, **attributes) for before, name in pairwise(names)]
+
+
+_register("pb_terabytes", graph(tf_const("a", bytes(12), 10**6, 10**6), tf_node("z", "Mul", "y", "a")))
+_register("pb_one_for_terabytes", graph(tf_const("a", bytes(4), 10**6, 10**6, where=5), tf_node("z", "Mul", "y", "a")))
+_register(
+    "pb_one_for_many_megabytes",
+    graph(*(tf_const(f"a{n}", bytes(4), 2**18, where=5) for n in range(500)), tf_node("z", "Mul", "y", "a1")),
+)
+_register(
+    "pb_filled_with_terabytes",
+    graph(
+        tf_const("s", struct.pack("<2i", 10**6, 10**6), 2, kind=3),
+        tf_const("v", bytes(4)),
+        tf_node("z", "Fill", "s", "v"),
+    ),
+)
+_register("pb_negative_shape", graph(tf_const("a", bytes(12), 2**64 - 3), tf_node("z", "Mul", "y", "a")))
+_register("pb_shape_of_many_axes", graph(tf_const("a", bytes(4), *[1] * 70), tf_node("z", "Mul", "y", "a")))
+_register(
+    "pb_many_integers",
+    graph(tf_const("s", b"\1" * 10**6, 10**6, kind=3, where=7), tf_node("z", "Reshape", "y", "s")),
+)
+_register("pb_reads_itself", graph(tf_node("z", "Relu", "z")))
+_register("pb_loop", graph(tf_node("a", "Relu", "b"), tf_node("b", "Relu", "a")))
+_register("pb_reads_nothing", graph(tf_node("z", "Relu", "elsewhere")))
+_register("pb_two_of_one_name", graph(CONV))
+_register("pb_no_image", lambda f: KERNEL + tf_node("y", "Conv2D", "w", "w", **VALID))
+_register("pb_nothing_convolved", lambda f: IMAGE + KERNEL + tf_node("z", "Mul", "x", "w"))
+_register("pb_convolution_of_nothing", lambda f: IMAGE + tf_node("y", "Conv2D", **VALID))
+_register("pb_two_strides", lambda f: IMAGE + KERNEL + tf_node("y", "Conv2D", "x", "w", strides=tf_list(1, 1)))
+_register("pb_padding_of_numbers", lambda f: IMAGE + KERNEL + tf_node("y", "Conv2D", "x", "w", padding=field(3, 7)))
+_register(
+    "pb_too_few_paddings",
+    lambda f: (
+        IMAGE
+        + KERNEL
+        + tf_node("y", "Conv2D", "x", "w", strides=tf_list(1, 1, 1, 1), padding=field(2, b"EXPLICIT"),
+                  explicit_paddings=tf_list(1))
+    ),
+)  # fmt: skip
+_register("pb_not_frozen", graph(tf_node("v", "VariableV2")))
+_register("pb_runs_python", graph(tf_node("z", "PyFunc", "y", token=field(2, b"pyfunc_0"))))
+_register("pb_writes_a_file", lambda f: graph(
+    tf_const("f", b"", where=8, kind=7), tf_node("z", "WriteFile", "f", "f"))(f))  # fmt: skip
+_register("pb_calls_a_function", graph(tf_node("z", "PartitionedCall", "y", f=field(10, field(1, b"f")))))
+_register("pb_joined_with_itself", graph(*repeated("ConcatV2", 60, 2, "axis")))
+_register("pb_added_to_itself", graph(*repeated("AddV2", 60, 2)))
+_register("pb_many_steps", graph(*repeated("Relu", 5_000, 1)))
+_register("pb_many_nodes", graph(*repeated("Identity", 20_001, 1)))
+_register(
+    "pb_groups_of_one_kernel",
+    graph(
+        tf_const("k", bytes(4 << 20), 1, 1, 1, 1 << 20),
+        tf_node("s", "Split", "axis", "x", num_split=field(3, 40)),
+        *(tf_node(f"c{n}", "Conv2D", f"s:{n}" if n else "s", "k", **VALID) for n in range(40)),
+        tf_node("z", "ConcatV2", *(f"c{n}" for n in range(40)), "axis"),
+    ),
+)
+_register("pb_cut_off", lambda f: graph(tf_node("z", "Relu", "y"))(f)[:-5])
+
+
 # ONNX.
 def onnx_model(folder: Path, location: str | None = None, dims=(3, 1, 1, 1), data: bytes = bytes(12), kind: int = 1):
     import onnx
@@ -520,6 +613,22 @@ ATTACKS["onnx_image_plus_nan"] = lambda folder: prepared_onnx(folder, "Add", np.
 ATTACKS["onnx_image_of_pixels"] = lambda folder: prepared_onnx(folder, "Add", np.zeros((1, 1, 28, 28), "f4"))
 ATTACKS["onnx_image_of_text"] = lambda folder: prepared_onnx(folder, "Add", np.array([b"a"], object))
 ATTACKS["onnx_channel_far_off"] = lambda folder: prepared_onnx(folder, "Gather", np.array([2**40]))
+
+
+def onnx_chain(folder: Path, operator: str, count: int, inputs: int, **attributes: int):
+    """A convolution, and nodes each of which reads the one before."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", f"v{count}")]
+    nodes = [helper.make_node("Conv", ["x", "w"], ["v0"])]
+    nodes += [helper.make_node(operator, [f"v{n}"] * inputs, [f"v{n + 1}"], **attributes) for n in range(count)]
+    weight = numpy_helper.from_array(np.zeros((3, 1, 1, 1), "f4"), "w")
+    model = helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:], [weight]))
+    return write(folder, model.SerializeToString(), "model.onnx")
+
+
+ATTACKS["onnx_joined_with_itself"] = lambda folder: onnx_chain(folder, "Concat", 60, 2, axis=1)
+ATTACKS["onnx_many_steps"] = lambda folder: onnx_chain(folder, "Relu", 5_000, 1)
 
 
 # HDF5.

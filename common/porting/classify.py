@@ -18,8 +18,9 @@ from common.frameworks import PACKAGES, import_implementation
 from common.images import preprocess, read_photograph
 from common.parity.backends import Backend
 from common.porting.formats import read_source
-from common.porting.matching import Network, Reading, understand
+from common.porting.matching import Network, understand
 from common.porting.preparation import known_preparation
+from common.porting.reading import Reading
 from common.specs.architecture import Architecture
 
 TOP = 5

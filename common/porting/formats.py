@@ -10,6 +10,7 @@ from common.errors import TriptychError
 from common.porting import (
     caffe_files,
     checkpoint_files,
+    graph_defs,
     keras_files,
     numpy_files,
     onnx_files,
@@ -17,12 +18,11 @@ from common.porting import (
     torch_files,
 )
 from common.porting.archives import Archive
-from common.porting.protobufs import fields
 from common.porting.source import Source, mapped, unsupported
 
 READ = (
     "NumPy (.npy, .npz), safetensors, PyTorch (.pth), Keras (.keras, .h5), ONNX, Caffe (.caffemodel) and TensorFlow's "
-    "checkpoints and SavedModels"
+    "checkpoints, SavedModels and frozen graphs (.pb)"
 )
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -56,28 +56,14 @@ def _read(path: Path, content: memoryview) -> Source:
         return safetensors_files.read_safetensors(path, content)
     if onnx_files.looks_like_model(content):
         return onnx_files.read_onnx(path, content)
+    if graph_defs.looks_like_graph(content):
+        return onnx_files.read_frozen(path, content)
     if caffe_files.looks_like_net(content):
         return caffe_files.read_caffemodel(path, content)
     beginning = bytes(content[:4096])
     if beginning.isascii() and re.search(rb"\blayers?\s*\{|\binput_dim\s*:", beginning):
         raise unsupported(path, "it is a prototxt, which describes a network; its weights are in a .caffemodel")
-    if _looks_like_graph(content):
-        raise unsupported(
-            path,
-            "it is a frozen TensorFlow graph, which is not read here; give the checkpoint, or make it ONNX with "
-            "python -m tf2onnx.convert --graphdef FILE --output FILE.onnx --inputs … --outputs …",
-        )
     raise unsupported(path, f"its content is that of no format known here, which are {READ}")
-
-
-def _looks_like_graph(content: memoryview) -> bool:
-    """Whether a file begins as a GraphDef does: with a node, which has a name and an operator."""
-    try:
-        key, node, _ = next(fields(content))
-        inner = {number: value for number, value, _ in fields(node)} if isinstance(node, memoryview) else {}
-        return key == 1 and all(isinstance(inner.get(number), memoryview) for number in (1, 2))
-    except (TriptychError, StopIteration):
-        return False
 
 
 def is_onnx(path: Path) -> bool:

@@ -7,7 +7,6 @@ misshapen, all at once.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -19,6 +18,7 @@ from common.operations import BatchNorm, Shape
 from common.porting.candidates import Placement, absent_heads, candidate_of, placements
 from common.porting.preparation import UNKNOWN, preparation
 from common.porting.problems import problems_of, remedy, shaped_like
+from common.porting.reading import Reading, edited, entries, some_of
 from common.porting.source import Source, one_line
 from common.porting.statistics import canonical_statistics, rounding_error
 from common.porting.turning import layout_change
@@ -34,26 +34,6 @@ LEAST_LIKENESS = 0.25
 
 DEPARTURES = "departures"
 """The key under which files of ours say what network their weights are really from."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What the user says of a file that it does not say itself."""
-
-    entry: str | None = None
-    """Which of several collections of tensors."""
-    prefix: str | None = None
-    """What stands in front of the names; found by what fits if None."""
-    rename: tuple[str, ...] = ()
-    """`OLD=NEW`, each of a tensor or of a layer."""
-    ignore: tuple[str, ...] = ()
-    """Shell-style patterns of tensors to leave out."""
-    round: bool = False
-    """Whether float64 may be rounded to float32."""
-    force: bool = False
-    """Whether to take the weights of a network that is not in the catalogue for those of the architecture named."""
-    preprocessing: str | None = None
-    """How photographs are prepared: a name in `common.porting.preparation.NAMED`, or JSON."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +110,9 @@ def understand(
     if architecture:
         get_spec(architecture)
     judged = {}
-    for entry, tensors in _entries(source, reading).items():
-        edited, spelled = _edited(source, tensors, reading)
-        judged[entry] = _nearest(source, edited, spelled, architecture, skip, num_classes, reading)
+    for entry, tensors in entries(source, reading).items():
+        renamed, spelled = edited(source, tensors, reading)
+        judged[entry] = _nearest(source, renamed, spelled, architecture, skip, num_classes, reading)
     found = {entry: each for entry, each in judged.items() if each and not each.problems}
     if len(found) > 1:
         fitting = ", ".join(f"{entry!r} ({each.fitting[0]})" for entry, each in found.items())
@@ -152,49 +132,6 @@ def understand(
         entry = next(entry for entry, each in judged.items() if each is best)
         source = replace(source, notes=(*source.notes, f"of its entries, {entry!r} is the one that fits"))
     return _network(source, best, departures, reading)
-
-
-def _entries(source: Source, reading: Reading) -> Mapping[str, Mapping[str, np.ndarray]]:
-    if reading.entry is None:
-        return source.entries or {"": source.tensors}
-    if reading.entry not in source.entries:
-        known = ", ".join(map(repr, source.entries)) or "none"
-        raise TriptychError(f"{source.path} has no entry {reading.entry!r} that could be a network; it has {known}")
-    return {reading.entry: source.entries[reading.entry]}
-
-
-def _edited(
-    source: Source, tensors: Mapping[str, np.ndarray], reading: Reading
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors that are not ignored, by their new names, and how the file spells those."""
-    spelled = {name: source.spelled.get(name, name) for name in tensors}
-    for pattern in reading.ignore:
-        left = {name: full for name, full in spelled.items() if not fnmatch.fnmatchcase(full, pattern)}
-        if len(left) == len(spelled):
-            raise TriptychError(f"--ignore {pattern!r} matches no tensor in {source.path}; {_some(spelled.values())}")
-        spelled = left
-    names = {name: name for name in spelled}
-    for pair in reading.rename:
-        old, equals, new = pair.partition("=")
-        if not (old and equals and new):
-            raise TriptychError(f"--rename is {pair!r}, expected OLD=NEW")
-        changed = {name: _renamed(current, old, new) for name, current in names.items()}
-        if changed == names:
-            raise TriptychError(f"--rename: {source.path} has no {old!r}; {_some(spelled.values())}")
-        names = changed
-    if len(set(names.values())) != len(names):
-        raise TriptychError(f"--rename would give two tensors in {source.path} the same name")
-    return {names[name]: tensors[name] for name in spelled}, {names[name]: full for name, full in spelled.items()}
-
-
-def _renamed(name: str, old: str, new: str) -> str:
-    if name == old:
-        return new
-    return f"{new}{name[len(old) :]}" if name.startswith((f"{old}.", f"{old}/")) else name
-
-
-def _some(names: Collection[str]) -> str:
-    return f"its tensors are named {', '.join(map(repr, list(names)[:3]))} …"
 
 
 def _nearest(
@@ -258,7 +195,7 @@ def _unknown(source: Source, architecture: str | None) -> str:
     alike = shaped_like(source.tensors, [candidate_of("canonical", name, None) for name in CATALOGUE])
     hint = f"; they have the shapes of {alike}'s, but other names (--rename OLD=NEW, --prefix P)" if alike else ""
     names = [source.spelled.get(name, name) for name in source.tensors]
-    return f"{source.path} ({source.format}) has no tensors {what}; {_some(names)}{hint}"
+    return f"{source.path} ({source.format}) has no tensors {what}; {some_of(names)}{hint}"
 
 
 def _accepted_departures(

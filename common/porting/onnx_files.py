@@ -1,10 +1,12 @@
-"""ONNX models, matched by graph and shape: names are whatever the exporter made of them."""
+"""ONNX models and frozen graphs of TensorFlow, matched by graph and shape: names are whatever the exporter made."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,9 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.operations import BatchNorm
-from common.porting.conventions import CONVENTIONS
+from common.porting import frozen_graphs
+from common.porting.conventions import CONVENTIONS, Convention
+from common.porting.graph_defs import GraphDef
 from common.porting.onnx_graphs import Graph, unit_variance
 from common.porting.onnx_images import Affine, formula, proved, whole
 from common.porting.protobufs import fields
@@ -29,6 +33,19 @@ IR_VERSION, GRAPH = 1, 7
 
 INITIALIZER, RAW_DATA = 5, 9
 """Of a GraphProto, and of the TensorProto that it is."""
+
+FROZEN = "frozen TensorFlow graph"
+
+STUMBLES = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
+"""What a damaged graph makes of Python."""
+
+PRODUCERS = {
+    "pytorch": ("torchvision",),
+    "tf2onnx": ("keras.applications",),
+    "keras2onnx": ("keras.applications",),
+    "tensorflow": ("slim", "keras.applications"),
+}
+"""The conventions whose names prove, with who wrote a file, whose network it is."""
 
 UNPREPARED = (
     "its graph prepares the image itself, {}, and nothing says what x is: "
@@ -64,11 +81,40 @@ def read_onnx(path: Path, content: memoryview) -> Source:
         graph = Graph(path, model.graph, raw)
         outputs = graph.skeletons()
         metadata = {entry.key: entry.value for entry in model.metadata_props}
-    except (DecodeError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+    except (DecodeError, *STUMBLES) as error:
         if isinstance(error, TriptychError):
             raise told_of(path, error) from None
         raise corrupt(path, "it is damaged, or no ONNX model") from None
-    match = _identify(path, outputs, metadata.get("architecture"))
+    return _matched(path, "ONNX model", graph, outputs, metadata, model.producer_name)
+
+
+def read_frozen(path: Path, content: memoryview) -> Source:
+    """The weights of a frozen graph of TensorFlow under canonical names.
+
+    Raises:
+        TriptychError: the file is damaged, is not frozen, or its graph is none of the catalogue's.
+    """
+    if not find_spec("onnx"):
+        raise TriptychError(f"cannot read {path}: onnx is not installed; pip install onnx")
+    try:
+        translated, raw, ones = frozen_graphs.translated(GraphDef(content))
+        graph = Graph(path, translated, raw)
+        outputs = graph.skeletons()
+        graph.constants.changes |= dict.fromkeys(ones, "1, as it has no scale")
+    except STUMBLES as error:
+        if isinstance(error, TriptychError):
+            raise told_of(path, error) from None
+        raise corrupt(path, "it is damaged, or no graph of TensorFlow") from None
+    return _matched(path, FROZEN, graph, outputs, {}, "tensorflow")
+
+
+def _matched(
+    path: Path, form: str, graph: Graph, outputs: list[Node], metadata: dict[str, str], producer: str
+) -> Source:
+    """The weights of the network whose graph it is."""
+    match = _identify(path, form, outputs, metadata.get("architecture"))
+    if form == FROZEN:  # what pads otherwise there is another network, as it is in a checkpoint
+        match = replace(match, departures=(*match.departures, *match.notes), notes=())
     if match.alternatives:
         metadata.pop("architecture", None)  # what fits several has to be told
     else:
@@ -80,14 +126,14 @@ def read_onnx(path: Path, content: memoryview) -> Source:
             weights.take(match.spec, graph, mine, node)
     try:
         affine = _affine(match, graph)
-        recipe, notes = _preparation(affine, match, metadata, model.producer_name)
+        recipe, notes = _preparation(affine, match, metadata, producer)
     except TriptychError as error:
         raise told_of(path, error) from None
     if weights.made:
         notes.append(FOLDED)
     return Source(
         path,
-        "ONNX model",
+        form,
         ("canonical",),
         weights.tensors,
         weights.spelled,
@@ -139,22 +185,25 @@ class _Match:
     """Our nodes and theirs, up to the logits."""
     alternatives: tuple[str, ...]
     """Others that fit as well."""
+    unfolded: tuple[_Match, ...]
+    """Those that it may have been before their batch normalisations were folded."""
     notes: tuple[str, ...]
     departures: tuple[str, ...]
 
 
-def _identify(path: Path, outputs: list[Node], said: str | None) -> _Match:
+def _identify(path: Path, form: str, outputs: list[Node], said: str | None) -> _Match:
     """The network with the file's skeleton, and the fewest differences in what has no parameters."""
     fitting = list(_fitting(outputs))
     if not fitting:
-        raise unsupported(path, f"it is an ONNX model of no network in the catalogue: {inventory(outputs)}")
+        raise unsupported(path, f"it is the {form} of no network in the catalogue: {inventory(outputs)}")
     fewest = min(_weight(match) for match in fitting)
     closest = [match for match in fitting if _weight(match) == fewest]
     chosen = next((match for match in closest if match.spec.name == said), closest[0])
     others = dict.fromkeys(
         match.spec.name for match in closest if said != chosen.spec.name and match.spec.name != chosen.spec.name
     )
-    return _Match(chosen.spec, chosen.heads, chosen.matched, tuple(others), chosen.notes, chosen.departures)
+    before = tuple(match for match in fitting if _weight(match) == (*fewest[:2], True))
+    return replace(chosen, alternatives=tuple(others), unfolded=before)
 
 
 def _weight(match: _Match) -> tuple[int, int, bool]:
@@ -180,6 +229,7 @@ def _fitting(outputs: list[Node]) -> Iterator[_Match]:
                     spec,
                     tuple(skeleton(spec, head, folded=folded) for head in spec.outputs.values()),
                     tuple(pairs(ours, theirs)),
+                    (),
                     (),
                     tuple(f"{told}: {phrase}" for only_padding, phrase in found if only_padding),
                     tuple(phrase for only_padding, phrase in found if not only_padding),
@@ -264,21 +314,25 @@ def _preparation(
 
 def _of_producer(match: _Match, producer: str) -> tuple[Preprocessing | None, list[str]]:
     """What the exporter and the names that it took over prove: whose network this is."""
-    convention = {"pytorch": "torchvision", "tf2onnx": "keras.applications", "keras2onnx": "keras.applications"}
-    known = CONVENTIONS[convention.get(producer.lower(), "canonical")]
-    if match.spec.name not in known.architectures or (recipe := known.recipe(match.spec)) is None:
-        return None, []
+    conventions = map(CONVENTIONS.__getitem__, PRODUCERS.get(producer.lower(), ()))
+    for known, each in product(conventions, (match, *match.unfolded)):
+        recipe = known.recipe(each.spec) if each.spec.name in known.architectures else None
+        if recipe is not None and _named_by(known, each):
+            return recipe, [f"its producer, {producer}, and its names prove that it is prepared as {known.name} does"]
+    return None, []
+
+
+def _named_by(known: Convention, match: _Match) -> bool:
+    """Whether the names of the layers are a convention's; the head may have another."""
     layers = [mine for mine, _ in match.matched if mine.kind in ("Conv", "Dense")]
     agreeing = 0
     for mine, node in match.matched:
         if mine.kind not in ("Conv", "Dense"):
             continue
-        name = known.layer(match.spec, mine.name)
+        name = known.layer(match.spec, mine.name).replace("/", ".")
         places = map(_module_path, (node.parameters["weight"][0], node.name))
         agreeing += any(re.search(rf"(^|\.){re.escape(name)}(_\d+)?([.:;]|$)", place) for place in places)
-    if agreeing < len(layers) - 1:  # the head may be another
-        return None, []
-    return recipe, [f"its producer, {producer}, and its names prove that it is prepared as {known.name} does"]
+    return agreeing >= len(layers) - 1
 
 
 def _module_path(name: str) -> str:

@@ -19,7 +19,7 @@ from common.porting.statistics import rounding_error
 if TYPE_CHECKING:
     import onnx
 
-MOST_NODES = 100_000
+MOST_NODES, MOST_BETWEEN = 100_000, 200
 
 NEUTRAL = {
     *("Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Expand"),
@@ -57,10 +57,13 @@ class Graph:
                 self.images[value.name] = Affine()
         for node in self.graph.node:
             self.makers |= dict.fromkeys(node.output, node)
-            for output in node.output[1:]:
-                self.made.pop(output, None)
             if node.output:
                 self._read(node)
+            first = next(iter(node.output), "")
+            for other in filter(None, node.output[1:]) if first in self.made else ():
+                self.made[other] = self.made[first]  # a part, say, of which nothing is known but what it is of
+                self.passed[other] = [*self.passed[first], (node.op_type, "another result")]
+                self.images[other] = self.images.get(first, Affine())
         return [self.made[value.name] for value in self.graph.output if value.name in self.made]
 
     def _read(self, node: onnx.NodeProto) -> None:
@@ -84,10 +87,14 @@ class Graph:
         read = getattr(self, f"_{node.op_type.lower()}", None)
         made = read(node, attributes, constants, values) if read else self._other(node, attributes, constants, values)
         if isinstance(made, Node):
-            self.made[output], self.passed[output] = sign(made), []
+            kept = made.name == self.made[values[0]].name  # a bias, say, behind what may have turned the map
+            self.made[output] = sign(made)
+            self.passed[output] = [entry for entry in self.passed[values[0]] if kept and entry[0] == "Transpose"]
         else:
             self.made[output] = self.made[values[0]]
             self.passed[output] = [*self.passed[values[0]], *made]
+            if len(self.passed[output]) > MOST_BETWEEN:
+                raise TriptychError(f"its graph has more than {MOST_BETWEEN} operators between two layers")
             if values[0] in self.images:
                 self.images[output] = self.images[values[0]]
 
@@ -126,8 +133,9 @@ class Graph:
         """What is worth comparing of an operator without parameters."""
         kind = node.op_type
         if kind == "MaxPool":
-            pads = "ceil" if attributes.get("ceil_mode") else _pads(attributes, tuple(attributes["kernel_shape"]))
-            return [(kind, tuple(attributes["kernel_shape"]), tuple(attributes.get("strides", (1, 1))), pads)]
+            kernel, strides = tuple(attributes["kernel_shape"]), tuple(attributes.get("strides", (1, 1)))
+            pads = "ceil" if attributes.get("ceil_mode") else _pads(attributes, kernel, strides)
+            return [(kind, kernel, strides, pads)]
         if kind == "LRN":
             numbers = (attributes.get("alpha", 1e-4), attributes.get("beta", 0.75), attributes.get("bias", 1.0))
             return [lrn_entry(attributes["size"], *numbers)]
@@ -159,6 +167,12 @@ class Graph:
             self.constants.changes[name], parameters["weight"] = "out,in,1,1 → out,in", (name, weight)
             return self._node("Dense", node, values[0], parameters=parameters, shape=weight.shape)
         strides = tuple(attributes.get("strides", (1, 1)))
+        whole = weight.shape[2:] == (7, 7) and strides == (1, 1) and not any(_pads(attributes, (7, 7)))
+        if whole or (weight.shape[2:] == (1, 1) and self.made[values[0]].kind == "Dense"):
+            # VGG's first dense layer as a convolution of the whole map, and those behind it, as slim and timm write it.
+            name, weight = parameters["weight"][0], weight.reshape(len(weight), -1)
+            self.constants.changes[name], parameters["weight"] = "out,C,H,W → out,(C,H,W)", (name, weight)
+            return self._node("Dense", node, values[0], parameters=parameters, shape=weight.shape)
         numbers: tuple[Any, ...] = (strides, _pads(attributes, weight.shape[2:], strides))
         if set(attributes.get("dilations", (1,))) != {1}:
             numbers = ((*strides, "dilated"), numbers[1])
@@ -187,11 +201,10 @@ class Graph:
         name = self.constants.origins.get(node.input[1], node.input[1])
         turned = [entry for entry in self.passed[x] if entry[0] == "Transpose"]
         maps = [before for before in (self.made[x],) if before.kind in ("Conv", "BatchNorm") and before.shape]
-        if len(turned) % 2 and turned[-1][1] == (0, 2, 3, 1) and maps and weight.shape[1] % maps[0].shape[0] == 0:
+        places = weight.shape[1] // maps[0].shape[0] if maps and weight.shape[1] % maps[0].shape[0] == 0 else 1
+        if len(turned) % 2 and turned[-1][1] == (0, 2, 3, 1) and places > 1:
             # The flatten runs H, W, C, as it does in graphs that come from TensorFlow.
-            channels = maps[0].shape[0]
-            places = weight.shape[1] // channels
-            weight = weight.reshape(-1, places, channels).transpose(0, 2, 1).reshape(weight.shape)
+            weight = weight.reshape(-1, places, maps[0].shape[0]).transpose(0, 2, 1).reshape(weight.shape)
             self.constants.changes[name] = "(H,W,C) → (C,H,W)"
         return self._node("Dense", node, x, parameters={"weight": (name, weight)}, shape=weight.shape)
 

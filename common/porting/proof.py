@@ -23,7 +23,8 @@ from common.frameworks import import_implementation
 from common.images import photograph, preprocess
 from common.parity.judge import DIVERGED, first_divergence, judge, overall
 from common.porting.formats import read_source
-from common.porting.matching import Network, Reading, understand
+from common.porting.matching import Network, understand
+from common.porting.reading import Reading
 from common.porting.targets import Target
 from common.probes import Probe
 from common.weights import Weights

@@ -14,11 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from common.operations import LRN, Add, BatchNorm, Concat, Conv, Dense, ScaledTanh, SubSampling, Windowed
+from common.errors import TriptychError
+from common.operations import LRN, Add, BatchNorm, Concat, Conv, Dense, ScaledTanh, SubSampling, Windowed, same_padding
 from common.specs.architecture import IMAGE, Architecture, Layer
 
 Between = list[tuple[Any, ...]]
 """What lies between two nodes of a skeleton: operators and their numbers."""
+
+SAME = "SAME_UPPER"
+"""What ONNX calls TensorFlow's SAME."""
+
+MOST_JOINED = 1_000
+"""Values that are joined; in the largest DenseNet, 98."""
 
 SUM = ("Mul", "4")
 """Four times a mean of 2×2, which is how ONNX writes their sum."""
@@ -41,6 +48,8 @@ class Node:
     """What lies between each input and this node."""
     value: str = ""
     """In a file: the value that it reads."""
+    same: tuple[int, ...] = ()
+    """In a specification: the padding that TensorFlow's SAME is, on the map that it reads."""
     norm: str = ""
     """In a specification: the batch normalisation that is folded into this convolution."""
     signature: int = 0
@@ -55,6 +64,8 @@ def join(kind: str, name: str, inputs: list[Node], between: list[Between]) -> No
             flat += zip(node.inputs, node.between, strict=True)
         else:
             flat.append((node, passed))
+    if len(flat) > MOST_JOINED:
+        raise TriptychError(f"its graph joins {len(flat):,} values")
     return Node(kind, name, tuple(node for node, _ in flat), between=tuple(passed for _, passed in flat))
 
 
@@ -89,8 +100,9 @@ def skeleton(spec: Architecture, head: str, *, folded: bool = False) -> Node:
                 continue
             shapes = layer.operation.parameter_shapes(*spec.input_shapes(layer))
             shape = next(iter(shapes.values()))
-            numbers = _numbers(spec, layer) if isinstance(layer.operation, Conv) else ()
-            node = Node(kind, layer.name, (made[before],), {}, shape, numbers, (passed[before],))
+            windowed = isinstance(layer.operation, Conv)
+            numbers, same = (_numbers(spec, layer), _same(spec, layer)) if windowed else ((), ())
+            node = Node(kind, layer.name, (made[before],), {}, shape, numbers, (passed[before],), same=same)
         elif isinstance(layer.operation, Add | Concat):
             node = join(
                 kind, layer.name, [made[name] for name in layer.inputs], [passed[name] for name in layer.inputs]
@@ -114,12 +126,20 @@ def _numbers(spec: Architecture, layer: Layer) -> tuple[Any, ...]:
     return stride, (top, left, bottom, right)
 
 
+def _same(spec: Architecture, layer: Layer) -> tuple[int, ...]:
+    """(top, left, bottom, right) of TensorFlow's SAME."""
+    assert isinstance(layer.operation, Windowed)
+    kernel, stride, _ = layer.operation.window(spec.input_shapes(layer)[0])
+    (top, bottom), (left, right) = same_padding(spec.input_shapes(layer)[0][1:], kernel, stride)
+    return top, left, bottom, right
+
+
 def _specified_between(spec: Architecture, layer: Layer) -> list[tuple[Any, ...]]:
     operation = layer.operation
     if operation.kind == "MaxPool":
         assert isinstance(operation, Windowed)
         kernel, _, _ = operation.window(spec.input_shapes(layer)[0])
-        return [("MaxPool", kernel, *_numbers(spec, layer))]
+        return [("MaxPool", kernel, *_numbers(spec, layer), _same(spec, layer))]
     if isinstance(operation, LRN):
         return [lrn_entry(operation.size, operation.alpha, operation.beta, operation.k)]
     if isinstance(operation, ScaledTanh):
@@ -147,9 +167,7 @@ def _in_the_order_of(mine: Node, other: Node) -> Node:
     orders = permutations(zip(other.inputs, other.between, strict=True))
     fitting = [order for order in orders if [node.signature for node, _ in order] == wanted]
     # Where branches have the same skeleton, what lies between tells them apart.
-    order = min(
-        fitting, key=lambda order: sum(_padded(f)[0] != e for (_, f), e in zip(order, mine.between, strict=True))
-    )
+    order = min(fitting, key=lambda order: sum(_differ(e, f) for (_, f), e in zip(order, mine.between, strict=True)))
     return replace(other, inputs=tuple(node for node, _ in order), between=tuple(passed for _, passed in order))
 
 
@@ -161,11 +179,12 @@ def differences(ours: Node, theirs: Node) -> Iterator[tuple[bool, str]]:
     for mine, other in pairs(ours, theirs):
         for expected, between in zip(mine.between, other.between, strict=True):
             found, rest = _padded(between)
+            expected, found = _resolved(expected, found)
             if mine.kind == "SubSampling":
                 found = [entry for entry in found if entry != SUM]
             numbers = other.numbers
             if len(numbers) > 1:
-                numbers = (numbers[0], _sum(numbers[1], rest))
+                numbers = (numbers[0], mine.same if numbers[1] == SAME else _sum(numbers[1], rest))
             if mine.numbers and mine.numbers != numbers:
                 only_padding = mine.numbers[0] == numbers[0]
                 yield only_padding, f"{mine.name} has stride and padding {numbers}, here {mine.numbers}"
@@ -189,6 +208,20 @@ def _padded(between: Between) -> tuple[Between, Any]:
         else:
             found.append(entry)
     return found, rest
+
+
+def _differ(expected: Between, between: Between) -> bool:
+    expected, found = _resolved(expected, _padded(between)[0])
+    return expected != found
+
+
+def _resolved(expected: Between, found: Between) -> tuple[Between, Between]:
+    """Both, with the padding of poolings in pixels where the file has it as a rule."""
+    plain = [entry[:4] if entry[0] == "MaxPool" else entry for entry in expected]
+    if len(found) == len(expected):
+        pairs = zip(found, expected, strict=True)
+        found = [(*f[:3], e[4]) if f[0] == e[0] == "MaxPool" and f[3] == SAME else f for f, e in pairs]
+    return plain, found
 
 
 def _sum(padding: Any, more: Any) -> Any:

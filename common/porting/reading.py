@@ -1,0 +1,85 @@
+"""What the user says of a file that it does not say itself, and the tensors as they are then."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.errors import TriptychError
+from common.porting.source import Source
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the user says of a file that it does not say itself."""
+
+    entry: str | None = None
+    """Which of several collections of tensors."""
+    prefix: str | None = None
+    """What stands in front of the names; found by what fits if None."""
+    rename: tuple[str, ...] = ()
+    """`OLD=NEW`, each of a tensor or of a layer."""
+    ignore: tuple[str, ...] = ()
+    """Shell-style patterns of tensors to leave out."""
+    round: bool = False
+    """Whether float64 may be rounded to float32."""
+    force: bool = False
+    """Whether to take the weights of a network that is not in the catalogue for those of the architecture named."""
+    preprocessing: str | None = None
+    """How photographs are prepared: a name in `common.porting.preparation.NAMED`, or JSON."""
+
+
+def entries(source: Source, reading: Reading) -> Mapping[str, Mapping[str, np.ndarray]]:
+    """The collections of tensors that may be the network, by their places in the file.
+
+    Raises:
+        TriptychError: there is none at the place that the user names.
+    """
+    if reading.entry is None:
+        return source.entries or {"": source.tensors}
+    if reading.entry not in source.entries:
+        known = ", ".join(map(repr, source.entries)) or "none"
+        raise TriptychError(f"{source.path} has no entry {reading.entry!r} that could be a network; it has {known}")
+    return {reading.entry: source.entries[reading.entry]}
+
+
+def edited(
+    source: Source, tensors: Mapping[str, np.ndarray], reading: Reading
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors that are not ignored, by their new names, and how the file spells those.
+
+    Raises:
+        TriptychError: an edit is none, finds nothing, or would give two tensors one name.
+    """
+    spelled = {name: source.spelled.get(name, name) for name in tensors}
+    for pattern in reading.ignore:
+        left = {name: full for name, full in spelled.items() if not fnmatch.fnmatchcase(full, pattern)}
+        if len(left) == len(spelled):
+            raise TriptychError(f"--ignore {pattern!r} matches no tensor in {source.path}; {some_of(spelled.values())}")
+        spelled = left
+    names = {name: name for name in spelled}
+    for pair in reading.rename:
+        old, equals, new = pair.partition("=")
+        if not (old and equals and new):
+            raise TriptychError(f"--rename is {pair!r}, expected OLD=NEW")
+        changed = {name: _renamed(current, old, new) for name, current in names.items()}
+        if changed == names:
+            raise TriptychError(f"--rename: {source.path} has no {old!r}; {some_of(spelled.values())}")
+        names = changed
+    if len(set(names.values())) != len(names):
+        raise TriptychError(f"--rename would give two tensors in {source.path} the same name")
+    return {names[name]: tensors[name] for name in spelled}, {names[name]: full for name, full in spelled.items()}
+
+
+def _renamed(name: str, old: str, new: str) -> str:
+    if name == old:
+        return new
+    return f"{new}{name[len(old) :]}" if name.startswith((f"{old}.", f"{old}/")) else name
+
+
+def some_of(names: Collection[str]) -> str:
+    """The end of a sentence about names."""
+    return f"its tensors are named {', '.join(map(repr, list(names)[:3]))} …"
