@@ -19,9 +19,10 @@ from common import TriptychError, get_spec, random_weights, write_weights_file
 from common.layouts import conv_to_hwio
 from common.porting.conventions import CONVENTIONS
 from common.porting.formats import read_source
-from common.porting.matching import Reading, understand
+from common.porting.matching import understand
 from common.porting.port import port
 from common.porting.preparation import NAMED
+from common.porting.reading import Reading
 from common.porting.source import Damaged, Source
 from common.porting.targets import Target
 from common.specs.architecture import Preprocessing
@@ -319,6 +320,23 @@ def test_spelled_as_in_their_files():
     assert {"block4/unit_3/bottleneck_v1/conv3/BatchNorm/gamma", "logits/bias"} <= names("slim", "resnet50_v1_5")
 
 
+def test_tensorpack(tmp_path):
+    """Its names, with the numbers that training leaves between them; how it pads and strides they do not tell."""
+    found = source("resnet50_v1_5", "tensorpack", num_classes=3)
+    assert {"conv0/bn/gamma", "group3/block2/conv3/weight", "group1/block0/convshortcut/bn/mean", "linear/bias"} <= set(
+        found.tensors
+    )
+    with pytest.raises(TriptychError, match="another network: it is tensorpack's ResNet"):
+        understand(found)
+    network = understand(found, "resnet50_v1_5", reading=Reading(force=True))
+    assert network.preprocessing is None
+    arrays = {"conv0/W:0": np.ones((7, 7, 3, 64), "f4"), "conv0/bn/variance/EMA:0": np.ones(64, "f4")}
+    np.savez(tmp_path / "a.npz", **arrays, **{"global_step:0": np.int64(7), "learning_rate:0": np.float32(0.1)})
+    read = read_source(tmp_path / "a.npz")
+    assert sorted(read.tensors) == ["conv0/bn/variance", "conv0/weight"]
+    assert read.notes == ("left aside, being numbers of no layer: global_step:0, learning_rate:0",)
+
+
 def test_another_network_is_not_ported_as_one(tmp_path, monkeypatch, capsys):
     """slim's ResNet strides elsewhere; CaffeNet pools before it normalises. With --force, every use says so again."""
     found = source("resnet50_v1_5", "slim", num_classes=3)
@@ -390,7 +408,7 @@ def test_a_folded_vgg_is_a_vgg(folded, taken_for):
     from common.porting.onnx_files import _identify
     from common.porting.skeletons import skeleton
 
-    match = _identify(Path("a"), [skeleton(get_spec("vgg11_bn"), "fc8", folded=folded)], None)
+    match = _identify(Path("a"), "ONNX model", [skeleton(get_spec("vgg11_bn"), "fc8", folded=folded)], None)
     assert (match.spec.name, match.alternatives) == (taken_for, ())
 
 
@@ -430,6 +448,8 @@ class TestPreparation:
             ("resnet18", "torch", None),
             ("resnet18", "keras", None),
             ("lenet5", "tensorflow", None),
+            ("resnet18", "tensorpack", None),
+            ("vgg19_bn", "timm", "torchvision"),
         ],
     )
     def test_what_names_prove(self, architecture, convention, expected):
@@ -610,13 +630,23 @@ class TestTheTable:
         elif path.name == "googlenet.caffemodel":
             self.of_caffe(path)
         else:
-            kind = {"model.keras": "keras", "model.onnx": "onnx", "run": "tf1"}[path.name]
+            kind = {"model.keras": "keras", "model.onnx": "onnx", "run": "tf1", "frozen.pb": "tf1"}[path.name]
             (path.parent / "w.safetensors").write_bytes(b"")
             write_weights_file(path.parent / "w.safetensors", WEIGHTS)
+            if path.name == "frozen.pb":
+                self.of_tensorflow(path)
+                return
             if kind == "tf1":
                 path.mkdir()
             target = path / "step" if kind == "tf1" else path
             port(path.parent / "w.safetensors", Target(kind, target), verify=False)
+
+    @staticmethod
+    def of_tensorflow(path):
+        implementation = load_implementation("tf1_style_impl")
+        from test_frozen import frozen, written
+
+        written(frozen(implementation.backend.tf, SMALL, WEIGHTS), path)
 
     @staticmethod
     def of_caffe(path):

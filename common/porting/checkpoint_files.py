@@ -35,6 +35,8 @@ OBJECTS = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 KINDS = {
     "weights": "weight",
+    "W": "weight",
+    "b": "bias",
     "kernel": "weight",
     "biases": "bias",
     "moving_mean": "mean",
@@ -110,7 +112,7 @@ def read_checkpoint(prefix: Path) -> Source:
         source,
         path=prefix,
         format="TensorFlow checkpoint",
-        conventions=("tf1", "slim", "keras", "keras.applications"),
+        conventions=("tf1", "slim", "tensorpack", "keras", "keras.applications"),
         files=files,
         spelled=spelled,
         metadata=metadata,
@@ -150,7 +152,7 @@ def _copy(prefix: Path, out: Path) -> None:
     names = _names_of_objects(reader.get_tensor(OBJECTS)) if OBJECTS in shapes else {name: name for name in shapes}
     weights, spelled = {}, {}
     for key, name in sorted(names.items()):
-        layer, _, kind = name.rpartition("/")
+        layer, _, kind = name.removesuffix("/EMA").rpartition("/")  # tensorpack's moving averages
         if not layer or kind not in PARAMETERS or key not in shapes:
             continue
         canonical = f"{layer}/{KINDS.get(kind, kind)}"

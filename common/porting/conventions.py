@@ -12,6 +12,7 @@ from common.porting.spellings import (
     CAFFE,
     KERAS_APPLICATIONS,
     SLIM,
+    TENSORPACK,
     TORCHVISION,
     TRANSFORMERS,
     by_family,
@@ -139,6 +140,16 @@ CONVENTIONS = {
             departures={
                 "resnet": "it is slim's ResNet v1, which strides in the last block of a stage and pads below and right",
                 "googlenet": "it is slim's Inception v1, which pads below and right where torchvision's pads around",
+            },
+        ),
+        Convention(
+            "tensorpack",
+            ("resnet18", "resnet34", *V1, *V1_5),
+            TENSORPACK,
+            channels_last=True,
+            departures={
+                "resnet": "it is tensorpack's ResNet, which by itself pads below and right where those here pad around "
+                "and may stride in either convolution; its names do not tell"
             },
         ),
         Convention("keras", ALL, lambda spec, name: keras_layer(name), channels_last=True),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ HEADER = re.compile(
     rb"'shape': \((?P<shape>|\d{1,18}L?,|\d{1,18}L?(, ?\d{1,18}L?){1,7})\),? ?\} *\n?"
 )
 """As NumPy has always written it: a dict, which NumPy evaluates. Python 2 puts an L behind lengths."""
+
+COUNTERS = [((), dtype) for dtype in ("<f4", "<i4", "<i8")]
+"""Shape and dtype of single numbers, such as steps and learning rates, that training leaves between the parameters."""
 
 PARAMETERS = {
     name: kind
@@ -69,10 +73,15 @@ def read_npz(path: Path, archive: Archive) -> Source:
         TriptychError: as `read_npy`.
     """
     layers: dict[str, Any] = {}
+    aside: list[str] = []
     try:
         for member in archive.members:
             name = member.removesuffix(".npy")
-            value = _array(archive.read(member))
+            content = archive.read(member)
+            if len(archive.members) > 1 and content[:6] == MAGIC and _header(content)[:3:2] in COUNTERS:
+                aside.append(name)
+                continue
+            value = _array(content)
             parameter = re.fullmatch(rf"(.+?)[/_.:]({'|'.join(PARAMETERS)})(:\d+)?", name)
             if isinstance(value, np.ndarray) and parameter:
                 _put(layers.setdefault(parameter[1], {}), parameter[2], value, name)
@@ -82,7 +91,8 @@ def read_npz(path: Path, archive: Archive) -> Source:
                 layers = _layers(value)
             else:
                 _put(layers, name, _only(value), name)
-        return _source(path, layers)
+        notes = (f"left aside, being numbers of no layer: {', '.join(aside)}",) if aside else ()
+        return replace(_source(path, layers), notes=notes)
     except TriptychError as error:
         raise told_of(path, error) from None
 
@@ -102,7 +112,7 @@ def _source(path: Path, layers: dict[str, Any]) -> Source:
             if name in tensors:
                 raise TriptychError(f"its layer {layer!r} has two parameters for {name}")
             tensors[name], spelled[name] = tensor, f"{layer}/{key}"
-    return Source(path, "NumPy", ("tensorflow", "caffe-tensorflow"), tensors, spelled)
+    return Source(path, "NumPy", ("tensorflow", "caffe-tensorflow", "tensorpack"), tensors, spelled)
 
 
 def _parameters(layer: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:

@@ -148,6 +148,18 @@ TRANSFORMERS = by_rules(
 )
 
 
+_OF_TENSORPACK = {"conv": "", "bn": "/bn"}
+
+TENSORPACK = by_rules(
+    (r"(conv|bn)1", lambda m: f"conv0{_OF_TENSORPACK[m[1]]}"),
+    (
+        r"conv(\d)_block(\d+)/(shortcut_)?(conv|bn)(\d?)",
+        lambda m: f"group{int(m[1]) - 2}/block{int(m[2]) - 1}/conv{'shortcut' if m[3] else m[5]}{_OF_TENSORPACK[m[4]]}",
+    ),
+    (r"fc", "linear"),
+)
+
+
 def _slim_mixed(match: re.Match[str]) -> str:
     """`inception_4d/conv3x3` → `Mixed_4e/Branch_1/Conv2d_0b_3x3`: slim calls the first module of a stage b."""
     module, what = f"{match[1]}{chr(ord(match[2]) + 1)}", match[4]
