@@ -130,6 +130,10 @@ class TestCheckpoints:
         with pytest.raises(TriptychError, match="has no entry 'ema'"):
             understand(read_source(tmp_path / "x"), reading=Reading(entry="ema"))
 
+    def test_a_list_of_states(self, torch, tmp_path):
+        torch.save([state(torch), {"lr": 0.1, "moments": [torch.ones(3)] * 9}], tmp_path / "x")
+        is_ours(understand(read_source(tmp_path / "x")))
+
     def test_whole_modules(self, torch, tmp_path):
         """Saved as objects, and compiled by TorchScript: what was trained, without running a line of it."""
 
@@ -564,6 +568,51 @@ def test_words(tmp_path, monkeypatch, capsys):
     assert len(short.strip()) == 400 < len(whole)
     assert short.strip().endswith("(--verbose tells the rest)")
     assert short.count("\n") == whole.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "Git LFS keeps"),
+        (b"<!DOCTYPE html><html>404", "a web page"),
+        (b'node {\n  name: "x"\n  op: "Placeholder"\n}', "TensorFlow as text"),
+        (b'name: "a"\nlayer { name: "conv1" }', "a prototxt"),
+        (b"\x12\x01" + bytes(200), "no format known here"),  # MXNet's: no layer of Caffe's has no name
+    ],
+)
+def test_what_has_no_weights(content, words, tmp_path):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(TriptychError, match=words) as caught:
+        read_source(tmp_path / "a")
+    assert not isinstance(caught.value, Damaged)
+
+
+def test_a_header_of_any_length(tmp_path):
+    """One in 32 safetensors begins with the byte that pickles begin with, as the length of its header has it."""
+    header = json.dumps(
+        {"__metadata__": {"a": "b"}, "a/weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    )
+    content = header.ljust(0x180).encode()
+    (tmp_path / "a").write_bytes(len(content).to_bytes(8, "little") + content + bytes(4))
+    assert read_source(tmp_path / "a").format == "safetensors"
+
+
+def test_a_bias_that_an_exporter_left_out_is_0(torch, tmp_path):
+    """The new exporter of PyTorch drops biases that are 0, as they are in a VGG that was not trained."""
+    onnx = pytest.importorskip("onnx")
+    torch_impl = load_implementation("torch_impl")
+    model = torch_impl.build(SMALL)
+    torch_impl.load_weights(model, {n: a if n.endswith("weight") else np.zeros_like(a) for n, a in WEIGHTS.items()})
+    torch_impl.export_onnx(model, tmp_path / "a.onnx")
+    exported = onnx.load(tmp_path / "a.onnx")
+    for node in exported.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            del node.input[2:]
+    onnx.save(exported, tmp_path / "a.onnx")
+    network = understand(read_source(tmp_path / "a.onnx"))
+    for name, array in WEIGHTS.items():
+        assert (network.weights[name] == (array if name.endswith("weight") else 0)).all()
+    assert {each.change for each in network.parameters if each.name.endswith("bias")} == {"no bias: 0"}
 
 
 def test_the_nearest_network_is_chosen_by_structure():

@@ -40,7 +40,9 @@ def looks_like_net(content: memoryview) -> bool:
         if key == NET_NAME and isinstance(value, memoryview):
             bytes(value[:1000]).decode()
             return len(value) < 1000 and any(key in (NET_OLD_LAYERS, NET_LAYERS) for key, _, _ in fields(content))
-        return key in (NET_OLD_LAYERS, NET_LAYERS) and isinstance(value, memoryview)
+        named = {NET_OLD_LAYERS: OLD_LAYER["name"], NET_LAYERS: LAYER["name"]}.get(key)
+        inner = fields(value) if isinstance(value, memoryview) else ()
+        return any(number == named and text_of(name) for number, name, _ in inner)
     except (TriptychError, StopIteration, UnicodeDecodeError):
         return False
 

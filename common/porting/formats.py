@@ -25,6 +25,15 @@ READ = (
     "checkpoints, SavedModels and frozen graphs (.pb)"
 )
 
+TEXTS = {
+    rb"^version https://git-lfs": "it is what Git LFS keeps in place of a file; git lfs pull gets the file itself",
+    rb"^\s*<(!doctype|html)": "it is a web page; download the file itself",
+    rb"^[\0-\x7f]*\bnode\s*\{\s*name\s*:": "it is a graph of TensorFlow as text; it has to be frozen, as a .pb",
+    rb"^[\0-\x7f]*\b(layers?\s*\{|input_dim\s*:)": "it is a prototxt, which describes a network; its weights are in a "
+    ".caffemodel",
+}
+"""What has no weights, and what to say of it."""
+
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -50,19 +59,19 @@ def _read(path: Path, content: memoryview) -> Source:
         return keras_files.read_hdf5(path, content)
     if content[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return _read_archive(path, Archive(path, content))
+    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") < 1 << 48:  # whose first byte may be any
+        return safetensors_files.read_safetensors(path, content)
     if content[:1] == b"\x80":
         return torch_files.read_legacy(path, content)
-    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") < 1 << 48:
-        return safetensors_files.read_safetensors(path, content)
     if onnx_files.looks_like_model(content):
         return onnx_files.read_onnx(path, content)
     if graph_defs.looks_like_graph(content):
         return onnx_files.read_frozen(path, content)
     if caffe_files.looks_like_net(content):
         return caffe_files.read_caffemodel(path, content)
-    beginning = bytes(content[:4096])
-    if beginning.isascii() and re.search(rb"\blayers?\s*\{|\binput_dim\s*:", beginning):
-        raise unsupported(path, "it is a prototxt, which describes a network; its weights are in a .caffemodel")
+    for beginning, what in TEXTS.items():
+        if re.search(beginning, bytes(content[:4096]), re.IGNORECASE):
+            raise unsupported(path, what)
     raise unsupported(path, f"its content is that of no format known here, which are {READ}")
 
 

@@ -254,13 +254,13 @@ class _Weights:
     def take(self, spec: Architecture, graph: Graph, mine: Node, node: Node) -> None:
         """The parameters of a node, under our names."""
         parameters = dict(node.parameters)
+        biased = f"{mine.name}/bias" in spec.parameter_shapes
+        if biased and "bias" not in parameters and "weight" in parameters:  # exporters leave out what is 0
+            self._made(f"{mine.name}/bias", np.zeros(mine.shape[0], np.float32), parameters["weight"][0], "no bias")
         if mine.norm:
             weight = parameters["weight"][0]
-            biased = f"{mine.name}/bias" in spec.parameter_shapes
             shift = None if biased else parameters.pop("bias", None)
             self._unit(spec, mine.norm, weight, mine.shape[0], shift)
-            if biased and "bias" not in parameters:
-                self._made(f"{mine.name}/bias", np.zeros(mine.shape[0], np.float32), weight)
         elif mine.kind == "BatchNorm" and "mean" not in parameters:
             scale, shift = parameters.pop("gamma"), parameters.pop("beta", None)
             self._unit(spec, mine.name, scale[0], mine.shape[0], shift)
@@ -287,9 +287,9 @@ class _Weights:
         else:
             self.tensors[f"{layer}/beta"], self.spelled[f"{layer}/beta"] = shift[1], shift[0]
 
-    def _made(self, key: str, array: np.ndarray, origin: str) -> None:
+    def _made(self, key: str, array: np.ndarray, origin: str, why: str = "folded") -> None:
         self.tensors[key], self.spelled[key] = array, origin
-        self.changes[key] = f"folded: {array[0]:g}"
+        self.changes[key] = f"{why}: {array[0]:g}"
 
 
 def _affine(match: _Match, graph: Graph) -> Affine:

@@ -156,8 +156,10 @@ def _collections(content: Any) -> Iterator[tuple[str, tuple[dict[str, Any], Any]
         if isinstance(value, Call) and isinstance(value.state, dict) and (tensors := _module(value)):
             yield place, (tensors, value)
             continue
-        pairs = _items(value)
-        if tensors := {name: entry for name, entry in pairs.items() if _is_tensor(entry)}:
+        listed = isinstance(value, list | tuple)  # of a state dict and an optimiser's, say
+        pairs = {str(number): entry for number, entry in enumerate(value)} if listed else _items(value)
+        tensors = {} if listed else {name: entry for name, entry in pairs.items() if _is_tensor(entry)}
+        if tensors:
             yield place, (tensors, value)
         inner = [(f"{place}.{name}".lstrip("."), entry, depth + 1) for name, entry in pairs.items()]
         waiting += [entry for entry in reversed(inner) if not _is_tensor(entry[1])]
