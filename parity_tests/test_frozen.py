@@ -100,6 +100,43 @@ def skeleton_of(*nodes):
     return last, graph
 
 
+BGR = {
+    "ReverseV2": [tf_node("z", "ReverseV2", "x", "axis")],
+    "slices": [
+        *(tf_const(name, struct.pack("<2i", 0, 0), 2, kind=3) for name in ("b", "e")),
+        tf_const("s", struct.pack("<2i", 1, -1), 2, kind=3),
+        tf_node("z", "StridedSlice", "x", "b", "e", "s", **{
+            f"{name}_mask": field(3, bits) for name, bits in (("begin", 2), ("end", 2), ("ellipsis", 1))}),
+    ],
+    "channel by channel": [
+        tf_node("p", "Split", "axis", "x", num_split=field(3, 3)),
+        tf_node("z", "ConcatV2", "p:2", "p:1", "p", "axis"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", BGR)
+def test_channels_that_are_turned_round(way):
+    """They are part of the preparation before the first layer, and another network behind it."""
+    layer = tf_const("w", bytes(12), 1, 1, 3, 1)
+    _, graph = skeleton_of(IMAGE, AXIS, *BGR[way], layer, tf_node("y", "Conv2D", "z", "w", **VALID))
+    assert graph.images["z"].channels == (2, 1, 0)
+    later = b"".join(BGR[way]).replace(b"\x1a\x01x", b"\x1a\x01c")
+    wide = tf_const("v", bytes(36), 1, 1, 3, 3)
+    first = tf_node("c", "Conv2D", "x", "v", **VALID)
+    last, graph = skeleton_of(IMAGE, AXIS, wide, first, later, layer, tf_node("y", "Conv2D", "z", "w", **VALID))
+    assert "z" not in graph.images
+    assert way == "channel by channel" or last.between[0][0][0].startswith("tf.")
+
+
+def test_rows_that_are_turned_round():
+    """`x[:, ::-1]`: the same node without its ellipsis, of which only the name is changed, letter by letter."""
+    rows = b"".join(BGR["slices"]).replace(b"ellipsis_mask", b"otherwis_mask")
+    layer = tf_const("w", bytes(12), 1, 1, 3, 1)
+    last, _ = skeleton_of(IMAGE, AXIS, rows, layer, tf_node("y", "Conv2D", "z", "w", **VALID))
+    assert last.between == ([("tf.StridedSlice",)],)
+
+
 @pytest.mark.parametrize("split", [True, False])
 def test_groups(split):
     """A split of the image and of the kernel, or kernels that were folded into two constants."""

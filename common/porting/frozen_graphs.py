@@ -139,7 +139,7 @@ class _Translator:
     def _add(self, op: str, inputs: Any, output: str, **attributes: Any) -> bool:
         from onnx import helper
 
-        outputs = [output, *self.graph.results.get(output, ())]
+        outputs = [output] if op == "Gather" else [output, *self.graph.results.get(output, ())]
         self.onnx.node.append(helper.make_node(op, list(inputs), outputs, name=output, **attributes))
         return True
 
@@ -261,6 +261,37 @@ class _Translator:
     def _gatherv2(self, node: TFNode) -> bool:
         axis = self.graph.array(node.inputs[2])
         return axis is not None and self._add("Gather", node.inputs[:2], node.name, axis=int(axis.reshape(-1)[0]))
+
+    def _chosen(self, x: str, channels: list[int], output: str) -> bool:
+        """Some channels of the image, as they are taken before the first layer."""
+        if self.graph.owner(x) not in self.graph.pixels:
+            return False
+        indices = self._initializer(f"{output}/channels", np.array(channels))
+        return self._add("Gather", [x, indices], output, axis=1)
+
+    def _reversev2(self, node: TFNode) -> bool:
+        axes = self.graph.array(node.inputs[1])
+        last = axes is not None and axes.reshape(-1).tolist() in ([3], [-1])
+        return last and self._chosen(node.inputs[0], [2, 1, 0], node.name)
+
+    def _stridedslice(self, node: TFNode) -> bool:
+        """`x[..., ::-1]` or `x[:, :, :, ::-1]`, which turn RGB into BGR."""
+        found = self.graph.array(node.inputs[3]) if len(node.inputs) == 4 else None
+        steps = [] if found is None else found.reshape(-1).tolist()
+        masks = [node.integer(f"{name}_mask", 0) for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")]
+        shortened = steps == [1, -1] and masks[0] & masks[1] & 2 and masks[2:] == [1, 0, 0]
+        in_full = steps == [1, 1, 1, -1] and masks == [15, 15, 0, 0, 0]
+        return bool(shortened or in_full) and self._chosen(node.inputs[0], [2, 1, 0], node.name)
+
+    def _split(self, node: TFNode) -> bool:
+        """The image's channels, each by itself."""
+        axis = self.graph.array(node.inputs[0])
+        if axis is None or axis.reshape(-1).tolist() not in ([3], [-1]) or node.integer("num_split", 0) != 3:
+            return False
+        if self.graph.owner(node.inputs[1]) not in self.graph.pixels:
+            return False
+        names = {0: node.name, **{int(name.partition(":")[2]): name for name in self.graph.results.get(node.name, ())}}
+        return all(self._chosen(node.inputs[1], [place], name) for place, name in names.items())
 
     def _fusedbatchnorm(self, node: TFNode) -> bool:
         if node.flag("is_training", True):

@@ -180,6 +180,16 @@ class GraphDef:
         return found
 
     @cached_property
+    def pixels(self) -> set[str]:
+        """The nodes that the values of the image reach before the first layer."""
+        found = {self.image}
+        for node in self.order:
+            read = [name for name in map(self.owner, node.inputs) if name in self.flow]
+            if read and node.op not in ("Conv2D", "MatMul") and all(name in found for name in read):
+                found.add(node.name)
+        return found
+
+    @cached_property
     def fed(self) -> set[str]:
         """The nodes that depend on what else is fed, such as a probability, or on random numbers."""
         found: set[str] = set()
