@@ -12,7 +12,7 @@ from conftest import load_implementation
 from hostile_files import AXIS, IMAGE, VALID, field, tf_const, tf_list, tf_node
 
 from common import TriptychError, random_weights
-from common.porting import frozen_graphs
+from common.porting import frozen_graphs, skeletons
 from common.porting.formats import read_source
 from common.porting.graph_defs import GraphDef
 from common.porting.matching import understand
@@ -135,6 +135,16 @@ def test_rows_that_are_turned_round():
     layer = tf_const("w", bytes(12), 1, 1, 3, 1)
     last, _ = skeleton_of(IMAGE, AXIS, rows, layer, tf_node("y", "Conv2D", "z", "w", **VALID))
     assert last.between == ([("tf.StridedSlice",)],)
+
+
+def test_a_map_that_is_turned_over_is_told():
+    """Only from one layout into the other is the map the same; and no border is lost that is not understood."""
+    layer = [tf_const("w", bytes(12), 1, 1, 3, 1), tf_node("y", "Conv2D", "z", "w", **VALID)]
+    turned = [tf_const("o", struct.pack("<4i", 0, 2, 1, 3), 4, kind=3), tf_node("z", "Transpose", "x", "o")]
+    last, _ = skeleton_of(IMAGE, *turned, *layer)
+    assert last.between == ([("Transpose", (0, 2, 1, 3))],)
+    assert skeletons._sum((0, 0, 0, 0), "by an unknown amount") == "(0, 0, 0, 0) and by an unknown amount"
+    assert skeletons._sum("SAME_UPPER", (1, 1, 1, 1)) == "SAME_UPPER and (1, 1, 1, 1)"
 
 
 @pytest.mark.parametrize("split", [True, False])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnx
 
 SAME_NAME = {
-    **{name: name for name in ("Relu", "Sigmoid", "Tanh", "Softmax", "Reshape", "Mul", "Sub", "Shape", "Cast", "AddN")},
+    **{name: name for name in ("Relu", "Sigmoid", "Tanh", "Softmax", "Reshape", "Mul", "Sub", "Shape", "Cast")},
     **dict.fromkeys(("Identity", "StopGradient", "CheckNumerics", "Snapshot", "PlaceholderWithDefault"), "Identity"),
     **{"Add": "Add", "AddV2": "Add", "BiasAdd": "Add", "RealDiv": "Div", "Div": "Div", "AddN": "Sum", "Relu6": "Clip"},
 }
@@ -103,7 +103,7 @@ class _Translator:
                 root, gamma = sorted(inverse.inputs, key=lambda name: self.graph.source(name).op != "Rsqrt")
                 inverse = self.graph.source(root)
             total = self.graph.source(inverse.inputs[0]) if inverse.op == "Rsqrt" else inverse
-            if total.op not in ("Add", "AddV2"):
+            if inverse.op != "Rsqrt" or total.op not in ("Add", "AddV2"):
                 return False
             variance, eps = total.inputs
             added, stored = self.graph.array(eps), self.graph.array(variance)
@@ -175,7 +175,7 @@ class _Translator:
         found = self.graph.array(axis)
         if not any(self.graph.owner(name) in self.graph.flow for name in inputs):
             return False
-        if found is None or found.size != 1 or int(found.reshape(())) not in (1, 3, -1):
+        if found is None or found.size != 1 or int(found.reshape(())) not in self.graph.channels:
             return False
         return self._grouped(node, inputs) or self._add("Concat", inputs, node.name, axis=1)
 
@@ -185,10 +185,12 @@ class _Translator:
     def _grouped(self, node: TFNode, inputs: tuple[str, ...]) -> bool:
         """Groups are written as a split, a convolution of each part, and their concatenation."""
         parts = [self.graph.nodes[self.graph.owner(name)] for name in inputs]
-        if any(part.op != "Conv2D" for part in parts):
+        if any(part.op != "Conv2D" or part.attributes != parts[0].attributes for part in parts):
             return False
-        images = {self.graph.split_of(part.inputs[0], place) for place, part in enumerate(parts)}
-        kernels = {self.graph.split_of(part.inputs[1], place) for place, part in enumerate(parts)}
+        images, kernels = (
+            {self.graph.split_of(part.inputs[side], place, len(parts)) for place, part in enumerate(parts)}
+            for side in (0, 1)
+        )
         if len(images) != 1 or None in images:
             return False
         kernel = kernels.pop()

@@ -215,12 +215,20 @@ class GraphDef:
             node = self.nodes[self.owner(node.inputs[0])]
         return node
 
-    def split_of(self, name: str, place: int) -> str | None:
-        """What a value is the part of, if it is this one."""
+    @cached_property
+    def channels(self) -> tuple[int, ...]:
+        """How the axis of the channels may be called."""
+        first = any(node.channels_first for node in self.order if node.op == "Conv2D")
+        return (1, -3) if first else (3, -1)
+
+    def split_of(self, name: str, place: int, count: int) -> str | None:
+        """What a value is the part of, if it is this one of so many."""
         node = self.nodes[self.owner(name)]
-        axis = self.array(node.inputs[0]) if node.op == "Split" and len(node.inputs) == 2 else None
-        part = int(name.partition(":")[2] or 0)
-        return node.inputs[1] if axis is not None and axis.size == 1 and axis in (3, -1) and part == place else None
+        if node.op != "Split" or len(node.inputs) != 2 or node.integer("num_split", 0) != count:
+            return None
+        axis = self.array(node.inputs[0])
+        along = axis is not None and axis.size == 1 and int(axis.reshape(())) in (*self.channels, 3)  # or of a kernel
+        return node.inputs[1] if along and int(name.partition(":")[2] or 0) == place else None
 
     def array(self, name: str) -> np.ndarray | None:
         """The constant that a value is, if it is one, perhaps in another shape."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 MOST_NODES, MOST_BETWEEN = 100_000, 200
 
+LAYOUTS = [("Transpose", order) for order in ((0, 3, 1, 2), (0, 2, 3, 1), (0, 1, 2, 3))]
+"""From one layout of a map into the other: the graph means the same map. Any other turns it round."""
+
 NEUTRAL = {
     *("Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Expand"),
     *("GlobalAveragePool", "AveragePool", "ReduceMean"),
@@ -296,7 +299,7 @@ class Graph:
 
 
 def _compared(between: Between) -> Between:
-    return [entry for entry in between if entry[0] not in ("Transpose", "GlobalAveragePool")]
+    return [entry for entry in between if entry[0] != "GlobalAveragePool" and entry not in LAYOUTS]
 
 
 def _pads(attributes: Mapping[str, Any], kernel: tuple[int, ...], strides: tuple[int, ...] = (1, 1)) -> Any:

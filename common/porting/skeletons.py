@@ -184,7 +184,7 @@ def differences(ours: Node, theirs: Node) -> Iterator[tuple[bool, str]]:
                 found = [entry for entry in found if entry != SUM]
             numbers = other.numbers
             if len(numbers) > 1:
-                numbers = (numbers[0], mine.same if numbers[1] == SAME else _sum(numbers[1], rest))
+                numbers = (numbers[0], _sum(mine.same if numbers[1] == SAME else numbers[1], rest))
             if mine.numbers and mine.numbers != numbers:
                 only_padding = mine.numbers[0] == numbers[0]
                 yield only_padding, f"{mine.name} has stride and padding {numbers}, here {mine.numbers}"
@@ -225,8 +225,10 @@ def _resolved(expected: Between, found: Between) -> tuple[Between, Between]:
 
 
 def _sum(padding: Any, more: Any) -> Any:
-    if not all(isinstance(amounts, tuple) and len(amounts) == 4 for amounts in (padding, more)):
+    if more == (0, 0, 0, 0):
         return padding
+    if not all(isinstance(amounts, tuple) and len(amounts) == 4 for amounts in (padding, more)):
+        return f"{padding} and {more}"  # which is what no network here has
     return tuple(a + b for a, b in zip(padding, more, strict=True))
 
 
