@@ -405,6 +405,18 @@ class TestCaffeNet:
             network = understand(source("caffenet", convention), name)
             assert (network.spec.name, network.notes) == (name, ())
 
+    def test_what_was_presumed_is_said_of_the_ported_file_too(self, tmp_path):
+        """Whatever it becomes, and once more from there."""
+        before = tmp_path / "a.npz"
+        np.savez(before, **source("caffenet", "tensorflow").tensors)
+        for number in range(2):
+            after = Target("safetensors", tmp_path / f"{number}.safetensors")
+            report = port(before, after, verify=False)
+            assert sum("nothing in it tells alexnet_bvlc from caffenet" in note for note in report.notes) == 1
+            before = after.path
+        notes = understand(read_source(before)).notes
+        assert sum("were ported from: nothing in it tells alexnet_bvlc from" in note for note in notes) == 1
+
 
 @pytest.mark.parametrize(("folded", "taken_for"), [(True, "vgg11"), (False, "vgg11_bn")])
 def test_a_folded_vgg_is_a_vgg(folded, taken_for):

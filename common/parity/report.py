@@ -87,9 +87,14 @@ def print_network(console: Console, runs: Sequence[Run]) -> None:
         on_gpu += ", in software"
     title = f"{runs[0].architecture}{', backward' if runs[0].gradients else ''}{on_gpu}"
     _print_columns(console, partial(_table, title), runs)
+    skipped = {
+        row.label: row.reason for run in runs for row in run.backends if row.status == "skipped" and not row.path
+    }
+    for label, reason in skipped.items():
+        say(console, f"  {label} skipped: {reason}", style="dim")
     for run in runs:
         for result in run.backends:
-            if result.path is None or result.status != "skipped":
+            if result.status not in ("ok", "skipped"):
                 _explain(console, run, result)
         if run.published is not None:
             found = "as published" if run.published else f"not as published: {run.unpublished}"
@@ -234,8 +239,6 @@ def _largest_ratio(results: Sequence[BackendResult]) -> str:
 
 
 def _explain(console: Console, run: Run, result: BackendResult) -> None:
-    if result.status == "ok":
-        return
     on = f"on the {labelled(f'{run.probe} probe', run.gradients)}"
     if result.status != "diverged":
         say(console, f"  {result.label} {result.status} {on}: {result.reason}")

@@ -35,6 +35,9 @@ LEAST_LIKENESS = 0.25
 DEPARTURES = "departures"
 """The key under which files of ours say what network their weights are really from."""
 
+PRESUMED = "presumed"
+"""The key under which they say that nothing told which of several networks it is."""
+
 
 @dataclass(frozen=True)
 class Ported:
@@ -66,6 +69,8 @@ class Network:
     notes: tuple[str, ...] = ()
     departures: tuple[str, ...] = ()
     """What makes the network that the weights are from another than this one."""
+    presumed: str | None = None
+    """That nothing in the source tells this network from others."""
 
     @property
     def weights(self) -> dict[str, np.ndarray]:
@@ -83,6 +88,14 @@ class _Judged:
     """The networks that they fit equally well."""
     rivals: tuple[str, ...] = ()
     """Those that they would fit as well, had this one not been presumed."""
+
+    @property
+    def presumed(self) -> str | None:
+        """That nothing tells the network from its rivals, if there are any."""
+        if not self.rivals:
+            return None
+        name = self.placed.candidate.spec.name
+        return f"nothing in it tells {name} from {' or '.join(self.rivals)}: it is taken for {name}"
 
 
 def understand(
@@ -251,6 +264,7 @@ def _network(source: Source, best: _Judged, departures: tuple[str, ...], reading
         recipe,
         tuple(_notes(source, best, absent, departures, recipe, parameters)),
         departures,
+        best.presumed or source.metadata.get(PRESUMED),
     )
 
 
@@ -277,9 +291,10 @@ def _notes(
     parameters: Mapping[str, Ported],
 ) -> list[str]:
     notes = [*source.notes, *best.placed.notes]
-    if best.rivals:
-        name, others = best.placed.candidate.spec.name, " or ".join(best.rivals)
-        notes.append(f"nothing in it tells {name} from {others}: it is taken for {name}, unless --arch says otherwise")
+    if best.presumed:
+        notes.append(f"{best.presumed}, unless --arch says otherwise")
+    elif PRESUMED in source.metadata:
+        notes.append(f"of what its weights were ported from: {one_line(source.metadata[PRESUMED])}")
     notes += [f"taken with --force, though {departure}" for departure in departures]
     if DEPARTURES in source.metadata:
         notes.append(f"its weights were ported with --force, though {one_line(source.metadata[DEPARTURES])}")

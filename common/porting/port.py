@@ -16,7 +16,7 @@ import numpy as np
 from common.files import require_space
 from common.porting.formats import read_source
 from common.porting.known import known_file
-from common.porting.matching import DEPARTURES, Network, Ported, understand
+from common.porting.matching import DEPARTURES, PRESUMED, Network, Ported, understand
 from common.porting.proof import Proof, prove
 from common.porting.reading import Reading
 from common.porting.targets import Target, check_target, write_target, written_whole
@@ -120,6 +120,8 @@ def _metadata(network: Network, digest: str, skip: Collection[str], verify: bool
         said["preprocessing"] = network.preprocessing.as_json()
     if departures := network.departures or tuple(filter(None, [network.source.metadata.get(DEPARTURES)])):
         said[DEPARTURES] = "; ".join(departures)
+    if network.presumed:
+        said[PRESUMED] = network.presumed
     if skip:
         said["skipped"] = json.dumps(sorted(skip))
     return said
