@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
@@ -27,6 +27,14 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # each process its share of the c
         os.environ.setdefault(variable, str(share))
 
 IMPLEMENTATIONS = ("torch_impl", "keras_impl", "tf1_style_impl")
+
+DEEPER = (
+    *("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn", "vgg19_gap"),
+    *("resnet34", "resnet101", "resnet152", "resnet101_v1_5", "resnet152_v1_5"),
+    *("resnet34_tutorial", "resnet101_tutorial", "resnet152_tutorial"),
+    *("densenet161", "densenet169", "densenet201"),
+)
+"""The same builder as another's, with another depth or width: of these, the quick suite examines the structure."""
 
 
 @cache
@@ -68,6 +76,16 @@ def without_weights(package: str) -> Iterator[None]:
             patch.setattr(tf, "global_variables_initializer", tf.no_op)
             patch.setattr("tf1_style_impl.backend.kernel_factors", lambda spec, there: {})
             yield
+
+
+def daily(*chosen: object, of: Iterable = IMPLEMENTATIONS) -> list:
+    """The cases of a test, of which those chosen are run every day, and the others, which show it again, are slow."""
+    return [pytest.param(case, marks=[] if case in chosen else pytest.mark.slow, id=str(case)) for case in of]
+
+
+def in_daily(*packages: str) -> pytest.MarkDecorator:
+    """The test runs in these implementations every day; in the others, which show the same again, it is slow."""
+    return pytest.mark.parametrize("implementation", daily(*packages), indirect=True)
 
 
 @pytest.fixture(params=IMPLEMENTATIONS, scope="module")

@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
-from conftest import IMPLEMENTATIONS, load_implementation, release, without_weights
+from conftest import DEEPER, IMPLEMENTATIONS, load_implementation, release, without_weights
 
 from common import get_spec, list_architectures
 from common.onnx_graph import ExportOptions
@@ -26,13 +26,8 @@ from parity_tests.injection import WIDE, imported_with, specification, unchanged
 
 NOT_RUN = "not run"
 
-DEEPER = (
-    *("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn", "vgg19_gap"),
-    *("resnet34", "resnet101", "resnet152", "resnet101_v1_5", "resnet152_v1_5"),
-    *("resnet34_tutorial", "resnet101_tutorial", "resnet152_tutorial"),
-    *("densenet161", "densenet169", "densenet201"),
-)
-"""The same builder as another's, with another depth or width: of these, the quick suite examines the structure."""
+IN_TF1 = ("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg19_gap", "resnet34", "resnet34_tutorial", "resnet101")
+"""Of the deeper networks those whose structure is examined every day in TensorFlow 1; the others' in Keras."""
 
 MINUTES = ("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn")
 """Whole, they are built, loaded and exported, but not run: `triptych parity` does."""
@@ -78,8 +73,16 @@ class Examination:
     """A digest of its export, but for the line that says which framework it is from."""
 
 
-@pytest.mark.parametrize("package", IMPLEMENTATIONS)
-@pytest.mark.parametrize("architecture", list_architectures())
+def structures() -> Iterator[pytest.param]:
+    """All in PyTorch, where that takes no time, and the deeper in one more: the others are examined with weights."""
+    for name in list_architectures():
+        chosen = {"torch_impl"} | ({"tf1_style_impl" if name in IN_TF1 else "keras_impl"} if name in DEEPER else set())
+        for package in IMPLEMENTATIONS:
+            marks = [] if package in chosen else pytest.mark.slow
+            yield pytest.param(name, package, id=f"{name}-{package}", marks=marks)
+
+
+@pytest.mark.parametrize(("architecture", "package"), list(structures()))
 def test_structure_is_the_specified_one(architecture, package):
     load_implementation(package)
     backend = importlib.import_module(f"{package}.backend")

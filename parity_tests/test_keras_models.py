@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import daily
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+@pytest.mark.parametrize("backend", daily("tensorflow", of=["tensorflow", "jax", "torch"]))
 def test_every_model_has_a_tensor_as_its_input_and_as_its_output(backend):
     """In a process of its own: Keras' backend is fixed at import."""
     pytest.importorskip(backend)

@@ -55,4 +55,8 @@ def test_every_kind_of_mistake_is_made_every_day():
     )
     shape = "conv2/weight has shape 256×96×5×5, expected 256×48×5×5"
     assert without_numbers(shape) == "layer has shape n, expected n"
-    assert len(chosen) < 0.8 * len(MUTANTS)
+    families = {get_spec(name).family for name in list_architectures()}
+    found = Counter((get_spec(mutant.architecture).family, mutant.package) for mutant in chosen)
+    assert found.keys() == {(family, package) for family in families for package in IMPLEMENTATIONS}
+    assert len({kind(mutant) for mutant in chosen}) > 80
+    assert 90 < len(chosen) < 0.4 * len(MUTANTS)

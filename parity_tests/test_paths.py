@@ -20,8 +20,33 @@ from common.parity.results import Plan
 from common.parity.runner import run_parity
 from parity_tests.test_parity import finish, triptych
 
-SMALLEST = ("lenet_caffe", "alexnet_mnist", "vgg11", "googlenet_tutorial", "resnet18", "densenet121")
-"""Of each family."""
+SMALLEST = {
+    "lenet_caffe": None,
+    "alexnet_mnist": None,
+    "vgg16_gap": (32, 32),
+    "googlenet_bn": (32, 32),
+    "resnet18": (32, 32),
+    "densenet121": (32, 32),
+}
+"""Of each family what is computed soonest, and the size of image to run it on."""
+
+IN_TF1 = ("lenet_caffe", "alexnet_mnist", "resnet18")
+"""What runs every day in TensorFlow 1; the others do in Keras."""
+
+FULL_SIZE = {"vgg11": None, "googlenet_tutorial": None, "resnet18": None, "densenet121": None}
+"""On the images of the papers."""
+
+
+def families():
+    """Network, size and backend. Every day the smallest of each family in one of the two."""
+    for name, size in SMALLEST.items():
+        for backend in ("tf1", "keras-tensorflow"):
+            quick = backend == ("tf1" if name in IN_TF1 else "keras-tensorflow")
+            yield pytest.param(name, size, backend, id=f"{name}-{backend}", marks=[] if quick else pytest.mark.slow)
+    for name, size in FULL_SIZE.items():
+        for backend in ("tf1", "keras-tensorflow"):
+            yield pytest.param(name, size, backend, id=f"{name} whole-{backend}", marks=pytest.mark.slow)
+
 
 ZEN3 = "flags\t\t: fpu sse sse2 ssse3 fma cx16 sse4_1 sse4_2 avx f16c avx2 sha_ni"
 CASCADE_LAKE = f"{ZEN3} avx512f avx512dq avx512cd avx512bw avx512vl avx512_vnni"
@@ -266,15 +291,15 @@ def workers():
         yield processes
 
 
-@pytest.mark.parametrize("network", SMALLEST)
-def test_the_families_run_with_onednn_and_without_wherever_they_are_run(network, workers):
+@pytest.mark.parametrize(("architecture", "size", "backend"), list(families()))
+def test_the_families_run_with_onednn_and_without_wherever_they_are_run(architecture, size, backend, workers):
     pytest.importorskip("tensorflow")
     pytest.importorskip("keras")
-    backends = [each for name in ("tf1", "keras-tensorflow") for each in held_to(name, "onednn=1", "onednn=0")]
-    exact, random = run_parity(get_spec(network), Plan(backends, ("exact", "random"), batch=1), workers=workers)
+    plan = Plan(held_to(backend, "onednn=1", "onednn=0"), ("exact", "random"), batch=1)
+    exact, random = run_parity(get_spec(architecture, image_size=size), plan, workers=workers)
     for run in (exact, random):
         assert [(row.label, row.status, row.reason) for row in run.backends] == [
-            (f"{name} {path}", "ok", None) for name in ("tf1", "keras-tensorflow") for path in ("onednn=1", "onednn=0")
+            (f"{backend} {path}", "ok", None) for path in ("onednn=1", "onednn=0")
         ]
         for row in run.backends:
             assert f"TensorFlow's oneDNN {'on' if row.path == 'onednn=1' else 'off'}" in row.evidence

@@ -5,7 +5,7 @@ from math import log
 
 import numpy as np
 import pytest
-from conftest import load_implementation
+from conftest import DEEPER, daily, load_implementation
 
 from common import TriptychError, get_spec, list_architectures
 from common.operations import BatchNorm
@@ -34,7 +34,10 @@ def small(name):
     raise AssertionError(f"{name} takes none of these sizes")
 
 
-@pytest.mark.parametrize("name", list_architectures())
+QUICK = [name for name in list_architectures() if name not in DEEPER]
+
+
+@pytest.mark.parametrize("name", daily(*QUICK, of=list_architectures()))
 def test_every_loss_begins_near_that_of_a_guess(name):
     """In PyTorch, as it is while training; the weights are the same in every framework."""
     torch_impl = load_implementation("torch_impl")
@@ -93,7 +96,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", daily("lenet_caffe", of=SETTINGS))
 def test_the_sources_own_settings_train(implementation, name):
     spec, monitor = get_spec(name, num_classes=CLASSES), Losses()
     model = implementation.build(name, num_classes=CLASSES)

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from conftest import load_implementation
+from conftest import daily, load_implementation
 
 from common import layouts, random_weights
-from common.weights import seeded_generator
+from common.weights import initial_weights, seeded_generator
+from parity_tests.injection import imported_with, specification, unchanged
 
 CLASSES = 7
 
@@ -100,11 +101,11 @@ def test_in_plain_pytorch(architecture):
 
 
 def test_in_plain_tensorflow_1():
-    """finetune_alexnet_with_tensorflow: alpha 1e-4 where TensorFlow does not divide it."""
-    tf1_style_impl = load_implementation("tf1_style_impl")
+    """finetune_alexnet_with_tensorflow, its dense layers narrow: alpha 1e-4 where TensorFlow does not divide it."""
+    load_implementation("tf1_style_impl")
     import tensorflow.compat.v1 as tf
 
-    weights = random_weights("alexnet_tf_tutorial", 4, num_classes=CLASSES)
+    weights = initial_weights(specification("alexnet_tf_tutorial"), 4)
     image = layouts.to_channels_last(picture(2, 3, 227, 227))
     arrays = arrays_of(weights)
 
@@ -132,10 +133,12 @@ def test_in_plain_tensorflow_1():
         theirs = session.run(fc(tf.nn.relu(fc(x))))
     assert not list(arrays)
     outputs = []
-    for architecture in ("alexnet_tf_tutorial", "alexnet_bvlc"):
-        with tf1_style_impl.build(architecture, num_classes=CLASSES) as session:
-            tf1_style_impl.load_weights(session, weights)
-            outputs.append(session.run("logits:0", {"images:0": image}))
+    with imported_with(unchanged("tf1_style_impl", "alexnet_tf_tutorial")):
+        narrow = importlib.import_module("tf1_style_impl")
+        for architecture in ("alexnet_tf_tutorial", "alexnet_bvlc"):
+            with narrow.build(architecture) as session:
+                narrow.load_weights(session, weights)
+                outputs.append(session.run("logits:0", {"images:0": image}))
     # Constants and variables may be summed in another order; BVLC's alpha is seen a thousand times as well.
     assert np.abs(outputs[0] - theirs).max() < 1e-3 * np.abs(outputs[1] - theirs).max()
 
@@ -247,7 +250,9 @@ IN_KERAS = {
 }
 
 
-@pytest.mark.parametrize("architecture", IN_KERAS)
+@pytest.mark.parametrize(
+    "architecture", daily("googlenet_tutorial", "resnet18_tutorial", "resnet50_tutorial", of=IN_KERAS)
+)
 def test_in_plain_keras(architecture):
     keras_impl = load_implementation("keras_impl")
     import keras

@@ -305,7 +305,7 @@ class _Runner:
         found, trace = _Recorded(), None
         try:
             # Numbers that do not fit together stop a network from running at all; its shapes tell which layer it is.
-            structure, seconds = self._ask(worker, {"build": self.spec.name})
+            structure, seconds = self._ask(worker, {"build": self.spec.name, "image_size": self.spec.input_shape[1:]})
             with _judging():
                 verdicts = judge_structure(self.spec, structure["shapes"], structure["parameter_shapes"])
             try:

@@ -2,8 +2,9 @@
 
 Reads one JSON request a line from standard input and answers each with one JSON line on standard output:
 
-- `{"build": ARCHITECTURE}`: build that network, unless it is there already; the shapes of the model, what stands
-  between its layers, which layers each depends on directly, and in which order it flattens maps.
+- `{"build": ARCHITECTURE, "image_size": [HEIGHT, WIDTH]}`: build that network, unless it is there already; the shapes
+  of the model, what stands between its layers, which layers each depends on directly, and in which order it flattens
+  maps.
 - `{"weights": FILE, "image": FILE, "injected": {LAYER: FILE}, "deployed": BOOL, "output": FOLDER}`: run it. Arrays
   travel as files: the weights as safetensors, the others as npy, which the other side maps into memory; the answer
   names one for every layer's output, and for all that the network returns. As deployed, nothing else is recorded.
@@ -74,6 +75,7 @@ class Worker:
 
     def _forget(self) -> None:
         self.architecture: str | None = None
+        self.image_size: tuple[int, int] | None = None
         self.model: Any = None
         self.structure: dict[str, Any] = {}
         self.unnamed: Unnamed = {}
@@ -85,16 +87,17 @@ class Worker:
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out one request; see the module's description."""
         if "build" in request:
-            return self._build(request["build"])
+            return self._build(request["build"], tuple(request["image_size"]))
         if "release" in request:
             return self._release()
         return self._run(request)
 
-    def _build(self, architecture: str) -> dict[str, Any]:
-        if architecture != self.architecture:
+    def _build(self, architecture: str, image_size: tuple[int, int]) -> dict[str, Any]:
+        if (architecture, image_size) != (self.architecture, self.image_size):
             self._forget()
             device = "cpu" if self.backend.through_onnx else self.hardware.device
-            self.model = self.module.on_device(self.implementation.build(architecture), device, self.hardware.precision)
+            model = self.implementation.build(architecture, image_size=image_size)
+            self.model = self.module.on_device(model, device, self.hardware.precision)
             shapes, parameter_shapes = self.module.structure(self.model)
             # An export is written layer by layer, in the canonical layout, and refused where anything stands between.
             exported = self.backend.through_onnx
@@ -106,7 +109,7 @@ class Worker:
                 "order": "C, H, W" if exported else self.module.FLATTENED,
                 "reads": {} if exported else self.module.wiring(self.model),
             }
-            self.architecture = architecture
+            self.architecture, self.image_size = architecture, image_size
         return self.structure
 
     def _run(self, request: Mapping[str, Any]) -> dict[str, Any]:
