@@ -11,7 +11,6 @@ import importlib
 import os
 import re
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -65,6 +64,8 @@ def kind(mutant: Mutant) -> str:
     if mutant.cause is None:
         return "no known mistake"
     said = without_numbers(mutant.cause)
+    if re.match(r"(every|only) group|the groups'", said):
+        return "groups"
     if re.search(r" is taken, not an? \w+$", said):
         return "another function"
     return " ".join(said.replace("'s ", " ").split()[:2])
@@ -77,21 +78,16 @@ def without_numbers(text: str) -> str:
 
 
 def representatives() -> list[Mutant]:
-    """Of each family in each implementation one, and of each kind of mistake: the cheapest, of each package as many."""
-    chosen: dict[Mutant, None] = {}
-    for group in (lambda it: (get_spec(it.architecture).family, it.package), kind):
-        together: dict[Any, list[Mutant]] = {}
-        for mutant in MUTANTS:
-            together.setdefault(group(mutant), []).append(mutant)
-        for mutants in together.values():
-            if chosen.keys().isdisjoint(mutants):
-                turns = Counter(mutant.package for mutant in chosen)
-                chosen[min(mutants, key=lambda it: (_cost(it), turns[it.package]))] = None
+    """Of each kind of mistake the cheapest, and as well of each family in each implementation."""
+    chosen = set()
+    by_cost = sorted(MUTANTS, key=lambda mutant: specification(mutant.architecture).multiply_adds)
+    for group in (kind, lambda it: (get_spec(it.architecture).family, it.package)):
+        seen = {group(mutant) for mutant in chosen}
+        for mutant in by_cost:
+            if group(mutant) not in seen:
+                seen.add(group(mutant))
+                chosen.add(mutant)
     return [mutant for mutant in MUTANTS if mutant in chosen]
-
-
-def _cost(mutant: Mutant) -> int:
-    return specification(mutant.architecture).multiply_adds
 
 
 PROBES = {"exact": exact_probe, "certified": photo_probe}

@@ -26,8 +26,18 @@ from parity_tests.injection import WIDE, imported_with, specification, unchanged
 
 NOT_RUN = "not run"
 
-IN_TF1 = ("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg19_gap", "resnet34", "resnet34_tutorial", "resnet101")
-"""Of the deeper networks those whose structure is examined every day in TensorFlow 1; the others' in Keras."""
+WIDER = (
+    *("vgg11", "vgg11_bn", "resnet18_tutorial", "resnet50", "resnet50_tutorial", "resnet50_v1_5"),
+    *("googlenet", "googlenet_tutorial"),
+)
+"""Of these too: VGG-16 without its top, ResNet-18 and GoogLeNet with batch normalisations are examined further, and
+other tests are about what these have of their own."""
+
+IN_TF1 = (
+    *("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg19_gap"),
+    *("resnet34", "resnet34_tutorial", "resnet50", "googlenet_tutorial"),
+)
+"""Of those networks the ones whose structure is examined every day in TensorFlow 1; the others' in Keras."""
 
 MINUTES = ("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn")
 """Whole, they are built, loaded and exported, but not run: `triptych parity` does."""
@@ -48,7 +58,7 @@ class Case:
 
 def cases() -> Iterator[pytest.param]:
     for name in list_architectures():
-        yield pytest.param(Case(name), id=name, marks=[pytest.mark.slow] if name in DEEPER else [])
+        yield pytest.param(Case(name), id=name, marks=[pytest.mark.slow] if name in (*DEEPER, *WIDER) else [])
         if Dense(WIDE) in [layer.operation for layer in get_spec(name).layers]:
             yield pytest.param(Case(name, whole=True), id=f"{name} whole", marks=pytest.mark.slow)
 
@@ -76,7 +86,8 @@ class Examination:
 def structures() -> Iterator[pytest.param]:
     """All in PyTorch, where that takes no time, and the deeper in one more: the others are examined with weights."""
     for name in list_architectures():
-        chosen = {"torch_impl"} | ({"tf1_style_impl" if name in IN_TF1 else "keras_impl"} if name in DEEPER else set())
+        another = {"tf1_style_impl" if name in IN_TF1 else "keras_impl"}
+        chosen = {"torch_impl"} | (another if name in (*DEEPER, *WIDER) else set())
         for package in IMPLEMENTATIONS:
             marks = [] if package in chosen else pytest.mark.slow
             yield pytest.param(name, package, id=f"{name}-{package}", marks=marks)

@@ -30,7 +30,7 @@ SMALLER = {
     "triptych parity lenet5 --report results --resume": (
         "triptych parity lenet5 --backend torch --report results --resume"
     ),
-    "triptych parity lenet_caffe --probe deployed": "triptych parity lenet_caffe --probe deployed --backend tf1",
+    "triptych parity lenet_caffe --probe deployed": "triptych parity lenet_caffe --probe deployed --backend torch",
     "triptych parity 'lenet*' --backend torch --backend tf1": "triptych parity 'lenet_*' --backend tf1 --probe exact",
     "triptych parity lenet5 --probe cat.jpg --weights FILE --json": (
         "triptych parity lenet5 --probe cat.jpg --weights FILE --json --backend torch"
@@ -80,6 +80,58 @@ ELSEWHERE = (
     "make no-false-alarms",  # test_no_false_alarms.py runs some, the others take minutes
 )
 """What is not run here, and where it is."""
+
+SHOWN_BY = {
+    "triptych parity alexnet_bvlc --backend torch --backend tf1": (
+        "test_mutants.py::test_the_mistake_is_caught_where_it_was_made"
+    ),
+    "sed -i 0,/alpha=2e-5/s//alpha=1e-4/ tf1_style_impl/alexnet.py": (
+        "test_mutants.py::test_the_mistake_is_caught_where_it_was_made"
+    ),
+    "triptych show lenet5 --framework keras": "test_explorer.py::test_show_prints_the_frameworks_own_summary",
+    "triptych explore": "test_explorer.py::test_every_network_has_a_page_below_the_limit",
+    "triptych explore --out pages": "test_explorer.py::test_every_network_has_a_page_below_the_limit",
+    "triptych explore --out pages --report results": "test_explorer.py::test_results_are_shown_beside_their_network",
+    "triptych parity lenet5": "test_parity.py::test_six_backends_are_one_function",
+    "triptych parity lenet5 --backend torch --probe exact": "test_parity.py::test_six_backends_are_one_function",
+    "triptych parity alexnet_bvlc": "test_parity.py::test_six_backends_are_one_function",
+    "triptych parity lenet_caffe --backend torch --backend keras-tensorflow --backend tf1": (
+        "test_parity.py::test_six_backends_are_one_function"
+    ),
+    "triptych parity 'lenet*' --backend torch --backend tf1": (
+        "test_parity.py::test_an_interrupted_run_is_resumed_and_nothing_is_run_twice"
+    ),
+    "triptych parity lenet5 --report results": "test_explorer.py::test_a_run_leaves_a_page_json_and_junit",
+    "triptych parity lenet5 --report results --resume": (
+        "test_parity.py::test_an_interrupted_run_is_resumed_and_nothing_is_run_twice"
+    ),
+    "triptych parity lenet_caffe --every-path": "test_paths.py::test_the_command_tells_of_paths_in_every_form",
+    "triptych parity lenet5 --every-path": "test_paths.py::test_the_command_tells_of_paths_in_every_form",
+    "triptych parity lenet_caffe --gradients": (
+        "test_parity.py::test_the_backward_pass_on_weights_and_pictures_that_are_given_is_reported_like_the_forward_pass"
+    ),
+    "triptych parity lenet5 --gradients": (
+        "test_parity.py::test_the_backward_pass_of_a_killed_backend_is_a_row_and_the_next_probe_gets_a_new_process"
+    ),
+    "triptych parity lenet_caffe --device webgpu": "test_webgpu.py::test_the_command_says_where_each_layer_ran",
+    "pytest parity_tests --device cuda --backend torch --backend onnx-keras -k resnet": (
+        "test_backends.py::test_the_command_line_chooses"
+    ),
+    "triptych export lenet5 --from keras --out lenet5.onnx": (
+        "test_parity.py::test_export_writes_what_onnx_runtime_runs"
+    ),
+    "triptych show lenet5.onnx": "test_terminal.py::test_files",
+    "triptych port lenet5.onnx --to keras --out lenet5.keras": "test_porting.py::test_the_proof",
+    "triptych port lenet5.pth --to keras --out lenet5.keras": "test_porting.py::test_the_proof",
+    "triptych classify cat.jpg --weights lenet5.keras": "test_porting.py::test_classify",
+    "triptych classify cat.jpg --weights lenet5.keras --backend onnx-torch": "test_porting.py::test_classify",
+    "triptych probe lenet5 --out probe": "test_published.py::test_the_page_of_a_probe_says_how_to_compare",
+    "triptych train lenet_caffe --with tf1": "test_training.py::test_digits_are_learnt",
+    "triptych train lenet_caffe --with torch": "test_training.py::test_digits_are_learnt",
+    TORCHRUN: "test_distributed.py::test_all_processes_end_with_the_same_bits_and_only_the_first_is_told",
+    "python -m parity_tests.sensitivity": "test_sensitivity.py::test_the_exact_probe_sees_every_single_number",
+}
+"""What is run here by `make test-all` alone, and the test that shows it every day."""
 
 
 @pytest.mark.parametrize("path", [path for path in PAGES if "\n>>> " in path.read_text()], ids=lambda path: path.name)
@@ -142,13 +194,21 @@ def run(command, folder):
     )
 
 
-@pytest.mark.parametrize("page", [name for name, found in ALL.items() if found])
-def test_commands_do_what_they_should(page, checkout):
+def pages():
+    """Each with the commands of every day, and with all of them."""
+    for page, found in ALL.items():
+        here = [command for command in found if command not in ELSEWHERE]
+        if quick := [command for command in here if command not in SHOWN_BY]:
+            yield pytest.param(quick, id=page)
+        if here != quick:
+            yield pytest.param(here, id=f"{page} whole", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("chosen", list(pages()))
+def test_commands_do_what_they_should(chosen, checkout):
     """One after the other, as a reader would. A mutated network is one that diverges."""
     broken = False
-    for command in ALL[page]:
-        if command in ELSEWHERE:
-            continue
+    for command in chosen:
         process = run(SMALLER.get(command, command), checkout)
         assert "Traceback" not in process.stderr, process.stderr
         expected = 1 if broken and command.startswith("triptych parity alexnet_bvlc") else 0
@@ -167,7 +227,13 @@ def test_commands_do_what_they_should(page, checkout):
 
 def test_the_pages_have_commands():
     assert len(ALL["README.md"]) > 12
-    assert set(SMALLER) <= {command for found in ALL.values() for command in found}
+    assert SMALLER.keys() | SHOWN_BY.keys() <= {command for found in ALL.values() for command in found}
+
+
+@pytest.mark.parametrize("test", sorted(set(SHOWN_BY.values())))
+def test_what_shows_a_command_every_day_is_there(test):
+    file, _, name = test.partition("::")
+    assert f"\ndef {name}(" in (ROOT / "parity_tests" / file).read_text(encoding="utf-8")
 
 
 def test_the_readmes_python_runs(checkout):

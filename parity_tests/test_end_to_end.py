@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import IMPLEMENTATIONS
 
 from common import TriptychError, get_spec
 from common import operations as ops
@@ -99,27 +100,35 @@ def test_what_can_be_exact_is_exact_as_deployed(implementation):
     assert {verdict.verdict for verdict in deployed(implementation, "lenet_caffe")} == {IDENTICAL}
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("lenet5", {}),
-        ("resnet18", {"image_size": (64, 96), "num_classes": 7}),
-        ("densenet121", {"image_size": (32, 64)}),
-    ],
-)
-def test_what_rounds_is_within_what_its_rounding_explains(implementation, name, options):
+def cases(*in_turn):
+    """A case in each implementation; every day in the one that stands beside it, or in all."""
+    found = []
+    for package in IMPLEMENTATIONS:
+        for case, daily_in in in_turn:
+            marks = [] if daily_in in (package, "all") else pytest.mark.slow
+            found.append(pytest.param(package, *case, id="-".join((package, *case)), marks=marks))
+    return found
+
+
+ROUNDING = cases((("lenet5",), "all"), (("resnet18",), "keras_impl"), (("densenet121",), "torch_impl"))
+
+
+@pytest.mark.parametrize(("implementation", "name"), ROUNDING, indirect=["implementation"])
+def test_what_rounds_is_within_what_its_rounding_explains(implementation, name):
+    sizes = {"resnet18": {"image_size": (64, 96), "num_classes": 7}, "densenet121": {"image_size": (32, 64)}}
+    options = sizes.get(name, {})
     assert {verdict.verdict for verdict in deployed(implementation, name, **options)} <= {IDENTICAL, CERTIFIED}
 
 
-@pytest.mark.parametrize(
-    ("name", "parameter"),
-    [
-        ("lenet_caffe", "conv1/bias"),
-        ("resnet18", "conv2_block1/bn1/beta"),
-        ("resnet18", "bn1/mean"),
-        ("resnet18", "fc/bias"),
-    ],
+LOST = cases(
+    (("lenet_caffe", "conv1/bias"), "all"),
+    (("resnet18", "conv2_block1/bn1/beta"), "tf1_style_impl"),
+    (("resnet18", "bn1/mean"), "keras_impl"),
+    (("resnet18", "fc/bias"), "torch_impl"),
 )
+
+
+@pytest.mark.parametrize(("implementation", "name", "parameter"), LOST, indirect=["implementation"])
 def test_what_fusing_might_lose_is_missed(implementation, name, parameter):
     options = {} if name == "lenet_caffe" else {"image_size": (64, 96), "num_classes": 7}
     lost = deployed(implementation, name, lambda weights: weights[parameter].fill(0), **options)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from conftest import IMPLEMENTATIONS, load_implementation
+from conftest import IMPLEMENTATIONS, daily, in_daily, load_implementation
 from onnx.reference import ReferenceEvaluator
 from reference_graphs import assert_same_graph, our_graph, reference_graph
 
@@ -25,7 +25,7 @@ from common.specs.architecture import Layer, Preprocessing
 from common.weights import weights_sha256
 
 
-@pytest.fixture(scope="module", params=["alexnet_bvlc", "googlenet"])
+@pytest.fixture(scope="module", params=daily("googlenet", of=["alexnet_bvlc", "googlenet"]))
 def architecture(request):
     """A chain, and a network of branches with three outputs; test_catalogue.py has the others."""
     return request.param
@@ -96,6 +96,7 @@ def test_onnx_runtime_computes_the_specified_layers(exports, architecture, weigh
     assert overall(judge(spec, probe, record(exports["torch_impl"], image)), probe) == CERTIFIED
 
 
+@in_daily("tf1_style_impl")
 def test_auxiliary_heads_are_exported_on_request(implementation, tmp_path):
     """And otherwise left out, with every layer and parameter that only they need."""
     model, path = implementation.build("googlenet", num_classes=7), tmp_path / "googlenet.onnx"
@@ -133,7 +134,7 @@ EXPECTED_DIFFERENCES = {
 """By the reference's value, the numbers that differ: theirs, ours."""
 
 
-@pytest.mark.parametrize("name", LIGHT)
+@pytest.mark.parametrize("name", daily("alexnet_bvlc", "googlenet", of=LIGHT))
 def test_the_graph_is_the_reference_in_the_onnx_package(name, tmp_path):
     """Node for node, number for number and wire for wire, up to `EXPECTED_DIFFERENCES`.
 
@@ -209,8 +210,15 @@ def exported(architecture, path, *options, package="torch_impl", **more):
     return get_spec(architecture, image_size=size), weights
 
 
-@pytest.mark.parametrize("precision", [FP16, BF16], ids=lambda precision: precision.name)
-@pytest.mark.parametrize("architecture", SMALL)
+def in_shorter_types():
+    """Every day each network in one of them, in turn."""
+    for number, architecture in enumerate(SMALL):
+        for place, precision in enumerate((FP16, BF16)):
+            marks = [] if place == number % 2 else pytest.mark.slow
+            yield pytest.param(architecture, precision, id=f"{architecture}-{precision.name}", marks=marks)
+
+
+@pytest.mark.parametrize(("architecture", "precision"), list(in_shorter_types()))
 def test_shorter_types_are_certified_at_their_precision(architecture, precision, tmp_path):
     """And not at float32's: the judge does not take the one for the other."""
     dtype = {"fp16": "float16", "bf16": "bfloat16"}[precision.name]

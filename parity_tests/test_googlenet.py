@@ -4,7 +4,7 @@ from math import prod
 
 import numpy as np
 import pytest
-from conftest import load_implementation
+from conftest import daily, load_implementation
 
 from common import TriptychError, get_spec, layouts, list_architectures, random_weights
 from common.operations import AdaptiveAveragePool
@@ -120,7 +120,7 @@ def test_torchvision_averages_its_heads_over_other_windows():
         AdaptiveAveragePool(4).output_shape((3, 14, 15))
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=daily("googlenet", of=NAMES))
 def architecture(request):
     return request.param
 

@@ -6,21 +6,29 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import daily
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("backend", daily("tensorflow", of=["tensorflow", "jax", "torch"]))
-def test_every_model_has_a_tensor_as_its_input_and_as_its_output(backend):
+QUICK = ("lenet5", "lenet_caffe", "alexnet_mnist", "googlenet", "resnet18")
+
+
+@pytest.mark.parametrize(
+    ("backend", "names", "count"),
+    [
+        ("tensorflow", QUICK, 8),
+        *(pytest.param(backend, (), 34, marks=pytest.mark.slow) for backend in ("tensorflow", "jax", "torch")),
+    ],
+)
+def test_every_model_has_a_tensor_as_its_input_and_as_its_output(backend, names, count):
     """In a process of its own: Keras' backend is fixed at import."""
     pytest.importorskip(backend)
     process = subprocess.run(
-        [sys.executable, "-m", "parity_tests.keras_models"],
+        [sys.executable, "-m", "parity_tests.keras_models", *names],
         cwd=ROOT,
         env=os.environ | {"KERAS_BACKEND": backend},
         capture_output=True,
         text=True,
     )
     assert process.returncode == 0, process.stderr
-    assert process.stdout == f"34 models on {backend}\n"
+    assert process.stdout == f"{count} models on {backend}\n"

@@ -58,5 +58,4 @@ def test_every_kind_of_mistake_is_made_every_day():
     families = {get_spec(name).family for name in list_architectures()}
     found = Counter((get_spec(mutant.architecture).family, mutant.package) for mutant in chosen)
     assert found.keys() == {(family, package) for family in families for package in IMPLEMENTATIONS}
-    assert len({kind(mutant) for mutant in chosen}) > 80
-    assert 90 < len(chosen) < 0.4 * len(MUTANTS)
+    assert 80 < len({kind(mutant) for mutant in chosen}) <= len(chosen) < 0.4 * len(MUTANTS)

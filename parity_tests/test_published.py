@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import daily
 
 from common import TriptychError, get_spec, list_architectures
 from common.parity.backends import select
@@ -253,7 +252,8 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, where):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("framework", daily("tf1", of=["keras", "tf1"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["keras", "tf1"])
 def test_every_framework_can_write_it(framework, tmp_path):
     """With a flatten, whose order they have otherwise."""
     pytest.importorskip("onnxruntime")

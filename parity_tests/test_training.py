@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import IMPLEMENTATIONS, load_implementation
+from conftest import IMPLEMENTATIONS, daily, in_daily, load_implementation
 from PIL import Image
+from test_hostile import run
 
 from common import TriptychError, get_spec, list_architectures, random_weights, read_weights_file, write_weights_file
 from common.training.data import Data, Split, digits, read_data
@@ -297,12 +298,20 @@ def test_three_idioms_one_trajectory(histories):
             np.testing.assert_allclose(others[name], array, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "size", "augment"),
-    [("resnet18", (32, 32), ("crop", "flip", "colour")), ("alexnet_mnist", (28, 28), ("crop", "flip"))],
-)
-def test_a_resumed_training_is_the_same_to_the_bit(architecture, size, augment, implementation, tmp_path):
+def resumed():
+    """Momentum, the plan and the rate in each implementation; what is slow to train every day in one."""
+    in_turn = {"resnet18": "torch_impl", "alexnet_mnist": "torch_impl"}
+    sizes = {"lenet_caffe": (32, 32), "resnet18": (32, 32), "alexnet_mnist": (28, 28)}
+    for name, size in sizes.items():
+        for package in IMPLEMENTATIONS:
+            marks = [] if in_turn.get(name, package) == package else pytest.mark.slow
+            yield pytest.param(package, name, size, id=f"{package}-{name}", marks=marks)
+
+
+@pytest.mark.parametrize(("implementation", "architecture", "size"), list(resumed()), indirect=["implementation"])
+def test_a_resumed_training_is_the_same_to_the_bit(architecture, size, implementation, tmp_path):
     """With all that a training remembers: momentum, ResNet's statistics, AlexNet's dropout, the plan, the rate."""
+    augment = ("crop", "flip", "colour") if architecture == "resnet18" else ("crop", "flip")
     options = {"num_classes": 10, "image_size": size}
     recipe = Recipe(epochs=2, batch_size=20, milestones=(1,), learning_rate=0.001, augment=augment)
     data = some_digits(count=20, tested=10)
@@ -319,6 +328,7 @@ def test_a_resumed_training_is_the_same_to_the_bit(architecture, size, augment, 
     assert not [name for name in left if name.startswith(("checkpoint-0001", "."))]
 
 
+@in_daily("tf1_style_impl")
 def test_dropout_drops_and_can_be_turned_off(implementation):
     """Without it two trainings differ from one with it, and are alike whatever the masks would have been."""
     data, results = some_digits(count=10, tested=10), []
@@ -412,7 +422,7 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_kept(implementation, tmp_pa
     assert len(implementation.train(model, data, recipe, folder=tmp_path / "run", resume=True)) == 2
 
 
-@pytest.mark.parametrize("framework", ["torch", "tf1"])
+@pytest.mark.parametrize("framework", daily("torch", of=["torch", "tf1"]))
 def test_a_checkpoint_that_cannot_be_written_is_a_sentence(framework, mnist, tmp_path):
     """What the frameworks raise themselves where a file may not grow."""
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # noqa: E731
@@ -478,9 +488,16 @@ def finish(process, timeout=300):
     return process.returncode, out, err
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras", "tf1"])
-def test_digits_are_learnt(framework, tmp_path):
-    code, out, err = finish(triptych("train", "lenet_caffe", "--with", framework, "--json", cwd=tmp_path))
+@pytest.mark.parametrize(
+    ("framework", "options"),
+    [
+        ("tf1", ("--epochs", 4)),
+        *(pytest.param(framework, (), marks=pytest.mark.slow) for framework in ("torch", "keras", "tf1")),
+    ],
+)
+def test_digits_are_learnt(framework, options, tmp_path):
+    """Every day in half of the epochs that are usual."""
+    code, out, err = finish(triptych("train", "lenet_caffe", "--with", framework, *options, "--json", cwd=tmp_path))
     assert code == 0, err
     report = json.loads(out)
     assert report["history"][-1]["top1"] >= 0.98
@@ -502,7 +519,14 @@ def test_digits_are_learnt(framework, tmp_path):
         assert len(plot.convert("RGB").getcolors(maxcolors=100_000)) > 50
 
 
-@pytest.mark.parametrize(("framework", "number"), [("torch", signal.SIGKILL), ("tf1", signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("framework", "number"),
+    [
+        ("torch", signal.SIGKILL),
+        pytest.param("tf1", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("torch", signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_and_resumed_it_ends_in_the_same_weights(framework, number, mnist, tmp_path):
     command = ("train", "lenet5", "--with", framework, "--data", mnist, "--epochs", 30, "--batch", 4)
     assert finish(triptych(*command, "--out", tmp_path / "whole"))[0] == 0
@@ -608,9 +632,10 @@ def test_each_process_trains_on_a_gpu_of_its_own(monkeypatch):
         (["lenet5", "--device", "gpu"], "cannot run on gpu in fp32; cpu or cuda"),
     ],
 )
-def test_a_users_mistake_is_one_sentence_and_status_2(arguments, words, tmp_path):
-    code, _, err = finish(triptych("train", *arguments, "--with", "torch", cwd=tmp_path))
-    assert code == 2
+def test_a_users_mistake_is_one_sentence_and_status_2(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "train", *arguments, "--with", "torch") == 2
+    err = capsys.readouterr().err
     assert words in err
     assert len(err.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

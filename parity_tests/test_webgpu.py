@@ -58,6 +58,9 @@ SMALL = [
 ]
 """The smallest of each family, the size of image to run it on, and the verdicts on the probes."""
 
+DEEP = ("resnet18", "densenet121")
+"""Their shaders take half a minute to compile."""
+
 
 def run(architecture, probe_name, path, size=None, change=None):
     """The spec, the probe, what was recorded on WebGPU, and where each layer ran; `change` edits the exported graph."""
@@ -75,7 +78,10 @@ def run(architecture, probe_name, path, size=None, change=None):
     return spec, probe, session.record(probe.image, probe.injected), session
 
 
-@pytest.mark.parametrize(("architecture", "size", "probes"), SMALL)
+@pytest.mark.parametrize(
+    ("architecture", "size", "probes"),
+    [pytest.param(*case, marks=pytest.mark.slow if case[0] in DEEP else []) for case in SMALL],
+)
 def test_the_smallest_of_each_family_is_proved(architecture, size, probes, adapter, tmp_path):
     """Bit for bit on integers, within its bound on random numbers, and every layer on the GPU."""
     for name, expected in probes.items():
