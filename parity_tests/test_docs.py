@@ -46,7 +46,7 @@ SMALLER = {
         "triptych parity lenet5 --device cuda --precision tf32 --backend torch --probe random"
     ),
     "triptych parity lenet5 --steps 100 --plot divergence": (
-        "triptych parity lenet5 --steps 2 --plot divergence --backend torch --backend tf1"
+        "triptych parity lenet5 --steps 2 --plot divergence --backend torch"
     ),
     "triptych parity lenet5 --every-path": "triptych parity lenet5 --every-path --backend onnx-torch --probe exact",
     "triptych parity lenet_caffe --every-path": (
@@ -117,10 +117,6 @@ SHOWN_BY = {
     "pytest parity_tests --device cuda --backend torch --backend onnx-keras -k resnet": (
         "test_backends.py::test_the_command_line_chooses"
     ),
-    "triptych export lenet5 --from keras --out lenet5.onnx": (
-        "test_parity.py::test_export_writes_what_onnx_runtime_runs"
-    ),
-    "triptych show lenet5.onnx": "test_terminal.py::test_files",
     "triptych port lenet5.onnx --to keras --out lenet5.keras": "test_porting.py::test_the_proof",
     "triptych port lenet5.pth --to keras --out lenet5.keras": "test_porting.py::test_the_proof",
     "triptych classify cat.jpg --weights lenet5.keras": "test_porting.py::test_classify",

@@ -4,7 +4,7 @@ import importlib
 
 import numpy as np
 import pytest
-from conftest import load_implementation
+from conftest import IMPLEMENTATIONS, load_implementation
 
 from common import get_spec
 from common import operations as ops

@@ -58,7 +58,7 @@ SMALL = [
 ]
 """The smallest of each family, the size of image to run it on, and the verdicts on the probes."""
 
-DEEP = ("resnet18", "densenet121")
+DEEP = ("alexnet_mnist", "resnet18", "densenet121")
 """Their shaders take half a minute to compile."""
 
 
