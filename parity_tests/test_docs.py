@@ -117,6 +117,13 @@ SHOWN_BY = {
     "pytest parity_tests --device cuda --backend torch --backend onnx-keras -k resnet": (
         "test_backends.py::test_the_command_line_chooses"
     ),
+    "make explore": "test_explorer.py::test_every_network_has_a_page_below_the_limit",
+    "triptych export lenet5 --from keras --out lenet5.onnx": (
+        "test_parity.py::test_export_writes_what_onnx_runtime_runs"
+    ),
+    "triptych export lenet5 --from torch --out lenet5.onnx": "test_terminal.py::test_files",
+    "triptych prove lenet5.onnx": "test_prove.py::test_the_command",
+    "triptych show lenet5.onnx": "test_terminal.py::test_files",
     "triptych port lenet5.onnx --to keras --out lenet5.keras": "test_porting.py::test_the_proof",
     "triptych port lenet5.pth --to keras --out lenet5.keras": "test_porting.py::test_the_proof",
     "triptych classify cat.jpg --weights lenet5.keras": "test_porting.py::test_classify",
