@@ -318,6 +318,7 @@ def test_mistakes_around_batch_normalisation(course, mistake, step, cause):
 # In processes
 
 
+@pytest.mark.slow
 def test_three_backends_go_one_way():
     backends = select(["torch", "keras-tensorflow", "tf1"])
     run = run_trajectories(small_spec("lenet5"), backends, steps=8)
