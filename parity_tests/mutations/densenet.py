@@ -63,10 +63,10 @@ MUTANTS = [
     ),
     _torch(
         "ReLU before the normalisation",
-        "self.conv1(self.relu1(self.bn1(x)))",
-        "self.conv1(self.bn1(self.relu1(x)))",
-        "conv2_block1/relu1",
-        "it reads pool1, not conv2_block1/bn1",
+        "self.conv2(self.relu2(self.bn2(y)))",
+        "self.conv2(self.bn2(self.relu2(y)))",
+        "conv2_block1/bn2",
+        "it reads conv2_block1/relu2, not conv2_block1/conv1",
     ),
     _keras(
         "average for the stem's maximum",
