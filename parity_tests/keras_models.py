@@ -19,7 +19,8 @@ from keras import layers
 from keras_impl.catalogue import BUILDERS
 
 OTHER_DEPTHS = (
-    *("vgg13", "vgg16", "vgg19", "vgg19_gap", "resnet34", "resnet101", "resnet152", "resnet101_v1_5", "resnet152_v1_5"),
+    *("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn", "vgg19_gap"),
+    *("resnet34", "resnet101", "resnet152", "resnet101_v1_5", "resnet152_v1_5"),
     *("resnet34_tutorial", "resnet101_tutorial", "resnet152_tutorial", "densenet161", "densenet169", "densenet201"),
 )
 

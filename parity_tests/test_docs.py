@@ -30,7 +30,7 @@ SMALLER = {
     "triptych parity lenet5 --report results --resume": (
         "triptych parity lenet5 --backend torch --report results --resume"
     ),
-    "triptych parity lenet_caffe --probe deployed": "triptych parity lenet_caffe --probe deployed --backend torch",
+    "triptych parity lenet_caffe --probe deployed": "triptych parity lenet_caffe --probe deployed --backend tf1",
     "triptych parity 'lenet*' --backend torch --backend tf1": "triptych parity 'lenet_*' --backend tf1 --probe exact",
     "triptych parity lenet5 --probe cat.jpg --weights FILE --json": (
         "triptych parity lenet5 --probe cat.jpg --weights FILE --json --backend torch"
@@ -46,7 +46,7 @@ SMALLER = {
         "triptych parity lenet5 --device cuda --precision tf32 --backend torch --probe random"
     ),
     "triptych parity lenet5 --steps 100 --plot divergence": (
-        "triptych parity lenet5 --steps 2 --plot divergence --backend torch"
+        "triptych parity lenet5 --steps 2 --plot divergence --backend torch --backend tf1"
     ),
     "triptych parity lenet5 --every-path": "triptych parity lenet5 --every-path --backend onnx-torch --probe exact",
     "triptych parity lenet_caffe --every-path": (
