@@ -15,8 +15,10 @@ from common.graphs import read_graph  # noqa: E402
 from common.graphs.onnx_reader import read_model  # noqa: E402
 from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL  # noqa: E402
 from common.prove.exact import exact_probe  # noqa: E402
-from common.prove.judging import UNPROVED, judge_graph  # noqa: E402
+from common.prove.judging import UNPROVED, Expected, judge_graph  # noqa: E402
 from common.prove.onnx_run import exposing  # noqa: E402
+from common.prove.proof import judged as judged_runtime  # noqa: E402
+from common.prove.runtimes import Recorded, Runtime  # noqa: E402
 
 RNG = np.random.default_rng(7)
 
@@ -97,7 +99,7 @@ def recorded(model, feeds, optimise=False):
     """What ONNX Runtime computes for every node."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    names = exposing(copy, None)
+    names = exposing(copy)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     levels = onnxruntime.GraphOptimizationLevel
@@ -131,7 +133,7 @@ def test_integers_give_the_only_right_bits(name, tmp_path):
     path = tmp_path / "mine.onnx"
     onnx.save(MODELS[name], path)
     graph = read_graph(path)
-    probe = exact_probe(str(path), graph, recorded(MODELS[name], feeds_of(MODELS[name])))
+    probe = exact_probe(read_model(path), graph, recorded(MODELS[name], feeds_of(MODELS[name])))
     for optimise in (False, True):
         values = recorded(probe.model, probe.feeds, optimise)
         verdicts = list(judge_graph(probe.graph, values, probe.expected, fused=optimise))
@@ -289,8 +291,11 @@ def test_the_command(tmp_path):
         (["{path}", "--probe", "photo"], "there is no probe 'photo' for models"),
         (["{path}", "--input", "x"], "--input x says no file"),
         (["{path}", "--input", "x={path}"], "is no NumPy file"),
+        (["{path}", "--input", "y={array}"], "has no input 'y'; it takes x"),
+        (["{path}", "--input", "x={array}"], "--input x is 1×5, but"),
+        (["{path}", "--input-shape", "2x7x17"], "takes x of shape 2×7×16, not 2×7×17"),
         (["{broken}"], "cannot be read as ONNX"),
-        (["{tokens}"], "takes tokens, which is not float32"),
+        (["{tokens}"], "takes tokens, which is not float32; such models"),
         (["{dynamic}"], "takes x of shape 1×channels×7; say which with --input-shape"),
         (["common.nowhere:build"], "there is no module common.nowhere"),
     ],
@@ -298,6 +303,8 @@ def test_the_command(tmp_path):
 def test_what_cannot_be_proved_is_told_in_a_sentence(arguments, told, tmp_path):
     paths = {name: tmp_path / f"{name}.onnx" for name in ("path", "broken", "tokens", "dynamic")}
     onnx.save(MODELS["transformer"], paths["path"])
+    paths["array"] = tmp_path / "array.npy"
+    np.save(paths["array"], np.zeros((1, 5), np.float32))
     paths["broken"].write_bytes(b"not a model at all")
     identity = onnx.helper.make_node("Identity", ["tokens"], ["out"], name="same")
     for name, value, kind, shape in (("tokens", "tokens", 7, (1, 3)), ("dynamic", "x", 1, (1, "channels", 7))):
@@ -310,6 +317,28 @@ def test_what_cannot_be_proved_is_told_in_a_sentence(arguments, told, tmp_path):
     assert told in process.stderr
     assert "Traceback" not in process.stderr
     assert len(process.stderr.strip().splitlines()) == 1
+
+
+def test_a_shape_that_a_file_leaves_open_is_said(tmp_path):
+    add = Builder("images", 3, "height", 8)
+    path = tmp_path / "open.onnx"
+    onnx.save(add.model(add("Conv", "c", "x", normal(4, 3, 3, 3), auto_pad="SAME_UPPER", strides=[2, 2])), path)
+    process = run(path, "--input-shape", "2x3x7x8")
+    assert process.returncode == 0, process.stderr
+    assert "1 of 1" in process.stdout
+
+
+def test_what_is_returned_but_was_not_seen_is_not_agreement():
+    model, feeds = MODELS["transformer"], feeds_of(MODELS["transformer"])
+    graph, values = read_graph("mine.onnx", model), recorded(model, feeds)
+    runtime = Runtime("some", optimise=False)
+    whole = judged_runtime(runtime, graph, feeds, Recorded(dict(values)), Expected())
+    assert (whole.verdict, whole.note) == (CERTIFIED, None)
+    (output,) = graph.outputs
+    values.pop(output)
+    found = judged_runtime(runtime, graph, feeds, Recorded(values, same=False), Expected())
+    assert (found.verdict, found.status) == ("incomplete", "ok")
+    assert found.note.startswith(f"what it returns was not seen: {output}; called as a whole it gives other bits")
 
 
 def test_a_file_is_read_with_every_constant_and_every_name(tmp_path):

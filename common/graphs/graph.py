@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,7 +52,3 @@ class Graph:
     def makers(self) -> dict[str, Node]:
         """The node that makes each value."""
         return {node.output: node for node in self.nodes}
-
-    def of_kinds(self, kinds: Iterable[str]) -> list[Node]:
-        wanted = set(kinds)
-        return [node for node in self.nodes if node.kind in wanted]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from math import erf
 from typing import ClassVar
 
 from common.numerics import np
@@ -61,8 +60,8 @@ class ReLU(Operation):
         yield "the absolute value is taken", partial(Reference, np.abs(x))
         yield "a sigmoid is taken, not a ReLU", exchanged(seen, Sigmoid())
         yield "a hyperbolic tangent is taken, not a ReLU", exchanged(seen, ScaledTanh(1.0, 1.0))
-        for name, value, bound in _other_activations(x):
-            yield f"{name} is taken, not a ReLU", partial(Reference, value, bound + SMALLEST_NORMAL)
+        for name, other in _other_activations():
+            yield f"{name} is taken, not a ReLU", exchanged(seen, other)
 
     def fits(self, seen: Observation, right: Reference) -> Iterator[Fit]:
         (x,) = in_double(*seen.inputs)
@@ -75,27 +74,26 @@ class ReLU(Operation):
             yield "the ReLU is capped", f"the ReLU is capped at {cap:g}", Reference(x.clip(0, cap))
 
 
-def _other_activations(x: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Name, value and bound of what newer networks have in place of a ReLU; E = `ELEMENTARY_ULP`.
+def _other_activations() -> Iterator[tuple[str, Operation]]:
+    """What newer networks have in place of a ReLU."""
+    # These build on this module.
+    from common.operations.rectifiers import ELU, SELU, HardSwish
+    from common.operations.smooth import GELU, Mish, Softplus, Swish
 
-    An exponential, a hyperbolic tangent or an error function is wrong by E·u of its value, which is below 1 in all of
-    these; its argument by a few roundings, which change it by less than as many u. The rest are products and sums of
-    numbers no larger than |x| and 1.
-    """
-    size, few = np.abs(x), UNIT_ROUNDOFF * (ELEMENTARY_ULP + 10)
-    negative = np.expm1(np.minimum(x, 0))
-    logistic = evaluate(Sigmoid(), [x], {}).value
-    yield "an ELU", np.where(x > 0, x, negative), few * (np.abs(negative) + (x < 0))
-    selu = 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * negative)
-    yield "a SELU", selu, 4 * few * (np.abs(selu) + (x < 0))
-    yield "a SiLU", x * logistic, few * size
-    error_function = np.frompyfunc(erf, 1, 1)(x / np.sqrt(2)).astype(np.float64)
-    yield "a GELU", 0.5 * x * (1 + error_function), few * size
-    tanh = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
-    yield "a GELU by its approximation with a hyperbolic tangent", 0.5 * x * (1 + tanh), few * size
-    yield "a softplus", np.logaddexp(x, 0), few * (np.maximum(x, 0) + 1)
-    yield "a hard swish", x * np.clip(x + 3, 0, 6) / 6, gamma(6) * size * (size + 3) / 6
-    yield "a Mish", x * np.tanh(np.logaddexp(x, 0)), few * 2 * size
+    yield "an ELU", ELU()
+    yield "a SELU", SELU
+    yield "a SiLU", Swish()
+    yield "a GELU", GELU()
+    yield "a GELU by its approximation with a hyperbolic tangent", GELU(approximate=True)
+    yield "a softplus", Softplus()
+    yield "a hard swish", HardSwish()
+    yield "a Mish", Mish()
+
+
+def logistic(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(−x)) in float64, which overflows for no x."""
+    value: np.ndarray = np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))
+    return value
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class Sigmoid(Operation):
         however small y is.
         """
         x = inputs[0].astype(np.float64)
-        value = np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))  # overflows for no x
+        value = logistic(x)
         return Reference(value, UNIT_ROUNDOFF * (ELEMENTARY_ULP + 3) * (value + 0.5))
 
     def gradients(self, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool) -> Gradients:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from common.numerics import np
 from common.operations.mistake import Fit, Hypothesis, Observation, exchanged
 from common.operations.operation import ArrayOperation, Arrays, Parameters, Shape
-from common.operations.rounding import Precision, Reference, gamma
+from common.operations.rounding import CARRIED, Precision, Reference, gamma
 from common.operations.sums import (
     Sums,
     bias_mistakes,
@@ -20,9 +20,7 @@ from common.operations.sums import (
     unit_of_products,
     weights_or_bias_fits,
 )
-
-Paddings = tuple[tuple[int, int], ...]
-"""(before, after) for each axis."""
+from common.operations.windows import Paddings
 
 
 def taps(
@@ -68,7 +66,11 @@ class ConvND(ArrayOperation):
         sums.value, sums.magnitude, sums.squares = (
             self._summed(a, w) for a, w in zip(sums.scaled(x, 1), sums.scaled(weight, 0), strict=True)
         )
-        return sums.reference(parameters.get("bias"), terms=prod(weight.shape[1:]))
+        return sums.reference(parameters.get("bias"), self._terms(weight))
+
+    def _terms(self, weight: np.ndarray) -> int:
+        """How many products an element sums, at most."""
+        return prod(weight.shape[1:])
 
     def _summed(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         batch, filters, groups = len(x), len(weight), self.groups
@@ -122,14 +124,8 @@ class ConvTranspose(ConvND):
 
     beyond: Shape = ()
 
-    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
-        """An element sums at most (channels / groups) · kernel products, and a bias."""
-        (x,), weight = inputs, parameters["weight"]
-        sums = Sums((), weight, x)
-        sums.value, sums.magnitude, sums.squares = (
-            self._summed(a, w) for a, w in zip(sums.scaled(x, 1), sums.scaled(weight, 0), strict=True)
-        )
-        return sums.reference(parameters.get("bias"), terms=len(weight) // self.groups * prod(weight.shape[2:]))
+    def _terms(self, weight: np.ndarray) -> int:
+        return len(weight) // self.groups * prod(weight.shape[2:])
 
     def _summed(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         batch, groups, sizes, kernel = len(x), self.groups, x.shape[2:], weight.shape[2:]
@@ -156,14 +152,10 @@ class ConvTranspose(ConvND):
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         """|W|·e, and as much of it again as rounding makes."""
         weight = np.abs(parameters["weight"])
-        terms = len(weight) // self.groups * prod(weight.shape[2:])
         spread = self._summed(errors[0], weight.astype(np.float64))
-        return (1 + gamma(terms + 1)) * 1.001 * spread
+        return (1 + gamma(self._terms(weight) + 1)) * CARRIED * spread
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         yield from bias_mistakes(seen)
         axes = tuple(range(2, seen.parameters["weight"].ndim))
         yield "the kernel is flipped", exchanged(seen, weight=np.flip(seen.parameters["weight"], axes))
-
-    def fits(self, seen: Observation, right: Reference) -> Iterator[Fit]:
-        yield from weights_or_bias_fits(seen, right)

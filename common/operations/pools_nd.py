@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from common.numerics import np
-from common.operations.conv_nd import Paddings, taps
+from common.operations.conv_nd import taps
 from common.operations.mistake import Hypothesis, Observation, exchanged
 from common.operations.operation import ArrayOperation, Arrays, Parameters, Shape
 from common.operations.overflow import opened
 from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Precision, Reference, gamma, unit_of
+from common.operations.windows import Paddings
 
 
 @dataclass(frozen=True)

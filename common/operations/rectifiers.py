@@ -55,9 +55,10 @@ class PReLU(ArrayOperation):
 
 @dataclass(frozen=True)
 class ELU(ArrayOperation):
-    """x where it is positive, alpha · (exp(x) − 1) elsewhere. Source: ONNX Elu."""
+    """`scale` times x where it is positive, alpha · (exp(x) − 1) elsewhere. Source: ONNX Elu, Selu."""
 
     alpha: float = 1.0
+    scale: float = 1.0
     integers_before: ClassVar[int] = 1
     channelwise: ClassVar[bool] = True
     rounds_once: ClassVar[bool] = False
@@ -65,17 +66,23 @@ class ELU(ArrayOperation):
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """Where x is negative |ŷ − y| ≤ γ_(E+4) |alpha|: exp(x) is below 1, and 1 is subtracted."""
         (x,) = in_double(*inputs)
-        value = np.where(x > 0, x, self.alpha * np.expm1(np.minimum(x, 0)))
-        bound = np.where(x > 0, 0, gamma(ELEMENTARY_ULP + 4) * abs(self.alpha))
+        value = self.scale * np.where(x > 0, x, self.alpha * np.expm1(np.minimum(x, 0)))
+        operations = 0 if self.scale == 1 else 2  # the rounding of the scale, and a product
+        negative = gamma(ELEMENTARY_ULP + 4 + operations) * abs(self.scale * self.alpha)
+        bound = np.where(x > 0, gamma(operations) * np.abs(value), negative)
         return Reference(value, bound + SMALLEST_NORMAL)
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
-        return CARRIED * max(1, abs(self.alpha)) * errors[0]
+        return CARRIED * abs(self.scale) * max(1, abs(self.alpha)) * errors[0]
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         yield "a ReLU is taken, not an ELU", exchanged(seen, ReLU())
         if self.alpha != 1:
             yield "alpha is 1", exchanged(seen, ELU())
+
+
+SELU = ELU(alpha=1.6732632423543772, scale=1.0507009873554805)
+"""Source: Klambauer et al. 2017, equation 2; ONNX Selu."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 UNIT_ROUNDOFF = 2.0**-24
 """u of float32, rounding to nearest."""
 
+DOUBLE = 2.0**-53
+"""The unit roundoff of float64."""
+
 SMALLEST_NORMAL = 2.0**-126
 """The most that one float32 operation can lose to underflow, subnormals flushed or not."""
 
@@ -75,9 +78,9 @@ FP16 = Precision("fp16", 2.0**-11, smallest_normal=2.0**-14)
 BF16 = Precision("bf16", 2.0**-8)
 
 
-def gamma(operations: float) -> float:
-    """γ_n for n float32 operations (Higham, section 3.1)."""
-    return operations * UNIT_ROUNDOFF / (1 - operations * UNIT_ROUNDOFF)
+def gamma(operations: float, unit: float = UNIT_ROUNDOFF) -> float:
+    """γ_n for n operations of that unit roundoff, float32's if none is said (Higham, section 3.1)."""
+    return operations * unit / (1 - operations * unit)
 
 
 def unit_of(array: np.ndarray) -> float:

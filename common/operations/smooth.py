@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from common.numerics import np
-from common.operations.activations import ReLU
+from common.operations.activations import ReLU, logistic
 from common.operations.mistake import Hypothesis, Observation, exchanged
 from common.operations.operation import ArrayOperation, Arrays, Parameters, in_double
 from common.operations.rounding import (
@@ -114,10 +114,10 @@ class Swish(Smooth):
         product."""
         (x,) = in_double(*inputs)
         z = self.alpha * x
-        logistic = sigmoid(z)
-        of_logistic = (ELEMENTARY_ULP + 3) * (logistic + 0.5) + 2 * np.abs(z) * logistic * (1 - logistic)
-        bound = CARRIED * UNIT_ROUNDOFF * np.abs(x) * (of_logistic + logistic)
-        return Reference(x * logistic, bound + SMALLEST_NORMAL * (1 + np.abs(x)))
+        factor = logistic(z)
+        of_factor = (ELEMENTARY_ULP + 3) * (factor + 0.5) + 2 * np.abs(z) * factor * (1 - factor)
+        bound = CARRIED * UNIT_ROUNDOFF * np.abs(x) * (of_factor + factor)
+        return Reference(x * factor, bound + SMALLEST_NORMAL * (1 + np.abs(x)))
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         return CARRIED * 1.1 * max(1.0, abs(self.alpha)) * errors[0]
@@ -179,12 +179,6 @@ class Mish(Smooth):
         t = np.tanh(p)
         of_t = gamma(ELEMENTARY_ULP + 3) * (p + 1) * (1 - t * t) + gamma(ELEMENTARY_ULP + 2) * t
         return Reference(x * t, CARRIED * np.abs(x) * (of_t + UNIT_ROUNDOFF * t) + SMALLEST_NORMAL * (1 + np.abs(x)))
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(−x)) in float64, which overflows for no x."""
-    value: np.ndarray = np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))
-    return value
 
 
 def error_function(x: np.ndarray) -> np.ndarray:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 """((top, bottom), (left, right)), in pixels."""
+Paddings = tuple[Pair, ...]
+"""(before, after) for each axis."""
 
 SAME = "same"
 """TensorFlow's SAME padding, for the variants that are defined by it; see `same_padding`."""
@@ -27,13 +29,18 @@ def pair(value: int | Pair) -> Pair:
     return (value, value) if isinstance(value, int) else value
 
 
-def same_padding(size: Sequence[int], kernel: Pair, stride: Pair) -> Padding:
-    """TensorFlow's SAME in pixels: as little as gives ceil(size / stride) positions, the odd one below and right."""
+def same_paddings(size: Sequence[int], kernel: Sequence[int], stride: Sequence[int]) -> Paddings:
+    """TensorFlow's SAME in pixels: as little as gives ceil(size / stride) positions, the odd one at the end."""
     totals = [
         max((-(-length // step) - 1) * step + window - length, 0)
         for length, window, step in zip(size, kernel, stride, strict=True)
     ]
-    vertical, horizontal = ((total // 2, total - total // 2) for total in totals)
+    return tuple((total // 2, total - total // 2) for total in totals)
+
+
+def same_padding(size: Sequence[int], kernel: Pair, stride: Pair) -> Padding:
+    """The same for height and width: the odd one is below and right."""
+    vertical, horizontal = same_paddings(size, kernel, stride)
     return vertical, horizontal
 
 

@@ -22,13 +22,10 @@ import numpy as np
 from common.names import parameters_of
 from common.operations import BatchNorm, backward, evaluate
 from common.operations.loss import cross_entropy
-from common.operations.rounding import UNIT_ROUNDOFF, gamma
+from common.operations.rounding import DOUBLE, UNIT_ROUNDOFF, gamma
 from common.specs.architecture import IMAGE, Architecture
 from common.training.recipe import AUXILIARY_WEIGHT
 from common.weights import Weights, seeded_generator
-
-DOUBLE = 2.0**-53
-"""The unit roundoff of float64."""
 
 DEVIATIONS = 15.0
 """t √2 for t above 10, an honest element in 10^22; two passes round, the backend's and this one. Chosen."""

@@ -18,7 +18,8 @@ from typing import Protocol
 
 import numpy as np
 
-from common.parity.steps import StepTaken, Tensor, compared, gamma
+from common.operations.rounding import DOUBLE, gamma
+from common.parity.steps import StepTaken, Tensor, compared
 
 Tensors = Sequence[Tensor]
 Part = Callable[[Tensor], "np.ndarray | float"]
@@ -40,7 +41,7 @@ class Fit:
     """What a mistake that looks at `Tensor.earlier` finds there."""
 
     def is_near(self, value: float) -> bool:
-        return abs(self.factor - value) <= self.error + gamma(4) * abs(value)
+        return abs(self.factor - value) <= self.error + gamma(4, DOUBLE) * abs(value)
 
 
 class Mistake(Protocol):
@@ -101,7 +102,7 @@ def moves(step: StepTaken, tensors: Tensors, base: Part, part: Part, fit: Fit) -
     for t in tensors:
         a, b = base(t), np.asarray(part(t))
         bound = _wider(fit.factor) * t.bound + fit.error * np.abs(b)
-        bound = bound + gamma(4) * (np.abs(a) + abs(fit.factor) * np.abs(b))
+        bound = bound + gamma(4, DOUBLE) * (np.abs(a) + abs(fit.factor) * np.abs(b))
         if not compared(t.name, t.moved, a + fit.factor * b, bound).follows:
             return False
     return stores_rightly(step)

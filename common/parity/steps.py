@@ -25,17 +25,13 @@ from functools import cached_property
 
 import numpy as np
 
-from common.parity.derivatives import DOUBLE, Derivatives, differentiate
+from common.operations.rounding import DOUBLE, gamma
+from common.parity.derivatives import Derivatives, differentiate
 from common.specs.architecture import Architecture
 from common.training.data import Data, Split
 from common.training.plan import Batch, Plan
 from common.training.recipe import Recipe, decays
 from common.weights import Weights
-
-
-def gamma(operations: int) -> float:
-    """γ_n for n operations in float64."""
-    return operations * DOUBLE / (1 - operations * DOUBLE)
 
 
 @dataclass(frozen=True)
@@ -108,12 +104,12 @@ class StepTaken:
             if self.previous is not None:
                 previous = self.previous[name].astype(np.float64)
                 velocity = (previous - before) / self.previous_rate
-                lost = gamma(2) * (np.abs(previous) + np.abs(before)) / self.previous_rate
+                lost = gamma(2, DOUBLE) * (np.abs(previous) + np.abs(before)) / self.previous_rate
                 if self.number == 2:
                     earlier = velocity - decay * previous
             size = momentum * np.abs(velocity) + np.abs(gradient) + decay * np.abs(before)
-            bound = self.derivatives.reach[name] + gamma(12) * size + momentum * lost
-            bound = bound + gamma(2) * (np.abs(before) + np.abs(after)) / self.rate
+            bound = self.derivatives.reach[name] + gamma(12, DOUBLE) * size + momentum * lost
+            bound = bound + gamma(2, DOUBLE) * (np.abs(before) + np.abs(after)) / self.rate
             moved = (before - after) / self.rate
             yield Tensor(name, before, moved, velocity, gradient, earlier, bound, momentum, self.recipe.weight_decay)
 
@@ -136,7 +132,7 @@ class StepTaken:
             before, after = self.before[name].astype(np.float64), self.after[name].astype(np.float64)
             right = (1 - share) * before + share * factor * value
             bound = share * factor * self.derivatives.reach[name]
-            bound = bound + gamma(8) * (np.abs(before) + share * factor * np.abs(value))
+            bound = bound + gamma(8, DOUBLE) * (np.abs(before) + share * factor * np.abs(value))
             yield compared(name, after, right, bound)
 
 

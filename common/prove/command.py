@@ -18,7 +18,7 @@ from common.parity.report import STYLES, say_verdict
 from common.parity.results import worst
 from common.prove.judging import UNPROVED
 from common.prove.models import ModelName
-from common.prove.proof import PROBES, ProofRun, Request, RuntimeResult, as_json, prove
+from common.prove.proof import PROBES, ProofRun, Request, RuntimeResult, as_json, prove, results_of
 from common.terminal import say
 
 Progress = Callable[[int, Console], AbstractContextManager[Callable[[str], None]]]
@@ -33,8 +33,7 @@ def prove_command(
         TriptychError: one of them cannot be had or run.
     """
     runs: list[ProofRun] = []
-    steps = {True: 2, False: 5}
-    with progress(sum(2 + steps[name.is_onnx] for name in names), console) as advance:
+    with progress(sum(results_of(name, request) for name in names), console) as advance:
         for name in names:
             found = prove(name, request, lambda done, name=name: advance(f"{name.text}: {done}"))  # type: ignore[misc]
             runs += found
@@ -79,6 +78,8 @@ def _outcome(result: RuntimeResult) -> Text:
 def _explain(console: Console, run: ProofRun, result: RuntimeResult) -> None:
     if result.status == "crashed":
         say(console, f"  {result.backend} crashed on the {run.probe} probe: {result.reason}")
+    if result.note:
+        say(console, f"  {result.backend} on the {run.probe} probe: {result.note}", style="dim")
     if result.status != "diverged" or not result.first_divergence:
         return
     layer = next(layer for layer in result.layers if layer.name == result.first_divergence)
@@ -91,8 +92,6 @@ def _explain(console: Console, run: ProofRun, result: RuntimeResult) -> None:
         (layer.name, "bold red"),
         f" ({layer.kind}){source} is the first node that differs{ratio}; {cause}",
     )
-    if result.note:
-        say(console, f"  {result.backend}: {result.note}", style="dim")
 
 
 def _print_unproved(console: Console, runs: Sequence[ProofRun]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -71,8 +71,8 @@ def judge_graph(
 
 
 def _judge_node(node: Node, known: Known, expected: Expected, precision: Precision, fused: bool) -> NodeVerdict:
-    def verdict(found: LayerVerdict, **more: object) -> NodeVerdict:
-        return NodeVerdict(**{**vars(found), "kind": node.kind, "source": node.source, **more})
+    def verdict(found: LayerVerdict, exact: bool = False) -> NodeVerdict:
+        return NodeVerdict(**vars(found), kind=node.kind, source=node.source, exact=exact)
 
     def told(kind: str, cause: str) -> NodeVerdict:
         return verdict(LayerVerdict(node.name, kind, None, "other", None, cause=cause))
@@ -135,7 +135,8 @@ def _explained(graph: Graph, node: Node, known: Mapping[str, np.ndarray], verdic
     try:
         finding = find_cause(seen, certifies)
     except (TriptychError, ValueError, IndexError) as error:
-        return NodeVerdict(**{**vars(verdict), "untried": (str(error),)})
+        return replace(verdict, untried=(str(error),))
     causes = "; ".join(filter(None, (finding.told, verdict.cause))) or None
-    found = {"cause": causes, "explanations": finding.causes, "excluded": finding.excluded, "untried": finding.untried}
-    return NodeVerdict(**{**vars(verdict), **found})
+    return replace(
+        verdict, cause=causes, explanations=finding.causes, excluded=finding.excluded, untried=finding.untried
+    )

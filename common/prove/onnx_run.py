@@ -1,13 +1,12 @@
 """Runs an ONNX file in ONNX Runtime with every value recorded: a process of its own, `python -m common.prove.onnx_run`.
 
 A job has `model`, `feeds` and `values`, the paths of what to run, of what to give it and of where to
-write what it computed (safetensors); `optimise`, whether ONNX Runtime may; `record`, the values, all if null.
+write what it computed (safetensors); `optimise`, whether ONNX Runtime may.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,13 +18,13 @@ if TYPE_CHECKING:
     import onnx
 
 
-def exposing(model: onnx.ModelProto, wanted: Collection[str] | None) -> list[str]:
-    """Make values outputs of the graph; returns the names of all outputs."""
+def exposing(model: onnx.ModelProto) -> list[str]:
+    """Make every value an output of the graph; returns the names of all."""
     from onnx import helper
 
     outputs = [value.name for value in model.graph.output]
     made = [name for node in model.graph.node for name in node.output if name]
-    more = [name for name in made if name not in outputs and (wanted is None or name in wanted)]
+    more = [name for name in made if name not in outputs]
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in more)
     return outputs + more
 
@@ -37,7 +36,7 @@ def run(job: dict) -> dict[str, float | str]:
     from common.graphs.onnx_reader import read_model
 
     model = read_model(job["model"])
-    names = exposing(model, job["record"])
+    names = exposing(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     levels = onnxruntime.GraphOptimizationLevel

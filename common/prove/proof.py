@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.graphs import Graph, read_graph
+from common.graphs.onnx_reader import read_model, state_shape
 from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL
 from common.parity.results import INCOMPLETE, worst
 from common.prove.exact import exact_probe
@@ -73,10 +75,16 @@ class Request:
 
     probes: Sequence[str] = PROBES
     shape: Sequence[int] | None = None
-    """Of the input of a PyTorch model, the batch's axis first."""
+    """Of the model's only input, the batch's axis first, where it does not say so itself."""
     seed: int = 0
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
     """What the user gives some of the model's inputs on the random probe."""
+
+
+def results_of(name: ModelName, request: Request) -> int:
+    """How many rows on how many probes there will be."""
+    rows = {"exact": len(ONNX_RUNTIMES), "random": len(ONNX_RUNTIMES) + (0 if name.is_onnx else 3)}
+    return sum(rows[probe] for probe in request.probes)
 
 
 Advance = Callable[[str], None]
@@ -90,6 +98,7 @@ def prove(name: ModelName, request: Request = Request(), advance: Advance = lamb
     Raises:
         TriptychError: there is no such model, or it takes what only the user knows.
     """
+    require_packages(*(() if name.is_onnx else ("torch", "onnxscript")), "onnx", "onnxruntime")
     with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as place:
         folder = Path(place)
         if name.is_onnx:
@@ -116,11 +125,15 @@ class _Proof:
     ) -> None:
         self.name, self.path, self.request, self.folder = name, path, request, folder
         self.advance, self.process = advance, process
-        self.graph = read_graph(path)
-        self.feeds = {
-            value: request.inputs.get(value, seeded_generator(request.seed, value).standard_normal(shape, np.float32))
+        self.model = read_model(path)
+        if request.shape and process is None:
+            state_shape(self.model, request.shape, path)
+        self.graph = read_graph(path, self.model)
+        self.feeds: dict[str, np.ndarray] = {
+            value: seeded_generator(request.seed, value).standard_normal(shape, np.float32)
             for value, shape in self.graph.inputs.items()
         }
+        self.feeds.update(_fitting(request.inputs, self.graph))
 
     def runs(self) -> list[ProofRun]:
         first = record(ONNX_RUNTIMES[0], self.path, self.feeds, self.folder)
@@ -135,44 +148,50 @@ class _Proof:
             runtime = Runtime("torch-compile" if compiled else "torch", optimise=compiled)
             assert self.process
             found = self.process.record({"compile": compiled}, self.feeds, self.folder)
-            results.append(_judged(runtime, self.graph, self.feeds, found, Expected()))
+            results.append(judged(runtime, self.graph, self.feeds, found, Expected()))
             self.advance(f"random in {runtime.name}")
         for runtime in ONNX_RUNTIMES:
             again = runtime != ONNX_RUNTIMES[0]
             found = record(runtime, self.path, self.feeds, self.folder) if again else first
-            results.append(_judged(runtime, self.graph, self.feeds, found, Expected()))
+            results.append(judged(runtime, self.graph, self.feeds, found, Expected()))
             self.advance(f"random in {runtime.name}")
         if self.process:
             runtime = Runtime("export", optimise=True)
-            found = record(runtime, self.folder / OFFICIAL, self._renamed_feeds(), self.folder)
-            results.append(_judged(runtime, self.graph, self.feeds, found, Expected()))
+            results.append(judged(runtime, self.graph, self.feeds, self._of_export(runtime), Expected()))
             self.advance("random in its export")
         return ProofRun(self.name.text, "random", results, len(self.graph.nodes))
 
-    def _renamed_feeds(self) -> dict[str, np.ndarray]:
-        """The feeds under the names of the official export, in the same order."""
-        names = read_graph(self.folder / OFFICIAL).inputs
-        return dict(zip(names, self.feeds.values(), strict=True))
+    def _of_export(self, runtime: Runtime) -> Recorded:
+        """What the official export gives, whose inputs and outputs may have other names, in the same order."""
+        export = read_graph(self.folder / OFFICIAL)
+        feeds = dict(zip(export.inputs, self.feeds.values(), strict=True))
+        found = record(runtime, self.folder / OFFICIAL, feeds, self.folder)
+        if not found.error:
+            found.values |= {
+                ours: found.values[theirs] for ours, theirs in zip(self.graph.outputs, export.outputs, strict=True)
+            }
+        return found
 
     def _exact(self, first: Recorded) -> ProofRun:
         import onnx
 
-        probe = exact_probe(str(self.path), self.graph, first.values, seed=self.request.seed)
+        probe = exact_probe(self.model, self.graph, first.values, seed=self.request.seed)
         file = self.folder / "exact.onnx"
         large = probe.model.ByteSize() > 1 << 30
         onnx.save(probe.model, file, save_as_external_data=large, location="exact.data")
         results = []
         for runtime in ONNX_RUNTIMES:
             found = record(runtime, file, probe.feeds, self.folder)
-            results.append(_judged(runtime, probe.graph, probe.feeds, found, probe.expected))
+            results.append(judged(runtime, probe.graph, probe.feeds, found, probe.expected))
             self.advance(f"exact in {runtime.name}")
         computed = len(probe.expected.values) + len(probe.bounded)
         return ProofRun(self.name.text, "exact", results, len(self.graph.nodes), (len(probe.expected.values), computed))
 
 
-def _judged(
+def judged(
     runtime: Runtime, graph: Graph, feeds: Mapping[str, np.ndarray], found: Recorded, expected: Expected
 ) -> RuntimeResult:
+    """The row of a runtime, from what it was fed and what it computed."""
     if found.error:
         return RuntimeResult(runtime.name, "crashed", INCOMPLETE, found.error)
     started = time.perf_counter()
@@ -182,7 +201,8 @@ def _judged(
     kinds = {layer.verdict for layer in layers}
     # On an exact probe what can be exact is, or it has diverged; the rest is certified.
     verdict = CERTIFIED if CERTIFIED in kinds and not expected.values else IDENTICAL
-    if UNPROVED in kinds:
+    unseen = [name for name in graph.outputs if name in graph.makers() and name not in found.values]
+    if UNPROVED in kinds or unseen:
         verdict = INCOMPLETE
     if first:
         verdict = DIVERGED
@@ -195,8 +215,43 @@ def _judged(
         first_divergence=first.name if first else None,
         source=first.source if first else None,
         likely_cause=first.cause if first else None,
+        note="; ".join(_notes(found, unseen)) or None,
         layers=layers,
     )
+
+
+def _notes(found: Recorded, unseen: Sequence[str]) -> Iterator[str]:
+    if unseen:
+        yield f"what it returns was not seen: {', '.join(unseen)}"
+    if not found.same:
+        yield "called as a whole it gives other bits than operation by operation, which is how it was judged"
+
+
+def _fitting(given: Mapping[str, np.ndarray], graph: Graph) -> Mapping[str, np.ndarray]:
+    """What the user gives, if the model takes it.
+
+    Raises:
+        TriptychError: it has no such input, or one of another shape.
+    """
+    for name, array in given.items():
+        if name not in graph.inputs:
+            raise TriptychError(f"{graph.name} has no input {name!r}; it takes {', '.join(graph.inputs)}")
+        if array.shape != graph.inputs[name]:
+            found, wanted = ("×".join(map(str, shape)) for shape in (array.shape, graph.inputs[name]))
+            raise TriptychError(f"--input {name} is {found}, but {graph.name} takes {wanted}")
+    return given
+
+
+def require_packages(*names: str) -> None:
+    """See that they are installed.
+
+    Raises:
+        TriptychError: one is not.
+    """
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        installed = "pip install -c constraints.txt -e '.[prove]'"
+        raise TriptychError(f"a proof needs {' and '.join(missing)}, not installed here; {installed}")
 
 
 def as_json(runs: Sequence[ProofRun]) -> dict[str, Any]:

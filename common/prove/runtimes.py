@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +25,7 @@ class Runtime:
 
     name: str
     optimise: bool
-    deployed: bool = False
-    """Whether nothing but its outputs is recorded."""
+    """Whether it may fuse operations and do them in another way."""
 
 
 ONNX_RUNTIMES = (Runtime("onnxruntime", False), Runtime("onnxruntime-optimised", True))
@@ -38,22 +37,21 @@ class Recorded:
 
     values: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: float = 0.0
+    same: bool = True
+    """Whether the model's own call gave the bits of its graph, value by value."""
     error: str | None = None
 
 
-def record(
-    runtime: Runtime, model: Path, feeds: Mapping[str, np.ndarray], folder: Path, wanted: Collection[str] | None = None
-) -> Recorded:
-    """Run a model in a process of its own.
+def record(runtime: Runtime, model: Path, feeds: Mapping[str, np.ndarray], folder: Path) -> Recorded:
+    """Run a model in a process of its own, every value of it recorded.
 
     Args:
         runtime: how.
         model: the file.
         feeds: what it is given, by name.
         folder: for what the two processes tell each other.
-        wanted: the values to record; all if None.
     """
-    job = {"model": str(model), "optimise": runtime.optimise, "record": None if wanted is None else list(wanted)}
+    job = {"model": str(model), "optimise": runtime.optimise}
     with Process("common.prove.onnx_run") as process:
         return process.record(job, feeds, folder)
 
@@ -113,7 +111,7 @@ class Process:
         answer = self.ask(dict(job) | {"feeds": str(given), "values": str(made)})
         if "error" in answer:
             return Recorded(error=answer["error"])
-        return Recorded(load_file(made), answer["seconds"])
+        return Recorded(load_file(made), answer["seconds"], answer.get("same", True))
 
 
 ANSWER = "answer: "
