@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from common.cli.terminal import standard_output
 from common.onnx_file import read_summary
 from common.specs import get_spec
-from common.terminal import standard_output
 from common.weights import random_weights
 
 NETWORKS = ("lenet_caffe", "alexnet_bvlc", "vgg11", "googlenet", "resnet50", "densenet121")

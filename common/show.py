@@ -9,8 +9,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.cli.terminal import plain_table, say
 from common.specs.architecture import Architecture, Layer
-from common.terminal import plain_table, say
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,7 +1,7 @@
 """How many single wrong numbers a probe sees: measured on real runs, for every parameter tensor.
 
-`python -m parity_tests.sensitivity [NETWORK ...] [--probe exact|random|photo] [--with torch|keras|tf1]` prints a line
-for each network, and ends with status 1 if the exact probe has missed one.
+`python -m parity_tests.sensitivity [NETWORK ...] [--probe exact|random|photo] [--framework torch|keras|tf1]` prints a
+line for each network, and ends with status 1 if the exact probe has missed one.
 
 In every unit (filter, neuron, channel) of every tensor one number is chosen at random and made wrong after the weights
 are loaded: set to zero; changed by a 2^10th part of itself; its sign turned. Then the network is run, and each unit of
@@ -124,7 +124,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m parity_tests.sensitivity", description=__doc__.splitlines()[0])
     parser.add_argument("network", nargs="*", default=list_architectures())
     parser.add_argument("--probe", choices=("exact", "random", "photo"), default="exact")
-    parser.add_argument("--with", dest="framework", choices=PACKAGES, default="torch")
+    parser.add_argument("--framework", "--with", choices=PACKAGES, default="torch")
     arguments = parser.parse_args()
     missed = 0
     for architecture in arguments.network:

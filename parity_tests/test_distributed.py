@@ -363,14 +363,14 @@ def test_the_command_in_the_documentation(tmp_path):
 
 def test_other_idioms_are_not_started_several_times(tmp_path):
     environment = {"RANK": "1", "WORLD_SIZE": "2"}
-    command = [sys.executable, "-m", "common.cli", "train", "lenet5", "--with", "keras"]
+    command = [sys.executable, "-m", "common.cli", "train", "lenet5", "--framework", "keras"]
     with started(command, cwd=tmp_path, environment=environment) as process:
         code, output = finish(process)
     assert (code, list(tmp_path.iterdir())) == (2, [])
     assert output.startswith("triptych: torchrun has started 2 processes, but each would train a keras model")
 
 
-ENDLESS = ["-m", "common.cli", "train", "lenet5", "--with", "torch", "--epochs", "100000"]
+ENDLESS = ["-m", "common.cli", "train", "lenet5", "--framework", "torch", "--epochs", "100000"]
 
 
 def wait_for(condition, timeout=120):

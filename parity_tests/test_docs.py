@@ -16,8 +16,8 @@ from common.webgpu import find_adapters
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").glob("*.md"))
 
-TRAIN = "triptych train lenet_caffe --with"
-TORCHRUN = "torchrun --standalone --nproc-per-node 2 -m common.cli train lenet_caffe --with torch"
+TRAIN = "triptych train lenet_caffe --framework"
+TORCHRUN = "torchrun --standalone --nproc-per-node 2 -m common.cli train lenet_caffe --framework torch"
 
 SMALLER = {
     # What other tests run in full, with fewer backends or probes; a shell is told, not detected.
@@ -118,10 +118,10 @@ SHOWN_BY = {
         "test_backends.py::test_the_command_line_chooses"
     ),
     "make explore": "test_explorer.py::test_every_network_has_a_page_below_the_limit",
-    "triptych export lenet5 --from keras --out lenet5.onnx": (
+    "triptych export lenet5 --framework keras --out lenet5.onnx": (
         "test_parity.py::test_export_writes_what_onnx_runtime_runs"
     ),
-    "triptych export lenet5 --from torch --out lenet5.onnx": "test_terminal.py::test_files",
+    "triptych export lenet5 --framework torch --out lenet5.onnx": "test_terminal.py::test_files",
     "triptych prove lenet5.onnx": "test_prove.py::test_the_command",
     "triptych show lenet5.onnx": "test_terminal.py::test_files",
     "triptych port lenet5.onnx --to keras --out lenet5.keras": "test_porting.py::test_the_proof",
@@ -129,8 +129,8 @@ SHOWN_BY = {
     "triptych classify cat.jpg --weights lenet5.keras": "test_porting.py::test_classify",
     "triptych classify cat.jpg --weights lenet5.keras --backend onnx-torch": "test_porting.py::test_classify",
     "triptych probe lenet5 --out probe": "test_published.py::test_the_page_of_a_probe_says_how_to_compare",
-    "triptych train lenet_caffe --with tf1": "test_training.py::test_digits_are_learnt",
-    "triptych train lenet_caffe --with torch": "test_training.py::test_digits_are_learnt",
+    "triptych train lenet_caffe --framework tf1": "test_training.py::test_digits_are_learnt",
+    "triptych train lenet_caffe --framework torch": "test_training.py::test_digits_are_learnt",
     TORCHRUN: "test_distributed.py::test_all_processes_end_with_the_same_bits_and_only_the_first_is_told",
     "python -m parity_tests.sensitivity": "test_sensitivity.py::test_the_exact_probe_sees_every_single_number",
 }

@@ -10,8 +10,9 @@ from conftest import load_implementation
 from PIL import Image
 from test_hostile import run
 
-from common import get_spec, random_weights, terminal, write_weights_file
-from common.cli import _progress
+from common import get_spec, random_weights, write_weights_file
+from common.cli import terminal
+from common.cli.app import progress
 from common.explorer import compare, site
 from common.parity import backends, trajectory_report
 from common.parity.report import print_network, print_verdict
@@ -73,15 +74,15 @@ def image(tmp_path):
         ("parity", "lenet_caffe", "--weights", MESSAGE),
         ("parity", "lenet_caffe", "--device", MESSAGE),
         ("parity", "lenet_caffe", "--precision", MESSAGE),
-        ("export", MESSAGE, "--from", "torch", "--out", "a.onnx"),
-        ("export", "lenet_caffe", "--from", "torch", "--out", "a.onnx", "--weights", MESSAGE),
-        ("export", "lenet_caffe", "--from", "torch", "--out", "a.onnx", "--output", MESSAGE),
+        ("export", MESSAGE, "--framework", "torch", "--out", "a.onnx"),
+        ("export", "lenet_caffe", "--framework", "torch", "--out", "a.onnx", "--weights", MESSAGE),
+        ("export", "lenet_caffe", "--framework", "torch", "--out", "a.onnx", "--output", MESSAGE),
         ("port", MESSAGE, "--to", "torch", "--out", "a.pth"),
         ("classify", "a.png", "--weights", MESSAGE),
         ("classify", "a.png", "--weights", "a", "--backend", MESSAGE),
-        ("train", MESSAGE, "--with", "torch"),
-        ("train", "lenet_caffe", "--with", "torch", "--data", MESSAGE),
-        ("train", "lenet_caffe", "--with", "torch", "--image-size", MESSAGE),
+        ("train", MESSAGE, "--framework", "torch"),
+        ("train", "lenet_caffe", "--framework", "torch", "--data", MESSAGE),
+        ("train", "lenet_caffe", "--framework", "torch", "--image-size", MESSAGE),
         # What typer itself refuses, in a box.
         (MESSAGE,),
         ("list", "a", MESSAGE),
@@ -102,7 +103,9 @@ def test_files(weights, tmp_path, said):
     assert squeezed(f"{weights}: safetensors") in shown
     assert squeezed(f"{NAME}: {MESSAGE}") in shown
     graph, ported = tmp_path / f"{NAME}.onnx", tmp_path / f"{NAME}.pth"
-    assert squeezed(f"{graph}: lenet_caffe from torch") in said("export", weights, "--from", "torch", "--out", graph)
+    assert squeezed(f"{graph}: lenet_caffe from torch") in said(
+        "export", weights, "--framework", "torch", "--out", graph
+    )
     assert squeezed(f"{graph}: image N×1×32×32") in said("show", graph)
     report = said("port", graph, "--to", "torch", "--out", ported, "--no-verify")
     assert squeezed(f"{graph}: ONNX") in report
@@ -136,7 +139,9 @@ def test_code_is_printed_as_it_is_written(monkeypatch, said):
     facts, _ = compare.compare(get_spec("lenet_caffe"), "conv1")
     monkeypatch.setattr(compare, "compare", lambda *_: (facts, [written]))
     for width in (60, 160):
-        monkeypatch.setattr("common.cli.standard_output", lambda *, width=width: terminal.standard_output(width))
+        monkeypatch.setattr(
+            "common.cli.compare.standard_output", lambda *, width=width: terminal.standard_output(width)
+        )
         shown = said("compare", "lenet_caffe", "conv1")
         assert squeezed(f"{NAME}:3") in shown
         assert shown.count(squeezed(MESSAGE)) == 2
@@ -197,7 +202,7 @@ def test_training(tmp_path, said):
             Image.new("L", (28, 28), 40 * number).save(folder / "good.png")
             (folder / f"{NAME}.png").write_bytes(b"bad")
     shown = said(
-        "train", "lenet_caffe", "--with", "torch", "--data", tmp_path / NAME, "--bad-files", "skip",
+        "train", "lenet_caffe", "--framework", "torch", "--data", tmp_path / NAME, "--bad-files", "skip",
         "--epochs", 1, "--out", tmp_path / f"{NAME} run",
     )  # fmt: skip
     assert squeezed(f"skipped: {tmp_path / NAME / 'train' / 'a' / NAME}.png") in shown
@@ -227,7 +232,7 @@ def test_bars_on_a_terminal(stream, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setenv("TERM", "xterm-256color")
     console = terminal.standard_output() if stream == "stdout" else terminal.standard_error()
-    with _progress(2, console) as advance:
+    with progress(2, console) as advance:
         advance(MESSAGE)
         terminal.say(console, "above: ", (MESSAGE, "bold"), " 1e-4")
     shown = screen.getvalue()
@@ -242,5 +247,5 @@ def test_one_place_decides():
     sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     assert len(sources) > 100
     assert [path for path in sources if doors.search(path.read_text(encoding="utf-8"))] == [
-        ROOT / "common" / "terminal.py"
+        ROOT / "common" / "cli" / "terminal.py"
     ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from common.cli.terminal import say
 from common.errors import TriptychError
 from common.explorer.anatomy import LayerFacts, dimensions, layer_facts
 from common.explorer.sources import FRAMEWORKS, Framework, read_module, read_network
 from common.specs import nearest
 from common.specs.architecture import Architecture
-from common.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

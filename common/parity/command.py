@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from common.cli.terminal import say
 from common.explorer.report import prepare, write_report
 from common.parity.backends import Hardware, require
 from common.parity.journal import Journal
@@ -19,7 +20,6 @@ from common.parity.report import as_json, print_network, print_verdict
 from common.parity.results import Plan, Run, compared_with_cpu
 from common.parity.runner import run_parity
 from common.specs import get_spec
-from common.terminal import say
 from common.webgpu import find_adapters
 
 

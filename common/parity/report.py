@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from common.cli.terminal import say
 from common.parity.comparison import Comparison
 from common.parity.environment import describe
 from common.parity.judge import DIVERGED, IDENTICAL
 from common.parity.paths import DEFAULT
 from common.parity.results import BackendResult, Run, labelled, worst
-from common.terminal import say
 from common.webgpu import find_adapters
 
 STYLES = {

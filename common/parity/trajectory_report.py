@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from common.cli.terminal import say
 from common.files import written_atomically
 from common.parity.backends import Backend
 from common.parity.environment import describe
@@ -19,7 +20,6 @@ from common.parity.report import say_verdict
 from common.parity.results import worst
 from common.parity.trajectory import ENVELOPE_BITS, STEPS_IN_EPOCH, small_spec
 from common.parity.umpire import Trajectory, TrajectoryRun
-from common.terminal import say
 
 
 def trajectory_command(

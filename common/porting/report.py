@@ -8,12 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
+from common.cli.terminal import plain_table, say
 from common.errors import TriptychError
 from common.porting.formats import read_source
 from common.porting.known import known_file
 from common.porting.matching import understand
 from common.porting.port import Report
-from common.terminal import plain_table, say
 
 DIGITS = 16
 """Of each digest that the table shows; `--json` has them whole."""

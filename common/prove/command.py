@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from common.cli.terminal import say
 from common.errors import TriptychError
 from common.parity.report import STYLES, say_verdict
 from common.parity.results import worst
 from common.prove.judging import UNPROVED
 from common.prove.models import ModelName
 from common.prove.proof import PROBES, ProofRun, Request, RuntimeResult, as_json, prove, results_of
-from common.terminal import say
 
 Progress = Callable[[int, Console], AbstractContextManager[Callable[[str], None]]]
 

@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from common.cli.terminal import progress_bar, say
 from common.errors import TriptychError
 from common.frameworks import import_implementation
 from common.names import layer_of
@@ -22,7 +23,6 @@ from common.parity.backends import Hardware, device_environment, require
 from common.porting.formats import read_source
 from common.porting.matching import understand
 from common.specs import get_spec
-from common.terminal import progress_bar, say
 from common.training.data import digits, read_data
 from common.training.plot import plot_history
 from common.training.recipe import Recipe, starting_weights
@@ -68,7 +68,7 @@ def train_command(
     if processes > 1 and framework != "torch":
         raise TriptychError(
             f"torchrun has started {processes} processes, but each would train a {framework} model of its own; "
-            "leave it out, or train --with torch"
+            "leave it out, or train --framework torch"
         )
     console.quiet = not leads
     name = f"{architecture}-{framework}"

@@ -1,0 +1,5 @@
+"""`python -m common.cli`: the same as `triptych`."""
+
+from common.cli import main
+
+main()

@@ -1,0 +1,130 @@
+"""`triptych export`: networks as ONNX files."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from common.cli.app import Framework, Json, TakesFormerNames, Verbose, app, matching, print_json, progress
+from common.cli.terminal import say, standard_error, standard_output
+from common.errors import TriptychError
+from common.specs import CATALOGUE, get_spec
+
+if TYPE_CHECKING:
+    from common.onnx_graph import ExportOptions
+
+
+class ElementType(StrEnum):
+    """What an export's numbers can be."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+class LRNForm(StrEnum):
+    """How an export writes local response normalisation."""
+
+    NODE = "node"
+    NODES = "nodes"
+
+
+@app.command(cls=TakesFormerNames)
+def export(
+    what: Annotated[
+        str, typer.Argument(metavar="ARCH|PATTERN|FILE", help="A name, a pattern such as 'vgg*', or a file of weights.")
+    ],
+    framework: Annotated[Framework, typer.Option(help="The implementation whose model is traced.")],
+    out: Annotated[Path, typer.Option(help="The ONNX file to write; for a pattern, the folder for NAME.onnx.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights in any format that `triptych port` reads; drawn from a seed by default."),
+    ] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(help="An output of the graph: logits (the default), aux1 or aux2; may be repeated."),
+    ] = None,
+    softmax: Annotated[bool, typer.Option("--softmax", help="End in probabilities instead of logits.")] = False,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="A fixed number of images in a batch; any number by default.")
+    ] = None,
+    dtype: Annotated[
+        ElementType, typer.Option(help="Type of the image, the weights and everything between.")
+    ] = ElementType.FLOAT32,
+    lrn: Annotated[
+        LRNForm | None,
+        typer.Option(help="LRN as one node, or as the six it consists of: faster, and the default in float32."),
+    ] = None,
+    fold: Annotated[bool, typer.Option("--fold", help="Fold batch normalisations into convolutions.")] = False,
+    external_data: Annotated[
+        bool, typer.Option("--external-data", help="Put the weights into a file of their own, OUT.data.")
+    ] = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Export networks to ONNX by tracing one framework's own model."""
+    from common.onnx_graph import ExportOptions
+
+    form = lrn.value if lrn else None
+    options = ExportOptions(tuple(output or ("logits",)), softmax, batch, dtype.value, fold, external_data, lrn=form)
+    if Path(what).is_file() or (what not in CATALOGUE and Path(f"{what}.index").is_file()):
+        if weights:
+            raise TriptychError(f"{what} is a file of weights itself; name an architecture, or leave --weights out")
+        jobs: list[tuple[str | None, Path | None, Path]] = [(None, Path(what), out)]
+    else:
+        names = matching([what])
+        several = len(names) > 1 or what not in CATALOGUE
+        if weights and several:
+            raise TriptychError(f"--weights {weights} belongs to one network, but {what!r} is a pattern; name the one")
+        if several and out.exists() and not out.is_dir():
+            raise TriptychError(f"{what!r} is a pattern, so --out must be a folder, and {out} is a file")
+        if several:
+            out.mkdir(parents=True, exist_ok=True)
+        jobs = [(name, weights, out / f"{name}.onnx" if several else out) for name in names]
+    written = []
+    with progress(len(jobs), standard_error()) as advance:
+        for name, file, path in jobs:
+            written.append(_export_one(framework, name, file, path, options))
+            advance(written[-1]["architecture"])
+            if not json:
+                say(standard_output(), "{path}: {architecture} from {source}, {bytes:,} bytes".format(**written[-1]))
+                for note in written[-1]["notes"]:
+                    say(standard_output(), f"note: {note}")
+    if json:
+        print_json(written)
+
+
+def _export_one(
+    framework: Framework, architecture: str | None, weights: Path | None, path: Path, options: ExportOptions
+) -> dict[str, Any]:
+    """Build, load and export one network; what was written."""
+    from dataclasses import replace
+
+    from common.frameworks import import_implementation
+    from common.porting.formats import read_source
+    from common.porting.matching import understand
+    from common.weights import random_weights
+
+    notes: tuple[str, ...] = ()
+    if weights:
+        network = understand(read_source(weights), architecture)
+        spec, values, notes = network.spec, network.weights, network.notes
+        options = replace(options, preprocessing=network.preprocessing, prepared=network.preprocessing is not None)
+    else:
+        spec, values = get_spec(architecture or ""), random_weights(architecture or "")
+    implementation = import_implementation(framework.value)
+    model = implementation.build(spec.name, num_classes=spec.num_classes)
+    implementation.load_weights(model, values)
+    implementation.export_onnx(model, path, options)
+    data = path.with_name(f"{path.name}.data")
+    size = path.stat().st_size + (data.stat().st_size if options.external_data else 0)
+    return {
+        "path": str(path),
+        "architecture": spec.name,
+        "source": framework.value,
+        "bytes": size,
+        "notes": list(notes),
+    }

@@ -1,0 +1,47 @@
+"""`triptych prove`: a model of one's own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from common.cli.app import DIFFERENCE_FOUND, Json, app, print_json, progress
+from common.cli.terminal import standard_error, standard_output
+
+
+@app.command()
+def prove(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="FILE.onnx, FILE.keras; FILE.py:NAME, which is run; package.module:NAME, timm:NAME, torchvision:NAME.",
+        ),
+    ],
+    probe: Annotated[
+        list[str] | None, typer.Option(help="Probe: exact or random; may be repeated; both by default.")
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(help="Shape of the input of a Python model, such as 1x3x224x224.")
+    ] = None,
+    given: Annotated[
+        list[str] | None, typer.Option("--input", help="NAME=FILE.npy, an input of the random probe; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and inputs.")] = 0,
+    json: Json = False,
+) -> None:
+    """Prove a model of your own: every node of it, in everything that runs it, within its rounding bound of float64."""
+    from common.prove.command import check_probes, prove_command, read_inputs, read_shape
+    from common.prove.models import parse
+    from common.prove.proof import PROBES, Request
+
+    names = [parse(text) for text in models]
+    request = Request(
+        probes=check_probes(probe or PROBES), shape=read_shape(input_shape), inputs=read_inputs(given or ()), seed=seed
+    )
+    console = standard_error(quiet=True) if json else standard_output()
+    report = prove_command(console, names, request, progress=progress)
+    if json:
+        print_json(report)
+    raise typer.Exit(DIFFERENCE_FOUND if report["verdict"] in ("diverged", "incomplete") else 0)
