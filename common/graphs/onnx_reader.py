@@ -10,8 +10,8 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.graphs.graph import Graph, Node
-from common.graphs.onnx_operators import Given, Unread, operation_of
 from common.operations import Shape
+from common.operations.onnx_node import OnnxNode, Unread, operation_of
 
 if TYPE_CHECKING:
     import onnx
@@ -119,20 +119,14 @@ def _nodes(
     proto: onnx.NodeProto, constants: Mapping[str, np.ndarray], shapes: Mapping[str, Shape], opset: int
 ) -> list[Node]:
     """One for each output that is wanted."""
-    from onnx import helper
-
-    name = proto.name
-    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in proto.attribute}
-    attributes = {key: text.decode() if isinstance(text, bytes) else text for key, text in attributes.items()}
-    given = Given(attributes, tuple(proto.input), constants, shapes, opset)
     source = next((entry.value for entry in proto.metadata_props if entry.key in SOURCES), None)
     nodes = []
     for place, output in enumerate(proto.output):
         if not output:
             continue
-        label = name if place == 0 else f"{name}:{place}"
+        label = proto.name if place == 0 else f"{proto.name}:{place}"
         try:
-            found = operation_of(proto, given, place)
+            found = operation_of(OnnxNode(proto, constants, shapes, opset, place))
         except Unread as reason:
             present = tuple(value for value in proto.input if value)
             nodes.append(Node(label, proto.op_type, None, present, output, source=source, why=str(reason)))

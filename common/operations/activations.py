@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from common.numerics import np
 from common.operations.mistake import ENOUGH, Fit, Hypothesis, Observation, exchanged, factor_fits
+from common.operations.onnx_node import Found, OnnxNode, Unread, reads
 from common.operations.operation import Arrays, Operation, Parameters, evaluate, in_double
 from common.operations.overflow import LARGEST, as_it_is, opened
 from common.operations.rounding import (
@@ -26,6 +27,7 @@ from common.operations.rounding import (
 )
 
 
+@reads("Relu")
 @dataclass(frozen=True)
 class ReLU(Operation):
     """max(x, 0)."""
@@ -96,6 +98,7 @@ def logistic(x: np.ndarray) -> np.ndarray:
     return value
 
 
+@reads("Sigmoid")
 @dataclass(frozen=True)
 class Sigmoid(Operation):
     """1 / (1 + exp(−x))."""
@@ -208,6 +211,7 @@ class ScaledTanh(Operation):
         yield "the hyperbolic tangent is missing", partial(Reference, seen.inputs[0].astype(np.float64))
 
 
+@reads("Softmax")
 @dataclass(frozen=True)
 class Softmax(Operation):
     """exp(x) / Σ exp(x) along an axis; in no network of the catalogue, but at the end where it is asked for."""
@@ -243,3 +247,10 @@ class Softmax(Operation):
         """A probability changes by a factor exp(2 max e) at most."""
         largest = errors[0].max(axis=self.axis, keepdims=True)
         return CARRIED * np.expm1(2 * largest) * self.reference(inputs, parameters).value
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        axis = node.attributes.get("axis", -1 if node.opset >= 13 else 1)
+        if node.opset < 13 and axis not in (-1, len(node.shape(0)) - 1):
+            raise Unread("before opset 13 it takes several axes for one")
+        return Found(cls(axis))

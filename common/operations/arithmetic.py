@@ -10,6 +10,7 @@ from typing import ClassVar
 from common.errors import TriptychError
 from common.numerics import np
 from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, factor_fits
+from common.operations.onnx_node import reads
 from common.operations.operation import ArrayOperation, Arrays, Operation, Parameters, Shape, in_double
 from common.operations.rounding import (
     CARRIED,
@@ -25,6 +26,7 @@ from common.operations.rounding import (
 )
 
 
+@reads("Add", "Sum")
 @dataclass(frozen=True)
 class Add(Operation):
     """The sum of its inputs, element by element."""
@@ -73,6 +75,7 @@ class Add(Operation):
             yield from factor_fits(seen, others, x.astype(np.float64), f"operand {number} is")
 
 
+@reads("Sub")
 @dataclass(frozen=True)
 class Subtract(ArrayOperation):
     """x − y."""
@@ -92,6 +95,7 @@ class Subtract(ArrayOperation):
         yield "the operands are added", exchanged(seen, None, [x, -y])
 
 
+@reads("Mul")
 @dataclass(frozen=True)
 class Multiply(ArrayOperation):
     """x · y."""
@@ -117,6 +121,7 @@ class Multiply(ArrayOperation):
                 yield from factor_fits(seen, base, right.value / float(x.reshape(())), f"factor {number} is another:")
 
 
+@reads("Div")
 @dataclass(frozen=True)
 class Divide(ArrayOperation):
     """x / y."""
@@ -141,6 +146,7 @@ class Divide(ArrayOperation):
             return CARRIED * (e + np.abs(x / y) * f) / np.maximum(np.abs(y) - f, 0)
 
 
+@reads("Pow")
 @dataclass(frozen=True)
 class Power(ArrayOperation):
     """x^y."""
@@ -160,6 +166,7 @@ class Power(ArrayOperation):
         return Reference(value, CARRIED * relative * np.abs(value) + 2 * SMALLEST_NORMAL)
 
 
+@reads("Sqrt")
 @dataclass(frozen=True)
 class SquareRoot(ArrayOperation):
     """√x."""
@@ -176,6 +183,7 @@ class SquareRoot(ArrayOperation):
         return Reference(value, gamma(ELEMENTARY_ULP) * np.abs(value) + SMALLEST_NORMAL**0.5 * (value < 2.0**-62))
 
 
+@reads("Reciprocal")
 @dataclass(frozen=True)
 class Reciprocal(ArrayOperation):
     """1 / x."""

@@ -11,10 +11,13 @@ from typing import ClassVar
 from common.errors import TriptychError
 from common.numerics import np
 from common.operations.mistake import ENOUGH, ORDERS, Hypothesis, Observation, exchanged
+from common.operations.onnx_node import Found, OnnxNode, reads
 from common.operations.operation import Arrays, Operation, Parameters, Shape
+from common.operations.rearrangement import Rearrangement
 from common.operations.rounding import SMALLEST_NORMAL, Gradients, Reference, chosen, gamma
 
 
+@reads("Concat")
 @dataclass(frozen=True)
 class Concat(Operation):
     """Its inputs' channels one after the other."""
@@ -32,6 +35,13 @@ class Concat(Operation):
     def gradients(self, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool) -> Gradients:
         ends = np.cumsum([x.shape[1] for x in inputs])[:-1]
         return Gradients([chosen(part) for part in np.split(dy.astype(np.float64), ends, axis=1)])
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        """Of channels; along any other axis it is a `Rearrangement`."""
+        if node.attributes["axis"] != 1:
+            return Rearrangement.from_onnx(node)
+        return super().from_onnx(node)
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         """Each piece of the output is looked up among the inputs: a permutation of a few can be told from many

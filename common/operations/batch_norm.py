@@ -11,6 +11,7 @@ from typing import ClassVar
 from common.numerics import np
 from common.operations.mistake import ENOUGH, Fit, Hypothesis, Observation, exchanged
 from common.operations.moments import Moments, moments_of, standardised
+from common.operations.onnx_node import Found, OnnxNode, Unread, reads
 from common.operations.operation import Arrays, Operation, Parameters, Shape, in_double
 from common.operations.overflow import sums_that_overflow
 from common.operations.rounding import (
@@ -29,6 +30,7 @@ from common.operations.rounding import (
 STATISTICS = ("gamma", "beta", "mean", "variance")
 
 
+@reads("BatchNormalization")
 @dataclass(frozen=True)
 class BatchNorm(Operation):
     """gamma · (x − mean) / √(variance + eps) + beta for each channel, with stored statistics."""
@@ -125,6 +127,13 @@ class BatchNorm(Operation):
         """|s|·e with the scale s = gamma / √(variance + eps)."""
         scale = parameters["gamma"].astype(np.float64) / np.sqrt(parameters["variance"].astype(np.float64) + self.eps)
         return CARRIED * np.abs(scale).reshape(1, -1, *[1] * (errors[0].ndim - 2)) * errors[0]
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        if node.attributes.get("training_mode"):
+            raise Unread("it is in training mode")
+        parameters = {"gamma": 1, "beta": 2, "mean": 3, "variance": 4}
+        return Found(cls(node.attributes.get("epsilon", 1e-5)), parameters=parameters)
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         own = [seen.parameters[name] for name in STATISTICS]

@@ -8,7 +8,9 @@ from math import prod
 from typing import Any, ClassVar
 
 from common.numerics import np
+from common.operations.conv import Conv
 from common.operations.mistake import Fit, Hypothesis, Observation, exchanged
+from common.operations.onnx_node import Found, OnnxNode, Unread, reads
 from common.operations.operation import ArrayOperation, Arrays, Parameters, Shape
 from common.operations.rounding import CARRIED, Precision, Reference, gamma
 from common.operations.sums import (
@@ -20,7 +22,7 @@ from common.operations.sums import (
     unit_of_products,
     weights_or_bias_fits,
 )
-from common.operations.windows import Paddings
+from common.operations.windows import OnnxWindow, Paddings
 
 
 def taps(
@@ -45,6 +47,12 @@ def taps(
         yield index, padded[(slice(None), slice(None), *where)]
 
 
+def kernel_of(node: OnnxNode) -> tuple[Shape, dict[str, int]]:
+    """The shape of a convolution's kernel, and which of the node's inputs are its parameters."""
+    return node.shape(1, "its kernel"), {"weight": 1} | ({"bias": 2} if node.has(2) else {})
+
+
+@reads("Conv")
 @dataclass(frozen=True)
 class ConvND(ArrayOperation):
     """Cross-correlation over the axes after the second, with zero padding, in groups; kernels (out, in / groups, …).
@@ -95,6 +103,17 @@ class ConvND(ArrayOperation):
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         return carried_by_products(self, errors, parameters)
 
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        """The catalogue's, where that has it."""
+        shape, parameters = kernel_of(node)
+        window, groups, biased = OnnxWindow.of(node, shape[2:]), node.attributes.get("group", 1), "bias" in parameters
+        if not window.plain:
+            return Found(cls(window.stride, window.dilation, window.padding, groups), parameters=parameters)
+        (height, width), (down, across), (rows, columns) = window.kernel, window.stride, window.padding
+        conv = Conv((height, width), (down, across), (rows, columns), filters=shape[0], groups=groups, bias=biased)
+        return Found(conv, parameters=parameters)
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         weight = seen.parameters["weight"]
         yield from bias_mistakes(seen)
@@ -115,6 +134,7 @@ class ConvND(ArrayOperation):
         yield from weights_or_bias_fits(seen, right)
 
 
+@reads("ConvTranspose")
 @dataclass(frozen=True)
 class ConvTranspose(ConvND):
     """The transpose of a convolution, which spreads each value over a window; kernels (in, out / groups, …).
@@ -154,6 +174,15 @@ class ConvTranspose(ConvND):
         weight = np.abs(parameters["weight"])
         spread = self._summed(errors[0], weight.astype(np.float64))
         return (1 + gamma(self._terms(weight) + 1)) * CARRIED * spread
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        shape, parameters = kernel_of(node)
+        window, groups = OnnxWindow.of(node, shape[2:]), node.attributes.get("group", 1)
+        if node.attributes.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attributes:
+            raise Unread("its padding follows from the shape of its result")
+        beyond = tuple(node.attributes.get("output_padding", [0] * len(window.kernel)))
+        return Found(cls(window.stride, window.dilation, window.padding, groups, beyond), parameters=parameters)
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         yield from bias_mistakes(seen)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from common.numerics import np
 from common.operations.mistake import Hypothesis, Observation, exchanged
+from common.operations.onnx_node import Found, OnnxNode, reads
 from common.operations.operation import MAP, Arrays, Operation, Parameters, Shape, evaluate, in_double
 from common.operations.overflow import LARGEST, opened
 from common.operations.rounding import (
@@ -23,6 +24,7 @@ from common.operations.rounding import (
 )
 
 
+@reads("LRN")
 @dataclass(frozen=True)
 class LRN(Operation):
     """Local response normalisation across channels, in Caffe's convention.
@@ -122,6 +124,11 @@ class LRN(Operation):
         least = np.maximum(2 * scale - wider, self.k)
         change = self.beta * (wider - scale) * least ** (-self.beta - 1)
         return SECOND_ORDER * ((size + e) * change + e * scale**-self.beta)
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        usual = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0}
+        return Found(cls(node.attributes["size"], *(node.attributes.get(name, usual[name]) for name in usual)))
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         size, alpha = self.size, self.alpha

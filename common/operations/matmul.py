@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from common.numerics import np
+from common.operations.dense import Dense
 from common.operations.mistake import Hypothesis, Observation, exchanged
+from common.operations.onnx_node import Found, OnnxNode, reads
 from common.operations.operation import ArrayOperation, Arrays, Parameters
 from common.operations.rounding import CARRIED, Precision, Reference, gamma, unit_of
 from common.operations.sums import Sums, of_shorter_factors, rounded
 
 
+@reads("MatMul")
 @dataclass(frozen=True)
 class MatMul(ArrayOperation):
     """a · b over the last two axes, the others broadcast: (…, M, K) and (…, K, N) to (…, M, N).
@@ -55,6 +58,7 @@ class MatMul(ArrayOperation):
             yield f"factors are rounded to {name}", exchanged(seen, None, [rounded(left, bits), short])
 
 
+@reads("Gemm")
 @dataclass(frozen=True)
 class Gemm(MatMul):
     """alpha · a · b + beta · c, each of a and b transposed if so said; c is broadcast to the result.
@@ -95,6 +99,17 @@ class Gemm(MatMul):
         ]
         product = abs(self.alpha) * super().carried(turned[0], turned[1], parameters)
         return product + abs(self.beta) * errors[2] if len(inputs) > 2 else product
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        """A dense layer, where it is one: the second factor is a constant (out, in), the summand a vector."""
+        factors = node.attributes.get("alpha", 1.0), node.attributes.get("beta", 1.0)
+        turned = bool(node.attributes.get("transA", 0)), bool(node.attributes.get("transB", 0))
+        weight, bias = node.constant(1), node.constant(2)
+        vector = not node.has(2) or (bias is not None and bias.ndim == 1)
+        if factors == (1.0, 1.0) and turned == (False, True) and weight is not None and vector:
+            return Found(Dense(len(weight)), parameters={"weight": 1} | ({"bias": 2} if node.has(2) else {}))
+        return Found(cls(*factors, turned), (0, 1, 2) if node.has(2) else (0, 1))
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         if len(seen.inputs) > 2:

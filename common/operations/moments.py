@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from common.numerics import np
 from common.operations.mistake import Hypothesis, Observation, exchanged
+from common.operations.onnx_node import Found, OnnxNode, Unread, reads
 from common.operations.operation import ArrayOperation, Arrays, Parameters
 from common.operations.rounding import ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma
 
@@ -58,6 +59,7 @@ def standardised(x: np.ndarray, moments: Moments, eps: float, scale: np.ndarray,
     return Reference(value, np.where(doubt < 1, bound, SMALLEST_NORMAL))
 
 
+@reads("LayerNormalization")
 @dataclass(frozen=True)
 class LayerNorm(ArrayOperation):
     """(x − mean) / √(variance + eps) · gamma + beta over the last axes, from `axis` on.
@@ -79,6 +81,11 @@ class LayerNorm(ArrayOperation):
         shift = parameters["beta"].astype(np.float64) if "beta" in parameters else np.zeros(1)
         return standardised(x, moments_of(x, axes), self.eps, scale, shift)
 
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        norm = cls(node.attributes.get("epsilon", 1e-5), node.attributes.get("axis", -1))
+        return Found(norm, parameters={"gamma": 1} | ({"beta": 2} if node.has(2) else {}))
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         yield from eps_mistakes(self, seen)
         yield from affine_mistakes(seen)
@@ -88,6 +95,7 @@ class LayerNorm(ArrayOperation):
                 yield f"the statistics are those of axis {axis}", exchanged(seen, replace(self, axis=axis))
 
 
+@reads("GroupNormalization", "InstanceNormalization")
 @dataclass(frozen=True)
 class GroupNorm(ArrayOperation):
     """As `LayerNorm` over each of `groups` groups of channels with their pixels; gamma and beta of each channel.
@@ -118,6 +126,13 @@ class GroupNorm(ArrayOperation):
         found = standardised(by_group, moments_of(by_group, (2,)), self.eps, scale, shift)
         assert found.bound is not None
         return Reference(found.value.reshape(x.shape), found.bound.reshape(x.shape))
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        if node.kind == "GroupNormalization" and node.opset < 21:
+            raise Unread("before opset 21 its scale is that of a group")
+        groups = node.attributes["num_groups"] if node.kind == "GroupNormalization" else None
+        return Found(cls(node.attributes.get("epsilon", 1e-5), groups), parameters={"gamma": 1, "beta": 2})
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         yield from eps_mistakes(self, seen)

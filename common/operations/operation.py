@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from common.errors import TriptychError
 from common.numerics import np
+from common.operations.onnx_node import Found, OnnxNode
 from common.operations.overflow import as_it_is, sums_that_overflow
 from common.operations.rounding import CARRIED, FP32, UNIT_ROUNDOFF, Gradients, Precision, Reference, unit_of, upwards
 
@@ -50,6 +51,9 @@ class Operation:
 
     rounds_once: ClassVar[bool] = True
     """Whether what it computes is stored once; else each of its several operations on an element may be."""
+
+    any_result: ClassVar[bool] = False
+    """Whether it can be any result of an ONNX node, not the first alone."""
 
     # Shapes and costs
 
@@ -147,6 +151,19 @@ class Operation:
     def fits(self, seen: Observation, right: Reference) -> Iterator[Fit]:
         """Mistakes with a number in them that is read off the output; `right` is what it should be."""
         yield from ()
+
+    # ONNX
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        """The operation that a node is, of those that `common.operations.onnx_node.reads` enters this class for.
+
+        One without numbers takes all that the node reads.
+
+        Raises:
+            Unread: nobody has said what the node's result may be off by.
+        """
+        return Found(cls(), tuple(range(len(node.inputs))))
 
     # For subclasses
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 from common.errors import TriptychError
 from common.numerics import np
 from common.operations.mistake import Hypothesis, Observation, exchanged, multiple
+from common.operations.onnx_node import reads
 from common.operations.operation import MAP, Arrays, Operation, Parameters, Shape, evaluate
 from common.operations.overflow import opened, sums_that_overflow
 from common.operations.rounding import (
@@ -231,6 +232,7 @@ def average_inside(seen: Observation, operation: AveragePool) -> Reference:
     return Reference(reference.value / inside, reference.bound / inside)
 
 
+@reads("GlobalAveragePool")
 @dataclass(frozen=True)
 class GlobalAveragePool(Average):
     """The mean of each channel: (C, H, W) to (C, 1, 1)."""

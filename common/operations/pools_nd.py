@@ -9,10 +9,12 @@ from typing import ClassVar
 from common.numerics import np
 from common.operations.conv_nd import taps
 from common.operations.mistake import Hypothesis, Observation, exchanged
+from common.operations.onnx_node import Found, OnnxNode, reads
 from common.operations.operation import ArrayOperation, Arrays, Parameters, Shape
 from common.operations.overflow import opened
+from common.operations.pooling import AveragePool, MaxPool
 from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Precision, Reference, gamma, unit_of
-from common.operations.windows import Paddings
+from common.operations.windows import OnnxWindow, Paddings
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class PoolND(ArrayOperation):
                 yield f"it is padded {told}", exchanged(seen, other)
 
 
+@reads("MaxPool")
 @dataclass(frozen=True)
 class MaxPoolND(PoolND):
     """The largest value of each window; padding never wins. Source: ONNX MaxPool."""
@@ -66,12 +69,23 @@ class MaxPoolND(PoolND):
     def overflowing(self, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
         return opened(reference, np.isnan(reference.value))
 
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        """The catalogue's, where that has it: padding never wins, so that what hangs over is padding as well."""
+        window = OnnxWindow.of(node, node.attributes["kernel_shape"])
+        if window.plain:
+            sides = [(a, b + more) for (a, b), more in zip(window.padding, window.overhang, strict=True)]
+            (height, width), (down, across) = window.kernel, window.stride
+            return Found(MaxPool((height, width), (down, across), (sides[0], sides[1])))
+        return Found(cls(window.kernel, window.stride, window.padding, window.dilation, window.overhang))
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         yield from self._others(seen)
         average = AveragePoolND(self.kernel, self.stride, self.padding, self.dilation, self.overhang, False)
         yield "the average is taken, not the maximum", exchanged(seen, average)
 
 
+@reads("AveragePool")
 @dataclass(frozen=True)
 class AveragePoolND(PoolND):
     """The mean of each window, the stated padding counted or not, what hangs over never. Source: ONNX AveragePool."""
@@ -104,6 +118,16 @@ class AveragePoolND(PoolND):
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         return CARRIED * sum(self._taps(errors[0], 0.0), np.zeros(1)) / self._counts(inputs[0])
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        """The catalogue's, where that has it."""
+        window = OnnxWindow.of(node, node.attributes["kernel_shape"])
+        if window.plain and not np.any(window.padding) and not any(window.overhang):
+            (height, width), (down, across) = window.kernel, window.stride
+            return Found(AveragePool((height, width), (down, across)))
+        counts = bool(node.attributes.get("count_include_pad", 0))
+        return Found(cls(window.kernel, window.stride, window.padding, window.dilation, window.overhang, counts))
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         told = "not counted" if self.counts_padding else "counted"

@@ -9,10 +9,12 @@ from typing import ClassVar
 from common.numerics import np
 from common.operations.activations import ReLU
 from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, factor_fits
+from common.operations.onnx_node import Found, OnnxNode, reads
 from common.operations.operation import ArrayOperation, Arrays, Parameters, in_double
 from common.operations.rounding import CARRIED, ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma
 
 
+@reads("LeakyRelu")
 @dataclass(frozen=True)
 class LeakyReLU(ArrayOperation):
     """x where it is not negative, slope · x elsewhere. Source: ONNX LeakyRelu."""
@@ -29,6 +31,10 @@ class LeakyReLU(ArrayOperation):
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         return CARRIED * max(1, abs(self.slope)) * errors[0]
 
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        return Found(cls(node.attributes.get("alpha", 0.01)))
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         yield "a ReLU is taken, not a leaky one", exchanged(seen, ReLU())
         for slope in (0.01, 0.1, 0.2, 0.25, 0.3):
@@ -40,6 +46,7 @@ class LeakyReLU(ArrayOperation):
         yield from factor_fits(seen, Reference(np.maximum(x, 0)), np.minimum(x, 0), "negative values are")
 
 
+@reads("PRelu")
 @dataclass(frozen=True)
 class PReLU(ArrayOperation):
     """As `LeakyReLU`, with a slope that is an input, broadcast. Source: ONNX PRelu."""
@@ -53,6 +60,7 @@ class PReLU(ArrayOperation):
         yield "a ReLU is taken, not a parametric one", exchanged(seen, ReLU(), [seen.inputs[0]])
 
 
+@reads("Elu", "Selu")
 @dataclass(frozen=True)
 class ELU(ArrayOperation):
     """`scale` times x where it is positive, alpha · (exp(x) − 1) elsewhere. Source: ONNX Elu, Selu."""
@@ -75,6 +83,11 @@ class ELU(ArrayOperation):
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         return CARRIED * abs(self.scale) * max(1, abs(self.alpha)) * errors[0]
 
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        usual = SELU if node.kind == "Selu" else cls()
+        return Found(cls(node.attributes.get("alpha", usual.alpha), node.attributes.get("gamma", usual.scale)))
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         yield "a ReLU is taken, not an ELU", exchanged(seen, ReLU())
         if self.alpha != 1:
@@ -85,6 +98,7 @@ SELU = ELU(alpha=1.6732632423543772, scale=1.0507009873554805)
 """Source: Klambauer et al. 2017, equation 2; ONNX Selu."""
 
 
+@reads("Clip")
 @dataclass(frozen=True)
 class Clip(ArrayOperation):
     """x, but not below `low` nor above `high`: a choice, nothing is rounded. Source: ONNX Clip."""
@@ -102,6 +116,10 @@ class Clip(ArrayOperation):
                 x = choose(x, x.dtype.type(bound))
         return Reference(x)
 
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        return Found(cls(node.scalar(1, "min", None), node.scalar(2, "max", None)))
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         if self.high is not None:
             yield "it is not capped", exchanged(seen, Clip(self.low))
@@ -116,6 +134,7 @@ def clipped(unclipped: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.nd
     return unclipped.clip(0, 1), np.where(inside, bound, 0)
 
 
+@reads("HardSigmoid")
 @dataclass(frozen=True)
 class HardSigmoid(ArrayOperation):
     """alpha · x + beta, between 0 and 1. Source: ONNX HardSigmoid."""
@@ -135,12 +154,17 @@ class HardSigmoid(ArrayOperation):
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         return CARRIED * abs(self.alpha) * errors[0]
 
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        return Found(cls(node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)))
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         for alpha, told in ((0.2, "1/5"), (1 / 6, "1/6")):
             if abs(alpha - self.alpha) > 1e-6:
                 yield f"the slope is {told}, not {self.alpha:.4g}", exchanged(seen, replace(self, alpha=alpha))
 
 
+@reads("HardSwish")
 @dataclass(frozen=True)
 class HardSwish(ArrayOperation):
     """x · min(max(x + 3, 0), 6) / 6. Source: Howard et al. 2019, section 5.2; ONNX HardSwish."""

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from common.numerics import np
 from common.operations.mistake import Hypothesis, Observation, exchanged, multiple
+from common.operations.onnx_node import Found, OnnxNode, Unread, reads
 from common.operations.operation import ArrayOperation, Arrays, Parameters
 from common.operations.rounding import CARRIED, ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma, unit_of
 
@@ -25,11 +26,24 @@ class Reduction(ArrayOperation):
         """How many values go into one."""
         return prod(shape) if self.axes is None else prod(shape[axis] for axis in self.axes)
 
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        axes = node.attributes.get("axes")
+        if node.has(1):
+            found = node.constant(1)
+            if found is None:
+                raise Unread("its axes are computed")
+            axes = found.tolist()
+        if not axes and node.attributes.get("noop_with_empty_axes"):
+            raise Unread("it reduces nothing")
+        return Found(cls(tuple(axes) if axes else None, bool(node.attributes.get("keepdims", 1))))
+
     def total(self, x: np.ndarray) -> np.ndarray:
         found: np.ndarray = x.sum(axis=self.axes, keepdims=self.keepdims)
         return found
 
 
+@reads("ReduceSum")
 @dataclass(frozen=True)
 class Sum(Reduction):
     """Σ x. Source: ONNX ReduceSum."""
@@ -45,6 +59,7 @@ class Sum(Reduction):
         return CARRIED * self.total(errors[0])
 
 
+@reads("ReduceMean")
 @dataclass(frozen=True)
 class Mean(Reduction):
     """Σ x / n. Source: ONNX ReduceMean."""
@@ -70,6 +85,7 @@ class Mean(Reduction):
         yield "the sum is taken, not the mean", partial(multiple, exchanged(seen), self.count(seen.inputs[0].shape))
 
 
+@reads("ReduceL2")
 @dataclass(frozen=True)
 class Length(Reduction):
     """√Σ x². Source: ONNX ReduceL2."""

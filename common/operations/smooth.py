@@ -9,6 +9,7 @@ from typing import ClassVar
 from common.numerics import np
 from common.operations.activations import ReLU, logistic
 from common.operations.mistake import Hypothesis, Observation, exchanged
+from common.operations.onnx_node import Found, OnnxNode, reads
 from common.operations.operation import ArrayOperation, Arrays, Parameters, in_double
 from common.operations.rounding import (
     CARRIED,
@@ -35,6 +36,7 @@ class Smooth(ArrayOperation):
         return CARRIED * self.steepest * errors[0]
 
 
+@reads("Tanh")
 @dataclass(frozen=True)
 class Tanh(Smooth):
     """The hyperbolic tangent."""
@@ -48,6 +50,7 @@ class Tanh(Smooth):
         return bound + precision.tanh + precision.quotient * np.abs(reference.value)
 
 
+@reads("Exp")
 @dataclass(frozen=True)
 class Exp(Smooth):
     """exp(x)."""
@@ -62,6 +65,7 @@ class Exp(Smooth):
         return CARRIED * np.exp(inputs[0].astype(np.float64)) * np.expm1(errors[0])
 
 
+@reads("Log")
 @dataclass(frozen=True)
 class Log(Smooth):
     """log(x)."""
@@ -77,6 +81,7 @@ class Log(Smooth):
             return -CARRIED * np.log1p(-np.minimum(errors[0] / np.abs(inputs[0].astype(np.float64)), 1))
 
 
+@reads("Erf")
 @dataclass(frozen=True)
 class Erf(Smooth):
     """The error function."""
@@ -89,6 +94,7 @@ class Erf(Smooth):
         return Reference(value, gamma(ELEMENTARY_ULP) * np.abs(value) + SMALLEST_NORMAL)
 
 
+@reads("Softplus")
 @dataclass(frozen=True)
 class Softplus(Smooth):
     """log(1 + exp(x)). Source: ONNX Softplus."""
@@ -102,6 +108,7 @@ class Softplus(Smooth):
         yield "a ReLU is taken, not a softplus", exchanged(seen, ReLU())
 
 
+@reads("Swish")
 @dataclass(frozen=True)
 class Swish(Smooth):
     """x · σ(alpha · x), with alpha 1 the SiLU. Source: Ramachandran et al. 2017; ONNX Swish."""
@@ -122,12 +129,17 @@ class Swish(Smooth):
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         return CARRIED * 1.1 * max(1.0, abs(self.alpha)) * errors[0]
 
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        return Found(cls(node.attributes.get("alpha", 1.0)))
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         yield "a ReLU is taken, not a SiLU", exchanged(seen, ReLU())
         yield "alpha is 1.702 (an approximation of a GELU)", exchanged(seen, replace(self, alpha=1.702))
         yield "a GELU is taken, not a SiLU", exchanged(seen, GELU())
 
 
+@reads("Gelu")
 @dataclass(frozen=True)
 class GELU(Smooth):
     """x · Φ(x), Φ being the normal distribution's; or its approximation with a hyperbolic tangent.
@@ -157,6 +169,10 @@ class GELU(Smooth):
         bound = CARRIED * UNIT_ROUNDOFF * (0.5 * np.abs(x) * (of_t + 2) + 4 * np.abs(value))
         return Reference(value, bound + SMALLEST_NORMAL * (1 + np.abs(x)))
 
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        return Found(cls(node.attributes.get("approximate", "none") == "tanh"))
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         other = "by its approximation with a hyperbolic tangent" if not self.approximate else "exact, not approximated"
         yield f"the GELU is taken {other}", exchanged(seen, GELU(not self.approximate))
@@ -165,6 +181,7 @@ class GELU(Smooth):
         yield "a SiLU is taken, not a GELU", exchanged(seen, Swish())
 
 
+@reads("Mish")
 @dataclass(frozen=True)
 class Mish(Smooth):
     """x · tanh(log(1 + exp(x))). Source: Misra 2019; ONNX Mish."""

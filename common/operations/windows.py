@@ -13,6 +13,7 @@ from common.operations.operation import MAP, Operation, Shape
 
 if TYPE_CHECKING:
     from common.operations.conv import Conv
+    from common.operations.onnx_node import OnnxNode
     from common.operations.pooling import AveragePool, MaxPool
 
 Pair = tuple[int, int]
@@ -42,6 +43,47 @@ def same_padding(size: Sequence[int], kernel: Pair, stride: Pair) -> Padding:
     """The same for height and width: the odd one is below and right."""
     vertical, horizontal = same_paddings(size, kernel, stride)
     return vertical, horizontal
+
+
+@dataclass(frozen=True)
+class OnnxWindow:
+    """How an ONNX node slides its window.
+
+    Source: ONNX's Conv and MaxPool: `auto_pad`, `pads` (all beginnings, then all ends), `ceil_mode`.
+    """
+
+    kernel: Shape
+    stride: Shape
+    dilation: Shape
+    padding: Paddings
+    overhang: Shape
+    """How far the last windows reach beyond the padding, where their number is rounded up."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether `Windowed` can say it: two axes, not dilated."""
+        return len(self.kernel) == 2 and set(self.dilation) == {1}
+
+    @classmethod
+    def of(cls, node: OnnxNode, kernel: Sequence[int]) -> OnnxWindow:
+        axes = len(kernel)
+        stride, dilation = (tuple(node.attributes.get(name, [1] * axes)) for name in ("strides", "dilations"))
+        automatic = node.attributes.get("auto_pad", "NOTSET")
+        pads = node.attributes.get("pads", [0] * 2 * axes) if automatic == "NOTSET" else [0] * 2 * axes
+        padding = tuple(zip(pads[:axes], pads[axes:], strict=True))
+        spans = [(length - 1) * apart + 1 for length, apart in zip(kernel, dilation, strict=True)]
+        overhang = [0] * axes
+        if automatic.startswith("SAME"):
+            odd_at_end = same_paddings(node.shape(0)[2:], spans, stride)
+            padding = tuple(side if automatic == "SAME_UPPER" else side[::-1] for side in odd_at_end)
+        elif node.attributes.get("ceil_mode"):
+            for axis, (size, step, span) in enumerate(zip(node.shape(0)[2:], stride, spans, strict=True)):
+                room = size + sum(padding[axis]) - span
+                number = -(-room // step) + 1
+                if (number - 1) * step >= size + padding[axis][0]:  # the last window must begin inside
+                    number -= 1
+                overhang[axis] = max((number - 1) * step - room, 0)
+        return cls(tuple(kernel), stride, dilation, padding, tuple(overhang))
 
 
 @dataclass(frozen=True)

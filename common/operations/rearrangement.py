@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
+from common.numerics import np
+from common.operations.onnx_node import Found, OnnxNode, nobody_knows, reads
 from common.operations.operation import ArrayOperation, Arrays, Parameters
 from common.operations.rounding import CARRIED, Reference, upwards
 
@@ -31,6 +31,7 @@ LINEAR = frozenset(_MOVES.split())
 """Those of them that move errors as they move values."""
 
 
+@reads(*REARRANGES - {"Concat"}, "Resize")
 @dataclass(frozen=True)
 class Rearrangement(ArrayOperation):
     """One output of a node that ONNX's reference evaluator computes bit for bit."""
@@ -40,6 +41,14 @@ class Rearrangement(ArrayOperation):
     """The serialised node."""
     opset: int
     output: int = 0
+    any_result: ClassVar[bool] = True
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        if node.kind == "Resize" and node.attributes.get("mode", "nearest") != "nearest":
+            raise nobody_knows(node)
+        places = tuple(node.inputs.index(name) for name in dict.fromkeys(node.inputs) if name)
+        return Found(cls(node.kind, node.proto.SerializeToString(), node.opset, node.result), places)
 
     @property
     def kind(self) -> str:

@@ -1,0 +1,132 @@
+"""A node of an ONNX graph, as an operation reads it, and the table of who reads which of ONNX's operators.
+
+A class of this package that ONNX has an operator for says so with `@reads`, and turns a node into itself in
+`Operation.from_onnx`. Opsets 7 to 23 are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+    from common.operations.operation import Operation, Shape
+
+OperationClass = TypeVar("OperationClass", bound="type[Operation]")
+
+
+class Unread(Exception):
+    """Why nobody can say what a node's result may be off by."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The operation that a node is, and which of the node's inputs it takes for what."""
+
+    operation: Operation
+    inputs: tuple[int, ...] = (0,)
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    """By the names of `Operation.parameter_shapes`."""
+
+
+@dataclass(frozen=True)
+class OnnxNode:
+    """One result of a node, and what is known of the values that the node reads."""
+
+    proto: onnx.NodeProto
+    constants: Mapping[str, np.ndarray]
+    shapes: Mapping[str, Shape]
+    """Of all axes; a value whose shape is not known is absent."""
+    opset: int
+    result: int = 0
+    """Which of the node's outputs is asked for."""
+
+    @property
+    def kind(self) -> str:
+        """What ONNX calls the operator: `Conv`."""
+        return self.proto.op_type
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """ "" where an optional input is left out."""
+        return tuple(self.proto.input)
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        from onnx import helper
+
+        found = {attribute.name: helper.get_attribute_value(attribute) for attribute in self.proto.attribute}
+        return {name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()}
+
+    def has(self, place: int) -> bool:
+        """Whether the input at a place is given."""
+        return place < len(self.inputs) and bool(self.inputs[place])
+
+    def constant(self, place: int) -> np.ndarray | None:
+        """The input at a place, if it is a constant."""
+        return self.constants.get(self.inputs[place]) if place < len(self.inputs) else None
+
+    def scalar(self, place: int, attribute: str, otherwise: float | None) -> float | None:
+        """A number that older opsets have as an attribute and newer ones as an input."""
+        if not self.has(place):
+            return self.attributes.get(attribute, otherwise)
+        found = self.constant(place)
+        if found is None or found.size != 1:
+            raise Unread(f"its {attribute} is computed")
+        return float(found.reshape(()))
+
+    def shape(self, place: int, what: str = "its input") -> Shape:
+        """The shape of the input at a place, with all its axes."""
+        if self.inputs[place] not in self.shapes:
+            raise Unread(f"the shape of {what} is not known")
+        return self.shapes[self.inputs[place]]
+
+
+_READERS: dict[str, type[Operation]] = {}
+
+
+def reads(*kinds: str) -> Callable[[OperationClass], OperationClass]:
+    """Say of a class that it reads ONNX's operators of these names."""
+
+    def enter(operation: OperationClass) -> OperationClass:
+        _READERS.update(dict.fromkeys(kinds, operation))
+        return operation
+
+    return enter
+
+
+@cache
+def _readers() -> dict[str, type[Operation]]:
+    """The table, when every file of this package has entered what it holds."""
+    import common.operations
+
+    for module in iter_modules(common.operations.__path__):
+        import_module(f"common.operations.{module.name}")
+    return _READERS
+
+
+def operation_of(node: OnnxNode) -> Found:
+    """The operation that gives a node's result.
+
+    Raises:
+        Unread: nobody has said what that may be off by.
+    """
+    if node.proto.domain not in ("", "ai.onnx"):
+        raise Unread(f"it is an operator of {node.proto.domain}")
+    if any(attribute.HasField("g") or attribute.graphs for attribute in node.proto.attribute):
+        raise Unread("it holds another graph (control flow)")
+    reader = _readers().get(node.kind)
+    if reader is None or (node.result and not reader.any_result):
+        raise nobody_knows(node)
+    return reader.from_onnx(node)
+
+
+def nobody_knows(node: OnnxNode) -> Unread:
+    return Unread(f"nobody has said what {node.kind} may be off by")
