@@ -17,7 +17,7 @@ from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL  # noqa: E402
 from common.prove.exact import exact_probe  # noqa: E402
 from common.prove.judging import UNPROVED, Expected, judge_graph  # noqa: E402
 from common.prove.onnx_run import exposing  # noqa: E402
-from common.prove.proof import judged as judged_runtime  # noqa: E402
+from common.prove.results import judged as judged_runtime  # noqa: E402
 from common.prove.runtimes import Recorded, Runtime  # noqa: E402
 
 RNG = np.random.default_rng(7)

@@ -16,7 +16,8 @@ def prove(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="FILE.onnx, FILE.keras; FILE.py:NAME, which is run; package.module:NAME, timm:NAME, torchvision:NAME.",
+            help="FILE.onnx, FILE.keras; FILE.py:NAME, which is run; package.module:NAME, timm:NAME, torchvision:NAME. "
+            "Those after the first, such as exports of it, are judged by the first one's graph.",
         ),
     ],
     probe: Annotated[

@@ -16,8 +16,8 @@ from common.operations.onnx_node import OnnxNode, Unread, operation_of
 if TYPE_CHECKING:
     import onnx
 
-SOURCES = ("pkg.torch.onnx.name_scopes", "namespace")
-"""Metadata in which exporters say where in the user's code a node comes from."""
+NAMESPACE = "namespace"
+"""The metadata in which torch.onnx says which module makes a node: `: mine.Net/head: torch.….Linear/linear: aten.…`."""
 
 
 def read_model(path: str | Path) -> onnx.ModelProto:
@@ -115,11 +115,23 @@ def _stated_shape(path: str | Path, value: onnx.ValueInfoProto) -> Shape:
     return tuple(size for size in sizes if size is not None)
 
 
+def _source(proto: onnx.NodeProto) -> str | None:
+    """Where a node comes from in the user's own code, if its exporter says it: `blocks.0.attn (Attention)`."""
+    told = next((entry.value for entry in proto.metadata_props if entry.key == NAMESPACE), None)
+    if told is None:
+        return None
+    modules = [part.partition(": ")[::2] for part in told.split("/")[:-1]]  # the last is the operation itself
+    if not modules:
+        return None
+    path, kind = modules[-1][0], modules[-1][1].rpartition(".")[2]
+    return f"{path} ({kind})" if path else kind
+
+
 def _nodes(
     proto: onnx.NodeProto, constants: Mapping[str, np.ndarray], shapes: Mapping[str, Shape], opset: int
 ) -> list[Node]:
     """One for each output that is wanted."""
-    source = next((entry.value for entry in proto.metadata_props if entry.key in SOURCES), None)
+    source = _source(proto)
     nodes = []
     for place, output in enumerate(proto.output):
         if not output:

@@ -1,4 +1,4 @@
-"""`triptych prove`: models one after the other, a table for each, and what differs in words."""
+"""`triptych prove`: a table for each model, and what differs in words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from common.parity.report import STYLES, say_verdict
 from common.parity.results import worst
 from common.prove.judging import UNPROVED
 from common.prove.models import ModelName
-from common.prove.proof import PROBES, ProofRun, Request, RuntimeResult, as_json, prove, results_of
+from common.prove.proof import PROBES, Request, prove, results_of
+from common.prove.results import ProofRun, RuntimeResult, as_json, told
 
 Progress = Callable[[int, Console], AbstractContextManager[Callable[[str], None]]]
 
@@ -32,19 +33,17 @@ def prove_command(
     Raises:
         TriptychError: one of them cannot be had or run.
     """
-    runs: list[ProofRun] = []
-    with progress(sum(results_of(name, request) for name in names), console) as advance:
-        for name in names:
-            found = prove(name, request, lambda done, name=name: advance(f"{name.text}: {done}"))  # type: ignore[misc]
-            runs += found
-            print_model(console, found)
+    with progress(results_of(names, request), console) as advance:
+        runs = prove(names, request, advance)
+    for title in dict.fromkeys(run.title for run in runs):
+        print_model(console, [run for run in runs if run.title == title])
     say_verdict(console, worst([run.verdict for run in runs]))
     return as_json(runs)
 
 
 def print_model(console: Console, runs: Sequence[ProofRun]) -> None:
     """The runs of one model: a table, runtimes down and probes across; then what went wrong and what is unproved."""
-    table = Table(title=runs[0].model, title_justify="left", title_style="bold")
+    table = Table(title=runs[0].title, title_justify="left", title_style="bold")
     for heading in ("runtime", *(run.probe for run in runs)):
         table.add_column(heading)
     for heading in ("nodes", "error ÷ bound", "run", "judged"):
@@ -71,8 +70,8 @@ def print_model(console: Console, runs: Sequence[ProofRun]) -> None:
 
 
 def _outcome(result: RuntimeResult) -> Text:
-    told = result.status if result.status == "crashed" else result.verdict
-    return Text(told, style=STYLES.get(told, ""))
+    word = result.status if result.status == "crashed" else result.verdict
+    return Text(word, style=STYLES.get(word, ""))
 
 
 def _explain(console: Console, run: ProofRun, result: RuntimeResult) -> None:
@@ -80,18 +79,9 @@ def _explain(console: Console, run: ProofRun, result: RuntimeResult) -> None:
         say(console, f"  {result.backend} crashed on the {run.probe} probe: {result.reason}")
     if result.note:
         say(console, f"  {result.backend} on the {run.probe} probe: {result.note}", style="dim")
-    if result.status != "diverged" or not result.first_divergence:
-        return
-    layer = next(layer for layer in result.layers if layer.name == result.first_divergence)
-    ratio = "" if layer.bound_ratio is None else f", {layer.bound_ratio:.3g} times its bound"
-    source = f" in {layer.source}" if layer.source else ""
-    cause = layer.cause or "no known mistake explains it"
-    say(
-        console,
-        f"  {result.backend} diverged on the {run.probe} probe: ",
-        (layer.name, "bold red"),
-        f" ({layer.kind}){source} is the first node that differs{ratio}; {cause}",
-    )
+    if result.first:
+        before, name = f"  {result.backend} diverged on the {run.probe} probe: ", result.first.name
+        say(console, before, (name, "bold red"), told(result.first).removeprefix(name))
 
 
 def _print_unproved(console: Console, runs: Sequence[ProofRun]) -> None:

@@ -66,7 +66,7 @@ def judge_graph(
         verdict = _judge_node(node, known, expected, precision, fused)
         if verdict.verdict == DIVERGED and not diverged:
             diverged = True
-            verdict = _explained(graph, node, known.recorded, verdict)
+            verdict = _explained(graph, node, known, verdict)
         yield verdict
 
 
@@ -106,19 +106,21 @@ def _judge_node(node: Node, known: Known, expected: Expected, precision: Precisi
     return verdict(found, exact=given_expected or reference.bound is None)
 
 
-def _explained(graph: Graph, node: Node, known: Mapping[str, np.ndarray], verdict: NodeVerdict) -> NodeVerdict:
+def _explained(graph: Graph, node: Node, known: Known, verdict: NodeVerdict) -> NodeVerdict:
     """A divergence with the mistakes that explain it."""
-    output = known[node.output]
+    output = known.recorded[node.output]
     if node.operation is None or output.dtype != np.float32 or output.ndim < 2:
         return verdict
-    if any(name not in known for name in node.reads):
+    found = {name: known.certain(name) for name in node.reads}
+    read = {name: value for name, value in found.items() if value is not None}
+    if len(read) < len(found):
         return verdict
-    inputs = [known[name] for name in node.inputs]
+    inputs = [read[name] for name in node.inputs]
     earlier: dict[str, np.ndarray] = {}
     for other in graph.nodes:
         if other is node:
             break
-        array = known.get(other.output)
+        array = known.recorded.get(other.output)
         if array is not None and array.dtype == np.float32 and any(array.shape == x.shape for x in inputs):
             earlier[other.output] = array
     seen = Observation(
@@ -126,7 +128,7 @@ def _explained(graph: Graph, node: Node, known: Mapping[str, np.ndarray], verdic
         node.operation,
         inputs,
         output,
-        {kind: known[name] for kind, name in node.parameters.items()},
+        {kind: read[name] for kind, name in node.parameters.items()},
         batch=inputs,
         input_names=node.inputs,
         elsewhere=earlier,

@@ -1,72 +1,29 @@
-"""The proof of an ONNX file: given integers and given random numbers, in every runtime, each node judged."""
+"""The proof of a model: given integers and given random numbers, in every runtime, each node judged."""
 
 from __future__ import annotations
 
 import importlib.util
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.errors import TriptychError
-from common.graphs import Graph, read_graph
-from common.graphs.onnx_reader import read_model, state_shape
-from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL
-from common.parity.results import INCOMPLETE, worst
+from common.graphs import Graph
 from common.prove.exact import exact_probe
-from common.prove.judging import UNPROVED, Expected, NodeVerdict, judge_graph
+from common.prove.judging import Expected
+from common.prove.matching import corresponding
 from common.prove.models import ModelName
-from common.prove.runtimes import ONNX_RUNTIMES, Process, Recorded, Runtime, record
-from common.prove.torch_run import OFFICIAL, SPECIFICATION
+from common.prove.results import ProofRun, judged
+from common.prove.runtimes import ONNX_RUNTIMES, Recorded, record
+from common.prove.subject import Example, InMemory, Subject, TorchSubject, make_ready
 from common.weights import seeded_generator
 
 PROBES = ("exact", "random")
-
-
-@dataclass(frozen=True)
-class RuntimeResult:
-    """One runtime on one probe."""
-
-    backend: str
-    status: str
-    """`ok`, `diverged` or `crashed`."""
-    verdict: str
-    reason: str | None = None
-    seconds: float = 0.0
-    timing: Mapping[str, float] = field(default_factory=dict)
-    first_divergence: str | None = None
-    source: str | None = None
-    """Of the first divergence, in the user's own code."""
-    likely_cause: str | None = None
-    note: str | None = None
-    """What whoever runs this model in this way should know."""
-    layers: Sequence[NodeVerdict] = ()
-
-    @property
-    def bound_ratio(self) -> float | None:
-        ratios = [layer.bound_ratio for layer in self.layers if layer.verdict != UNPROVED]
-        return max((ratio for ratio in ratios if ratio is not None), default=None) if None not in ratios else None
-
-
-@dataclass(frozen=True)
-class ProofRun:
-    """One model on one probe in every runtime."""
-
-    model: str
-    probe: str
-    backends: Sequence[RuntimeResult]
-    nodes: int
-    """How many the specification has."""
-    exact: tuple[int, int] | None = None
-    """On an exact probe, how many of how many computed values are exact."""
-
-    @property
-    def verdict(self) -> str:
-        return worst([result.verdict for result in self.backends])
 
 
 @dataclass(frozen=True)
@@ -79,152 +36,118 @@ class Request:
     seed: int = 0
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
     """What the user gives some of the model's inputs on the random probe."""
-
-
-def results_of(name: ModelName, request: Request) -> int:
-    """How many rows on how many probes there will be."""
-    rows = {"exact": len(ONNX_RUNTIMES), "random": len(ONNX_RUNTIMES) + (0 if name.is_onnx else 3)}
-    return sum(rows[probe] for probe in request.probes)
+    example: Example | None = None
+    """What the user gives all of them, in order."""
+    backends: Sequence[str] | None = None
+    """The runtimes of models that are no files; all if None."""
 
 
 Advance = Callable[[str], None]
+Given = ModelName | InMemory
 
 
-def prove(name: ModelName, request: Request = Request(), advance: Advance = lambda done: None) -> list[ProofRun]:
-    """Prove a model in every runtime: a run for each probe, with a row for each runtime.
+def results_of(names: Sequence[Given], request: Request) -> int:
+    """How many rows on how many probes there will be."""
+    files = [isinstance(name, ModelName) and name.is_onnx for name in names]
+    rows = sum(len((Subject if is_file else TorchSubject).runtimes) for is_file in files)
+    return sum({"exact": len(ONNX_RUNTIMES), "random": rows}[probe] for probe in request.probes)
 
-    The specification is an ONNX file's own graph, or the one that a PyTorch model is exported to, unfolded.
+
+def prove(names: Sequence[Given], request: Request = Request(), advance: Advance = lambda done: None) -> list[ProofRun]:
+    """Prove a model in every runtime, a run for each probe with a row for each runtime; and others by its graph.
+
+    The specification is an ONNX file's own graph, or the one that a PyTorch model is exported to, unfolded. Whatever
+    else is named is taken for an export of the first model, or for the same model elsewhere: it is judged by the first
+    one's specification, on random numbers.
 
     Raises:
-        TriptychError: there is no such model, or it takes what only the user knows.
+        TriptychError: there is no such model, or it takes what only the user knows; or two are not the same graph.
     """
-    require_packages(*(() if name.is_onnx else ("torch", "onnxscript")), "onnx", "onnxruntime")
-    with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as place:
-        folder = Path(place)
-        if name.is_onnx:
-            return _Proof(name, Path(name.home), request, folder, advance).runs()
-        with Process("common.prove.torch_run", {"KERAS_BACKEND": "torch"}) as process:
-            asked = {"export": name.text, "shape": request.shape, "folder": place, "seed": request.seed}
-            answer = process.ask(asked)
-            if "error" in answer:
-                raise TriptychError(f"{name.text} cannot be exported: {answer['error']}")
-            return _Proof(name, folder / SPECIFICATION, request, folder, advance, process).runs()
+    others = names[1:]
+    if others and "random" not in request.probes:
+        raise TriptychError("several models are compared on random numbers; leave out --probe, or add --probe random")
+    only_onnx = all(isinstance(name, ModelName) and name.is_onnx for name in names)
+    require_packages(*(() if only_onnx else ("torch", "onnxscript")), "onnx", "onnxruntime")
+    with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as place, ExitStack() as ends:
+
+        def ready(name: Given, number: int, example: Example | None) -> Subject:
+            folder = Path(place) / str(number)
+            options: dict[str, Any] = {"shape": request.shape, "seed": request.seed, "backends": request.backends}
+            return make_ready(name, folder, ends, example=example, **options)
+
+        proof = _Proof(ready(names[0], 0, request.example), request, advance)
+        runs = proof.runs()
+        for number, name in enumerate(others, start=1):
+            runs.append(proof.run_of(ready(name, number, list(proof.feeds.values()))))
+        return runs
 
 
 class _Proof:
     """One model, what it is given, and who runs it."""
 
-    def __init__(
-        self,
-        name: ModelName,
-        path: Path,
-        request: Request,
-        folder: Path,
-        advance: Advance,
-        process: Process | None = None,
-    ) -> None:
-        self.name, self.path, self.request, self.folder = name, path, request, folder
-        self.advance, self.process = advance, process
-        self.model = read_model(path)
-        if request.shape and process is None:
-            state_shape(self.model, request.shape, path)
-        self.graph = read_graph(path, self.model)
+    def __init__(self, subject: Subject, request: Request, advance: Advance) -> None:
+        self.subject, self.request, self.advance = subject, request, advance
+        self.graph = subject.graph
         self.feeds: dict[str, np.ndarray] = {
             value: seeded_generator(request.seed, value).standard_normal(shape, np.float32)
             for value, shape in self.graph.inputs.items()
         }
+        if request.example is not None:
+            if len(request.example) != len(self.feeds):
+                takes = ", ".join(self.feeds)
+                raise TriptychError(f"{len(request.example)} inputs are given; {self.graph.name} takes {takes}")
+            self.feeds.update(_fitting(dict(zip(self.feeds, request.example, strict=True)), self.graph))
         self.feeds.update(_fitting(request.inputs, self.graph))
 
     def runs(self) -> list[ProofRun]:
-        first = record(ONNX_RUNTIMES[0], self.path, self.feeds, self.folder)
+        first = self.subject.record(ONNX_RUNTIMES[0], self.feeds)
         if first.error:
-            raise TriptychError(f"ONNX Runtime cannot run {self.name.text}: {first.error}")
+            raise TriptychError(f"ONNX Runtime cannot run {self.subject.text}: {first.error}")
         made = {"exact": self._exact, "random": self._random}
         return [made[probe](first) for probe in self.request.probes]
 
     def _random(self, first: Recorded) -> ProofRun:
         results = []
-        for compiled in (False, True) if self.process else ():
-            runtime = Runtime("torch-compile" if compiled else "torch", optimise=compiled)
-            assert self.process
-            found = self.process.record({"compile": compiled}, self.feeds, self.folder)
+        for runtime in self.subject.runtimes:
+            found = first if runtime == ONNX_RUNTIMES[0] else self.subject.record(runtime, self.feeds)
             results.append(judged(runtime, self.graph, self.feeds, found, Expected()))
-            self.advance(f"random in {runtime.name}")
-        for runtime in ONNX_RUNTIMES:
-            again = runtime != ONNX_RUNTIMES[0]
-            found = record(runtime, self.path, self.feeds, self.folder) if again else first
-            results.append(judged(runtime, self.graph, self.feeds, found, Expected()))
-            self.advance(f"random in {runtime.name}")
-        if self.process:
-            runtime = Runtime("export", optimise=True)
-            results.append(judged(runtime, self.graph, self.feeds, self._of_export(runtime), Expected()))
-            self.advance("random in its export")
-        return ProofRun(self.name.text, "random", results, len(self.graph.nodes))
-
-    def _of_export(self, runtime: Runtime) -> Recorded:
-        """What the official export gives, whose inputs and outputs may have other names, in the same order."""
-        export = read_graph(self.folder / OFFICIAL)
-        feeds = dict(zip(export.inputs, self.feeds.values(), strict=True))
-        found = record(runtime, self.folder / OFFICIAL, feeds, self.folder)
-        if not found.error:
-            found.values |= {
-                ours: found.values[theirs] for ours, theirs in zip(self.graph.outputs, export.outputs, strict=True)
-            }
-        return found
+            self.advance(f"{self.subject.text}: random in {runtime.name}")
+        return ProofRun(self.subject.text, "random", results, len(self.graph.nodes))
 
     def _exact(self, first: Recorded) -> ProofRun:
         import onnx
 
-        probe = exact_probe(self.model, self.graph, first.values, seed=self.request.seed)
-        file = self.folder / "exact.onnx"
+        probe = exact_probe(self.subject.model, self.graph, first.values, seed=self.request.seed)
+        file = self.subject.folder / "exact.onnx"
         large = probe.model.ByteSize() > 1 << 30
         onnx.save(probe.model, file, save_as_external_data=large, location="exact.data")
         results = []
         for runtime in ONNX_RUNTIMES:
-            found = record(runtime, file, probe.feeds, self.folder)
+            found = record(runtime, file, probe.feeds, self.subject.folder)
             results.append(judged(runtime, probe.graph, probe.feeds, found, probe.expected))
-            self.advance(f"exact in {runtime.name}")
-        computed = len(probe.expected.values) + len(probe.bounded)
-        return ProofRun(self.name.text, "exact", results, len(self.graph.nodes), (len(probe.expected.values), computed))
+            self.advance(f"{self.subject.text}: exact in {runtime.name}")
+        values = len(probe.expected.values)
+        exact = values, values + len(probe.bounded)
+        return ProofRun(self.subject.text, "exact", results, len(self.graph.nodes), exact)
 
-
-def judged(
-    runtime: Runtime, graph: Graph, feeds: Mapping[str, np.ndarray], found: Recorded, expected: Expected
-) -> RuntimeResult:
-    """The row of a runtime, from what it was fed and what it computed."""
-    if found.error:
-        return RuntimeResult(runtime.name, "crashed", INCOMPLETE, found.error)
-    started = time.perf_counter()
-    layers = list(judge_graph(graph, {**feeds, **found.values}, expected, fused=runtime.optimise))
-    timing = {"run": found.seconds, "judge": time.perf_counter() - started}
-    first = next((layer for layer in layers if layer.verdict == DIVERGED), None)
-    kinds = {layer.verdict for layer in layers}
-    # On an exact probe what can be exact is, or it has diverged; the rest is certified.
-    verdict = CERTIFIED if CERTIFIED in kinds and not expected.values else IDENTICAL
-    unseen = [name for name in graph.outputs if name in graph.makers() and name not in found.values]
-    if UNPROVED in kinds or unseen:
-        verdict = INCOMPLETE
-    if first:
-        verdict = DIVERGED
-    return RuntimeResult(
-        runtime.name,
-        "diverged" if first else "ok",
-        verdict,
-        seconds=found.seconds,
-        timing=timing,
-        first_divergence=first.name if first else None,
-        source=first.source if first else None,
-        likely_cause=first.cause if first else None,
-        note="; ".join(_notes(found, unseen)) or None,
-        layers=layers,
-    )
-
-
-def _notes(found: Recorded, unseen: Sequence[str]) -> Iterator[str]:
-    if unseen:
-        yield f"what it returns was not seen: {', '.join(unseen)}"
-    if not found.same:
-        yield "called as a whole it gives other bits than operation by operation, which is how it was judged"
+    def run_of(self, other: Subject) -> ProofRun:
+        """Another model, judged by this one's specification."""
+        if list(other.graph.inputs.values()) != list(self.graph.inputs.values()):
+            takes = [" and ".join("×".join(map(str, s)) for s in g.inputs.values()) for g in (other.graph, self.graph)]
+            raise TriptychError(f"{other.text} takes {takes[0]}, but {self.subject.text} {takes[1]}")
+        called = corresponding(self.graph, other.graph)
+        feeds = dict(zip(other.graph.inputs, self.feeds.values(), strict=True))
+        results = []
+        for runtime in other.runtimes:
+            found = other.record(runtime, feeds)
+            values = {name: found.values[theirs] for name, theirs in called.items() if theirs in found.values}
+            # What a folded graph makes of several nodes' numbers was not rounded between these.
+            row = judged(
+                replace(runtime, optimise=True), self.graph, self.feeds, replace(found, values=values), Expected()
+            )
+            results.append(row)
+            self.advance(f"{other.text}: random in {runtime.name}")
+        return ProofRun(other.text, "random", results, len(self.graph.nodes), specification=self.subject.text)
 
 
 def _fitting(given: Mapping[str, np.ndarray], graph: Graph) -> Mapping[str, np.ndarray]:
@@ -252,26 +175,3 @@ def require_packages(*names: str) -> None:
     if missing:
         installed = "pip install -c constraints.txt -e '.[prove]'"
         raise TriptychError(f"a proof needs {' and '.join(missing)}, not installed here; {installed}")
-
-
-def as_json(runs: Sequence[ProofRun]) -> dict[str, Any]:
-    """The report for programs, of the same shape as that of `triptych parity`."""
-    from common.parity.environment import describe
-
-    return {
-        "environment": describe(),
-        "verdict": worst([run.verdict for run in runs]),
-        "runs": [
-            {
-                "architecture": run.model,
-                "probe": run.probe,
-                "device": "cpu",
-                "precision": "fp32",
-                "verdict": run.verdict,
-                "published": None,
-                "exact": run.exact,
-                "backends": [asdict(result) | {"path": None} for result in run.backends],
-            }
-            for run in runs
-        ],
-    }

@@ -57,6 +57,14 @@ class Known:
             self._computed[name] = value, error
         return self._computed[name]
 
+    def certain(self, name: str) -> np.ndarray | None:
+        """A value that was recorded, or that follows from such without an error; None if there is none."""
+        try:
+            value, error = self.value(name)
+        except Unknown:
+            return None
+        return value if error is None or not error.any() else None
+
     def reference(self, node: Node) -> Reference:
         """What a node should give, and how far off it may be with all that it reads.
 

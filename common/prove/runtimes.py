@@ -56,7 +56,34 @@ def record(runtime: Runtime, model: Path, feeds: Mapping[str, np.ndarray], folde
         return process.record(job, feeds, folder)
 
 
-class Process:
+class Jobs:
+    """Whatever does one job after the other and answers."""
+
+    def ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """Have a job done; returns what is answered, or `{"error": …}`."""
+        raise NotImplementedError
+
+    def record(self, job: Mapping[str, Any], feeds: Mapping[str, np.ndarray], folder: Path) -> Recorded:
+        """Have a model run; the job is told where its feeds lie and where its values go."""
+        given, made = folder / "feeds.safetensors", folder / "values.safetensors"
+        save_file({name: np.ascontiguousarray(array) for name, array in feeds.items()}, given)
+        answer = self.ask(dict(job) | {"feeds": str(given), "values": str(made)})
+        if "error" in answer:
+            return Recorded(error=answer["error"])
+        return Recorded(load_file(made), answer["seconds"], answer.get("same", True))
+
+
+class Here(Jobs):
+    """Jobs done in this process, on a model that is nowhere else."""
+
+    def __init__(self, do: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self.do = do
+
+    def ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        return answer_of(self.do, dict(job))
+
+
+class Process(Jobs):
     """A module of ours in a process of its own, which does one job after the other and ends with this one.
 
     A job and its answer are a line of JSON each.
@@ -88,7 +115,6 @@ class Process:
                     pipe.close()
 
     def ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        """Have a job done; returns what is answered, or `{"error": …}`."""
         assert self.process.stdin
         assert self.process.stdout
         try:
@@ -104,15 +130,6 @@ class Process:
         last = next((line.strip() for line in reversed(self.log.readlines()) if line.strip()), "")
         return {"error": f"the process was killed by signal {-code}" if code < 0 else f"the process ended: {last}"}
 
-    def record(self, job: Mapping[str, Any], feeds: Mapping[str, np.ndarray], folder: Path) -> Recorded:
-        """Have a model run; the job is told where its feeds lie and where its values go."""
-        given, made = folder / "feeds.safetensors", folder / "values.safetensors"
-        save_file({name: np.ascontiguousarray(array) for name, array in feeds.items()}, given)
-        answer = self.ask(dict(job) | {"feeds": str(given), "values": str(made)})
-        if "error" in answer:
-            return Recorded(error=answer["error"])
-        return Recorded(load_file(made), answer["seconds"], answer.get("same", True))
-
 
 ANSWER = "answer: "
 """What a line of standard output begins with that is one; a model may print others."""
@@ -121,11 +138,15 @@ ANSWER = "answer: "
 def serve(jobs: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """The other end: do what is asked until there is nothing more."""
     for line in sys.stdin:
-        try:
-            answer = jobs(json.loads(line))
-        except Exception as error:  # whatever a user's model raises is its row's reason
-            answer = {"error": _told(error)}
-        print(f"{ANSWER}{json.dumps(answer)}", flush=True)
+        print(f"{ANSWER}{json.dumps(answer_of(jobs, json.loads(line)))}", flush=True)
+
+
+def answer_of(jobs: Callable[[dict[str, Any]], dict[str, Any]], job: dict[str, Any]) -> dict[str, Any]:
+    """What is answered; whatever a user's model raises is its row's reason."""
+    try:
+        return jobs(job)
+    except Exception as error:
+        return {"error": _told(error)}
 
 
 def _told(error: BaseException) -> str:

@@ -1,13 +1,16 @@
 """A PyTorch model: exported as specification, and run value by value. In a process of its own that keeps it.
 
-`{"export": MODEL, "shape": …, "folder": …, "seed": …}` answers where the specification lies and what was exported;
-`{"feeds": …, "values": …, "compile": …}` runs the model and records every value that has a name in the specification.
+`{"export": MODEL, "shape": …, "examples": …, "folder": …, "seed": …, "official": …}` writes the specification, and
+if so asked the official export, into the folder; `{"feeds": …, "inputs": […], "values": …, "compile": …}` runs the
+model and records every value that has a name in the specification.
 """
 
 from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,25 +20,27 @@ from safetensors.numpy import load_file, save_file
 from common.errors import TriptychError
 from common.prove.models import ModelName, load, parse
 from common.prove.runtimes import serve
+from common.prove.subject import OFFICIAL, SPECIFICATION
 
 if TYPE_CHECKING:
     import torch
 
-SPECIFICATION, OFFICIAL = "specification.onnx", "export.onnx"
 OPSET = 20
 
 
 class Exported:
     """A model and its graph, in which every value has the name that it has in the specification."""
 
-    def __init__(self, model: torch.nn.Module, example: torch.Tensor, folder: Path) -> None:
+    def __init__(
+        self, model: torch.nn.Module, examples: Sequence[torch.Tensor], folder: Path, *, official: bool
+    ) -> None:
         import onnxscript.optimizer
         import torch
 
-        self.model, self.example = model.eval(), example
+        self.model = model
         options: dict[str, Any] = {"dynamo": True, "opset_version": OPSET, "verbose": False, "external_data": False}
         # Unfolded: a batch normalisation that the exporter multiplies into a convolution is none any more.
-        program = torch.onnx.export(self.model, (example,), optimize=False, **options)
+        program = torch.onnx.export(self.model, tuple(examples), optimize=False, **options)
         assert program is not None
         onnxscript.optimizer.fold_constants(program.model, onnx_shape_inference=True)
         onnxscript.optimizer.remove_unused_nodes(program.model)
@@ -43,23 +48,24 @@ class Exported:
         exported = program.exported_program
         assert exported is not None
         self.graph: Any = exported.module()
-        official = torch.onnx.export(self.model, (example,), **options)
-        assert official is not None
-        official.save(folder / OFFICIAL, external_data=False)
+        if official:
+            usual = torch.onnx.export(self.model, tuple(examples), **options)
+            assert usual is not None
+            usual.save(folder / OFFICIAL, external_data=False)
 
-    def record(self, given: torch.Tensor, compiled: bool) -> tuple[dict[str, np.ndarray], float, bool]:
+    def record(self, given: Sequence[torch.Tensor], compiled: bool) -> tuple[dict[str, np.ndarray], float, bool]:
         """Every value, the seconds of it, and whether the model's own call gives the same bits as its graph."""
         import torch
 
         names, graph = _recording_everything(self.graph)
         run = torch.compile(graph) if compiled else graph
         with torch.no_grad():
-            values = run(given)
+            values = run(*given)
             started = time.perf_counter()
-            values = run(given)
+            values = run(*given)
             seconds = time.perf_counter() - started
-            same = compiled or _equal(self.graph(given), self.model(given))
-        arrays = {name: np.ascontiguousarray(value.numpy()) for name, value in zip(names, values, strict=True)}
+            same = compiled or _equal(self.graph(*given), self.model(*given))
+        arrays = {name: np.ascontiguousarray(value.detach().numpy()) for name, value in zip(names, values, strict=True)}
         return arrays, seconds, same
 
 
@@ -138,30 +144,64 @@ def _input_shape(model: ModelName, loaded: Any, given: list[int] | None) -> list
     raise TriptychError(f"nothing says what {model.text} takes; say it with --input-shape 1x3x224x224")
 
 
-def main() -> None:
-    exported: list[Exported] = []
+class TorchJobs:
+    """Does the jobs of this module, on a model that is loaded by its name, or on one that is given."""
 
-    def job(asked: dict[str, Any]) -> dict[str, Any]:
+    def __init__(self, model: torch.nn.Module | None = None) -> None:
+        self.given = model
+        self.exported: Exported | None = None
+
+    def do(self, job: dict[str, Any]) -> dict[str, Any]:
+        with _evaluating(self.given):
+            return self._export(job) if "export" in job else self._record(job)
+
+    def _export(self, job: dict[str, Any]) -> dict[str, Any]:
         import torch
 
-        if "export" in asked:
-            torch.manual_seed(asked["seed"])
-            name = parse(asked["export"])
-            model = load(name, asked["shape"])
+        if self.given is None:
+            torch.manual_seed(job["seed"])
+            name = parse(job["export"])
+            model = load(name, job["shape"])
             if not isinstance(model, torch.nn.Module):
                 raise TriptychError(f"{name.text} is {type(model).__name__}, not a torch.nn.Module")
-            example = torch.randn(*_input_shape(name, model, asked["shape"]))
-            if name.is_library:
-                _seeded(model, example, asked["seed"])
-            exported[:] = [Exported(model, example, Path(asked["folder"]))]
-            return {"shape": list(example.shape), "version": torch.__version__}
-        (feed,) = load_file(asked["feeds"]).values()
-        values, seconds, same = exported[0].record(torch.from_numpy(feed), asked["compile"])
-        save_file(values, asked["values"])
+        else:
+            model = self.given
+            name = ModelName(job["export"], "", "")
+        if "examples" in job:
+            given = load_file(job["examples"])
+            examples = [torch.from_numpy(given[place]) for place in sorted(given)]
+        else:
+            examples = [torch.randn(*_input_shape(name, model, job["shape"]))]
+        if name.is_library:
+            _seeded(model, examples[0], job["seed"])
+        if self.given is None:
+            model.eval()
+        self.exported = Exported(model, examples, Path(job["folder"]), official=job["official"])
+        return {"version": torch.__version__}
+
+    def _record(self, job: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        assert self.exported
+        feeds = load_file(job["feeds"])
+        given = [torch.from_numpy(feeds[name]) for name in job["inputs"]]
+        values, seconds, same = self.exported.record(given, job["compile"])
+        save_file(values, job["values"])
         return {"seconds": seconds, "same": same}
 
-    serve(job)
+
+@contextmanager
+def _evaluating(model: torch.nn.Module | None) -> Iterator[None]:
+    """A user's own module in evaluation mode, and afterwards, each part of it, as it was."""
+    were = [(part, part.training) for part in model.modules()] if model is not None else []
+    if model is not None:
+        model.eval()
+    try:
+        yield
+    finally:
+        for part, training in were:
+            part.training = training
 
 
 if __name__ == "__main__":
-    main()
+    serve(TorchJobs().do)

@@ -1,0 +1,111 @@
+"""`triptych.prove` and `triptych.assert_same`: the proof as Python functions, for programs and for tests."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import TriptychError
+from common.prove.models import ModelName, parse
+from common.prove.proof import PROBES, Given, Request
+from common.prove.proof import prove as prove_models
+from common.prove.results import Report
+from common.prove.subject import FIRST, InMemory
+
+
+def prove(
+    a: Any,
+    b: Any = None,
+    *,
+    example: Any = None,
+    input_shape: Sequence[int] | None = None,
+    probes: Sequence[str] | None = None,
+    backends: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Report:
+    """Prove that a model computes what its graph says, in everything that runs it, and that another is the same.
+
+    Args:
+        a: a PyTorch module, a Keras model, the path of a `.onnx` or `.keras` file, or whatever `triptych prove` takes.
+            Its graph is the specification.
+        b: an export of it, or the same model elsewhere: any of these too.
+        example: what the model takes: an array, a tensor, or a sequence of them for several inputs, float32. Its shape
+            is the models' input shape, its numbers are used on the random probe.
+        input_shape: in place of an example: the shape of the only input, which is then filled with random numbers.
+        probes: `exact`, `random`, or both, which is usual; only `random` where `b` is given.
+        backends: which rows there are of what is its own specification: `torch`, `onnxruntime`, …; usually all, and of
+            a PyTorch module with a `b` beside it `torch` alone, since a compiler takes its time.
+        seed: of all random numbers.
+
+    Raises:
+        TriptychError: a model cannot be had or run, or the two are not the same graph.
+    """
+    usual = PROBES if b is None else ("random",)
+    if backends is None and b is not None:
+        backends = FIRST
+    arrays = None if example is None else _arrays(example)
+    request = Request(probes or usual, input_shape, seed, example=arrays, backends=backends)
+    with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder:
+        models = [a] if b is None else [a, b]
+        given = [_given(model, Path(folder) / f"{place}.keras") for place, model in enumerate(models)]
+        return Report(prove_models(given, request))
+
+
+def assert_same(a: Any, b: Any = None, **options: Any) -> Report:
+    """As `prove`, but a difference is an `AssertionError` that names the node, how far off it is, and the cause.
+
+    Raises:
+        AssertionError: something differs, crashed, or has no bound.
+        TriptychError: as for `prove`.
+    """
+    __tracebackhide__ = True  # pytest shows the line of the test
+    report = prove(a, b, **options)
+    if not report.agrees:
+        raise AssertionError(str(report))
+    return report
+
+
+def _given(model: Any, place: Path) -> Given:
+    """What the user calls a model, or the model itself if it is one of PyTorch's.
+
+    Args:
+        model: as `prove` takes it.
+        place: where a Keras model is saved, so that each of its backends can load it.
+    """
+    if isinstance(model, str | Path):
+        return parse(str(model))
+    kinds = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
+    if "keras" in kinds:
+        try:
+            model.save(place)
+        except Exception as error:  # whatever its layers raise
+            told = f"{_called(model)} cannot be saved as .keras: {error}; give FILE.py:NAME"
+            raise TriptychError(told) from None
+        return ModelName(_called(model), str(place), "")
+    if "torch" in kinds and hasattr(model, "state_dict"):
+        return InMemory(model)
+    raise TriptychError(f"{_called(model)} is no model; give a PyTorch module, a Keras model, or a name")
+
+
+def _called(model: Any) -> str:
+    return type(model).__name__
+
+
+def _arrays(example: Any) -> list[np.ndarray]:
+    """An array, a tensor or several of them, as float32 arrays.
+
+    Raises:
+        TriptychError: one is of another type.
+    """
+    several = isinstance(example, list | tuple) and all(hasattr(item, "shape") for item in example)
+    arrays = []
+    for item in example if several else [example]:
+        array = np.asarray(item.detach().cpu() if hasattr(item, "detach") else item)
+        if array.dtype != np.float32:
+            raise TriptychError(f"the example holds {array.dtype}, expected float32")
+        arrays.append(array)
+    return arrays

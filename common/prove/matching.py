@@ -1,0 +1,146 @@
+"""Which value of an export is which of the graph that it was made of.
+
+An exporter renames values, lists branches in another order, multiplies a batch normalisation into the convolution
+before it, and writes a dense layer as one node or as two. What the two graphs have in common is a longest common
+subsequence of their nodes, both in the order in which their outputs need them; a node that took others in has the value
+of the last of these. What has no counterpart is not there to be judged, and bounds are carried over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from common.errors import TriptychError
+from common.graphs import Graph, Node
+from common.operations.operation import Shape
+from common.operations.rearrangement import Rearrangement
+
+_ALIKE = {"Gemm": "MatMul"}
+_ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
+_FOLDED = {"BatchNormalization", *_ARITHMETIC}
+"""What exporters multiply or add into the weights before it, where its other operands are constant."""
+_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
+Token = tuple[str, bool, tuple[tuple[int, ...], ...]]
+
+
+def corresponding(specification: Graph, export: Graph) -> dict[str, str]:
+    """The values of a specification that an export has, and what they are called there.
+
+    What only moves values is left out: it can be computed without an error, however often an exporter does it.
+
+    Raises:
+        TriptychError: the export is of another graph: a layer with weights is in one of them only.
+    """
+    ours, theirs = _Side(specification), _Side(export)
+    pairs = common_subsequence(ours.tokens, theirs.tokens)
+    ours.require_every_layer({i for i, _ in pairs}, theirs)
+    theirs.require_every_layer({j for _, j in pairs}, ours)
+    matched = {ours.nodes[i].output for i, _ in pairs}, {theirs.nodes[j].output for _, j in pairs}
+    values = {}
+    for i, j in pairs:
+        mine, other = ours.nodes[i], theirs.nodes[j]
+        last, last_other = ours.last_of_chain(mine, matched[0]), theirs.last_of_chain(other, matched[1])
+        if last is not mine and last_other is not other:  # both have something after it, written differently
+            values[mine.output] = other.output
+        values[last.output] = last_other.output
+    return values | dict(zip(specification.outputs, export.outputs, strict=False))
+
+
+class _Side:
+    """One of the two graphs: the nodes that compute, and what is to be recognised of each."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.constants = _constant_shapes(graph)
+        self.nodes = [
+            node
+            for node in in_order(graph)
+            if not isinstance(node.operation, Rearrangement) and node.output not in self.constants
+        ]
+        self.tokens = [self._token(node) for node in self.nodes]
+        self.readers: dict[str, list[Node]] = {}
+        for node in graph.nodes:
+            for name in node.reads:
+                self.readers.setdefault(name, []).append(node)
+
+    def _token(self, node: Node) -> Token:
+        """What a node has in common with its counterpart: its kind, and the shapes of its weights, turned or not."""
+        constants = [self.constants[name] for name in node.reads if name in self.constants]
+        weights = tuple(sorted(tuple(sorted(shape)) for shape in constants if len(shape) > 1))
+        if node.kind in _ARITHMETIC:
+            return node.kind, bool(constants), ()
+        return _ALIKE.get(node.kind, node.kind), False, weights if node.kind in _WEIGHTED else ()
+
+    def last_of_chain(self, node: Node, matched: set[str]) -> Node:
+        """The last node without counterpart that only goes on with a node's value by constants."""
+        while len(after := self.readers.get(node.output, [])) == 1 and node.output not in self.graph.outputs:
+            (reader,) = after
+            others = [name for name in reader.reads if name != node.output]
+            constant = all(name in self.constants for name in others)
+            if reader.output in matched or reader.kind not in _FOLDED or not constant:
+                break
+            node = reader
+        return node
+
+    def require_every_layer(self, found: set[int], other: _Side) -> None:
+        """See that whatever has matrices of weights has a counterpart."""
+        for place, (node, token) in enumerate(zip(self.nodes, self.tokens, strict=True)):
+            if token[2] and place not in found:
+                shapes = (self.constants[name] for name in node.reads if name in self.constants)
+                shape = "×".join(map(str, next(shapes)))
+                where = f" in {node.source}" if node.source else ""
+                raise TriptychError(
+                    f"{other.graph.name} has no counterpart of {node.name} ({node.kind}, weights {shape}){where} of "
+                    f"{self.graph.name}: they are not the same graph; prove each for itself"
+                )
+
+
+def _constant_shapes(graph: Graph) -> dict[str, Shape]:
+    """The shapes of constants, and of what is only moved about of these: a transposed kernel is one too."""
+    known = dict(graph.constants)
+    for node in graph.nodes:
+        if isinstance(node.operation, Rearrangement) and all(name in known for name in node.reads):
+            known[node.output] = node.operation.reference([known[name] for name in node.inputs], {}).value
+    return {name: array.shape for name, array in known.items()}
+
+
+def in_order(graph: Graph) -> list[Node]:
+    """Its nodes in the order in which its outputs need them, whatever order the file has them in."""
+    makers = graph.makers()
+    ordered: dict[str, Node] = {}
+    stack: list[tuple[str, bool]] = [(name, False) for name in reversed(graph.outputs)]
+    while stack:
+        name, ready = stack.pop()
+        if name in ordered or name not in makers:
+            continue
+        if ready:
+            ordered[name] = makers[name]
+            continue
+        stack.append((name, True))
+        stack += [(read, False) for read in reversed(makers[name].reads)]
+    return list(ordered.values())
+
+
+def common_subsequence(ours: Sequence[Token], theirs: Sequence[Token]) -> list[tuple[int, int]]:
+    """The places of a common subsequence in both: the one with most layers that have weights, then the longest."""
+    numbers: dict[Token, int] = {}
+    a, b = (np.array([numbers.setdefault(t, len(numbers)) for t in tokens], np.int64) for tokens in (ours, theirs))
+    lengths = np.zeros((len(a) + 1, len(b) + 1), np.int64)
+    for i in range(len(a) - 1, -1, -1):
+        gain = 1 + (len(a) if ours[i][2] else 0)
+        here = np.maximum(np.where(b == a[i], lengths[i + 1, 1:] + gain, 0), lengths[i + 1, :-1])
+        lengths[i, :-1] = np.maximum.accumulate(here[::-1])[::-1]
+    pairs, i, j = [], 0, 0
+    while i < len(a) and j < len(b):
+        gain = 1 + (len(a) if ours[i][2] else 0)
+        if a[i] == b[j] and lengths[i, j] == lengths[i + 1, j + 1] + gain:
+            pairs.append((i, j))
+            i, j = i + 1, j + 1
+        elif lengths[i + 1, j] >= lengths[i, j + 1]:
+            i += 1
+        else:
+            j += 1
+    return pairs

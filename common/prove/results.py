@@ -1,0 +1,184 @@
+"""What a proof finds: of a node, of a runtime, of a model; and as a report for programs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from common.graphs import Graph
+from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL
+from common.parity.results import INCOMPLETE, worst
+from common.prove.judging import UNPROVED, Expected, NodeVerdict, judge_graph
+from common.prove.runtimes import Recorded, Runtime
+
+
+@dataclass(frozen=True)
+class RuntimeResult:
+    """One runtime on one probe."""
+
+    backend: str
+    status: str
+    """`ok`, `diverged` or `crashed`."""
+    verdict: str
+    reason: str | None = None
+    seconds: float = 0.0
+    timing: Mapping[str, float] = field(default_factory=dict)
+    first_divergence: str | None = None
+    source: str | None = None
+    """Of the first divergence, in the user's own code."""
+    likely_cause: str | None = None
+    note: str | None = None
+    """What whoever runs this model in this way should know."""
+    layers: Sequence[NodeVerdict] = ()
+
+    @property
+    def bound_ratio(self) -> float | None:
+        ratios = [layer.bound_ratio for layer in self.layers if layer.verdict != UNPROVED]
+        return max((ratio for ratio in ratios if ratio is not None), default=None) if None not in ratios else None
+
+    @property
+    def first(self) -> NodeVerdict | None:
+        """The first node that differs."""
+        return next((layer for layer in self.layers if layer.name == self.first_divergence), None)
+
+
+@dataclass(frozen=True)
+class ProofRun:
+    """One model on one probe in every runtime."""
+
+    model: str
+    probe: str
+    backends: Sequence[RuntimeResult]
+    nodes: int
+    """How many the specification has."""
+    exact: tuple[int, int] | None = None
+    """On an exact probe, how many of how many computed values are exact."""
+    specification: str | None = None
+    """The model whose graph it is judged by, where it is not its own."""
+
+    @property
+    def verdict(self) -> str:
+        return worst([result.verdict for result in self.backends])
+
+    @property
+    def title(self) -> str:
+        return f"{self.model}, judged by {self.specification}" if self.specification else self.model
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `triptych.prove` returns."""
+
+    runs: Sequence[ProofRun]
+
+    @property
+    def verdict(self) -> str:
+        """`identical`, `certified`, `diverged` or `incomplete`."""
+        return worst([run.verdict for run in self.runs])
+
+    @property
+    def agrees(self) -> bool:
+        return self.verdict in (IDENTICAL, CERTIFIED)
+
+    def __str__(self) -> str:
+        """The verdict, and a line for whatever is not well: the node, the ratio, the cause."""
+        lines = [f"{self.runs[0].model}: {self.verdict}"]
+        for run in self.runs:
+            for result in run.backends:
+                where = f"{result.backend} on the {run.probe} probe"
+                of = f"{where} ({run.title})" if run.specification else where
+                lines += [f"  {of}: {sentence}" for sentence in explanations(result)]
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        return as_json(self.runs)
+
+
+def explanations(result: RuntimeResult) -> Iterator[str]:
+    """What is wrong with a runtime's row, in sentences."""
+    if result.status == "crashed":
+        yield f"it crashed: {result.reason}"
+    elif result.first:
+        yield told(result.first)
+    unproved = [layer for layer in result.layers if layer.verdict == UNPROVED]
+    for layer in unproved[:3]:
+        yield f"{layer.name} ({layer.kind}) is unproved, since {layer.cause}"
+    if len(unproved) > 3:
+        yield f"{len(unproved) - 3} more nodes are unproved"
+    if result.verdict == INCOMPLETE and not unproved and result.note:
+        yield result.note
+
+
+def told(layer: NodeVerdict) -> str:
+    """The first node that differs: its name, where it is in the user's code, by how much, why."""
+    ratio = "" if layer.bound_ratio is None else f", {layer.bound_ratio:.3g} times its bound"
+    source = f" in {layer.source}" if layer.source else ""
+    cause = layer.cause or "no known mistake explains it"
+    return f"{layer.name} ({layer.kind}){source} is the first node that differs{ratio}; {cause}"
+
+
+def judged(
+    runtime: Runtime, graph: Graph, feeds: Mapping[str, np.ndarray], found: Recorded, expected: Expected
+) -> RuntimeResult:
+    """The row of a runtime, from what it was fed and what it computed."""
+    if found.error:
+        return RuntimeResult(runtime.name, "crashed", INCOMPLETE, found.error)
+    started = time.perf_counter()
+    layers = list(judge_graph(graph, {**feeds, **found.values}, expected, fused=runtime.optimise))
+    timing = {"run": found.seconds, "judge": time.perf_counter() - started}
+    first = next((layer for layer in layers if layer.verdict == DIVERGED), None)
+    kinds = {layer.verdict for layer in layers}
+    # On an exact probe what can be exact is, or it has diverged; the rest is certified.
+    verdict = CERTIFIED if CERTIFIED in kinds and not expected.values else IDENTICAL
+    unseen = [name for name in graph.outputs if name in graph.makers() and name not in found.values]
+    if UNPROVED in kinds or unseen:
+        verdict = INCOMPLETE
+    if first:
+        verdict = DIVERGED
+    return RuntimeResult(
+        runtime.name,
+        "diverged" if first else "ok",
+        verdict,
+        seconds=found.seconds,
+        timing=timing,
+        first_divergence=first.name if first else None,
+        source=first.source if first else None,
+        likely_cause=first.cause if first else None,
+        note="; ".join(_notes(found, unseen)) or None,
+        layers=layers,
+    )
+
+
+def _notes(found: Recorded, unseen: Sequence[str]) -> Iterator[str]:
+    if unseen:
+        yield f"what it returns was not seen: {', '.join(unseen)}"
+    if not found.same:
+        yield "called as a whole it gives other bits than operation by operation, which is how it was judged"
+
+
+def as_json(runs: Sequence[ProofRun]) -> dict[str, Any]:
+    """The report for programs, of the same shape as that of `triptych parity`."""
+    from common.parity.environment import describe
+
+    return {
+        "environment": describe(),
+        "verdict": worst([run.verdict for run in runs]),
+        "runs": [
+            {
+                "architecture": run.model,
+                "specification": run.specification,
+                "probe": run.probe,
+                "device": "cpu",
+                "precision": "fp32",
+                "verdict": run.verdict,
+                "published": None,
+                "exact": run.exact,
+                "backends": [asdict(result) | {"path": None} for result in run.backends],
+            }
+            for run in runs
+        ],
+    }

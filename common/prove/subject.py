@@ -1,0 +1,141 @@
+"""A model made ready to be proved: its graph, and what runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from common.errors import TriptychError
+from common.graphs import Graph, read_graph
+from common.graphs.onnx_reader import read_model, state_shape
+from common.prove.models import ModelName
+from common.prove.runtimes import ONNX_RUNTIMES, Here, Process, Recorded, Runtime, record
+
+if TYPE_CHECKING:
+    import onnx
+
+SPECIFICATION, OFFICIAL = "specification.onnx", "export.onnx"
+TORCH_RUNTIMES = (Runtime("torch", optimise=False), Runtime("torch-compile", optimise=True))
+EXPORT = Runtime("export", optimise=True)
+FIRST = ("torch",)
+"""The runtime that says most of a model that is no file, and takes no time to compile."""
+
+Example: TypeAlias = "Sequence[np.ndarray]"
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A PyTorch module that the user's own program holds."""
+
+    model: Any
+
+    @property
+    def text(self) -> str:
+        return type(self.model).__name__
+
+
+class Subject:
+    """An ONNX file."""
+
+    runtimes: tuple[Runtime, ...] = ONNX_RUNTIMES
+
+    def __init__(self, text: str, path: Path, folder: Path, shape: Sequence[int] | None = None) -> None:
+        self.text, self.path, self.folder = text, path, folder
+        self.model: onnx.ModelProto = read_model(path)
+        if shape:
+            state_shape(self.model, shape, path)
+        self.graph: Graph = replace(read_graph(path, self.model), name=text)
+
+    def record(self, runtime: Runtime, feeds: Mapping[str, np.ndarray]) -> Recorded:
+        """Every value that a runtime makes, by its name in the graph."""
+        return record(runtime, self.path, feeds, self.folder)
+
+
+class TorchSubject(Subject):
+    """A PyTorch module: itself, compiled, its specification in ONNX Runtime, and what it is usually exported to."""
+
+    runtimes: tuple[Runtime, ...] = (*TORCH_RUNTIMES, *ONNX_RUNTIMES, EXPORT)
+
+    def __init__(self, text: str, process: Process | Here, folder: Path) -> None:
+        super().__init__(text, folder / SPECIFICATION, folder)
+        self.process = process
+
+    def record(self, runtime: Runtime, feeds: Mapping[str, np.ndarray]) -> Recorded:
+        if runtime in TORCH_RUNTIMES:
+            job = {"compile": runtime.optimise, "inputs": list(self.graph.inputs)}
+            return self.process.record(job, feeds, self.folder)
+        if runtime == EXPORT:
+            return self._of_export(feeds)
+        return super().record(runtime, feeds)
+
+    def _of_export(self, feeds: Mapping[str, np.ndarray]) -> Recorded:
+        """What the official export gives, whose inputs and outputs may have other names, in the same order."""
+        export = read_graph(self.folder / OFFICIAL)
+        given = dict(zip(export.inputs, (feeds[name] for name in self.graph.inputs), strict=True))
+        found = record(EXPORT, self.folder / OFFICIAL, given, self.folder)
+        if not found.error:
+            outputs = zip(self.graph.outputs, export.outputs, strict=True)
+            found.values = {**found.values, **{ours: found.values[theirs] for ours, theirs in outputs}}
+        return found
+
+
+def make_ready(
+    name: ModelName | InMemory,
+    folder: Path,
+    ends: ExitStack,
+    *,
+    shape: Sequence[int] | None = None,
+    example: Example | None = None,
+    seed: int = 0,
+    backends: Sequence[str] | None = None,
+) -> Subject:
+    """A model's graph, and what runs it until `ends` is closed.
+
+    Args:
+        name: of the model, or itself.
+        folder: for files, empty.
+        ends: closes the processes that are opened.
+        shape: of its only input, where nothing else says it.
+        example: its inputs, in order.
+        seed: of the weights of models that come without.
+        backends: the runtimes that are wanted of a model that is no file, by name; all if None.
+
+    Raises:
+        TriptychError: there is no such model, or nothing says what it takes.
+    """
+    folder.mkdir()
+    if isinstance(name, ModelName) and name.is_onnx:
+        shape = shape or (example[0].shape if example and len(example) == 1 else None)
+        return Subject(name.text, Path(name.home), folder, shape)
+    process: Process | Here
+    if isinstance(name, InMemory):
+        from common.prove.torch_run import TorchJobs
+
+        process = Here(TorchJobs(name.model).do)
+    else:
+        process = ends.enter_context(Process("common.prove.torch_run", {"KERAS_BACKEND": "torch"}))
+    official = not backends or EXPORT.name in backends
+    called = name.home if isinstance(name, ModelName) and not name.name else name.text
+    asked: dict[str, Any] = {
+        "export": called,
+        "shape": shape,
+        "folder": str(folder),
+        "seed": seed,
+        "official": official,
+    }
+    if example is not None:
+        file = asked["examples"] = str(folder / "examples.safetensors")
+        save_file({f"{place:03}": np.ascontiguousarray(array) for place, array in enumerate(example)}, file)
+    answer = process.ask(asked)
+    if "error" in answer:
+        raise TriptychError(f"{name.text} cannot be exported: {answer['error']}")
+    subject = TorchSubject(name.text, process, folder)
+    if backends:
+        subject.runtimes = tuple(runtime for runtime in subject.runtimes if runtime.name in backends)
+    return subject
