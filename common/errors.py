@@ -1,12 +1,39 @@
 """The one exception that means "the user can fix this"."""
 
+from __future__ import annotations
+
+import re
+
+MARK = "\N{INFORMATION SEPARATOR TWO}"
+"""Stands around an argument in a message: a character that names and files have no use for."""
+
+ARGUMENT = re.compile(f"{MARK}(\\w+)(?:=([^{MARK}]*))?{MARK}")
+
+
+def argument(name: str, value: object = None) -> str:
+    """Name one of the caller's arguments in the message of a `TriptychError`.
+
+    The command line has other names for them, and finds them by this.
+
+    >>> str(TriptychError(f"there is nothing to resume; leave out {argument('resume')}"))
+    'there is nothing to resume; leave out `resume`'
+    >>> str(TriptychError(f"skip it with {argument('bad_files', 'skip')}"))
+    "skip it with `bad_files='skip'`"
+    """
+    return f"{MARK}{name}{'' if value is None else f'={value!r}'}{MARK}"
+
 
 class TriptychError(ValueError):
     """A request that cannot be carried out.
 
-    The message is one clear sentence: what was wrong, where, what was expected and what to do. The command line prints
-    it without a traceback and exits with status 2.
+    The message is one clear sentence: what was wrong, where, what was expected and what to do. It is in terms of Python
+    functions; the command line prints it in terms of flags, without a traceback, and exits with status 2.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ARGUMENT.sub(lambda found: f"`{found[0].strip(MARK)}`", message))
+        self.message = message
+        """With what `argument` gave as it was given."""
 
 
 class Unavailable(TriptychError):

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.errors import Unavailable
+from common.errors import Unavailable, argument
 
 if TYPE_CHECKING:
     import onnx
@@ -84,7 +84,9 @@ def require_adapter() -> Found:
     found = find_adapters()
     if found.chosen is None:
         refused = f" that ONNX Runtime computes on (it refuses {found.adapters[0].name})" if found.adapters else ""
-        raise Unavailable(f"there is no WebGPU adapter here{refused}; {HOW_TO_GET_ONE}; or leave out --device webgpu")
+        raise Unavailable(
+            f"there is no WebGPU adapter here{refused}; {HOW_TO_GET_ONE}; or leave out {argument('device', 'webgpu')}"
+        )
     return found
 
 

@@ -1,9 +1,14 @@
 """The vocabulary of the command line."""
 
+import doctest
 import re
+from pathlib import Path
 
 import pytest
 from test_hostile import run
+
+from common import errors
+from common.cli import app, flags
 
 FORMER = {"export": "--from", "probe": "--from", "train": "--with"}
 """What `--framework` was called in these commands; scripts of users say it still."""
@@ -27,3 +32,23 @@ def test_help_has_one_word_for_a_framework(command, monkeypatch, capsys):
     told = capsys.readouterr().out
     assert "--framework" in told
     assert not re.search("--(from|with)", told)
+
+
+@pytest.mark.parametrize("module", [errors, flags])
+def test_arguments_become_flags(module):
+    """The examples in the docstrings."""
+    assert doctest.testmod(module) == (0, len(re.findall(">>> ", Path(module.__file__).read_text())))
+
+
+def test_every_argument_that_a_message_names_has_a_flag(monkeypatch, capsys):
+    """As a command spells it in its help."""
+    named = set()
+    for path in (Path(errors.__file__).parent).rglob("*.py"):
+        named.update(re.findall(r"(?<!def )\bargument\(['\"](\w+)['\"]", path.read_text(encoding="utf-8")))
+    assert len(named) > 10
+    known = set()
+    for command in app.registered_commands:
+        assert run(monkeypatch, command.name or command.callback.__name__, "--help") == 0
+        known.update(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    assert {name for name in named if flags.FLAGS.get(name, "--" + name.replace("_", "-")) not in known} <= {"verify"}
+    assert "--no-verify" in known

@@ -175,7 +175,7 @@ def test_fine_tuning(tmp_path):
         assert array.tobytes() == (expected if name.startswith("output/") else weights)[name].tobytes()
     with pytest.raises(TriptychError, match="output/weight has shape 84×10, expected 84×7"):
         port(tmp_path / "lenet.npy", target, num_classes=7, verify=False)
-    with pytest.raises(TriptychError, match="--skip names fc8, which has no weights"):
+    with pytest.raises(TriptychError, match="fc8, which is to be skipped, has no weights"):
         port(tmp_path / "lenet.npy", target, skip=["fc8"], verify=False)
 
 

@@ -182,7 +182,7 @@ def test_a_gpu_that_is_not_there_is_refused_in_one_sentence(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(TriptychError, match="there is no NVIDIA GPU here"):
         require(Hardware("cuda"))
-    with pytest.raises(TriptychError, match="--precision tf32 needs --device cuda"):
+    with pytest.raises(TriptychError, match=r"`precision=.tf32.` needs `device=.cuda.`"):
         Hardware("cpu", "tf32")
     with pytest.raises(TriptychError, match="cannot run on tpu in fp32; cpu or cuda or webgpu, fp32 or tf32"):
         Hardware("tpu")

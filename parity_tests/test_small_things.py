@@ -7,11 +7,11 @@ import pytest
 from rich.console import Console
 
 from common import TriptychError, get_spec
+from common.cli.verdicts import print_network, print_verdict
 from common.images import read_photograph
 from common.operations import Conv
 from common.parity.gradients import GradientVerdict, by_layer
 from common.parity.judge import DIVERGED, IDENTICAL, LayerVerdict, judge
-from common.parity.report import print_network, print_verdict
 from common.parity.results import BackendResult, Run
 from common.probes import Probe
 from common.specs.architecture import IMAGE, Architecture, Layer

@@ -11,11 +11,11 @@ from PIL import Image
 from test_hostile import run
 
 from common import get_spec, random_weights, write_weights_file
-from common.cli import terminal
+from common.cli import terminal, trajectories
 from common.cli.app import progress
+from common.cli.verdicts import print_network, print_verdict
 from common.explorer import compare, site
-from common.parity import backends, trajectory_report
-from common.parity.report import print_network, print_verdict
+from common.parity import backends
 from common.parity.results import BackendResult, Run
 from common.parity.umpire import Trajectory, TrajectoryRun
 from common.specs import CATALOGUE
@@ -178,7 +178,7 @@ def test_trajectories(monkeypatch, said):
     """Why a training stopped."""
     one = [Trajectory(f"{MESSAGE}1", dtype, "crashed", f"{MESSAGE}2") for dtype in ("float64", "float32")]
     monkeypatch.setattr(
-        trajectory_report, "run_trajectories", lambda *_, **__: TrajectoryRun(f"{MESSAGE}3", (28, 28), 1, one, [])
+        trajectories, "run_trajectories", lambda *_, **__: TrajectoryRun(f"{MESSAGE}3", (28, 28), 1, one, [])
     )
     shown = said("parity", "lenet_caffe", "--steps", 1)
     assert not [end for end in "123" if squeezed(MESSAGE + end) not in shown]

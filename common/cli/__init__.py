@@ -10,6 +10,7 @@ import signal
 import sys
 
 from common.cli.app import INTERRUPTED, NOT_CARRIED_OUT, app
+from common.cli.flags import with_flags
 from common.errors import TriptychError
 from common.files import os_error_sentence
 
@@ -35,7 +36,7 @@ def main() -> None:
     try:
         app()
     except TriptychError as error:
-        print(_told(f"triptych: {error}"), file=sys.stderr)
+        print(_told(f"triptych: {with_flags(error)}"), file=sys.stderr)
         sys.exit(NOT_CARRIED_OUT)
     except OSError as error:
         print(f"triptych: cannot write the answer: {os_error_sentence(error)}", file=sys.stderr)

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from common.cli.app import Json, app, complete, matching, print_json
+from common.cli.show import summary
 from common.cli.terminal import plain_table, standard_output
 from common.specs import get_spec
+from common.specs.architecture import shape_text
 
 
 @app.command("list")
@@ -22,12 +24,8 @@ def list_command(
     names = matching([pattern])
     specs = [get_spec(name) for name in names]
     if json:
-        from common.show import summary
-
         print_json([summary(spec) for spec in specs])
         return
-    from common.show import shape_text
-
     table = plain_table("architecture", "family", "input")
     table.add_column("parameters", justify="right")
     table.add_column("paper")

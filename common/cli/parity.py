@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from common.cli.app import Json, app, complete, finish, matching, progress
-from common.cli.terminal import standard_error, standard_output
+from common.cli.terminal import say, standard_error, standard_output
 from common.errors import TriptychError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from common.parity.results import Plan
 
 
 @app.command()
@@ -58,69 +64,68 @@ def parity(
     json: Json = False,
 ) -> None:
     """Run networks in every backend and prove that they compute the same function."""
-    from common.images import read_photograph
-    from common.parity.backends import Hardware, on_every_path, select_differentiable, select_for, select_trainable
-    from common.parity.command import parity_command
-    from common.parity.gradients import USUAL_FOR_GRADIENTS, check_differentiable
-    from common.parity.results import Plan
-    from common.probes import PROBES, USUAL
-    from common.weights import read_weights_file
-
-    for name in probe or ():
-        if name not in PROBES and not Path(name).is_file():
-            raise TriptychError(f"there is no probe and no image {name!r}; probes are {', '.join(PROBES)}")
-        if name not in PROBES:
-            read_photograph(name)
     names = matching(architectures or ["*"])
+    console = standard_error(quiet=steps is None) if json else standard_output()
     if steps is None and plot:
         raise TriptychError("--plot draws how trajectories part; say how long they are with --steps")
     if steps is not None:
         if gradients or probe or weights or batch or report or every_path or device != "cpu":
             others = "--gradients, --probe, --weights, --batch, --report, --every-path or --device"
             raise TriptychError(f"--steps takes no {others}; leave these out")
-        from common.parity.trajectory_report import trajectory_command
+        from common.cli.trajectories import trajectories
+        from common.parity.backends import select_trainable
 
-        found = trajectory_command(
-            standard_error() if json else standard_output(),
-            names,
-            select_trainable(backend),
-            steps=steps,
-            seed=seed,
-            timeout=timeout,
-            plots=plot,
-            progress=progress,
-        )
-        finish(found, json)
-    if weights and len(names) > 1:
-        raise TriptychError(f"--weights {weights} belongs to one network, but {len(names)} match; name the one")
-    if gradients and device == "webgpu":
-        raise TriptychError("WebGPU runs exports, which have no backward pass; leave out --gradients or --device")
-    if gradients and precision != "fp32":
-        raise TriptychError(f"gradients are held to the bounds of fp32, not of {precision}; leave out --precision")
-    for name in probe or () if gradients else ():
-        check_differentiable(name)
-    backends = select_differentiable(backend) if gradients else select_for(device, backend)
-    plan = Plan(
-        backends=on_every_path(backends, device) if every_path else backends,
-        probes=probe or (USUAL_FOR_GRADIENTS if gradients else USUAL),
-        gradients=gradients,
-        weights=read_weights_file(weights) if weights else None,
-        seed=seed,
+        chosen = select_trainable(backend)
+        finish(trajectories(console, names, chosen, steps=steps, seed=seed, timeout=timeout, plots=plot), json)
+    from common.parity.networks import plan_for
+
+    plan = plan_for(
+        names,
+        backends=backend,
+        probes=probe,
+        weights=weights,
+        device=device,
+        every_path=every_path,
+        precision=precision,
         batch=batch,
-        hardware=Hardware.shared(jobs, device, precision),
+        seed=seed,
         jobs=jobs,
         timeout=timeout,
-        required=bool(backend),
+        gradients=gradients,
     )
     if resume and not report:
         raise TriptychError("--resume goes on with the results in a report's folder; name it with --report")
-    outcome = parity_command(
-        standard_error(quiet=True) if json else standard_output(),
-        names,
-        plan,
-        report=report,
-        resume=resume,
-        command=shlex.join(["triptych", *sys.argv[1:]]),
-        progress=progress,
-    )
-    finish(outcome, json)
+    finish(_prove(console, names, plan, report, resume), json)
+
+
+def _prove(console: Console, names: Sequence[str], plan: Plan, report: Path | None, resume: bool) -> dict[str, Any]:
+    """Networks one after the other, a table for each as it finishes, and the report at the end."""
+    from common.cli.verdicts import print_network, print_verdict
+    from common.explorer.report import prepare, write_report
+    from common.parity.backends import require
+    from common.parity.journal import Journal
+    from common.parity.networks import number_of_results, prove_networks
+    from common.parity.report import as_json
+    from common.webgpu import find_adapters
+
+    require(plan.hardware)
+    if plan.hardware.device == "webgpu":
+        say(console, f"WebGPU on {find_adapters().chosen}")
+    if report:
+        prepare(report)
+    journal = Journal(report, plan, resume=resume) if report else None
+    try:
+        with progress(number_of_results(names, plan), console) as advance:
+            runs = prove_networks(
+                names, plan, journal, on_result=advance, on_network=lambda found: print_network(console, found)
+            )
+    except KeyboardInterrupt:
+        if journal:
+            print("triptych: what is finished is kept; go on with --resume", file=sys.stderr)
+        raise
+    outcome = as_json(runs)
+    print_verdict(console, runs)
+    if report:
+        page = write_report(report, outcome, shlex.join(["triptych", *sys.argv[1:]]))
+        say(console, f"Report: {page}")
+    return outcome

@@ -63,9 +63,9 @@ def port(
     verbose: Verbose = False,
 ) -> None:
     """Port weights from one format to another, and prove that nothing was lost."""
+    from common.cli.tensors import print_report
     from common.porting.port import port as port_weights
     from common.porting.reading import Reading
-    from common.porting.report import print_report
     from common.porting.targets import Target
 
     with progress(3, standard_error()) as advance:

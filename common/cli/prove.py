@@ -33,7 +33,7 @@ def prove(
     json: Json = False,
 ) -> None:
     """Prove a model of your own: every node of it, in everything that runs it, within its rounding bound of float64."""
-    from common.prove.command import check_probes, prove_command, read_inputs, read_shape
+    from common.cli.proofs import check_probes, prove_command, read_inputs, read_shape
     from common.prove.models import parse
     from common.prove.proof import PROBES, Request
 

@@ -1,16 +1,24 @@
-"""`triptych show`: a network, or a file."""
+"""`triptych show`: what a network is, or a file of weights or ONNX, for people and for programs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from math import prod
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from common.cli.app import Framework, Json, Verbose, app, complete, print_json
-from common.cli.terminal import standard_output
+from common.cli.terminal import plain_table, say, standard_output
 from common.errors import TriptychError
 from common.specs import CATALOGUE, get_spec
+from common.specs.architecture import Architecture, Layer, shape_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @app.command()
@@ -30,17 +38,114 @@ def show(
     verbose: Verbose = False,
 ) -> None:
     """Show a network's layers: name, operation, output shape, parameters, multiply-adds."""
-    from common import show as descriptions
-
     if framework:
-        found = descriptions.of_framework(get_spec(what), framework.value)
+        found = of_framework(get_spec(what), framework.value)
     elif what not in CATALOGUE and any(Path(name).exists() for name in (what, f"{what}.index")):
-        found = descriptions.of_file(Path(what))
+        found = of_file(Path(what))
     elif what.endswith(".onnx"):
         raise TriptychError(f"there is no file {what}")
     else:
-        found = descriptions.of_architecture(get_spec(what))
+        found = of_architecture(get_spec(what))
     if json:
         print_json(found.content)
     else:
         found.print(standard_output())
+
+
+@dataclass(frozen=True)
+class Description:
+    """What there is to say."""
+
+    content: dict[str, Any]
+    """For programs."""
+    print: Callable[[Console], None]
+    """For people."""
+
+
+def of_architecture(spec: Architecture) -> Description:
+    """Its layers, with the shape of each output, parameters and multiply-adds."""
+    rows = [_layer_row(spec, layer) for layer in spec.layers]
+    title = f"{spec.name}: {spec.title}, input {shape_text(spec.input_shape)}"
+    total = f"{spec.parameter_count:,} parameters, {spec.multiply_adds:,} multiply-adds"
+    content = {**summary(spec), "outputs": spec.outputs, "layers": rows}
+    return Description(content, partial(_print_layers, title=title, rows=rows, total=total))
+
+
+def of_framework(spec: Architecture, framework: str) -> Description:
+    """What Keras, PyTorch or TensorFlow 1 itself says of the network."""
+    from common.explorer.summary import summarise
+
+    text = summarise(framework, spec.name)
+    content = {"architecture": spec.name, "framework": framework, "summary": text}
+    return Description(content, lambda console: print(text.rstrip()))
+
+
+def of_file(path: Path) -> Description:
+    """The layers of an ONNX file, as the file itself has them, or the tensors of another.
+
+    Raises:
+        TriptychError: it cannot be read.
+    """
+    from common.cli.tensors import print_file
+    from common.porting.description import describe_file
+    from common.porting.formats import is_onnx
+
+    if path.is_file() and is_onnx(path):
+        return _of_onnx(path)
+    content = describe_file(path)
+    return Description(content, partial(print_file, description=content))
+
+
+def _of_onnx(path: Path) -> Description:
+    from common.onnx_file import read_summary
+
+    found = read_summary(path)
+    said = "".join(f"\n{key}: {value}" for key, value in sorted(found.metadata.items()))
+    values = (f"{name} {shape_text(shape)}" for name, shape in (*found.inputs.items(), *found.outputs.items()))
+    rows = [
+        {"name": layer.name, "operation": layer.operator, "output": layer.output, "parameters": layer.parameters}
+        for layer in found.layers
+    ]
+    title = f"{path}: {', '.join(values)}{said}"
+    total = f"{sum(layer.parameters for layer in found.layers):,} parameters, operators {found.opset}"
+    content = {"path": str(path), **asdict(found)}
+    return Description(content, partial(_print_layers, title=title, rows=rows, total=total))
+
+
+def summary(spec: Architecture) -> dict[str, Any]:
+    """A network in a few words, for programs."""
+    return {
+        "name": spec.name,
+        "family": spec.family,
+        "title": spec.title,
+        "year": spec.year,
+        "paper": spec.paper,
+        "input": spec.input_shape,
+        "parameters": spec.parameter_count,
+        "multiply_adds": spec.multiply_adds,
+    }
+
+
+def _layer_row(spec: Architecture, layer: Layer) -> dict[str, Any]:
+    inputs = spec.input_shapes(layer)
+    return {
+        "name": layer.name,
+        "operation": layer.operation.kind,
+        "inputs": layer.inputs,
+        "output": spec.shapes[layer.name],
+        "parameters": sum(map(prod, layer.operation.parameter_shapes(*inputs).values())),
+        "multiply_adds": layer.operation.multiply_adds(*inputs),
+    }
+
+
+def _print_layers(console: Console, *, title: str, rows: list[dict[str, Any]], total: str) -> None:
+    table = plain_table("layer", "operation", "output")
+    numbers = [name for name in ("parameters", "multiply_adds") if rows and name in rows[0]]
+    for name in numbers:
+        table.add_column(name.replace("_", "-"), justify="right")
+    for row in rows:
+        counts = (f"{row[name]:,}" if row[name] else "" for name in numbers)
+        table.add_row(row["name"], row["operation"], shape_text(row["output"]), *counts)
+    say(console, title)
+    console.print(table)
+    say(console, total)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from common.cli.app import Framework, Json, Name, TakesFormerNames, Verbose, app, print_json
-from common.cli.terminal import standard_error, standard_output
+from common.cli.terminal import progress_bar, say, standard_error, standard_output
 from common.errors import TriptychError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from common.training.recipe import Recipe
+    from common.training.run import Epoch, Monitor, Step
+    from common.training.training import Training
 
 
 class Augmentation(StrEnum):
@@ -76,8 +85,8 @@ def train(
     verbose: Verbose = False,
 ) -> None:
     """Train a network in one framework's own idiom; checkpoints, weights and a plot go to a folder."""
-    from common.training.command import train_command
     from common.training.recipe import Recipe
+    from common.training.training import prepare
 
     recipe = Recipe(
         epochs=epochs,
@@ -90,8 +99,7 @@ def train(
         augment=tuple(sorted({choice.value for choice in augment or [Augmentation.CROP]} - {Augmentation.NONE})),
         seed=seed,
     )
-    report = train_command(
-        standard_error() if json else standard_output(),
+    training = prepare(
         architecture,
         framework.value,
         recipe,
@@ -105,8 +113,68 @@ def train(
         out=out,
         resume=resume,
     )
+    history = _train(standard_error() if json else standard_output(), training, resume)
     if json:
-        print_json(report)
+        print_json(training.as_json(history))
+
+
+def _train(console: Console, training: Training, resume: bool) -> list[Epoch]:
+    """Train, with what is known before, the progress, and the outcome. It ends this process if another leads."""
+    from common.training.run import PLOT, WEIGHTS
+
+    console.quiet = not training.leads
+    spec, data, folder = training.spec, training.data, training.folder
+    for sentence in data.skipped:
+        say(console, f"skipped: {sentence}")
+    for note in training.notes:
+        say(console, f"note: {note}")
+    package, model = training.model()
+    say(
+        console,
+        f"{spec.name} with {training.framework} on {data.name}: {len(data.train):,} pictures to learn from, "
+        f"{len(data.test):,} to test with, {len(data.classes)} classes; in {folder}",
+    )
+    try:
+        with progress_bar(console, remaining=True) as bars:
+            history = training.run(package, model, resume=resume, monitor=_shown(console, bars, training.recipe))
+    except KeyboardInterrupt:
+        if training.leads:
+            hint = f"go on with --resume --out {folder}, from the last epoch that was finished"
+            print(f"triptych: {hint}", file=sys.stderr)
+        raise
+    if not training.leads:
+        raise SystemExit
+    say(
+        console,
+        f"top-1 {history[-1].top1:.2%}, top-5 {history[-1].top5:.2%} of {len(data.test):,} held-out pictures; "
+        f"{folder / WEIGHTS}, {folder / PLOT}",
+    )
+    return history
+
+
+def _shown(console: Console, bars: Progress, recipe: Recipe) -> Monitor:
+    """A line for each epoch, and below them, on a terminal, a bar with the loss of the latest step."""
+    from common.training.run import Monitor
+
+    task = bars.add_task("the first step takes longest", total=None)
+
+    class Shown(Monitor):
+        def step(self, step: Step) -> None:
+            bars.update(
+                task,
+                completed=(step.epoch - 1) * step.steps + step.step,
+                total=recipe.epochs * step.steps,
+                description=f"epoch {step.epoch}, loss {step.loss:.4f}",
+            )
+
+        def epoch(self, number: int, epoch: Epoch) -> None:
+            say(
+                console,
+                f"epoch {number:3}  loss {epoch.loss:.4f}  test loss {epoch.test_loss:.4f}  "
+                f"top-1 {epoch.top1:7.2%}  top-5 {epoch.top5:7.2%}  learning rate {epoch.learning_rate:g}",
+            )
+
+    return Shown()
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
 from common.names import keras_layer, torch_layer
 from common.operations import AdaptiveAveragePool, Dense, GlobalAveragePool, Pair, Shape, SubSampling, Windowed
-from common.specs.architecture import IMAGE, Architecture, Layer
+from common.specs.architecture import IMAGE, Architecture, Layer, shape_text
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _listed(parameters: Iterable[tuple[str, Shape]]) -> str:
     by_shape: dict[Shape, list[str]] = {}
     for name, shape in parameters:
         by_shape.setdefault(shape, []).append(name)
-    return ", ".join(f"{' '.join(names)} {dimensions(shape)}" for shape, names in by_shape.items())
+    return ", ".join(f"{' '.join(names)} {shape_text(shape)}" for shape, names in by_shape.items())
 
 
 def channels_last(shape: Shape) -> Shape:
@@ -80,11 +80,6 @@ def channels_last(shape: Shape) -> Shape:
     if len(shape) == 4:  # O, I, H, W
         return (*shape[2:], shape[1], shape[0])
     return (*shape[1:], shape[0])  # O, I and C, 1, 1
-
-
-def dimensions(shape: Sequence[int]) -> str:
-    """`256×13×13`."""
-    return "×".join(map(str, shape))
 
 
 def receptive_fields(spec: Architecture) -> dict[str, Pair]:

@@ -1,22 +1,15 @@
-"""One layer, as the three implementations write it, side by side in the terminal."""
+"""One layer, as the three implementations write it, side by side."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from common.cli.terminal import say
 from common.errors import TriptychError
-from common.explorer.anatomy import LayerFacts, dimensions, layer_facts
+from common.explorer.anatomy import LayerFacts, layer_facts
 from common.explorer.sources import FRAMEWORKS, Framework, read_module, read_network
 from common.specs import nearest
 from common.specs.architecture import Architecture
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
-SIDE_BY_SIDE = 100
-"""Columns of a terminal from which on there is room for three."""
 
 
 @dataclass(frozen=True)
@@ -95,38 +88,3 @@ def as_json(spec: Architecture, fact: LayerFacts, ways: list[Written]) -> dict[s
             for way in ways
         },
     }
-
-
-def print_comparison(console: Console, spec: Architecture, fact: LayerFacts, ways: list[Written]) -> None:
-    """Three columns, or one below the other where the terminal is narrow."""
-    from rich.table import Table
-    from rich.text import Text
-
-    costs = [f"{fact.parameters:,} parameters"] if fact.parameters else []
-    costs += [f"{fact.multiply_adds:,} multiply-adds"] if fact.multiply_adds else []
-    costs += [f"sees {dimensions(fact.receptive_field)} pixels"]
-    say(console, (f"{spec.name} {fact.name}", "bold"), f": {fact.kind}, {dimensions(fact.output)}, {', '.join(costs)}")
-    if console.width < SIDE_BY_SIDE:
-        for way in ways:
-            say(console, (f"\n{way.framework.title} ", "bold"), (way.name, "dim"))
-            console.print(_column(way))
-        return
-    table = Table(expand=True, show_lines=False)
-    for way in ways:
-        table.add_column(Text.assemble(f"{way.framework.title} ", (way.name, "dim")), ratio=1, overflow="fold")
-    table.add_row(*map(_column, ways))
-    console.print(table)
-
-
-def _column(way: Written) -> RenderableType:
-    from rich.console import Group
-    from rich.syntax import Syntax
-    from rich.text import Text
-
-    parts: list[RenderableType] = []
-    for excerpt in way.excerpts:
-        parts.append(Text(f"{excerpt.file}:{excerpt.line}", style="dim"))
-        parts.append(Syntax(excerpt.code, "python", theme="ansi_dark", word_wrap=True, background_color="default"))
-    if way.weights:
-        parts.append(Text(way.weights, style="italic"))
-    return Group(*parts)

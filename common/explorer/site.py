@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from common.errors import TriptychError
 from common.explorer import results
 from common.explorer.alignment import Block, Line, align
-from common.explorer.anatomy import dimensions, layer_facts
+from common.explorer.anatomy import layer_facts
 from common.explorer.drawing import LEGEND, draw, group_of, miniature
 from common.explorer.highlighting import highlighted
 from common.explorer.runnable import runnable
@@ -24,7 +24,7 @@ from common.explorer.sources import FRAMEWORKS, builder, read_module, read_netwo
 from common.explorer.traps import preludes, printed, traps_of
 from common.files import os_error_sentence, written_atomically
 from common.specs import CATALOGUE, get_spec
-from common.specs.architecture import Architecture
+from common.specs.architecture import Architecture, shape_text
 
 FAMILIES = {
     "lenet": "LeNet",
@@ -46,7 +46,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"shape": dimensions, "si": si, "prose": prose, "highlighted": highlighted, "bits": int.bit_length}
+    made.filters |= {"shape": shape_text, "si": si, "prose": prose, "highlighted": highlighted, "bits": int.bit_length}
     made.globals |= {
         "scale": list(zip(results.SCALE, results.STEPS, strict=True)),
         "ulp_label": results.ulp_label,

@@ -11,7 +11,7 @@ from typing import Any
 
 from common.frameworks import import_implementation, standard_error_kept_unless_it_fails
 from common.names import torch_layer
-from common.show import shape_text
+from common.specs.architecture import shape_text
 
 
 def summarise(framework: str, architecture: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.errors import TriptychError
+from common.errors import TriptychError, argument
 from common.graphs.graph import Graph, Node
 from common.operations import Shape
 from common.operations.onnx_node import OnnxNode, Unread, operation_of
@@ -62,7 +62,7 @@ def state_shape(model: onnx.ModelProto, shape: Sequence[int], path: str | Path) 
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     if len(inputs) != 1:
-        raise TriptychError(f"{path} takes {len(inputs)} inputs; --input-shape is of one")
+        raise TriptychError(f"{path} takes {len(inputs)} inputs; {argument('shape')} is of one")
     dimensions = inputs[0].type.tensor_type.shape.dim
     stated = [dim.dim_value or None for dim in dimensions]
     if len(stated) != len(shape) or any(size not in (None, given) for size, given in zip(stated, shape, strict=True)):
@@ -111,7 +111,8 @@ def _stated_shape(path: str | Path, value: onnx.ValueInfoProto) -> Shape:
         sizes[0] = 1
     if None in sizes:
         found = "×".join(str(size or dim.dim_param or "?") for size, dim in zip(sizes, dimensions, strict=True))
-        raise TriptychError(f"{path} takes {value.name} of shape {found}; say which with --input-shape 1x3x224x224")
+        which = argument("shape", [1, 3, 224, 224])
+        raise TriptychError(f"{path} takes {value.name} of shape {found}; say which with {which}")
     return tuple(size for size in sizes if size is not None)
 
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from shutil import which
 
 from common import webgpu
-from common.errors import TriptychError, Unavailable
+from common.errors import TriptychError, Unavailable, argument
 from common.parity.environment import gpu
 from common.parity.paths import THREADS, KernelPath, paths_of, with_variables
 from common.specs import nearest
@@ -103,7 +103,7 @@ BACKENDS: dict[str, Backend] = {
 }
 
 
-def select(names: list[str] | None) -> list[Backend]:
+def select(names: Sequence[str] | None) -> list[Backend]:
     """The backends of these names, or all of them.
 
     Raises:
@@ -115,7 +115,7 @@ def select(names: list[str] | None) -> list[Backend]:
     return [backend for backend in BACKENDS.values() if not names or backend.name in names]
 
 
-def select_for(device: str, names: list[str] | None) -> list[Backend]:
+def select_for(device: str, names: Sequence[str] | None) -> list[Backend]:
     """Those of `select`; one that was named must be able to run on the device, whether it is installed or not.
 
     Raises:
@@ -123,7 +123,7 @@ def select_for(device: str, names: list[str] | None) -> list[Backend]:
     """
     for backend in select(names) if names else ():
         if (obstacle := backend.obstacle(device)) and not backend.missing:
-            raise TriptychError(f"{obstacle}; leave out --backend {backend.name}")
+            raise TriptychError(f"{obstacle}; leave out {argument('backends', [backend.name])}")
     return select(names)
 
 
@@ -136,12 +136,12 @@ def on_every_path(backends: Sequence[Backend], device: str) -> list[Backend]:
     found = [replace(backend, path=path) for backend in backends for path in paths_of(backend.name, device)]
     if not found:
         raise TriptychError(
-            f"--every-path switches kernels of the CPU, and knows none of {device}; leave one of them out"
+            f"{argument('every_path')} switches kernels of the CPU, and knows none of {device}; leave one of them out"
         )
     return found
 
 
-def select_differentiable(names: list[str] | None) -> list[Backend]:
+def select_differentiable(names: Sequence[str] | None) -> list[Backend]:
     """Those of `select` that have a backward pass.
 
     Raises:
@@ -153,7 +153,7 @@ def select_differentiable(names: list[str] | None) -> list[Backend]:
     return [backend for backend in select(names) if not backend.through_onnx]
 
 
-def select_trainable(names: list[str] | None) -> list[Backend]:
+def select_trainable(names: Sequence[str] | None) -> list[Backend]:
     """Those of `select` that are installed and can train.
 
     Raises:
@@ -195,7 +195,8 @@ class Hardware:
                 f"cannot run on {self.device} in {self.precision}; {' or '.join(DEVICES)}, fp32 or tf32"
             )
         if self.precision == "tf32" and self.device != "cuda":
-            raise TriptychError("TF32 is a mode of NVIDIA's GPUs; --precision tf32 needs --device cuda")
+            needs = f"{argument('precision', 'tf32')} needs {argument('device', 'cuda')}"
+            raise TriptychError(f"TF32 is a mode of NVIDIA's GPUs; {needs}")
 
     @classmethod
     def shared(cls, processes: int, device: str = "cpu", precision: str = "fp32") -> Hardware:
@@ -215,7 +216,8 @@ def require(hardware: Hardware) -> None:
     if hardware.device == "webgpu":
         webgpu.require_adapter()
     if hardware.device == "cuda" and not gpu():
-        raise Unavailable("there is no NVIDIA GPU here (nvidia-smi finds none); leave out --device cuda")
+        leave_out = f"leave out {argument('device', 'cuda')}"
+        raise Unavailable(f"there is no NVIDIA GPU here (nvidia-smi finds none); {leave_out}")
 
 
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "PYTHONUNBUFFERED": "1"}

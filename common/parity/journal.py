@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import TriptychError
+from common.errors import TriptychError, argument
 from common.files import os_error_sentence, written_atomically
 from common.parity.environment import describe
 from common.parity.judge import LayerVerdict
@@ -94,12 +94,14 @@ class Journal:
             found = json.loads(first)
         except (OSError, ValueError):
             folder = self.path.parent
-            raise TriptychError(f"there is nothing to resume in {folder}; leave out --resume to start") from None
+            raise TriptychError(
+                f"there is nothing to resume in {folder}; leave out {argument('resume')} to start"
+            ) from None
         for name, wanted in identity.items():
             if found.get(name) != wanted:
                 values = "" if name in _LONG else f", {found.get(name)} then and {wanted} now"
                 made = f"{self.path} was made by a run that differs in its {name}{values}"
-                raise TriptychError(f"{made}; leave out --resume to start anew")
+                raise TriptychError(f"{made}; leave out {argument('resume')} to start anew")
         for line in lines:
             try:
                 entry = _from_line(line)

@@ -1,70 +1,22 @@
-"""`triptych parity --steps`: trajectories for people and for programs, and as pictures."""
+"""Trajectories for programs, and as pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from common.cli.terminal import say
 from common.files import written_atomically
-from common.parity.backends import Backend
 from common.parity.environment import describe
-from common.parity.race import ENVELOPE_FACTOR, run_trajectories
-from common.parity.report import say_verdict
+from common.parity.race import ENVELOPE_FACTOR
 from common.parity.results import worst
-from common.parity.trajectory import ENVELOPE_BITS, STEPS_IN_EPOCH, small_spec
-from common.parity.umpire import Trajectory, TrajectoryRun
+from common.parity.umpire import TrajectoryRun
 
 
-def trajectory_command(
-    console: Console,
-    names: Sequence[str],
-    backends: Sequence[Backend],
-    *,
-    steps: int,
-    seed: int,
-    timeout: float,
-    plots: Path | None,
-    progress: Callable[[int, Console], AbstractContextManager[Callable[[str], None]]],
-) -> dict[str, Any]:
-    """Run the trajectories of some networks, print a table of each, and return the report for programs.
-
-    Raises:
-        TriptychError: a picture cannot be written.
-    """
-    runs = []
-    with progress(2 * len(names) * steps, console) as advance:
-        for name in names:
-            spec = small_spec(name)
-            run = run_trajectories(
-                spec,
-                backends,
-                steps=steps,
-                seed=seed,
-                timeout=timeout,
-                on_step=lambda step, name=name: advance(f"{name} step {step}"),  # type: ignore[misc]
-            )
-            runs.append(run)
-            console.print(_table(run))
-            for trajectory in run.trajectories:
-                if trajectory.reason:
-                    say(
-                        console,
-                        f"  {trajectory.backend} in {trajectory.dtype} {trajectory.status}: {trajectory.reason}",
-                    )
-                if trajectory.likely_cause:
-                    say(console, f"    cause: {trajectory.likely_cause}")
-            if plots:
-                plots.mkdir(parents=True, exist_ok=True)
-                _plot(run, plots / f"{run.architecture}.png")
+def as_json(runs: Sequence[TrajectoryRun]) -> dict[str, Any]:
+    """The report for programs."""
     verdict = worst([run.verdict for run in runs])
-    say_verdict(console, verdict)
     return {"environment": describe(), "verdict": verdict, "runs": [_as_json(run) for run in runs]}
 
 
@@ -100,38 +52,12 @@ def _as_json(run: TrajectoryRun) -> dict[str, Any]:
     }
 
 
-def _table(run: TrajectoryRun) -> Table:
-    size = "×".join(map(str, run.image_size))
-    losses = run.trajectories[0].losses
-    learnt = f", loss {_mean(losses[:STEPS_IN_EPOCH])} → {_mean(losses[-STEPS_IN_EPOCH:])}" if losses else ""
-    title = f"{run.architecture}, {size}, {run.steps} steps, dropout off{learnt}"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for heading in ("backend", "float64", "float32"):
-        table.add_column(heading)
-    table.add_column("largest difference in float64", justify="right")
-    table.add_column("in float32", justify="right")
-    by_backend: dict[str, dict[str, Trajectory]] = {}
-    for trajectory in run.trajectories:
-        by_backend.setdefault(trajectory.backend, {})[trajectory.dtype] = trajectory
-    for backend, trajectories in by_backend.items():
-        both = [trajectories["float64"], trajectories["float32"]]
-        table.add_row(
-            backend,
-            *(trajectory.status for trajectory in both),
-            *("–" if trajectory.largest is None else f"{trajectory.largest:.1e}" for trajectory in both),
-        )
-    if run.envelope:
-        allowed = f"{max(run.envelope):.1e} × {ENVELOPE_FACTOR:g}"
-        table.add_row(f"{ENVELOPE_BITS}-bit parameters", "", "", "", allowed, style="dim")
-    return table
+def plot(run: TrajectoryRun, path: Path) -> None:
+    """Draw the distance from the first backend's float64 training that is right, on a logarithmic scale.
 
-
-def _mean(losses: Sequence[float]) -> str:
-    return f"{sum(losses) / len(losses):.3g}"
-
-
-def _plot(run: TrajectoryRun, path: Path) -> None:
-    """The distance from the first backend's float64 training that is right, on a logarithmic scale."""
+    Raises:
+        TriptychError: the picture cannot be written.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")

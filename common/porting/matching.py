@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.errors import TriptychError
+from common.errors import TriptychError, argument
 from common.names import layer_of
 from common.operations import BatchNorm, Shape
 from common.porting.candidates import Placement, absent_heads, candidate_of, placements
@@ -129,7 +129,7 @@ def understand(
     found = {entry: each for entry, each in judged.items() if each and not each.problems}
     if len(found) > 1:
         fitting = ", ".join(f"{entry!r} ({each.fitting[0]})" for entry, each in found.items())
-        raise TriptychError(f"{source.path} has several networks: {fitting}; say which with --entry")
+        raise TriptychError(f"{source.path} has several networks: {fitting}; say which with {argument('entry')}")
     likely = list(found.values()) or [each for each in judged.values() if each]
     if not likely:
         raise TriptychError(_unknown(source, architecture))
@@ -139,7 +139,8 @@ def understand(
     departures = _accepted_departures(source, best.placed, architecture, reading)
     if len(best.fitting) > 1:
         raise TriptychError(
-            f"{source.path} fits {', '.join(best.fitting)}, which have the same parameters; say which with --arch"
+            f"{source.path} fits {', '.join(best.fitting)}, which have the same parameters; "
+            f"say which with {argument('architecture')}"
         )
     if len(judged) > 1:
         entry = next(entry for entry, each in judged.items() if each is best)
@@ -206,7 +207,8 @@ def _sentence(source: Source, best: _Judged, architecture: str | None) -> str:
 def _unknown(source: Source, architecture: str | None) -> str:
     what = f"of {architecture}" if architecture else "of a network in the catalogue"
     alike = shaped_like(source.tensors, [candidate_of("canonical", name, None) for name in CATALOGUE])
-    hint = f"; they have the shapes of {alike}'s, but other names (--rename OLD=NEW, --prefix P)" if alike else ""
+    ways = f"{argument('rename', ['OLD=NEW'])}, {argument('prefix', 'P')}"
+    hint = f"; they have the shapes of {alike}'s, but other names ({ways})" if alike else ""
     names = [source.spelled.get(name, name) for name in source.tensors]
     return f"{source.path} ({source.format}) has no tensors {what}; {some_of(names)}{hint}"
 
@@ -231,7 +233,7 @@ def _accepted_departures(
     if departures and not (architecture and reading.force):
         raise TriptychError(
             f"{source.path} has weights that fit {spec.name}, but is another network: {'; '.join(departures)}; "
-            f"--arch {spec.name} --force takes them for {spec.name}'s all the same"
+            f"{argument('architecture', spec.name)} {argument('force', True)} takes them for {spec.name}'s all the same"
         )
     return tuple(departures)
 
@@ -292,12 +294,12 @@ def _notes(
 ) -> list[str]:
     notes = [*source.notes, *best.placed.notes]
     if best.presumed:
-        notes.append(f"{best.presumed}, unless --arch says otherwise")
+        notes.append(f"{best.presumed}, unless the architecture is named")
     elif PRESUMED in source.metadata:
         notes.append(f"of what its weights were ported from: {one_line(source.metadata[PRESUMED])}")
-    notes += [f"taken with --force, though {departure}" for departure in departures]
+    notes += [f"taken by force, though {departure}" for departure in departures]
     if DEPARTURES in source.metadata:
-        notes.append(f"its weights were ported with --force, though {one_line(source.metadata[DEPARTURES])}")
+        notes.append(f"its weights were ported by force, though {one_line(source.metadata[DEPARTURES])}")
     if remark := best.placed.candidate.convention.remarks.get(best.placed.candidate.spec.family):
         notes.append(remark)
     if best.placed.candidate.convention.turned:

@@ -49,7 +49,7 @@ PRODUCERS = {
 
 UNPREPARED = (
     "its graph prepares the image itself, {}, and nothing says what x is: "
-    "--preprocessing has to say all that is done to a pixel before the first layer"
+    "the preprocessing that is stated has to say all that is done to a pixel before the first layer"
 )
 
 FOLDED = (

@@ -15,17 +15,17 @@ from common.specs.googlenet import FROM_MINUS_1_TO_1
 from common.specs.resnet import CAFFE, TORCHVISION
 
 NAMED = {"torchvision": TORCHVISION, "caffe": CAFFE, "keras-torch": TORCHVISION, "keras-tf": FROM_MINUS_1_TO_1}
-"""What `--preprocessing` takes besides JSON; the modes of `keras.applications` are called as Keras calls them."""
+"""What preprocessing may be called besides JSON; the modes of `keras.applications` are called as Keras calls them."""
 
 UNKNOWN = (
     "nothing says how photographs are prepared for it; "
-    f"--preprocessing {'|'.join(NAMED)} says so, or JSON such as "
+    f"state the preprocessing: {'|'.join(NAMED)}, or JSON such as "
     '{"channels": "RGB", "mean": [0, 0, 0], "scale": [255, 255, 255]}'
 )
 
 
 def stated(text: str, spec: Architecture) -> Preprocessing:
-    """What `--preprocessing` says.
+    """What a preprocessing is called, or JSON, says.
 
     Caffe's own AlexNet and GoogLeNet have means of their own, which `caffe` stands for there.
 
@@ -38,7 +38,7 @@ def stated(text: str, spec: Architecture) -> Preprocessing:
     elif text.lstrip().startswith("{"):
         recipe = Preprocessing.from_json(text)
     else:
-        raise TriptychError(f"--preprocessing {text!r} is not known; {nearest(text, NAMED)} or give JSON")
+        raise TriptychError(f"no preprocessing is called {text!r}; {nearest(text, NAMED)} or give JSON")
     return checked(recipe, spec)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from common.errors import argument
 from common.names import layer_of
 from common.operations import Conv, Shape
 from common.porting.candidates import Candidate, Expected, Placement, absent_heads
@@ -26,7 +27,9 @@ def problems_of(placed: Placement, skip: Collection[str], rounding: bool) -> lis
     candidate, tensors = placed.candidate, placed.tensors
     layers = {layer_of(parameter) for parameter in candidate.spec.parameter_shapes}
     problems = [
-        f"--skip names {name}, which has no weights; {nearest(name, layers)}" for name in skip if name not in layers
+        f"{name}, which is to be skipped, has no weights; {nearest(name, layers)}"
+        for name in skip
+        if name not in layers
     ]
     absent = absent_heads(candidate, tensors)
     ones = set(candidate.ones) if candidate.ones and set(candidate.ones).isdisjoint(tensors) else set()
@@ -82,14 +85,14 @@ def remedy(placed: Placement, problems: list[str], skip: Collection[str]) -> str
             unfit[layer] = f"{layer}" if layer in spelled else f"{layer} (here {_parent(spelled, candidate)})"
     strange = unexpected(placed, skip)
     if any("float64" in problem for problem in problems):
-        return "--round rounds float64 to float32"
+        return f"{argument('round', True)} rounds float64 to float32"
     if renames := _renames(placed, strange):
         return f"{renames} would take them for it, by their shapes"
     if 0 < len(unfit) <= 3:
-        flags = " ".join(f"--skip {layer}" for layer in unfit)
-        return f"{flags} would leave {', '.join(unfit.values())} at a seeded initialisation"
+        return f"{argument('skip', [*unfit])} would leave {', '.join(unfit.values())} at a seeded initialisation"
     if strange and not unfit and len(strange) <= 20:
-        return f"--ignore {_pattern([placed.spelled.get(name, name) for name in strange])!r} would leave out the rest"
+        pattern = _pattern([placed.spelled.get(name, name) for name in strange])
+        return f"{argument('ignore', [pattern])} would leave out the rest"
     return ""
 
 
@@ -112,8 +115,8 @@ def _renames(placed: Placement, strange: list[str]) -> str:
     for theirs, ours in pairs:
         full = placed.spelled[next(name for name in strange if name.rpartition(separator)[0] == theirs)]
         prefix = full.partition(f"{theirs}{separator}")[0]  # what stands in front of all names stays there
-        options.append(f"--rename {prefix}{theirs}={prefix}{ours}")
-    return " ".join(options)
+        options.append(f"{prefix}{theirs}={prefix}{ours}")
+    return argument("rename", options)
 
 
 def _parent(name: str, candidate: Candidate) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import TriptychError
+from common.errors import TriptychError, argument
 from common.frameworks import import_implementation
 from common.images import photograph, preprocess
 from common.parity.judge import DIVERGED, first_divergence, judge, overall
@@ -73,7 +73,7 @@ def prove(source: Path, request: Mapping[str, Any], target: Target) -> Proof:
         out, err = process.communicate(json.dumps(asked), timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
         raise TriptychError(
-            f"the proof took more than {TIMEOUT:.0f} s; --no-verify writes the file without it"
+            f"the proof took more than {TIMEOUT:.0f} s; {argument('verify', False)} writes the file without it"
         ) from None
     finally:
         process.kill()
@@ -103,7 +103,7 @@ def main() -> None:
         network = understand(read_source(asked["source"]), **options, reading=reading)
         answer: dict[str, Any] = asdict(_prove(network, target))
     except TriptychError as error:
-        answer = {"error": str(error)}
+        answer = {"error": error.message}
     print(json.dumps(answer), file=answers, flush=True)
 
 

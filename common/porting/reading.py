@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.errors import TriptychError
+from common.errors import TriptychError, argument
 from common.porting.source import Source
 
 
@@ -58,19 +58,21 @@ def edited(
     for pattern in reading.ignore:
         left = {name: full for name, full in spelled.items() if not fnmatch.fnmatchcase(full, pattern)}
         if len(left) == len(spelled):
-            raise TriptychError(f"--ignore {pattern!r} matches no tensor in {source.path}; {some_of(spelled.values())}")
+            raise TriptychError(
+                f"{argument('ignore', [pattern])} matches no tensor in {source.path}; {some_of(spelled.values())}"
+            )
         spelled = left
     names = {name: name for name in spelled}
     for pair in reading.rename:
         old, equals, new = pair.partition("=")
         if not (old and equals and new):
-            raise TriptychError(f"--rename is {pair!r}, expected OLD=NEW")
+            raise TriptychError(f"{argument('rename')} is {pair!r}, expected OLD=NEW")
         changed = {name: _renamed(current, old, new) for name, current in names.items()}
         if changed == names:
-            raise TriptychError(f"--rename: {source.path} has no {old!r}; {some_of(spelled.values())}")
+            raise TriptychError(f"nothing to rename: {source.path} has no {old!r}; {some_of(spelled.values())}")
         names = changed
     if len(set(names.values())) != len(names):
-        raise TriptychError(f"--rename would give two tensors in {source.path} the same name")
+        raise TriptychError(f"{argument('rename')} would give two tensors in {source.path} the same name")
     return {names[name]: tensors[name] for name in spelled}, {names[name]: full for name, full in spelled.items()}
 
 

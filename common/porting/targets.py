@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
-from common.errors import TriptychError
+from common.errors import TriptychError, argument
 from common.files import os_error_sentence
 from common.frameworks import MODULES, import_implementation
 from common.names import keras_layer, layer_of
@@ -69,11 +69,13 @@ def check_target(target: Target, spec: Architecture) -> None:
     suffixes = SUFFIXES.get(target.kind)
     if suffixes and not target.path.name.endswith(suffixes):
         raise TriptychError(
-            f"--to {target.kind} needs a name that ends in {' or '.join(suffixes)}, not {target.path.name}"
+            f"{target.kind} needs a file whose name ends in {' or '.join(suffixes)}, not {target.path.name}"
         )
     if target.names is not None:
         if target.kind != "torch" or target.names != "torchvision":
-            raise TriptychError(f"--names {target.names} is for --to torch, and can only be torchvision")
+            raise TriptychError(
+                f"{argument('names', target.names)} is for {argument('kind', 'torch')}, and can only be torchvision"
+            )
         published = CONVENTIONS["torchvision"].architectures
         if spec.name not in published:
             raise TriptychError(f"torchvision has no {spec.name}; {nearest(spec.name, published)}")

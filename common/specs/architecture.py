@@ -7,7 +7,7 @@ order, and therefore which shapes and parameters. It is data, checked when it is
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import isfinite, prod
@@ -18,6 +18,11 @@ from common.operations.operation import Operation, Shape
 
 IMAGE = "image"
 """The name of the network's input, used as a layer name in `Layer.inputs`."""
+
+
+def shape_text(shape: Sequence[int | str]) -> str:
+    """`3×227×227`."""
+    return "×".join(map(str, shape))
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Architecture:
             try:
                 shapes[layer.name] = layer.operation.output_shape(*(shapes[name] for name in layer.inputs))
             except TriptychError as error:
-                size = "×".join(map(str, self.input_shape[1:]))
+                size = shape_text(self.input_shape[1:])
                 raise TriptychError(f"{self.name} with an image of {size}, layer {layer.name}: {error}") from None
         return shapes
 

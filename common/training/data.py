@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import TriptychError
+from common.errors import TriptychError, argument
 from common.files import os_error_sentence
 from common.images import read_photograph
 from common.weights import seeded_generator
@@ -126,7 +126,7 @@ def digits(seed: int = 0) -> Data:
     if home is None or not home.submodule_search_locations:
         raise TriptychError(
             "the embedded digits come with scikit-learn, which is not installed; pip install -c constraints.txt -e "
-            "'.[train]', or give --data"
+            f"'.[train]', or give {argument('data')}"
         )
     rows = np.loadtxt(Path(home.submodule_search_locations[0]) / "datasets/data/digits.csv.gz", delimiter=",")
     pictures = np.rint(rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # the file has 0…16
@@ -273,7 +273,8 @@ def _read_classes(root: Path, classes: tuple[str, ...], bad_files: str, skip: Ca
             labels.append(number)
     if problems and bad_files == "refuse":
         more = f" (and {len(problems) - 1} more such files)" if len(problems) > 1 else ""
-        raise TriptychError(f"{problems[0]}{more}; remove them, or skip them with --bad-files skip")
+        skip_them = f"skip them with {argument('bad_files', 'skip')}"
+        raise TriptychError(f"{problems[0]}{more}; remove them, or {skip_them}")
     for problem in problems:
         skip(problem)
     return Split(Files(paths), np.array(labels, np.int64))

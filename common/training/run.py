@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import TriptychError
+from common.errors import TriptychError, argument
 from common.files import os_error_sentence, require_space, written_atomically
 from common.specs.architecture import Architecture
 from common.training.data import Data
@@ -119,7 +119,8 @@ class Run:
             run._continue()
         elif folder is not None:
             if (folder / RUN).exists():
-                raise TriptychError(f"{folder} holds a run already; continue it with --resume, or give another --out")
+                advice = f"continue it with {argument('resume', True)}, or give another {argument('out')}"
+                raise TriptychError(f"{folder} holds a run already; {advice}")
             if leads:
                 _make(folder)
                 require_space(run._checkpoint(1, ""), size)

@@ -1,19 +1,14 @@
-"""The report of a port, and what a weights file is, for people."""
+"""What a port has done, and what a file of weights is, for people."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from common.cli.terminal import plain_table, say
-from common.errors import TriptychError
-from common.porting.formats import read_source
-from common.porting.known import known_file
-from common.porting.matching import understand
 from common.porting.port import Report
+from common.specs.architecture import shape_text
 
 DIGITS = 16
 """Of each digest that the table shows; `--json` has them whole."""
@@ -23,7 +18,7 @@ def print_report(console: Console, report: Report) -> None:
     """Where every tensor came from and went, what was changed on the way, and what was proved."""
     table = plain_table("source", "shape", "change", "target", f"SHA-256 ({DIGITS} digits)")
     for tensor in report.tensors:
-        shape = "×".join(map(str, tensor["source_shape"]))
+        shape = shape_text(tensor["source_shape"])
         cost = f" (rounded, ≤ {tensor['error']:.1e})" if tensor["error"] else ""
         table.add_row(
             tensor["source"] or "–", shape, f"{tensor['change']}{cost}", tensor["target"], tensor["sha256"][:DIGITS]
@@ -41,12 +36,6 @@ def print_report(console: Console, report: Report) -> None:
     ]
     for line in lines:
         say(console, line)
-
-
-def _recipe(preprocessing: dict[str, Any] | None) -> str:
-    if preprocessing is None:
-        return "unknown"
-    return "{channels}, (pixel − {mean}) / {scale}".format(**preprocessing)
 
 
 def _rounding(report: Report) -> str:
@@ -71,31 +60,6 @@ def _proved(report: Report) -> str:
     )
 
 
-def describe_file(path: Path) -> dict[str, Any]:
-    """What a weights file is: its format, its network if it is one's, what it says of itself, its tensors.
-
-    Raises:
-        TriptychError: it cannot be read.
-    """
-    source = read_source(path)
-    digest = source.sha256
-    description: dict[str, Any] = {"path": str(path), "format": source.format, "sha256": digest}
-    description["known_as"] = known_file(digest)
-    try:
-        network = understand(source)
-        description |= {"architecture": network.spec.name, "names": network.convention}
-        description["preprocessing"] = asdict(network.preprocessing) if network.preprocessing else None
-        description["notes"] = list(network.notes)
-    except TriptychError as error:
-        description |= {"architecture": None, "notes": [*source.notes, str(error)]}
-    description["metadata"] = dict(source.metadata)
-    description["tensors"] = [
-        {"name": source.spelled.get(name, name), "shape": array.shape, "dtype": str(array.dtype)}
-        for name, array in source.tensors.items()
-    ]
-    return description
-
-
 def print_file(console: Console, description: dict[str, Any]) -> None:
     """What `describe_file` found."""
     known = f", {description['known_as']}" if description["known_as"] else ""
@@ -114,7 +78,13 @@ def print_file(console: Console, description: dict[str, Any]) -> None:
     lines += [f"note: {note}" for note in description["notes"]]
     table = plain_table("tensor", "shape", "dtype")
     for tensor in description["tensors"]:
-        table.add_row(tensor["name"], "×".join(map(str, tensor["shape"])), tensor["dtype"])
+        table.add_row(tensor["name"], shape_text(tensor["shape"]), tensor["dtype"])
     for line in lines:
         say(console, line)
     console.print(table)
+
+
+def _recipe(preprocessing: dict[str, Any] | None) -> str:
+    if preprocessing is None:
+        return "unknown"
+    return "{channels}, (pixel − {mean}) / {scale}".format(**preprocessing)

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from common.cli.terminal import say
+from common.cli.verdicts import STYLES, say_verdict
 from common.errors import TriptychError
-from common.parity.report import STYLES, say_verdict
 from common.parity.results import worst
 from common.prove.judging import UNPROVED
 from common.prove.models import ModelName

@@ -1,0 +1,140 @@
+"""Networks of the catalogue, one after the other, in every backend: what `triptych parity` runs, for Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from common.errors import TriptychError, argument
+from common.images import read_photograph
+from common.parity.backends import (
+    Backend,
+    Hardware,
+    on_every_path,
+    require,
+    select_differentiable,
+    select_for,
+)
+from common.parity.gradients import USUAL_FOR_GRADIENTS, check_differentiable
+from common.parity.journal import Journal
+from common.parity.processes import Workers
+from common.parity.results import Plan, Run, compared_with_cpu
+from common.parity.runner import run_parity
+from common.probes import PROBES, USUAL
+from common.specs import get_spec
+from common.weights import read_weights_file
+
+
+def plan_for(
+    names: Sequence[str],
+    *,
+    backends: Sequence[str] | None = None,
+    probes: Sequence[str] | None = None,
+    weights: Path | None = None,
+    device: str = "cpu",
+    every_path: bool = False,
+    precision: str = "fp32",
+    batch: int | None = None,
+    seed: int = 0,
+    jobs: int = 2,
+    timeout: float = 600,
+    gradients: bool = False,
+) -> Plan:
+    """What to run some networks on.
+
+    Args:
+        names: of the networks.
+        backends: by name; all that are installed by default.
+        probes: exact, random, photo (the default); tiny, huge, subnormal; deployed; or a file with an image.
+        weights: canonical safetensors for the random and the photo probe.
+        device: cpu, cuda or webgpu.
+        every_path: each backend once for every set of kernels that this CPU can be held to.
+        precision: fp32 or, on a GPU, tf32.
+        batch: the number of images; by default 2, and 1 in a backward pass on any probe but exact.
+        seed: of the probes and of the weights.
+        jobs: how many backends run at the same time, each with its share of the cores.
+        timeout: seconds that a backend may take for one probe.
+        gradients: the backward pass instead.
+
+    Raises:
+        TriptychError: there is no such backend, probe, image, file or device, or they do not go together.
+    """
+    for name in probes or ():
+        if name not in PROBES and not Path(name).is_file():
+            raise TriptychError(f"there is no probe and no image {name!r}; probes are {', '.join(PROBES)}")
+        if name not in PROBES:
+            read_photograph(name)
+        if gradients:
+            check_differentiable(name)
+    if weights and len(names) > 1:
+        belongs = f"{argument('weights', str(weights))} belongs to one network"
+        raise TriptychError(f"{belongs}, but there are {len(names)}; name the one")
+    if gradients and device == "webgpu":
+        leave_out = f"leave out {argument('gradients')} or {argument('device')}"
+        raise TriptychError(f"WebGPU runs exports, which have no backward pass; {leave_out}")
+    if gradients and precision != "fp32":
+        leave_out = f"leave out {argument('precision')}"
+        raise TriptychError(f"gradients are held to the bounds of fp32, not of {precision}; {leave_out}")
+    chosen = select_differentiable(backends) if gradients else select_for(device, backends)
+    return Plan(
+        backends=on_every_path(chosen, device) if every_path else chosen,
+        probes=probes or (USUAL_FOR_GRADIENTS if gradients else USUAL),
+        gradients=gradients,
+        weights=read_weights_file(weights) if weights else None,
+        seed=seed,
+        batch=batch,
+        hardware=Hardware.shared(jobs, device, precision),
+        jobs=jobs,
+        timeout=timeout,
+        required=bool(backends),
+    )
+
+
+def prove_networks(
+    names: Sequence[str],
+    plan: Plan,
+    journal: Journal | None = None,
+    *,
+    on_result: Callable[[str], None] = lambda done: None,
+    on_network: Callable[[list[Run]], None] = lambda runs: None,
+) -> list[Run]:
+    """Prove some networks. On a GPU, each is run on the CPU too, and each backend is compared with itself.
+
+    Args:
+        names: of the networks.
+        plan: what to run them on.
+        journal: keeps what is finished, and knows what was before.
+        on_result: is told of each backend on each probe when it is finished.
+        on_network: is given the runs of each network when they are.
+
+    Raises:
+        TriptychError: there is no such device, or the weights do not fit.
+    """
+    require(plan.hardware)
+    on_cpu = _on_cpu(plan)
+    runs: list[Run] = []
+    with Workers(plan.hardware) as workers, Workers(Hardware.shared(plan.jobs)) as workers_on_cpu:
+        for name in names:
+            done = lambda *what, name=name: on_result(" ".join((name, *what)))  # noqa: E731
+            found = run_parity(get_spec(name), plan, done, workers, journal)
+            if on_cpu:
+                pairs = zip(found, run_parity(get_spec(name), on_cpu, done, workers_on_cpu), strict=True)
+                found = [compared_with_cpu(run, before) for run, before in pairs]
+            runs += found
+            on_network(found)
+    return runs
+
+
+def _on_cpu(plan: Plan) -> Plan | None:
+    """The plan for the CPU that goes with one for a GPU."""
+    if plan.hardware.device == "cpu":
+        return None
+    able: list[Backend] = [backend for backend in plan.backends if not backend.obstacle(plan.hardware.device)]
+    return replace(plan, backends=able, hardware=Hardware.shared(plan.jobs))
+
+
+def number_of_results(names: Sequence[str], plan: Plan) -> int:
+    """How often `prove_networks` tells of a result."""
+    twice = 1 if plan.hardware.device == "cpu" else 2
+    return twice * sum(len(plan.runs(get_spec(name))) for name in names) * len(plan.backends)
