@@ -70,13 +70,15 @@ def print_model(console: Console, runs: Sequence[ProofRun]) -> None:
 
 
 def _outcome(result: RuntimeResult) -> Text:
-    word = result.status if result.status == "crashed" else result.verdict
+    word = result.status if result.status in ("crashed", "skipped") else result.verdict
     return Text(word, style=STYLES.get(word, ""))
 
 
 def _explain(console: Console, run: ProofRun, result: RuntimeResult) -> None:
     if result.status == "crashed":
         say(console, f"  {result.backend} crashed on the {run.probe} probe: {result.reason}")
+    if result.status == "skipped":
+        say(console, f"  {result.backend} skipped: {result.reason}", style="dim")
     if result.note:
         say(console, f"  {result.backend} on the {run.probe} probe: {result.note}", style="dim")
     if result.first:

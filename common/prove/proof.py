@@ -87,10 +87,9 @@ class _Proof:
 
     def __init__(self, subject: Subject, request: Request, advance: Advance) -> None:
         self.subject, self.request, self.advance = subject, request, advance
-        self.graph = subject.graph
         self.feeds: dict[str, np.ndarray] = {
             value: seeded_generator(request.seed, value).standard_normal(shape, np.float32)
-            for value, shape in self.graph.inputs.items()
+            for value, shape in subject.graph.inputs.items()
         }
         if request.example is not None:
             if len(request.example) != len(self.feeds):
@@ -98,6 +97,10 @@ class _Proof:
                 raise TriptychError(f"{len(request.example)} inputs are given; {self.graph.name} takes {takes}")
             self.feeds.update(_fitting(dict(zip(self.feeds, request.example, strict=True)), self.graph))
         self.feeds.update(_fitting(request.inputs, self.graph))
+
+    @property
+    def graph(self) -> Graph:
+        return self.subject.graph
 
     def runs(self) -> list[ProofRun]:
         first = self.subject.record(ONNX_RUNTIMES[0], self.feeds)

@@ -117,14 +117,17 @@ def unrounded(node: Node, known: Known, reference: Reference) -> Reference | Non
     """
     if node.operation is None or reference.bound is None:
         return None
-    inputs = [known.recorded[name] for name in node.inputs]
-    parameters = {kind: known.recorded[name] for kind, name in node.parameters.items()}
+    known_inputs = [known.value(name) for name in node.inputs]
+    inputs = [value for value, _ in known_inputs]
+    parameters = {kind: known.value(name)[0] for kind, name in node.parameters.items()}
     errors = [
-        2 * UNIT_ROUNDOFF * np.abs(x.astype(np.float64)) if known.is_computed(name) else np.zeros(x.shape)
-        for name, x in zip(node.inputs, inputs, strict=True)
+        (0 if error is None else error)
+        + (2 * UNIT_ROUNDOFF * known.is_computed(name) * np.abs(value.astype(np.float64)))
+        for name, (value, error) in zip(node.inputs, known_inputs, strict=True)
     ]
+    own = node.operation.reference(inputs, parameters).bound
     try:
         carried = node.operation.carried(inputs, errors, parameters)
     except NotImplementedError:
         return None
-    return replace(reference, bound=reference.bound + carried)
+    return replace(reference, bound=(0.0 if own is None else own) + carried)

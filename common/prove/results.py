@@ -22,7 +22,7 @@ class RuntimeResult:
 
     backend: str
     status: str
-    """`ok`, `diverged` or `crashed`."""
+    """`ok`, `diverged`, `crashed` or `skipped`."""
     verdict: str
     reason: str | None = None
     seconds: float = 0.0
@@ -125,6 +125,8 @@ def judged(
     runtime: Runtime, graph: Graph, feeds: Mapping[str, np.ndarray], found: Recorded, expected: Expected
 ) -> RuntimeResult:
     """The row of a runtime, from what it was fed and what it computed."""
+    if found.skipped:
+        return RuntimeResult(runtime.name, "skipped", "skipped", found.error)
     if found.error:
         return RuntimeResult(runtime.name, "crashed", INCOMPLETE, found.error)
     started = time.perf_counter()

@@ -21,11 +21,13 @@ from common.errors import TriptychError
 
 @dataclass(frozen=True)
 class Runtime:
-    """One way to run an ONNX file."""
+    """One way to run a model."""
 
     name: str
     optimise: bool
     """Whether it may fuse operations and do them in another way."""
+    needs: str | None = None
+    """The package without which it is skipped."""
 
 
 ONNX_RUNTIMES = (Runtime("onnxruntime", False), Runtime("onnxruntime-optimised", True))
@@ -40,6 +42,8 @@ class Recorded:
     same: bool = True
     """Whether the model's own call gave the bits of its graph, value by value."""
     error: str | None = None
+    skipped: bool = False
+    """Whether that is no more than a package that is not installed."""
 
 
 def record(runtime: Runtime, model: Path, feeds: Mapping[str, np.ndarray], folder: Path) -> Recorded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from safetensors.numpy import save_file
 from common.errors import TriptychError
 from common.graphs import Graph, read_graph
 from common.graphs.onnx_reader import read_model, state_shape
+from common.prove.keras_layers import layer_of
 from common.prove.models import ModelName
 from common.prove.runtimes import ONNX_RUNTIMES, Here, Process, Recorded, Runtime, record
 
@@ -23,8 +25,13 @@ if TYPE_CHECKING:
 SPECIFICATION, OFFICIAL = "specification.onnx", "export.onnx"
 TORCH_RUNTIMES = (Runtime("torch", optimise=False), Runtime("torch-compile", optimise=True))
 EXPORT = Runtime("export", optimise=True)
-FIRST = ("torch",)
+FIRST = ("torch", "keras-torch")
 """The runtime that says most of a model that is no file, and takes no time to compile."""
+KERAS_RUNTIMES = (
+    Runtime("keras-torch", optimise=False),
+    Runtime("keras-tensorflow", optimise=True, needs="tensorflow"),
+    Runtime("keras-jax", optimise=True, needs="jax"),
+)
 
 Example: TypeAlias = "Sequence[np.ndarray]"
 
@@ -67,7 +74,7 @@ class TorchSubject(Subject):
         self.process = process
 
     def record(self, runtime: Runtime, feeds: Mapping[str, np.ndarray]) -> Recorded:
-        if runtime in TORCH_RUNTIMES:
+        if runtime in TORCH_RUNTIMES or runtime == KERAS_RUNTIMES[0]:
             job = {"compile": runtime.optimise, "inputs": list(self.graph.inputs)}
             return self.process.record(job, feeds, self.folder)
         if runtime == EXPORT:
@@ -83,6 +90,66 @@ class TorchSubject(Subject):
             outputs = zip(self.graph.outputs, export.outputs, strict=True)
             found.values = {**found.values, **{ours: found.values[theirs] for ours, theirs in outputs}}
         return found
+
+
+class KerasSubject(TorchSubject):
+    """A Keras model: on PyTorch value by value, on its other backends layer by layer."""
+
+    runtimes: tuple[Runtime, ...] = (*KERAS_RUNTIMES, TORCH_RUNTIMES[1], *ONNX_RUNTIMES, EXPORT)
+
+    def __init__(self, called: str, text: str, process: Process | Here, folder: Path, shape: Any) -> None:
+        super().__init__(text, process, folder)
+        self.called, self.shape = called, shape
+        self.layers: dict[str, str] | None = None
+        """The value that each call of a layer makes."""
+
+    def record(self, runtime: Runtime, feeds: Mapping[str, np.ndarray]) -> Recorded:
+        if self.layers is None:
+            self._find_layers(feeds)
+        if runtime not in KERAS_RUNTIMES[1:]:
+            return super().record(runtime, feeds)
+        if runtime.needs and importlib.util.find_spec(runtime.needs) is None:
+            return Recorded(error=f"{runtime.needs} is not installed; pip install {runtime.needs}", skipped=True)
+        variables = {"KERAS_BACKEND": runtime.name.removeprefix("keras-"), "JAX_PLATFORMS": "cpu"}
+        job = {"load": self.called, "shape": self.shape, "weights": self._weights, "inputs": list(self.graph.inputs)}
+        with Process("common.prove.keras_run", variables) as process:
+            found = process.record(job, feeds, self.folder)
+        assert self.layers is not None
+        return replace(found, values={self.layers[call]: v for call, v in found.values.items() if call in self.layers})
+
+    @property
+    def _weights(self) -> str:
+        return str(self.folder / "weights.npz")
+
+    def _find_layers(self, feeds: Mapping[str, np.ndarray]) -> None:
+        """Ask which value each layer makes, and call the nodes by their layers."""
+        file = str(self.folder / "layers.safetensors")
+        save_file({name: np.ascontiguousarray(array) for name, array in feeds.items()}, file)
+        among = [node.output for node in self.graph.nodes]
+        job = {"among": among, "feeds": file, "inputs": list(self.graph.inputs), "weights": self._weights}
+        answer = self.process.ask(job)
+        if "error" in answer:
+            raise TriptychError(f"the layers of {self.text} cannot be recorded: {answer['error']}")
+        self.layers = answer["called"]
+        self.graph = with_sources(self.graph, {value: layer_of(call) for call, value in self.layers.items()})
+
+
+def with_sources(graph: Graph, sources: Mapping[str, str]) -> Graph:
+    """A graph in which each node is called by the layer whose output it leads to.
+
+    Args:
+        graph: the graph.
+        sources: by value, the layer that makes it.
+    """
+    of_value = dict(sources)
+    nodes = []
+    for node in reversed(graph.nodes):
+        source = of_value.get(node.output)
+        nodes.append(replace(node, source=source or node.source))
+        if source:
+            for name in node.reads:
+                of_value.setdefault(name, source)
+    return replace(graph, nodes=tuple(reversed(nodes)))
 
 
 def make_ready(
@@ -136,6 +203,8 @@ def make_ready(
     if "error" in answer:
         raise TriptychError(f"{name.text} cannot be exported: {answer['error']}")
     subject = TorchSubject(name.text, process, folder)
+    if answer["keras"]:
+        subject = KerasSubject(called, name.text, process, folder, shape)
     if backends:
         subject.runtimes = tuple(runtime for runtime in subject.runtimes if runtime.name in backends)
     return subject

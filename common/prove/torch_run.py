@@ -2,7 +2,8 @@
 
 `{"export": MODEL, "shape": …, "examples": …, "folder": …, "seed": …, "official": …}` writes the specification, and
 if so asked the official export, into the folder; `{"feeds": …, "inputs": […], "values": …, "compile": …}` runs the
-model and records every value that has a name in the specification.
+model and records every value that has a name in the specification; with `"among": […]` it answers which of these
+values are what a Keras layer makes, and writes the model's weights to `"weights"`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from common.errors import TriptychError
+from common.prove.keras_layers import called_in_graph, recording
 from common.prove.models import ModelName, load, parse
 from common.prove.runtimes import serve
 from common.prove.subject import OFFICIAL, SPECIFICATION
@@ -37,7 +39,7 @@ class Exported:
         import onnxscript.optimizer
         import torch
 
-        self.model = model
+        self.model: Any = model
         options: dict[str, Any] = {"dynamo": True, "opset_version": OPSET, "verbose": False, "external_data": False}
         # Unfolded: a batch normalisation that the exporter multiplies into a convolution is none any more.
         program = torch.onnx.export(self.model, tuple(examples), optimize=False, **options)
@@ -103,7 +105,7 @@ def _seeded(model: Any, example: torch.Tensor, seed: int) -> None:
     """Give a model without trained weights scales, shifts and statistics that are not all 1 and 0."""
     import torch
 
-    if hasattr(model, "get_layer"):  # a Keras model
+    if hasattr(model, "get_layer"):  # of Keras
         numbers = np.random.default_rng(seed)
         for layer in model._flatten_layers():
             if "Normalization" in type(layer).__name__ and len(layer.get_weights()) == 4:
@@ -153,7 +155,8 @@ class TorchJobs:
 
     def do(self, job: dict[str, Any]) -> dict[str, Any]:
         with _evaluating(self.given):
-            return self._export(job) if "export" in job else self._record(job)
+            do = self._export if "export" in job else self._layers if "among" in job else self._record
+            return do(job)
 
     def _export(self, job: dict[str, Any]) -> dict[str, Any]:
         import torch
@@ -176,8 +179,27 @@ class TorchJobs:
             _seeded(model, examples[0], job["seed"])
         if self.given is None:
             model.eval()
+        keras = hasattr(model, "get_layer")
+        if keras:
+            with torch.no_grad():
+                model(*examples)  # which makes the weights of what was not built before
         self.exported = Exported(model, examples, Path(job["folder"]), official=job["official"])
-        return {"version": torch.__version__}
+        return {"version": torch.__version__, "keras": keras}
+
+    def _layers(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Of a Keras model: its weights, and which value of its graph each call of a layer makes."""
+        import torch
+
+        assert self.exported
+        feeds = load_file(job["feeds"])
+        given = [torch.from_numpy(feeds[name]) for name in job["inputs"]]
+        values, _, _ = self.exported.record(given, compiled=False)
+        with torch.no_grad(), recording() as calls:
+            self.exported.model(*given)
+        layers = {name: made.detach().numpy() for name, made in calls.items()}
+        np.savez(job["weights"], *self.exported.model.get_weights())
+        among = {name: values[name] for name in job["among"] if name in values}
+        return {"called": called_in_graph(layers, among)}
 
     def _record(self, job: dict[str, Any]) -> dict[str, Any]:
         import torch
