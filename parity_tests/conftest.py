@@ -18,6 +18,7 @@ import pytest
 
 from common import TriptychError, list_architectures
 from common.parity.backends import DEVICES, Backend, select
+from common.spared_imports import spare_imports
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -25,6 +26,8 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # each process its share of the c
     share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(variable, str(share))
+
+spare_imports()
 
 IMPLEMENTATIONS = ("torch_impl", "keras_impl", "tf1_style_impl")
 

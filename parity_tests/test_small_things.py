@@ -1,6 +1,7 @@
 """What a user sees: pictures the right way up and as bright as they are, tables that fit, sentences that are true."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from common.parity.gradients import GradientVerdict, by_layer
 from common.parity.judge import DIVERGED, IDENTICAL, LayerVerdict, judge
 from common.parity.results import BackendResult, Run
 from common.probes import Probe
+from common.spared_imports import SPARED
 from common.specs.architecture import IMAGE, Architecture, Layer
 
 GENERATOR = np.random.default_rng(0)
@@ -141,3 +143,13 @@ def test_another_dtype_is_called_that():
     recorded = {layer.name: np.zeros((1, *spec.shapes[layer.name]), np.float16) for layer in spec.layers}
     first = judge(spec, Probe("random", {}, np.zeros((1, 1, 32, 32), np.float32)), recorded)[0]
     assert (first.name, first.cause) == ("c1", "c1 is float16, expected float32")
+
+
+def test_a_framework_is_spared_a_library_and_nobody_else_is(monkeypatch):
+    monkeypatch.setitem(SPARED, "keras.src.wrappers", "colorsys")
+    for importer in ("keras.src.layers", "mine"):
+        monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+        exec("import colorsys", {"__name__": importer})
+    monkeypatch.delitem(sys.modules, "colorsys")
+    with pytest.raises(ModuleNotFoundError, match=r"keras.src.wrappers.fixes is spared colorsys in this process"):
+        exec("import colorsys", {"__name__": "keras.src.wrappers.fixes"})

@@ -13,6 +13,7 @@ from common.cli.app import INTERRUPTED, NOT_CARRIED_OUT, app
 from common.cli.flags import with_flags
 from common.errors import TriptychError
 from common.files import os_error_sentence
+from common.spared_imports import spare_imports
 
 COMMANDS = (
     "list", "show", "compare", "explore", "parity", "prove", "export", "probe", "train", "port", "classify", "doctor"
@@ -33,6 +34,7 @@ def main() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    spare_imports()
     try:
         app()
     except TriptychError as error:

@@ -42,6 +42,7 @@ from common.onnx_session import DeployedSession, RecordingSession, execution_pro
 from common.parity.backends import BACKENDS, Backend, Hardware
 from common.parity.evidence import Witness, catch_what_is_printed
 from common.recording import Unnamed
+from common.spared_imports import spare_imports
 from common.specs import get_spec
 from common.weights import read_weights_file
 
@@ -281,6 +282,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a framework prints must not get between the answers
     catch_what_is_printed()
+    spare_imports()
     lines = watched_input()
     worker: Worker | None = None
     try:

@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from common.errors import TriptychError
 from common.porting.safetensors_files import read_safetensors
 from common.porting.source import Damaged, Source, corrupt, mapped, unsupported
+from common.spared_imports import spare_imports
 
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 """What the index ends with."""
@@ -121,6 +122,7 @@ def read_checkpoint(prefix: Path) -> Source:
 
 def main() -> None:
     """Copy the variables that are parameters of a network; print one sentence and end with 2 if that cannot be done."""
+    spare_imports()
     prefix, out = Path(sys.argv[1]), Path(sys.argv[2])
     try:
         _copy(prefix, out)

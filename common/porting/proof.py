@@ -27,6 +27,7 @@ from common.porting.matching import Network, understand
 from common.porting.reading import Reading
 from common.porting.targets import Target
 from common.probes import Probe
+from common.spared_imports import spare_imports
 from common.weights import Weights
 
 TIMEOUT = 1800.0
@@ -94,6 +95,7 @@ def main() -> None:
     """Answer the request on standard input with one JSON line."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a framework prints must not get between
+    spare_imports()
     asked = json.load(sys.stdin)
     target = Target(asked["target"]["kind"], Path(asked["target"]["path"]), asked["target"]["names"])
     try:
