@@ -27,7 +27,7 @@ import numpy as np
 from rich.table import Table
 
 from common.cli.terminal import standard_output
-from common.onnx_file import read_summary
+from common.onnx.summary import read_summary
 from common.specs import get_spec
 from common.weights import random_weights
 

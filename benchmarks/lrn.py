@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 import torch_impl
-from common.onnx_graph import ExportOptions
-from common.onnx_session import DeployedSession
+from common.onnx.options import ExportOptions
+from common.onnx.session import DeployedSession
 from common.specs import get_spec
 from common.weights import random_weights
 

@@ -205,7 +205,7 @@ def _computes() -> bool:
     import numpy as np
     from onnx import TensorProto, helper
 
-    from common.onnx_session import Session, execution_providers
+    from common.onnx.session import Session, execution_providers
 
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"], name="sum")], "sum", [x], [y])

@@ -15,12 +15,31 @@ from functools import singledispatch
 from pathlib import Path
 
 import keras
+import numpy as np
 from keras import layers
 
-from common import layouts
+from common import layouts, operations
 from common.errors import TriptychError
-from common.onnx_graph import ExportOptions, GraphBuilder
-from common.operations import AdaptiveAveragePool, Padding, same_padding
+from common.onnx.builder import GraphBuilder
+from common.onnx.options import ExportOptions
+from common.operations import (
+    LRN,
+    AdaptiveAveragePool,
+    Add,
+    AveragePool,
+    BatchNorm,
+    Concat,
+    Dense,
+    Flatten,
+    GlobalAveragePool,
+    MaxPool,
+    Padding,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    same_padding,
+)
+from common.operations.conv_nd import ConvND
 from common.specs.architecture import IMAGE
 from keras_impl.backend import calls_of, flattened_from, heads_of
 from keras_impl.layers import LocalResponseNormalization, ScaledTanh, SelectChannels, SubSampling
@@ -32,7 +51,7 @@ def export_onnx(model: keras.Model, path: str | Path, options: ExportOptions = E
     Args:
         model: of this package.
         path: where to; an existing file is replaced.
-        options: which outputs, of what type, and so on; see `common.onnx_graph.ExportOptions`.
+        options: which outputs, of what type, and so on; see `common.onnx.options.ExportOptions`.
 
     Raises:
         TriptychError: the model has no such output or a layer that cannot be exported faithfully, or the file cannot be
@@ -52,6 +71,10 @@ def export_onnx(model: keras.Model, path: str | Path, options: ExportOptions = E
 def _export(layer: layers.Layer, builder: GraphBuilder, name: str, *inputs: str) -> str:
     """Write one layer; return the name of its output."""
     raise TriptychError(f"cannot export {name}: a {type(layer).__name__} has no ONNX operator here")
+
+
+def _array(variable: keras.Variable) -> np.ndarray:
+    return keras.ops.convert_to_numpy(variable)
 
 
 def _padding(name: str, layer: layers.Conv2D | layers.MaxPooling2D, kernel: tuple[int, int]) -> Padding:
@@ -82,24 +105,17 @@ def _(layer: layers.Conv2D, builder: GraphBuilder, name: str, x: str) -> str:
     if layer.activation is not keras.activations.linear:
         raise TriptychError(f"cannot export {name}: write its activation as a layer of its own")
     kernel = [(size - 1) * dilation + 1 for size, dilation in zip(layer.kernel_size, layer.dilation_rate, strict=True)]
-    return builder.conv(
-        name,
-        x,
-        layouts.conv_from_hwio(keras.ops.convert_to_numpy(layer.kernel)),
-        keras.ops.convert_to_numpy(layer.bias) if layer.use_bias else None,
-        stride=layer.strides,
-        padding=_padding(name, layer, tuple(kernel)),
-        dilation=layer.dilation_rate,
-        groups=layer.groups,
-    )
+    conv = ConvND(layer.strides, layer.dilation_rate, _padding(name, layer, tuple(kernel)), layer.groups)
+    weight = layouts.conv_from_hwio(_array(layer.kernel))
+    return conv.to_onnx(builder, name, x, weight=weight, bias=_array(layer.bias) if layer.use_bias else None)
 
 
 @_export.register
 def _(layer: layers.Dense, builder: GraphBuilder, name: str, x: str) -> str:
     if layer.activation is not keras.activations.linear:
         raise TriptychError(f"cannot export {name}: write its activation as a layer of its own")
-    weight = layouts.dense_from_io(keras.ops.convert_to_numpy(layer.kernel), flattened_from(layer.input))
-    return builder.dense(name, x, weight, keras.ops.convert_to_numpy(layer.bias))
+    weight = layouts.dense_from_io(_array(layer.kernel), flattened_from(layer.input))
+    return Dense(layer.units).to_onnx(builder, name, x, weight=weight, bias=_array(layer.bias))
 
 
 @_export.register
@@ -112,79 +128,81 @@ def _(layer: layers.MaxPooling2D, builder: GraphBuilder, name: str, x: str) -> s
     padding = _padding(name, layer, layer.pool_size)
     if isinstance(layer.input._keras_history.operation, layers.ZeroPadding2D) and not _is_not_negative(layer.input):
         raise TriptychError(f"cannot export {name}: padding with zeros changes a maximum unless a ReLU comes before it")
-    return builder.max_pool(name, x, kernel=layer.pool_size, stride=layer.strides, padding=padding)
+    return MaxPool(layer.pool_size, layer.strides, padding).to_onnx(builder, name, x)
 
 
 @_export.register
 def _(layer: layers.AveragePooling2D, builder: GraphBuilder, name: str, x: str) -> str:
     if any(map(any, _padding(name, layer, layer.pool_size))):
         raise TriptychError(f"cannot export {name}: only an average over whole windows has an ONNX operator here")
-    return builder.average_pool(name, x, kernel=layer.pool_size, stride=layer.strides)
+    return AveragePool(layer.pool_size, layer.strides).to_onnx(builder, name, x)
 
 
 @_export.register
 def _(layer: layers.AdaptiveAveragePooling2D, builder: GraphBuilder, name: str, x: str) -> str:
     if len(set(layer.output_size)) != 1:
         raise TriptychError(f"cannot export {name}: write its output size as one number")
-    return builder.adaptive_average_pool(name, x, AdaptiveAveragePool(layer.output_size[0]), layer.input.shape[1:3])
+    _, height, width, channels = layer.input.shape
+    return AdaptiveAveragePool(layer.output_size[0]).to_onnx(builder, name, x, shape=(channels, height, width))
 
 
 @_export.register
 def _(layer: layers.GlobalAveragePooling2D, builder: GraphBuilder, name: str, x: str) -> str:
     if not layer.keepdims:
         raise TriptychError(f"cannot export {name}: write keepdims=True and a Flatten behind it")
-    return builder.global_average_pool(name, x)
+    return GlobalAveragePool().to_onnx(builder, name, x)
 
 
 @_export.register
 def _(layer: layers.BatchNormalization, builder: GraphBuilder, name: str, x: str) -> str:
-    parameters = (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
-    return builder.batch_norm(name, x, *map(keras.ops.convert_to_numpy, parameters), eps=layer.epsilon)
+    affine = {"gamma": _array(layer.gamma), "beta": _array(layer.beta)}
+    stored = {"mean": _array(layer.moving_mean), "variance": _array(layer.moving_variance)}
+    return BatchNorm(layer.epsilon).to_onnx(builder, name, x, **affine, **stored)
 
 
 @_export.register
 def _(layer: layers.Add, builder: GraphBuilder, name: str, *inputs: str) -> str:
-    return builder.add(name, *inputs)
+    return Add().to_onnx(builder, name, *inputs)
 
 
 @_export.register
 def _(layer: layers.Concatenate, builder: GraphBuilder, name: str, *inputs: str) -> str:
-    return builder.concat(name, *inputs)
+    return Concat().to_onnx(builder, name, *inputs)
 
 
 @_export.register
 def _(layer: SelectChannels, builder: GraphBuilder, name: str, x: str) -> str:
-    return builder.select_channels(name, x, layer.channels)
+    return operations.SelectChannels(tuple(layer.channels)).to_onnx(builder, name, x)
 
 
 @_export.register
 def _(layer: SubSampling, builder: GraphBuilder, name: str, x: str) -> str:
-    parameters = map(keras.ops.convert_to_numpy, (layer.weight, layer.bias))
-    return builder.sub_sampling(name, x, *map(layouts.per_channel_from_hwc, parameters))
+    weight, bias = (layouts.per_channel_from_hwc(_array(parameter)) for parameter in (layer.weight, layer.bias))
+    return operations.SubSampling().to_onnx(builder, name, x, weight=weight, bias=bias)
 
 
 @_export.register
 def _(layer: ScaledTanh, builder: GraphBuilder, name: str, x: str) -> str:
-    return builder.scaled_tanh(name, x, amplitude=layer.amplitude, slope=layer.slope)
+    return operations.ScaledTanh(layer.amplitude, layer.slope).to_onnx(builder, name, x)
 
 
 @_export.register
 def _(layer: layers.Activation, builder: GraphBuilder, name: str, x: str) -> str:
     if layer.activation is not keras.activations.sigmoid:
         raise TriptychError(f"cannot export {name}: of the activations by name, only sigmoid has an ONNX operator here")
-    return builder.sigmoid(name, x)
+    return Sigmoid().to_onnx(builder, name, x)
 
 
 @_export.register
 def _(layer: LocalResponseNormalization, builder: GraphBuilder, name: str, x: str) -> str:
-    return builder.lrn(name, x, size=layer.size, alpha=layer.alpha, beta=layer.beta, k=layer.k)
+    return LRN(layer.size, layer.alpha, layer.beta, layer.k).to_onnx(builder, name, x)
 
 
 @_export.register
 def _(layer: layers.ReLU, builder: GraphBuilder, name: str, x: str) -> str:
     if layer.max_value is not None or layer.negative_slope or layer.threshold:
         raise TriptychError(f"cannot export {name}: only max(x, 0) has an ONNX operator here")
-    return builder.relu(name, x)
+    return ReLU().to_onnx(builder, name, x)
 
 
 @_export.register
@@ -193,12 +211,12 @@ def _(layer: layers.Softmax, builder: GraphBuilder, name: str, x: str) -> str:
         raise TriptychError(
             f"cannot export {name}: only a softmax over the features of each image has an operator here"
         )
-    return builder.softmax(name, x)
+    return Softmax().to_onnx(builder, name, x)
 
 
 @_export.register
 def _(layer: layers.Flatten, builder: GraphBuilder, name: str, x: str) -> str:
-    return builder.flatten(name, x)
+    return Flatten().to_onnx(builder, name, x)
 
 
 @_export.register

@@ -23,17 +23,10 @@ from typing import Any
 from common import get_spec
 from common.parity.agreement import cross_checked
 from common.parity.causes import UNTRACED, Traced
-from common.parity.judge import (
-    CERTIFIED,
-    DIVERGED,
-    Between,
-    LayerVerdict,
-    first_divergence,
-    judge_in_order,
-    judge_structure,
-)
+from common.parity.judge import Between, judge_in_order, judge_structure
 from common.parity.results import BackendResult
 from common.parity.returned import judge_returned
+from common.parity.verdicts import CERTIFIED, DIVERGED, LayerVerdict, first_divergence
 from common.probes import Probe, exact_probe, photo_probe
 from common.recording import Recording
 from parity_tests.injection import Mutant, imported_with, specification
@@ -155,7 +148,7 @@ def _outcomes(mutant: Mutant) -> list[Outcome]:
 
 
 def _run_export(package: str, model: Any, probe: Probe) -> Recording:
-    from common.onnx_session import RecordingSession
+    from common.onnx.session import RecordingSession
 
     with TemporaryDirectory() as folder:
         path = Path(folder) / "export.onnx"

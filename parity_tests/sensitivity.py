@@ -24,11 +24,11 @@ from common import get_spec, list_architectures
 from common.frameworks import PACKAGES
 from common.names import parameters_of
 from common.operations import evaluate
-from common.parity.judge import PRECISIONS, UNIT, scaled_errors
+from common.parity.measures import LARGEST_ERRORS, UNIT, scaled_errors
 from common.probes import Probe, make_probe
 from common.specs.architecture import IMAGE, Architecture, Layer
 
-FLOAT32 = PRECISIONS["fp32"]
+FLOAT32 = LARGEST_ERRORS["fp32"]
 
 DAMAGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "zero": np.zeros_like,

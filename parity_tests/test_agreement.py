@@ -5,8 +5,9 @@ import pytest
 
 from common.operations import BatchNorm, Conv, Dropout, evaluate
 from common.parity.agreement import cross_checked
-from common.parity.judge import DIVERGED, first_divergence, judge
+from common.parity.judge import judge
 from common.parity.results import BackendResult
+from common.parity.verdicts import DIVERGED, first_divergence
 from common.probes import Probe
 from common.specs.architecture import IMAGE, Architecture, Layer
 

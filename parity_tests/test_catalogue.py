@@ -16,10 +16,11 @@ import pytest
 from conftest import DEEPER, IMPLEMENTATIONS, load_implementation, release, without_weights
 
 from common import get_spec, list_architectures
-from common.onnx_graph import ExportOptions
-from common.onnx_session import record as record_onnx
+from common.onnx.options import ExportOptions
+from common.onnx.session import record as record_onnx
 from common.operations import Dense
-from common.parity.judge import CERTIFIED, IDENTICAL, LayerVerdict, Memory, judge, judge_structure, overall
+from common.parity.judge import KnownVerdicts, judge, judge_structure
+from common.parity.verdicts import CERTIFIED, IDENTICAL, LayerVerdict, overall
 from common.probes import Probe, exact_probe, random_probe
 from common.specs.architecture import Architecture
 from parity_tests.injection import WIDE, imported_with, specification, unchanged
@@ -67,7 +68,7 @@ def cases() -> Iterator[pytest.param]:
 class Judged:
     """What need not be judged twice: layers with the very same bits, exports with the very same bytes."""
 
-    memories: dict[str, Memory] = field(default_factory=lambda: defaultdict(dict))
+    memories: dict[str, KnownVerdicts] = field(default_factory=lambda: defaultdict(dict))
     exports: dict[tuple[str, bytes], str] = field(default_factory=dict)
 
 
@@ -176,8 +177,8 @@ def examine(case, package, probes, path, judged) -> Examination:
     return found
 
 
-def verdict(spec, probe: Probe, recorded, memory: Memory) -> str:
-    verdicts = judge(spec, probe, recorded, memory)
+def verdict(spec, probe: Probe, recorded, known: KnownVerdicts) -> str:
+    verdicts = judge(spec, probe, recorded, known)
     diverged = [v for v in verdicts if v.verdict not in (IDENTICAL, CERTIFIED)]
     return f"diverged: {diverged[0]}" if diverged else overall(verdicts, probe)
 

@@ -19,7 +19,8 @@ from common.operations import (
     evaluate,
 )
 from common.operations.sums import rounded
-from common.parity.judge import CERTIFIED, DIVERGED, judge
+from common.parity.judge import judge
+from common.parity.verdicts import CERTIFIED, DIVERGED
 from common.probes import Probe
 from common.specs.architecture import IMAGE, Architecture, Layer
 

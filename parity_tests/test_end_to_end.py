@@ -11,8 +11,8 @@ from common import TriptychError, get_spec
 from common import operations as ops
 from common.end_to_end import end_to_end_probe
 from common.operations import evaluate
-from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL
 from common.parity.returned import judge_outputs
+from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL
 
 GENERATOR = np.random.default_rng(5)
 

@@ -11,14 +11,17 @@ from conftest import IMPLEMENTATIONS, daily, in_daily, load_implementation
 from onnx.reference import ReferenceEvaluator
 from reference_graphs import assert_same_graph, our_graph, reference_graph
 
-from common import TriptychError, get_spec, onnx_file, random_weights
-from common.onnx_file import read_summary
-from common.onnx_graph import ExportOptions, GraphBuilder
-from common.onnx_lrn import find_lrns
-from common.onnx_session import record, run_as_deployed
+from common import TriptychError, get_spec, random_weights
+from common.onnx import files as onnx_files
+from common.onnx.builder import GraphBuilder
+from common.onnx.lrn import find_lrns
+from common.onnx.options import ExportOptions
+from common.onnx.session import record, run_as_deployed
+from common.onnx.summary import read_summary
 from common.operations import LRN, BatchNorm, Conv, Softmax, evaluate
 from common.operations.rounding import BF16, FP16
-from common.parity.judge import CERTIFIED, DIVERGED, judge, overall
+from common.parity.judge import judge
+from common.parity.verdicts import CERTIFIED, DIVERGED, overall
 from common.porting.formats import read_source
 from common.probes import Probe
 from common.specs.architecture import Layer, Preprocessing
@@ -309,7 +312,7 @@ def test_lrn_in_shorter_types(tmp_path):
     with pytest.raises(TriptychError, match="cannot write LRN as nodes in float16"):
         ExportOptions(dtype="float16", lrn="nodes")
     builder = GraphBuilder((7, 4, 3))
-    builder.lrn("norm1", "image", size=5, alpha=1e-2, beta=0.75, k=2.0)
+    operation.to_onnx(builder, "norm1", "image")
     builder.save(tmp_path / "a.onnx", {"logits": "norm1"}, ExportOptions(dtype="bfloat16", lrn="nodes"), source="")
     assert "LRN" not in {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node}
     image = np.random.default_rng(1).integers(-128, 128, (2, 7, 4, 3)).astype(np.float32)
@@ -397,7 +400,7 @@ def test_weights_beside_the_model(implementation, tmp_path, monkeypatch):
     model = implementation.build("lenet5")
     implementation.export_onnx(model, tmp_path / "one.onnx")
     implementation.export_onnx(model, tmp_path / "two.onnx", ExportOptions(external_data=True))
-    monkeypatch.setattr(onnx_file, "LARGEST_MESSAGE", 200_000)
+    monkeypatch.setattr(onnx_files, "LARGEST_MESSAGE", 200_000)
     implementation.export_onnx(model, tmp_path / "large.onnx")
     names = ["large.onnx", "large.onnx.data", "one.onnx", "two.onnx", "two.onnx.data"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
@@ -438,7 +441,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, full):
             raise OSError(errno.ENOSPC, "No space left on device")
         return memoryview(array.tobytes())
 
-    monkeypatch.setattr(onnx_file, "_raw", failing)
+    monkeypatch.setattr(onnx_files, "_raw", failing)
     for options in (ExportOptions(), ExportOptions(external_data=True)):
         with pytest.raises(TriptychError, match=r"cannot write .*\.onnx.*: No space left on device"):
             export_onnx(build("lenet5"), tmp_path / "a.onnx", options)

@@ -13,7 +13,7 @@ from common.operations import backward
 from common.operations.loss import cross_entropy
 from common.parity.backends import BACKENDS, select_differentiable, select_trainable
 from common.parity.gradients import by_layer, gradient_probes, judge_gradients
-from common.parity.judge import first_divergence, overall
+from common.parity.verdicts import first_divergence, overall
 
 
 def functional(name):

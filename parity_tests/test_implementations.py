@@ -12,7 +12,8 @@ from conftest import IMPLEMENTATIONS, load_implementation
 
 from common import TriptychError, get_spec, list_architectures, random_weights
 from common.layouts import conv_from_hwio, conv_to_hwio, to_channels_first, to_channels_last
-from common.parity.judge import CERTIFIED, DIVERGED, judge, overall
+from common.parity.judge import judge
+from common.parity.verdicts import CERTIFIED, DIVERGED, overall
 from common.probes import Probe, exact_probe
 from common.weights import initial_weights
 from parity_tests.injection import imported_with, specification, unchanged

@@ -5,7 +5,8 @@ from conftest import daily, load_implementation
 from keras_applications import as_in_keras, build, with_pooling_split
 
 from common import get_spec
-from common.parity.judge import CERTIFIED, first_divergence, judge, judge_structure, overall
+from common.parity.judge import judge, judge_structure
+from common.parity.verdicts import CERTIFIED, first_divergence, overall
 from common.probes import random_probe
 
 SMALL = (64, 96)

@@ -16,7 +16,8 @@ import pytest
 from conftest import IMPLEMENTATIONS, load_implementation, release
 
 from common import TriptychError, get_spec, list_architectures
-from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL, judge, judge_structure, overall
+from common.parity.judge import judge, judge_structure
+from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, overall
 from common.probes import Probe, exact_probe, random_probe
 from common.specs.architecture import Architecture
 

@@ -25,7 +25,8 @@ from common.operations import (
 )
 from common.operations.overflow import LARGEST, with_overflow
 from common.parity.comparison import compare
-from common.parity.judge import CERTIFIED, DIVERGED, judge
+from common.parity.judge import judge
+from common.parity.verdicts import CERTIFIED, DIVERGED
 from common.probes import Probe, random_probe
 from common.specs.architecture import IMAGE, Architecture, Layer
 

@@ -20,8 +20,9 @@ from test_hostile import run as status_of
 
 from common import get_spec, random_weights, write_weights_file
 from common.parity import backends
-from common.parity.judge import DIVERGED, IDENTICAL, judge, judge_structure, overall
+from common.parity.judge import judge, judge_structure
 from common.parity.results import BackendResult, Run, compared_with_cpu, worst
+from common.parity.verdicts import DIVERGED, IDENTICAL, overall
 from common.probes import exact_probe
 
 ROOT = Path(__file__).parents[1]

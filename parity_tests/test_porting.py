@@ -487,7 +487,7 @@ class TestOnnx:
 
     def test_folded_batch_norms_carry_their_shift(self, tmp_path):
         """A convolution's bias becomes the shift of a normalisation whose scale is exactly 1."""
-        from common.onnx_graph import ExportOptions
+        from common.onnx.options import ExportOptions
 
         torch_impl = load_implementation("torch_impl")
         weights = random_weights("resnet18", 3, num_classes=5)

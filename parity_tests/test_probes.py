@@ -12,7 +12,8 @@ from common.operations import Conv, Dense, evaluate
 from common.operations.rounding import FP32, TF32
 from common.parity.backends import BACKENDS, Hardware, process_environment, require
 from common.parity.comparison import compare
-from common.parity.judge import CERTIFIED, IDENTICAL, judge, overall
+from common.parity.judge import judge
+from common.parity.verdicts import CERTIFIED, IDENTICAL, overall
 from common.probes import MAGNITUDES, exact_probe, make_probe, random_probe
 
 SIZES = {"lenet5": None, "lenet_caffe": None, "alexnet_mnist": None, "resnet18": (64, 96), "densenet121": (64, 96)}

@@ -13,7 +13,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from common import TriptychError  # noqa: E402
 from common.graphs import read_graph  # noqa: E402
 from common.graphs.onnx_reader import read_model  # noqa: E402
-from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL  # noqa: E402
+from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL  # noqa: E402
 from common.prove.exact import exact_probe  # noqa: E402
 from common.prove.judging import UNPROVED, Expected, judge_graph  # noqa: E402
 from common.prove.onnx_run import exposing  # noqa: E402

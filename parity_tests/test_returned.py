@@ -7,8 +7,9 @@ from conftest import load_implementation
 
 from common import get_spec
 from common.end_to_end import end_to_end_probe
-from common.parity.judge import DIVERGED, Between, first_divergence, judge, judge_structure
+from common.parity.judge import Between, judge, judge_structure
 from common.parity.returned import ALONE, judge_deployed, judge_returned
+from common.parity.verdicts import DIVERGED, first_divergence
 from common.probes import exact_probe, random_probe
 from common.recording import Recording
 from parity_tests.injection import Mutant, imported_with

@@ -9,7 +9,8 @@ from conftest import load_implementation
 from common.calls import IMAGE_CALL, Call, named_calls, wired
 from common.operations import Add, Conv, ReLU
 from common.parity.causes import Traced
-from common.parity.judge import DIVERGED, first_divergence, judge, judge_structure
+from common.parity.judge import judge, judge_structure
+from common.parity.verdicts import DIVERGED, first_divergence
 from common.probes import exact_probe, random_probe
 from common.specs.architecture import IMAGE, Architecture, Layer
 from parity_tests.injection import Mutant, imported_with, specification

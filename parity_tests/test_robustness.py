@@ -11,13 +11,14 @@ from common import TriptychError, get_spec
 from common import operations as ops
 from common.names import parameters_of
 from common.operations import SAME, Shape, backward, evaluate
-from common.parity import runner
+from common.parity import examining
 from common.parity.backends import BACKENDS
 from common.parity.comparison import compare_all
 from common.parity.gradients import gradient_probes, judge_gradients
-from common.parity.judge import DIVERGED, judge, judge_structure
+from common.parity.judge import judge, judge_structure
 from common.parity.results import Plan
 from common.parity.runner import run_parity
+from common.parity.verdicts import DIVERGED
 from common.probes import exact_probe, random_probe
 from common.specs.architecture import IMAGE, Architecture, Layer
 from common.weights import read_weights_file
@@ -227,7 +228,7 @@ class RightWorkers:
 
 @pytest.mark.parametrize("fails", ["judge", "judge_structure"])
 def test_a_judge_that_fails_costs_its_own_row(fails, monkeypatch):
-    real = getattr(runner, fails)
+    real = getattr(examining, fails)
     calls = []
 
     def judge_that_fails(*arguments):
@@ -236,7 +237,7 @@ def test_a_judge_that_fails_costs_its_own_row(fails, monkeypatch):
             raise IndexError("tuple index\nout of range")
         return real(*arguments)
 
-    monkeypatch.setattr(runner, fails, judge_that_fails)
+    monkeypatch.setattr(examining, fails, judge_that_fails)
     plan = Plan([BACKENDS["torch"], BACKENDS["tf1"]], ["exact"], jobs=1)
     (run,) = run_parity(get_spec("lenet5"), plan, workers=RightWorkers())
     failed, other = sorted(run.backends, key=lambda row: row.status)

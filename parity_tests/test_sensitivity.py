@@ -8,8 +8,10 @@ from conftest import IMPLEMENTATIONS, load_implementation
 
 from common import get_spec
 from common.operations import Conv
-from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL, UNIT, judge, overall
+from common.parity.judge import judge
 from common.parity.later_images import sums_are_right
+from common.parity.measures import UNIT
+from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, overall
 from common.probes import exact_probe, photo_probe, random_probe
 from parity_tests.sensitivity import DAMAGES, sensitivity, summary
 

@@ -12,8 +12,9 @@ from common.cli.verdicts import print_network, print_verdict
 from common.images import read_photograph
 from common.operations import Conv
 from common.parity.gradients import GradientVerdict, by_layer
-from common.parity.judge import DIVERGED, IDENTICAL, LayerVerdict, judge
+from common.parity.judge import judge
 from common.parity.results import BackendResult, Run
+from common.parity.verdicts import DIVERGED, IDENTICAL, LayerVerdict
 from common.probes import Probe
 from common.spared_imports import SPARED
 from common.specs.architecture import IMAGE, Architecture, Layer

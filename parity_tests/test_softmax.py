@@ -8,8 +8,9 @@ import pytest
 from conftest import IMPLEMENTATIONS, load_implementation
 
 from common import TriptychError, get_spec, random_weights
-from common.onnx_graph import ExportOptions
-from common.parity.judge import CERTIFIED, judge, judge_structure, overall
+from common.onnx.options import ExportOptions
+from common.parity.judge import judge, judge_structure
+from common.parity.verdicts import CERTIFIED, overall
 from common.probes import Probe
 from common.specs.architecture import with_softmax
 from common.training.data import digits

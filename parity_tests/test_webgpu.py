@@ -20,12 +20,14 @@ from conftest import load_implementation
 from onnx import TensorProto, helper, numpy_helper
 
 from common import TriptychError, get_spec, webgpu
-from common.onnx_graph import ExportOptions, GraphBuilder
-from common.onnx_session import RecordingSession, Session, execution_providers
-from common.operations import LRN, evaluate
+from common.onnx.builder import GraphBuilder
+from common.onnx.options import ExportOptions
+from common.onnx.session import RecordingSession, Session, execution_providers
+from common.operations import LRN, ReLU, evaluate
 from common.operations.rounding import FP32_IN_WGSL
 from common.parity.backends import Hardware, require, select, select_for
-from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL, first_divergence, judge, overall
+from common.parity.judge import judge
+from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, first_divergence, overall
 from common.probes import make_probe
 from common.vulkan import Device
 
@@ -153,7 +155,7 @@ def test_lrn_as_nodes_is_one_layer_within_the_bound_of_the_node(device, scale, r
     operation = LRN(5, 1e-2, 0.75, 2.0)
     image = (np.random.default_rng(1).standard_normal((2, 7, 4, 3)) * scale).astype(np.float32)
     builder = GraphBuilder(image.shape[1:])
-    value = builder.lrn("norm1", "image", size=5, alpha=1e-2, beta=0.75, k=2.0)
+    value = operation.to_onnx(builder, "norm1", "image")
     builder.save(tmp_path / "a.onnx", {"logits": value}, ExportOptions(lrn="nodes"), source="a test")
     session = RecordingSession(tmp_path / "a.onnx", providers=execution_providers(device, "fp32"))
     recorded = session.record(image)
@@ -171,7 +173,9 @@ def test_lrn_as_nodes_is_one_layer_within_the_bound_of_the_node(device, scale, r
 def test_what_webgpu_has_no_kernel_for_is_said_to_run_on_the_cpu(adapter, tmp_path):
     """LRN as one node; and the layers around it are not."""
     builder = GraphBuilder((4, 5, 5))
-    value = builder.relu("relu2", builder.lrn("norm1", builder.relu("relu1", "image"), size=5, alpha=1, beta=1, k=1))
+    value = "image"
+    for name, operation in (("relu1", ReLU()), ("norm1", LRN(5, 1, 1, 1)), ("relu2", ReLU())):
+        value = operation.to_onnx(builder, name, value)
     builder.save(tmp_path / "a.onnx", {"logits": value}, ExportOptions(lrn="node"), source="a test")
     session = RecordingSession(tmp_path / "a.onnx", providers=execution_providers("webgpu", "fp32"))
     session.record(np.ones((1, 4, 5, 5), np.float32))
@@ -262,7 +266,7 @@ def test_a_layer_of_which_a_part_ran_on_the_cpu_is_the_cpus(tmp_path):
         for name, operator, provider in kernels
     ]
     profile.write_text(json.dumps([{"cat": "Session", "name": "session", "args": {}}, *events]))
-    from common.onnx_session import _places
+    from common.onnx.session import _places
 
     assert _places(profile) == {"norm1/sums": "gpu", "norm1": "cpu", "relu1": "gpu"}
 

@@ -17,8 +17,29 @@ import tensorflow.compat.v1 as tf
 
 from common import layouts
 from common.errors import TriptychError
-from common.onnx_graph import ExportOptions, GraphBuilder
-from common.operations import AdaptiveAveragePool, Padding, same_padding
+from common.onnx.builder import GraphBuilder
+from common.onnx.options import ExportOptions
+from common.operations import (
+    LRN,
+    AdaptiveAveragePool,
+    Add,
+    AveragePool,
+    BatchNorm,
+    Concat,
+    Dense,
+    Flatten,
+    GlobalAveragePool,
+    MaxPool,
+    Padding,
+    ReLU,
+    ScaledTanh,
+    SelectChannels,
+    Sigmoid,
+    Softmax,
+    SubSampling,
+    same_padding,
+)
+from common.operations.conv_nd import ConvND
 from common.specs.architecture import IMAGE
 from tf1_style_impl.backend import ARCHITECTURE, flattened_from, heads_of, without_dropout
 
@@ -29,7 +50,7 @@ def export_onnx(session: tf.Session, path: str | Path, options: ExportOptions = 
     Args:
         session: with the placeholder `images:0` and the output `logits:0`, as `build` makes it.
         path: where to; an existing file is replaced.
-        options: which outputs, of what type, and so on; see `common.onnx_graph.ExportOptions`.
+        options: which outputs, of what type, and so on; see `common.onnx.options.ExportOptions`.
 
     Raises:
         TriptychError: the graph has no such output or an operation that cannot be exported faithfully, or the file
@@ -118,21 +139,14 @@ class _Exporter:
             raise TriptychError(f"cannot export {operation.name}: a bias on {product.type} has no ONNX operator here")
         x, weight = self.value(product.inputs[0]), self._variable(product.inputs[1])
         weight = layouts.dense_from_io(weight, flattened_from(product.inputs[0]))
-        return self.builder.dense(operation.name, x, weight, bias)
+        return Dense(len(weight)).to_onnx(self.builder, operation.name, x, weight=weight, bias=bias)
 
     def _conv(self, name: str, convolution: tf.Operation, bias: np.ndarray | None) -> str:
         convolution, image, kernel, groups = _without_groups(convolution)
         weight = self._variable(kernel)
-        return self.builder.conv(
-            name,
-            self.value(image),
-            layouts.conv_from_hwio(weight),
-            bias,
-            stride=tuple(convolution.get_attr("strides")[1:3]),
-            padding=_padding(convolution, weight.shape[:2]),
-            dilation=tuple(convolution.get_attr("dilations")[1:3]),
-            groups=groups,
-        )
+        stride, dilation = (tuple(convolution.get_attr(kind)[1:3]) for kind in ("strides", "dilations"))
+        conv = ConvND(stride, dilation, _padding(convolution, weight.shape[:2]), groups)
+        return conv.to_onnx(self.builder, name, self.value(image), weight=layouts.conv_from_hwio(weight), bias=bias)
 
     def _identity(self, operation: tf.Operation) -> str:
         """The end of a convolution without bias or of a batch normalisation, or nothing at all."""
@@ -150,53 +164,44 @@ class _Exporter:
         inverse, gamma = scale.op.inputs
         variance, eps = inverse.op.inputs[0].op.inputs
         beta, mean_scaled = offset.inputs
-        parameters = (self._variable(tensor) for tensor in (gamma, beta, mean_scaled.op.inputs[0], variance))
-        return self.builder.batch_norm(name, self.value(x), *parameters, eps=tf.get_static_value(eps))
+        tensors = {"gamma": gamma, "beta": beta, "mean": mean_scaled.op.inputs[0], "variance": variance}
+        parameters = {kind: self._variable(tensor) for kind, tensor in tensors.items()}
+        return BatchNorm(tf.get_static_value(eps)).to_onnx(self.builder, name, self.value(x), **parameters)
 
     def _softmax(self, operation: tf.Operation) -> str:
-        return self.builder.softmax(operation.name, self.value(operation.inputs[0]))
+        return Softmax().to_onnx(self.builder, operation.name, self.value(operation.inputs[0]))
 
     def _relu(self, operation: tf.Operation) -> str:
-        return self.builder.relu(operation.name, self.value(operation.inputs[0]))
+        return ReLU().to_onnx(self.builder, operation.name, self.value(operation.inputs[0]))
 
     def _lrn(self, operation: tf.Operation) -> str:
         size = 2 * operation.get_attr("depth_radius") + 1
         # ONNX divides alpha by the window, TensorFlow does not.
-        return self.builder.lrn(
-            operation.name,
-            self.value(operation.inputs[0]),
-            size=size,
-            alpha=_as_written(operation.get_attr("alpha")) * size,
-            beta=operation.get_attr("beta"),
-            k=operation.get_attr("bias"),
-        )
+        alpha = _as_written(operation.get_attr("alpha")) * size
+        norm = LRN(size, alpha, operation.get_attr("beta"), operation.get_attr("bias"))
+        return norm.to_onnx(self.builder, operation.name, self.value(operation.inputs[0]))
 
     def _max_pool(self, operation: tf.Operation) -> str:
         kernel = tuple(operation.get_attr("ksize")[1:3])
-        return self.builder.max_pool(
-            operation.name,
-            self.value(operation.inputs[0]),
-            kernel=kernel,
-            stride=tuple(operation.get_attr("strides")[1:3]),
-            padding=_padding(operation, kernel),
-        )
+        pool = MaxPool(kernel, tuple(operation.get_attr("strides")[1:3]), _padding(operation, kernel))
+        return pool.to_onnx(self.builder, operation.name, self.value(operation.inputs[0]))
 
     def _average_pool(self, operation: tf.Operation) -> str:
         kernel = tuple(operation.get_attr("ksize")[1:3])
         if any(map(any, _padding(operation, kernel))):
             raise TriptychError(f"cannot export {operation.name}: only whole windows have an ONNX operator here")
         stride = tuple(operation.get_attr("strides")[1:3])
-        return self.builder.average_pool(operation.name, self.value(operation.inputs[0]), kernel=kernel, stride=stride)
+        return AveragePool(kernel, stride).to_onnx(self.builder, operation.name, self.value(operation.inputs[0]))
 
     def _global_average_pool(self, operation: tf.Operation) -> str:
         if list(tf.get_static_value(operation.inputs[1])) != [1, 2] or not operation.get_attr("keep_dims"):
             raise TriptychError(f"cannot export {operation.name}: only a mean over the map has an ONNX operator here")
-        return self.builder.global_average_pool(operation.name, self.value(operation.inputs[0]))
+        return GlobalAveragePool().to_onnx(self.builder, operation.name, self.value(operation.inputs[0]))
 
     def _add(self, operation: tf.Operation) -> str:
         if operation.inputs[1].op.type == "ReadVariableOp":
             return self._sub_sampling(operation)
-        return self.builder.add(operation.name, *map(self.value, operation.inputs))
+        return Add().to_onnx(self.builder, operation.name, *map(self.value, operation.inputs))
 
     def _sub_sampling(self, operation: tf.Operation) -> str:
         """`layers.sub_sampling`: 4 · (mean of 2×2) · weight + bias."""
@@ -209,8 +214,9 @@ class _Exporter:
         windows = [list(pool.get_attr(name)) for name in ("ksize", "strides")] if pool.type == "AvgPool" else []
         if windows != [[1, 2, 2, 1]] * 2 or any(map(any, _padding(pool, (2, 2)))) or tf.get_static_value(factor) != 4:
             raise TriptychError(f"cannot export {operation.name}: only sums of 2×2 have an ONNX operator here")
-        parameters = (layouts.per_channel_from_hwc(self._variable(tensor)) for tensor in (weight, bias))
-        return self.builder.sub_sampling(operation.name, self.value(pool.inputs[0]), *parameters)
+        weight, bias = (layouts.per_channel_from_hwc(self._variable(tensor)) for tensor in (weight, bias))
+        x = self.value(pool.inputs[0])
+        return SubSampling().to_onnx(self.builder, operation.name, x, weight=weight, bias=bias)
 
     def _scaled_tanh(self, operation: tf.Operation) -> str:
         """`layers.scaled_tanh`: amplitude · tanh(slope · x)."""
@@ -219,10 +225,10 @@ class _Exporter:
             raise TriptychError(f"cannot export {operation.name}: this product has no ONNX operator here")
         slope, x = tanh.inputs[0].op.inputs
         amplitude, slope = (tf.get_static_value(tensor) for tensor in (operation.inputs[0], slope))
-        return self.builder.scaled_tanh(operation.name, self.value(x), amplitude=amplitude, slope=slope)
+        return ScaledTanh(amplitude, slope).to_onnx(self.builder, operation.name, self.value(x))
 
     def _sigmoid(self, operation: tf.Operation) -> str:
-        return self.builder.sigmoid(operation.name, self.value(operation.inputs[0]))
+        return Sigmoid().to_onnx(self.builder, operation.name, self.value(operation.inputs[0]))
 
     def _select_channels(self, operation: tf.Operation) -> str:
         x, channels, axis = operation.inputs
@@ -231,7 +237,7 @@ class _Exporter:
         channels = tf.get_static_value(channels)
         if channels is None or tf.get_static_value(axis) not in (3, -1):
             raise TriptychError(f"cannot export {operation.name}: only channels can be selected, by fixed numbers")
-        return self.builder.select_channels(operation.name, self.value(x), channels)
+        return SelectChannels(tuple(channels)).to_onnx(self.builder, operation.name, self.value(x))
 
     def _adaptive_average_pool(self, operation: tf.Operation) -> str:
         """`layers.adaptive_avg_pool`: the mean at every place, then some rows and some columns."""
@@ -243,18 +249,19 @@ class _Exporter:
         numbers = [tf.get_static_value(gather.inputs[1]).tolist() for gather in (rows, operation)]
         if means.type != "AvgPool" or numbers != expected or list(means.get_attr("strides")) != [1, 1, 1, 1]:
             raise TriptychError(f"cannot export {operation.name}: only an adaptive average has an ONNX operator here")
-        return self.builder.adaptive_average_pool(operation.name, self.value(x), found, tuple(x.shape[1:3]))
+        _, height, width, channels = x.shape
+        return found.to_onnx(self.builder, operation.name, self.value(x), shape=(channels, height, width))
 
     def _concat(self, operation: tf.Operation) -> str:
         *parts, axis = operation.inputs
         if tf.get_static_value(axis) not in (3, -1):
             raise TriptychError(f"cannot export {operation.name}: only channels can be concatenated")
-        return self.builder.concat(operation.name, *map(self.value, parts))
+        return Concat().to_onnx(self.builder, operation.name, *map(self.value, parts))
 
     def _flatten(self, operation: tf.Operation) -> str:
         if flattened_from(operation.outputs[0]) is None:
             raise TriptychError(f"cannot export {operation.name}: only a flatten has an ONNX operator here")
-        return self.builder.flatten(operation.name, self.value(operation.inputs[0]))
+        return Flatten().to_onnx(self.builder, operation.name, self.value(operation.inputs[0]))
 
 
 def _is_convolution(operation: tf.Operation) -> bool:

@@ -14,8 +14,31 @@ import torch
 from torch import fx, nn
 
 from common.errors import TriptychError
-from common.onnx_graph import ExportOptions, GraphBuilder
-from common.operations import AdaptiveAveragePool, same_padding
+from common.onnx.builder import GraphBuilder
+from common.onnx.options import ExportOptions
+from common.operations import (
+    LRN,
+    SAME,
+    AdaptiveAveragePool,
+    Add,
+    AveragePool,
+    BatchNorm,
+    Concat,
+    Dense,
+    Flatten,
+    GlobalAveragePool,
+    MaxPool,
+    Padding,
+    ReLU,
+    ScaledTanh,
+    SelectChannels,
+    Shape,
+    Sigmoid,
+    Softmax,
+    SubSampling,
+    same_padding,
+)
+from common.operations.conv_nd import ConvND
 from common.specs.architecture import IMAGE
 from torch_impl import layers
 from torch_impl.backend import every_head, first_output, names_of_calls, structure
@@ -27,7 +50,7 @@ def export_onnx(model: nn.Module, path: str | Path, options: ExportOptions = Exp
     Args:
         model: with an attribute `image_shape`, (C, H, W), as every model of this package has.
         path: where to; an existing file is replaced.
-        options: which outputs, of what type, and so on; see `common.onnx_graph.ExportOptions`.
+        options: which outputs, of what type, and so on; see `common.onnx.options.ExportOptions`.
 
     Raises:
         TriptychError: the model has no such output or a layer that cannot be exported faithfully, or the file cannot be
@@ -49,7 +72,7 @@ def export_onnx(model: nn.Module, path: str | Path, options: ExportOptions = Exp
             module = model.get_submodule(node.target)
             if isinstance(module, layers.SameConv2d | layers.SameMaxPool2d | nn.AdaptiveAvgPool2d):
                 # These are a number of pixels on a map of known size only.
-                values[node] = _export(module, builder, name, *inputs, size=shapes[inputs[0]][1:])
+                values[node] = _export(module, builder, name, *inputs, shape=shapes[inputs[0]])
             else:
                 values[node] = _export(module, builder, name, *inputs)
         elif node.op == "output":
@@ -91,21 +114,18 @@ def _symmetric(padding: int | tuple[int, int]) -> tuple[tuple[int, int], tuple[i
 def _(module: nn.Conv2d, builder: GraphBuilder, name: str, x: str) -> str:
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
         raise TriptychError(f"cannot export {name}: write its padding as numbers of zeros")
-    return builder.conv(
-        name,
-        x,
-        _array(module.weight),
-        _array(module.bias),
-        stride=module.stride,
-        padding=_symmetric(module.padding),
-        dilation=module.dilation,
-        groups=module.groups,
-    )
+    return _conv(module, builder, name, x, _symmetric(module.padding))
+
+
+def _conv(module: nn.Conv2d, builder: GraphBuilder, name: str, x: str, padding: Padding) -> str:
+    conv = ConvND(module.stride, module.dilation, padding, module.groups)
+    return conv.to_onnx(builder, name, x, weight=_array(module.weight), bias=_array(module.bias))
 
 
 @_export.register
 def _(module: nn.Linear, builder: GraphBuilder, name: str, x: str) -> str:
-    return builder.dense(name, x, _array(module.weight), _array(module.bias))
+    dense = Dense(module.out_features)
+    return dense.to_onnx(builder, name, x, weight=_array(module.weight), bias=_array(module.bias))
 
 
 @_export.register
@@ -118,89 +138,81 @@ def _(module: nn.MaxPool2d, builder: GraphBuilder, name: str, x: str) -> str:
     if module.ceil_mode:
         # Rounding up lets the last window hang over the edge, by at most one pixel less than the stride.
         padding = ((0, stride[0] - 1), (0, stride[1] - 1))
-    return builder.max_pool(name, x, kernel=kernel, stride=stride, padding=padding)
+    return MaxPool(kernel, stride, padding).to_onnx(builder, name, x)
 
 
 @_export.register
-def _(module: layers.SameConv2d, builder: GraphBuilder, name: str, x: str, *, size: tuple[int, int]) -> str:
-    return builder.conv(
-        name,
-        x,
-        _array(module.weight),
-        _array(module.bias),
-        stride=module.stride,
-        padding=same_padding(size, module.kernel_size, module.stride),
-        dilation=module.dilation,
-        groups=module.groups,
-    )
+def _(module: layers.SameConv2d, builder: GraphBuilder, name: str, x: str, *, shape: Shape) -> str:
+    return _conv(module, builder, name, x, same_padding(shape[1:], module.kernel_size, module.stride))
 
 
 @_export.register
-def _(module: layers.SameMaxPool2d, builder: GraphBuilder, name: str, x: str, *, size: tuple[int, int]) -> str:
+def _(module: layers.SameMaxPool2d, builder: GraphBuilder, name: str, x: str, *, shape: Shape) -> str:
     kernel, stride = _pair(module.kernel_size), _pair(module.stride)
-    return builder.max_pool(name, x, kernel=kernel, stride=stride, padding=same_padding(size, kernel, stride))
+    return MaxPool(kernel, stride, SAME).to_onnx(builder, name, x, shape=shape)
 
 
 @_export.register
 def _(module: nn.AvgPool2d, builder: GraphBuilder, name: str, x: str) -> str:
     if any(map(any, _symmetric(module.padding))) or module.ceil_mode or module.divisor_override:
         raise TriptychError(f"cannot export {name}: only an average over whole windows has an ONNX operator here")
-    return builder.average_pool(name, x, kernel=_pair(module.kernel_size), stride=_pair(module.stride))
+    return AveragePool(_pair(module.kernel_size), _pair(module.stride)).to_onnx(builder, name, x)
 
 
 @_export.register
-def _(module: nn.AdaptiveAvgPool2d, builder: GraphBuilder, name: str, x: str, *, size: tuple[int, int]) -> str:
+def _(module: nn.AdaptiveAvgPool2d, builder: GraphBuilder, name: str, x: str, *, shape: Shape) -> str:
     if not isinstance(module.output_size, int):
         raise TriptychError(f"cannot export {name}: write its output size as one number")
     if module.output_size == 1:
-        return builder.global_average_pool(name, x)
-    return builder.adaptive_average_pool(name, x, AdaptiveAveragePool(module.output_size), size)
+        return GlobalAveragePool().to_onnx(builder, name, x)
+    return AdaptiveAveragePool(module.output_size).to_onnx(builder, name, x, shape=shape)
 
 
 @_export.register
 def _(module: nn.BatchNorm2d, builder: GraphBuilder, name: str, x: str) -> str:
-    parameters = (module.weight, module.bias, module.running_mean, module.running_var)
-    return builder.batch_norm(name, x, *map(_array, parameters), eps=module.eps)
+    affine = {"gamma": _array(module.weight), "beta": _array(module.bias)}
+    stored = {"mean": _array(module.running_mean), "variance": _array(module.running_var)}
+    return BatchNorm(module.eps).to_onnx(builder, name, x, **affine, **stored)
 
 
 @_export.register
 def _(module: layers.Add, builder: GraphBuilder, name: str, *inputs: str) -> str:
-    return builder.add(name, *inputs)
+    return Add().to_onnx(builder, name, *inputs)
 
 
 @_export.register
 def _(module: layers.Concat, builder: GraphBuilder, name: str, *inputs: str) -> str:
-    return builder.concat(name, *inputs)
+    return Concat().to_onnx(builder, name, *inputs)
 
 
 @_export.register
 def _(module: layers.SelectChannels, builder: GraphBuilder, name: str, x: str) -> str:
-    return builder.select_channels(name, x, module.channels)
+    return SelectChannels(tuple(module.channels)).to_onnx(builder, name, x)
 
 
 @_export.register
 def _(module: layers.SubSampling, builder: GraphBuilder, name: str, x: str) -> str:
-    return builder.sub_sampling(name, x, _array(module.weight), _array(module.bias))
+    return SubSampling().to_onnx(builder, name, x, weight=_array(module.weight), bias=_array(module.bias))
 
 
 @_export.register
 def _(module: layers.ScaledTanh, builder: GraphBuilder, name: str, x: str) -> str:
-    return builder.scaled_tanh(name, x, amplitude=module.amplitude, slope=module.slope)
+    return ScaledTanh(module.amplitude, module.slope).to_onnx(builder, name, x)
 
 
 @_export.register
 def _(module: nn.Sigmoid, builder: GraphBuilder, name: str, x: str) -> str:
-    return builder.sigmoid(name, x)
+    return Sigmoid().to_onnx(builder, name, x)
 
 
 @_export.register
 def _(module: nn.LocalResponseNorm, builder: GraphBuilder, name: str, x: str) -> str:
-    return builder.lrn(name, x, size=module.size, alpha=module.alpha, beta=module.beta, k=module.k)
+    return LRN(module.size, module.alpha, module.beta, module.k).to_onnx(builder, name, x)
 
 
 @_export.register
 def _(module: nn.ReLU, builder: GraphBuilder, name: str, x: str) -> str:
-    return builder.relu(name, x)
+    return ReLU().to_onnx(builder, name, x)
 
 
 @_export.register
@@ -209,7 +221,7 @@ def _(module: nn.Softmax, builder: GraphBuilder, name: str, x: str) -> str:
         raise TriptychError(
             f"cannot export {name}: only a softmax over the features of each image has an operator here"
         )
-    return builder.softmax(name, x)
+    return Softmax().to_onnx(builder, name, x)
 
 
 @_export.register
@@ -218,7 +230,7 @@ def _(module: nn.Flatten, builder: GraphBuilder, name: str, x: str) -> str:
         raise TriptychError(
             f"cannot export {name}: only a flatten of everything but the batch has an ONNX operator here"
         )
-    return builder.flatten(name, x)
+    return Flatten().to_onnx(builder, name, x)
 
 
 @_export.register

@@ -14,7 +14,7 @@ from common.errors import TriptychError
 from common.specs import CATALOGUE, get_spec
 
 if TYPE_CHECKING:
-    from common.onnx_graph import ExportOptions
+    from common.onnx.options import ExportOptions
 
 
 class ElementType(StrEnum):
@@ -66,7 +66,7 @@ def export(
     verbose: Verbose = False,
 ) -> None:
     """Export networks to ONNX by tracing one framework's own model."""
-    from common.onnx_graph import ExportOptions
+    from common.onnx.options import ExportOptions
 
     form = lrn.value if lrn else None
     options = ExportOptions(tuple(output or ("logits",)), softmax, batch, dtype.value, fold, external_data, lrn=form)

@@ -97,7 +97,7 @@ def of_file(path: Path) -> Description:
 
 
 def _of_onnx(path: Path) -> Description:
-    from common.onnx_file import read_summary
+    from common.onnx.summary import read_summary
 
     found = read_summary(path)
     said = "".join(f"\n{key}: {value}" for key, value in sorted(found.metadata.items()))

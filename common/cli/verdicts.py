@@ -12,8 +12,8 @@ from rich.text import Text
 
 from common.cli.terminal import say
 from common.parity.comparison import Comparison
-from common.parity.judge import DIVERGED, IDENTICAL
 from common.parity.results import BackendResult, Run, labelled, worst
+from common.parity.verdicts import DIVERGED, IDENTICAL
 from common.webgpu import find_adapters
 
 STYLES = {

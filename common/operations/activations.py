@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from common.numerics import np
 from common.operations.mistake import ENOUGH, Fit, Hypothesis, Observation, exchanged, factor_fits
-from common.operations.onnx_node import Found, OnnxNode, Unread, reads
-from common.operations.operation import Arrays, Operation, Parameters, evaluate, in_double
+from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, Unread, reads
+from common.operations.operation import Arrays, Operation, Parameters, Shape, evaluate, in_double
 from common.operations.overflow import LARGEST, as_it_is, opened
 from common.operations.rounding import (
     CARRIED,
@@ -48,6 +48,9 @@ class ReLU(Operation):
     def gradients(self, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool) -> Gradients:
         """Every framework takes 0 as the derivative at 0."""
         return Gradients([chosen(np.where(inputs[0] > 0, dy, 0).astype(np.float64))])
+
+    def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
+        return graph.node("Relu", name, *inputs)
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         (x,) = (array.astype(np.float64) for array in seen.inputs)
@@ -131,6 +134,9 @@ class Sigmoid(Operation):
         """Its slope is 1/4 at most."""
         return CARRIED * errors[0] / 4
 
+    def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
+        return graph.node("Sigmoid", name, *inputs)
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         (x,) = (array.astype(np.float64) for array in seen.inputs)
         yield "the sigmoid is missing", partial(Reference, x)
@@ -195,6 +201,13 @@ class ScaledTanh(Operation):
         """Its slope is amplitude · slope at most."""
         return CARRIED * abs(self.amplitude * self.slope) * errors[0]
 
+    def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
+        """In three nodes."""
+        numbers = {"slope": np.array(self.slope, np.float32), "amplitude": np.array(self.amplitude, np.float32)}
+        slope, amplitude = graph.constants(name, **numbers)
+        scaled = graph.node("Mul", f"{name}/scaled", *inputs, slope)
+        return graph.node("Mul", name, graph.node("Tanh", f"{name}/tanh", scaled), amplitude)
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         amplitude, slope = self.amplitude, self.slope
         yield "the hyperbolic tangent is not scaled", exchanged(seen, ScaledTanh(1.0, 1.0))
@@ -254,3 +267,6 @@ class Softmax(Operation):
         if node.opset < 13 and axis not in (-1, len(node.shape(0)) - 1):
             raise Unread("before opset 13 it takes several axes for one")
         return Found(cls(axis))
+
+    def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
+        return graph.node("Softmax", name, *inputs, axis=self.axis)

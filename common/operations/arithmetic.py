@@ -10,7 +10,7 @@ from typing import ClassVar
 from common.errors import TriptychError
 from common.numerics import np
 from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, factor_fits
-from common.operations.onnx_node import reads
+from common.operations.onnx_node import OnnxGraph, Parameter, reads
 from common.operations.operation import ArrayOperation, Arrays, Operation, Parameters, Shape, in_double
 from common.operations.rounding import (
     CARRIED,
@@ -51,6 +51,9 @@ class Add(Operation):
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         return CARRIED * reduce(np.add, errors)
+
+    def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
+        return graph.node("Add", name, *inputs)
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         inputs = [x.astype(np.float64) for x in seen.inputs]

@@ -11,7 +11,7 @@ from typing import ClassVar
 from common.errors import TriptychError
 from common.numerics import np
 from common.operations.mistake import ENOUGH, ORDERS, Hypothesis, Observation, exchanged
-from common.operations.onnx_node import Found, OnnxNode, reads
+from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, reads
 from common.operations.operation import Arrays, Operation, Parameters, Shape
 from common.operations.rearrangement import Rearrangement
 from common.operations.rounding import SMALLEST_NORMAL, Gradients, Reference, chosen, gamma
@@ -42,6 +42,9 @@ class Concat(Operation):
         if node.attributes["axis"] != 1:
             return Rearrangement.from_onnx(node)
         return super().from_onnx(node)
+
+    def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
+        return graph.node("Concat", name, *inputs, axis=1)
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         """Each piece of the output is looked up among the inputs: a permutation of a few can be told from many
@@ -88,6 +91,10 @@ class SelectChannels(Operation):
         value[:, list(self.channels)] = dy
         return Gradients([chosen(value)])
 
+    def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
+        channels = graph.constants(name, channels=np.array(self.channels, np.int64))
+        return graph.node("Gather", name, *inputs, *channels, axis=1)
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         """Each channel of the output is looked up in the input: where two are alike, the right one if it is one of
         them.
@@ -127,6 +134,9 @@ class Flatten(Operation):
 
     def gradients(self, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool) -> Gradients:
         return Gradients([chosen(dy.astype(np.float64).reshape(inputs[0].shape))])
+
+    def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
+        return graph.node("Flatten", name, *inputs, axis=1)
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         """Where maps are (N, H, W, C), what is recorded has been put into the order C, H, W as if it had been H, W,

@@ -11,7 +11,7 @@ from typing import ClassVar
 from common.numerics import np
 from common.operations.mistake import ENOUGH, Fit, Hypothesis, Observation, exchanged
 from common.operations.moments import Moments, moments_of, standardised
-from common.operations.onnx_node import Found, OnnxNode, Unread, reads
+from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, Unread, reads
 from common.operations.operation import Arrays, Operation, Parameters, Shape, in_double
 from common.operations.overflow import sums_that_overflow
 from common.operations.rounding import (
@@ -134,6 +134,10 @@ class BatchNorm(Operation):
             raise Unread("it is in training mode")
         parameters = {"gamma": 1, "beta": 2, "mean": 3, "variance": 4}
         return Found(cls(node.attributes.get("epsilon", 1e-5)), parameters=parameters)
+
+    def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
+        stored = graph.constants(name, **{kind: parameters[kind] for kind in ("gamma", "beta", "mean", "variance")})
+        return graph.node("BatchNormalization", name, *inputs, *stored, epsilon=float(self.eps))
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         own = [seen.parameters[name] for name in STATISTICS]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from common.errors import TriptychError
 from common.numerics import np
-from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, given, widened
+from common.operations.mistake import Evaluation, Fit, Hypothesis, Observation, exchanged, given, widened
 from common.operations.operation import MAP, Arrays, Parameters, Shape, in_double
 from common.operations.rounding import (
     SMALLEST_NORMAL,
@@ -124,6 +124,9 @@ class Conv(Windowed):
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         return carried_by_products(self, errors, parameters)
 
+    def of_first(self, count: int) -> Conv | None:
+        return replace(self, filters=count) if self.groups == 1 and self.filters > count else None
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         (x,), weight = seen.inputs, seen.parameters["weight"]
         groups = self.groups
@@ -233,7 +236,7 @@ def _dilations(operation: Conv, seen: Observation) -> Iterator[Hypothesis]:
             yield f"the kernel is dilated by {step}", exchanged(seen, larger, weight=dilated)
 
 
-def _if_certified(condition: partial[Reference], output: np.ndarray, evaluation: partial[Reference]) -> Reference:
+def _if_certified(condition: Evaluation, output: np.ndarray, evaluation: Evaluation) -> Reference:
     """An evaluation that stands only if another layer's output is within the bound of a mistake too."""
     reference = condition()
     assert reference.bound is not None
@@ -281,7 +284,7 @@ def _image_mistakes(seen: Observation, recipe: Preprocessing) -> Iterator[Hypoth
     slack = gamma(8) * float(((np.abs(pixels) + 2 * np.abs(mean)) / np.minimum(scale, 1) + 255).max())
     for mistake, image in made.items():
         if not np.array_equal(image, x):
-            yield mistake, partial(widened, given(seen, image), slack)
+            yield mistake, given(seen, image).then(widened(slack))
     for axes, mistake in (
         ((2, 3), "the image's own mean is subtracted"),
         ((0, 2, 3), "the batch's mean is subtracted from the image"),
@@ -291,4 +294,4 @@ def _image_mistakes(seen: Observation, recipe: Preprocessing) -> Iterator[Hypoth
         own = images.mean(axis=axes, dtype=np.float64, keepdims=True)
         sizes = np.abs(images).mean(axis=axes, dtype=np.float64, keepdims=True)
         summed = gamma(images.size + 1) * sizes + UNIT_ROUNDOFF * np.abs(x - own)
-        yield mistake, partial(widened, given(seen, x - own), 2 * float(summed.max()))
+        yield mistake, given(seen, x - own).then(widened(2 * float(summed.max())))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from common.numerics import np
 from common.operations.conv import Conv
 from common.operations.mistake import Fit, Hypothesis, Observation, exchanged
-from common.operations.onnx_node import Found, OnnxNode, Unread, reads
+from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, Unread, reads
 from common.operations.operation import ArrayOperation, Arrays, Parameters, Shape
 from common.operations.rounding import CARRIED, Precision, Reference, gamma
 from common.operations.sums import (
@@ -22,7 +22,7 @@ from common.operations.sums import (
     unit_of_products,
     weights_or_bias_fits,
 )
-from common.operations.windows import OnnxWindow, Paddings
+from common.operations.windows import OnnxWindow, Paddings, pads_of
 
 
 def taps(
@@ -113,6 +113,13 @@ class ConvND(ArrayOperation):
         (height, width), (down, across), (rows, columns) = window.kernel, window.stride, window.padding
         conv = Conv((height, width), (down, across), (rows, columns), filters=shape[0], groups=groups, bias=biased)
         return Found(conv, parameters=parameters)
+
+    def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
+        weight = parameters["weight"]
+        assert weight is not None
+        numbers = {"kernel_shape": weight.shape[2:], "strides": self.stride, "pads": pads_of(self.padding)}
+        values = graph.constants(name, weight=weight, bias=parameters.get("bias"))
+        return graph.node("Conv", name, *inputs, *values, dilations=self.dilation, group=self.groups, **numbers)
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         weight = seen.parameters["weight"]

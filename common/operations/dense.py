@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from common.numerics import np
 from common.operations.mistake import ORDERS, Fit, Hypothesis, Observation, exchanged
+from common.operations.onnx_node import OnnxGraph, Parameter
 from common.operations.operation import FEATURES, Arrays, Operation, Parameters, Shape, in_double
 from common.operations.rounding import Gradients, Precision, Reference, summed
 from common.operations.sums import (
@@ -78,6 +79,13 @@ class Dense(Operation):
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         return carried_by_products(self, errors, parameters)
+
+    def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
+        values = graph.constants(name, weight=parameters["weight"], bias=parameters["bias"])
+        return graph.node("Gemm", name, *inputs, *values, transB=1)
+
+    def of_first(self, count: int) -> Dense | None:
+        return replace(self, units=count) if self.units > count else None
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         weight = seen.parameters["weight"]

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from common.numerics import np
 from common.operations.mistake import Hypothesis, Observation, exchanged
-from common.operations.onnx_node import Found, OnnxNode, reads
+from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, reads
 from common.operations.operation import MAP, Arrays, Operation, Parameters, Shape, evaluate, in_double
 from common.operations.overflow import LARGEST, opened
 from common.operations.rounding import (
@@ -129,6 +129,10 @@ class LRN(Operation):
     def from_onnx(cls, node: OnnxNode) -> Found:
         usual = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0}
         return Found(cls(node.attributes["size"], *(node.attributes.get(name, usual[name]) for name in usual)))
+
+    def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
+        numbers = {"alpha": float(self.alpha), "beta": float(self.beta), "bias": float(self.k)}
+        return graph.node("LRN", name, *inputs, size=self.size, **numbers)
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         size, alpha = self.size, self.alpha

@@ -10,13 +10,12 @@ and a mask is called what its own pattern shows.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from common.numerics import np
-from common.operations.operation import Arrays, Operation, Parameters, Shape, evaluate
+from common.operations.operation import Arrays, Operation, Parameters, Shape, evaluate, evaluated_shape
 from common.operations.rounding import SMALLEST_NORMAL, Reference, gamma
 
 if TYPE_CHECKING:
@@ -63,7 +62,52 @@ class Observation:
         return replace(self, inputs=inputs, output=self.output[only], elsewhere=elsewhere, next_conv=next_conv)
 
 
-Hypothesis: TypeAlias = "tuple[str, partial[Reference]]"
+Alteration: TypeAlias = "Callable[[Evaluation, Reference], Reference]"
+"""What becomes of the result of an evaluation; it treats each channel or unit by itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an operation gives, found when it is called."""
+
+    operation: Operation
+    inputs: Arrays
+    parameters: Parameters
+    alterations: tuple[Alteration, ...] = ()
+
+    def __call__(self) -> Reference:
+        reference = evaluate(self.operation, self.inputs, self.parameters)
+        for alteration in self.alterations:
+            reference = alteration(self, reference)
+        return reference
+
+    def then(self, alteration: Alteration) -> Evaluation:
+        return replace(self, alterations=(*self.alterations, alteration))
+
+    def shape(self) -> tuple[int, ...]:
+        """Of its result, (N, C, H, W) or (N, features), found without evaluating anything.
+
+        Raises:
+            TriptychError: the operation does not take inputs and parameters of these shapes.
+        """
+        return evaluated_shape(self.operation, self.inputs, self.parameters)
+
+    def of_first(self, count: int) -> Evaluation | None:
+        """The same of the first few channels or units; None if there are no more, or all are computed together."""
+        fewer = self.operation.of_first(count)
+        x = self.inputs[0]
+        if fewer is None and self.operation.channelwise and x.shape[1] > count:
+            fewer, inputs = self.operation, [x[:, :count] for x in self.inputs]
+        elif fewer is not None:
+            inputs = self.inputs
+        else:
+            return None
+        return replace(
+            self, operation=fewer, inputs=inputs, parameters={n: p[:count] for n, p in self.parameters.items()}
+        )
+
+
+Hypothesis: TypeAlias = "tuple[str, Callable[[], Reference]]"
 """The mistake in words, and what the layer gives with it."""
 
 Fit = tuple[str, str, Reference]
@@ -76,40 +120,49 @@ def exchanged(
     inputs: Arrays | None = None,
     /,
     **parameters: np.ndarray,
-) -> partial[Reference]:
+) -> Evaluation:
     """The layer's evaluation with some of its ingredients exchanged."""
     given = seen.inputs if inputs is None else inputs
-    return partial(evaluate, operation or seen.operation, given, {**seen.parameters, **parameters})
+    return Evaluation(operation or seen.operation, given, {**seen.parameters, **parameters})
 
 
-def given(seen: Observation, x: np.ndarray, /, **parameters: np.ndarray) -> partial[Reference]:
+def given(seen: Observation, x: np.ndarray, /, **parameters: np.ndarray) -> Evaluation:
     """The layer's evaluation on another input."""
     return exchanged(seen, None, [x], **parameters)
 
 
-def rounded_result(evaluation: partial[Reference], bits: int) -> Reference:
+def rounded_to(bits: int) -> Alteration:
     """One rounding more, to `bits` significant bits: 2^-bits of the result. Its size says nothing of the sum's own."""
-    reference = evaluation()
-    assert reference.bound is not None
-    bound = reference.bound + 2.0**-bits * (np.abs(reference.value) + reference.bound)
-    return Reference(reference.value, bound)
+
+    def alteration(evaluation: Evaluation, reference: Reference) -> Reference:
+        assert reference.bound is not None
+        bound = reference.bound + 2.0**-bits * (np.abs(reference.value) + reference.bound)
+        return Reference(reference.value, bound)
+
+    return alteration
 
 
-def widened(evaluation: partial[Reference], slack: float) -> Reference:
+def widened(slack: float) -> Alteration:
     """A sum of inputs that are known up to `slack`: their errors reach it multiplied by the weights."""
-    reference = evaluation()
-    weight = evaluation.args[2]["weight"].astype(np.float64)
-    assert reference.bound is not None
-    most = 1.001 * slack * np.abs(weight).sum(axis=tuple(range(1, weight.ndim)))
-    return replace(reference, bound=reference.bound + most.reshape(-1, *[1] * (reference.value.ndim - 2)))
+
+    def alteration(evaluation: Evaluation, reference: Reference) -> Reference:
+        weight = evaluation.parameters["weight"].astype(np.float64)
+        assert reference.bound is not None
+        most = 1.001 * slack * np.abs(weight).sum(axis=tuple(range(1, weight.ndim)))
+        return replace(reference, bound=reference.bound + most.reshape(-1, *[1] * (reference.value.ndim - 2)))
+
+    return alteration
 
 
-def multiple(evaluation: partial[Reference], factor: float) -> Reference:
+def times(factor: float) -> Alteration:
     """The result times a number: one product more, or fewer operations."""
-    reference = evaluation()
-    assert reference.bound is not None
-    bound = abs(factor) * (reference.bound + gamma(2) * np.abs(reference.value))
-    return Reference(factor * reference.value, bound)
+
+    def alteration(evaluation: Evaluation, reference: Reference) -> Reference:
+        assert reference.bound is not None
+        bound = abs(factor) * (reference.bound + gamma(2) * np.abs(reference.value))
+        return Reference(factor * reference.value, bound)
+
+    return alteration
 
 
 ENOUGH = 8
@@ -145,9 +198,6 @@ def factor_fits(seen: Observation, base: Reference, direction: np.ndarray, what:
         factor, reference = found
         yield f"{what} multiplied by a number", f"{what} multiplied by {factor:.4g}", reference
 
-
-UNITWISE = (rounded_result, widened, multiple)
-"""What takes an evaluation and treats every element of its result alike."""
 
 ORDERS = {"C, H, W": (0, 1, 2, 3), "H, W, C": (0, 2, 3, 1), "W, H, C": (0, 3, 2, 1), "C, W, H": (0, 1, 3, 2)}
 """The orders in which a map is flattened, as transpositions of (N, C, H, W)."""

@@ -1,4 +1,4 @@
-"""A node of an ONNX graph, as an operation reads it, and the table of who reads which of ONNX's operators.
+"""What an operation reads of an ONNX node and writes as one, and the table of who reads which of ONNX's operators.
 
 A class of this package that ONNX has an operator for says so with `@reads`, and turns a node into itself in
 `Operation.from_onnx`. Opsets 7 to 23 are read.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,20 @@ if TYPE_CHECKING:
 
     from common.operations.operation import Operation, Shape
 
+Parameter: TypeAlias = "np.ndarray | None"
+"""Of a layer that is written: float32, in the canonical layout; None for one that it does not have."""
+
 OperationClass = TypeVar("OperationClass", bound="type[Operation]")
+
+
+class OnnxGraph(Protocol):
+    """What `Operation.to_onnx` writes to."""
+
+    def node(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node of that name; its output, which is returned, is called so too."""
+
+    def constants(self, layer: str, **arrays: np.ndarray | None) -> list[str]:
+        """Add what a layer has of these arrays, and return their names: `conv1/weight`."""
 
 
 class Unread(Exception):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from common.errors import TriptychError
 from common.numerics import np
-from common.operations.onnx_node import Found, OnnxNode
+from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter
 from common.operations.overflow import as_it_is, sums_that_overflow
 from common.operations.rounding import CARRIED, FP32, UNIT_ROUNDOFF, Gradients, Precision, Reference, unit_of, upwards
 
@@ -144,6 +144,10 @@ class Operation:
 
     # Mistakes
 
+    def of_first(self, count: int) -> Operation | None:
+        """It with its first few units alone, each of which has a kernel of its own; None if it has no more."""
+        return None
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         """The mistakes that are made with it, the likeliest and the most tightly bounded first."""
         yield from ()
@@ -164,6 +168,18 @@ class Operation:
             Unread: nobody has said what the node's result may be off by.
         """
         return Found(cls(), tuple(range(len(node.inputs))))
+
+    def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
+        """Write a layer of that name into a graph, and return the name of its output, which is the same.
+
+        Args:
+            graph: what to write to.
+            name: of the layer.
+            inputs: the values that it reads.
+            shape: of its first input, for one image; only where the nodes depend on it.
+            parameters: see `Parameter`.
+        """
+        raise NotImplementedError(f"nobody has said how ONNX writes {self.kind}")
 
     # For subclasses
 

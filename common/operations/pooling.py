@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from common.errors import TriptychError
 from common.numerics import np
-from common.operations.mistake import Hypothesis, Observation, exchanged, multiple
-from common.operations.onnx_node import reads
+from common.operations.mistake import Evaluation, Hypothesis, Observation, exchanged, times
+from common.operations.onnx_node import OnnxGraph, Parameter, reads
 from common.operations.operation import MAP, Arrays, Operation, Parameters, Shape, evaluate
 from common.operations.overflow import opened, sums_that_overflow
 from common.operations.rounding import (
@@ -30,6 +30,7 @@ from common.operations.windows import (
     Pair,
     Windowed,
     border_mistakes,
+    pads_of,
     position_mistakes,
     scattered,
     window_mistakes,
@@ -84,6 +85,10 @@ class MaxPool(Windowed):
         bound = summed(kernel[0] * kernel[1], value, magnitude + open_to_choice).bound
         return Gradients([Gradient(value, bound, choice=open_to_choice)])
 
+    def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
+        kernel, stride, padding = self.window(shape)
+        return graph.node("MaxPool", name, *inputs, kernel_shape=kernel, strides=stride, pads=pads_of(padding))
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         yield from border_mistakes(self, seen)
         yield from window_mistakes(self, seen)
@@ -91,7 +96,7 @@ class MaxPool(Windowed):
         yield "the average is taken, not the maximum", exchanged(seen, average)
         if np.any(self.window(seen.inputs[0].shape[1:])[2]):
             mistake = "the average is taken, not the maximum, and the padding not counted"
-            yield mistake, partial(average_inside, seen, average)
+            yield mistake, exchanged(seen, average).then(average_inside)
         yield "the minimum is taken, not the maximum", partial(_minimum, self, seen)
         for step in (2, 3):
             yield f"the window is dilated by {step}", partial(_dilated_maximum, self, seen, step)
@@ -197,37 +202,39 @@ class AveragePool(Average, Windowed):
         (x,) = inputs
         return self._shared(x, *_spread_over(x, dy, *self.window(x.shape[1:])))
 
+    def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
+        kernel, stride, _ = self.window(shape)
+        return graph.node("AveragePool", name, *inputs, kernel_shape=kernel, strides=stride, pads=[0, 0, 0, 0])
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         (x,) = seen.inputs
         yield from window_mistakes(self, seen)
         kernel, stride, _ = self.window(x.shape[1:])
         maximum = MaxPool(self.kernel, self.stride, self.padding)
         yield "the maximum is taken, not the average", exchanged(seen, maximum)
-        yield "the sum is taken, not the average", partial(multiple, exchanged(seen), kernel[0] * kernel[1])
-        yield "the padding is not counted", partial(average_inside, seen, self)
+        yield "the sum is taken, not the average", exchanged(seen).then(times(kernel[0] * kernel[1]))
+        yield "the padding is not counted", exchanged(seen, self).then(average_inside)
         yield from position_mistakes(self, seen)
         adaptive = AdaptiveAveragePool(seen.output.shape[2])
         yield "the windows are spread evenly (adaptive average)", exchanged(seen, adaptive)
         over: Padding = ((0, stride[0] - 1), (0, stride[1] - 1))
         same, rounded_up = replace(self, padding=SAME), replace(self, padding=over)
-        yield "the padding is TensorFlow's SAME, and not counted", partial(average_inside, seen, same)
+        yield "the padding is TensorFlow's SAME, and not counted", exchanged(seen, same).then(average_inside)
         mistake = "the number of windows is rounded up, and the padding not counted"
-        yield mistake, partial(average_inside, seen, rounded_up)
+        yield mistake, exchanged(seen, rounded_up).then(average_inside)
         for size in (2, 3):
             one, tf_same = (replace(self, kernel=size, padding=padding) for padding in (1, SAME))
             yield f"the average is over {size}×{size}, padded by 1, the padding counted", exchanged(seen, one)
             mistake = f"the average is over {size}×{size}, padded by 1, the padding not counted"
-            yield mistake, partial(average_inside, seen, one)
+            yield mistake, exchanged(seen, one).then(average_inside)
             yield f"the average is over {size}×{size}, padded SAME, the padding counted", exchanged(seen, tf_same)
             mistake = f"the average is over {size}×{size}, padded SAME, the padding not counted"
-            yield mistake, partial(average_inside, seen, tf_same)
+            yield mistake, exchanged(seen, tf_same).then(average_inside)
 
 
-def average_inside(seen: Observation, operation: AveragePool) -> Reference:
+def average_inside(evaluation: Evaluation, reference: Reference) -> Reference:
     """The mean over those pixels of each window that lie inside the map."""
-    (x,) = seen.inputs
-    reference = evaluate(operation, [x], {})
-    inside = evaluate(operation, [np.ones_like(x)], {}).value
+    inside = evaluate(evaluation.operation, [np.ones_like(evaluation.inputs[0])], {}).value
     assert reference.bound is not None
     return Reference(reference.value / inside, reference.bound / inside)
 
@@ -252,16 +259,19 @@ class GlobalAveragePool(Average):
         height, width = inputs[0].shape[2:]
         return self._shared(inputs[0], *_spread_over(inputs[0], dy, (height, width), (1, 1), ((0, 0), (0, 0))))
 
+    def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
+        return graph.node("GlobalAveragePool", name, *inputs)
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         height, width = seen.inputs[0].shape[2:]
         count = height * width
-        yield "the sum is taken, not the average", partial(multiple, exchanged(seen), count)
+        yield "the sum is taken, not the average", exchanged(seen).then(times(count))
         yield "the maximum is taken, not the average", exchanged(seen, MaxPool((height, width)))
         for divisor in (49, 64, 25, 36, 16, height**2, width**2, count - 1):
             if divisor not in (0, count):
                 yield (
                     f"the sum is divided by {divisor}, not {count}",
-                    partial(multiple, exchanged(seen), count / divisor),
+                    exchanged(seen).then(times(count / divisor)),
                 )
         yield "only the first pixel is taken", partial(Reference, seen.inputs[0][:, :, :1, :1].astype(np.float64))
 
@@ -305,6 +315,19 @@ class AdaptiveAveragePool(Average):
             value[:, :, top:bottom, left:right] += share
             magnitude[:, :, top:bottom, left:right] += np.abs(share)
         return self._shared(x, value, magnitude)
+
+    def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
+        """The mean at every place, then the places that are wanted: ONNX has no operator for it."""
+        rows, columns = (self.windows(length) for length in shape[1:])
+        at_every_place = AveragePool((rows[0][1], columns[0][1]), (1, 1))
+        means = at_every_place.to_onnx(graph, f"{name}/average", *inputs)
+        starts = graph.constants(
+            name,
+            rows=np.array([begin for begin, _ in rows], np.int64),
+            columns=np.array([begin for begin, _ in columns], np.int64),
+        )
+        chosen = graph.node("Gather", f"{name}/row_means", means, starts[0], axis=2)
+        return graph.node("Gather", name, chosen, starts[1], axis=3)
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         for size, stride in ((5, 3), (3, 3), (4, 3), (2, 3), (3, 4), (4, 4)):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from typing import ClassVar
 
 from common.numerics import np
-from common.operations.mistake import Hypothesis, Observation, exchanged, multiple
+from common.operations.mistake import Hypothesis, Observation, exchanged, times
 from common.operations.onnx_node import Found, OnnxNode, Unread, reads
 from common.operations.operation import ArrayOperation, Arrays, Parameters
 from common.operations.rounding import CARRIED, ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma, unit_of
@@ -82,7 +81,7 @@ class Mean(Reduction):
         return CARRIED * self.total(errors[0]) / self.count(errors[0].shape)
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
-        yield "the sum is taken, not the mean", partial(multiple, exchanged(seen), self.count(seen.inputs[0].shape))
+        yield "the sum is taken, not the mean", exchanged(seen).then(times(self.count(seen.inputs[0].shape)))
 
 
 @reads("ReduceL2")

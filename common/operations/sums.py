@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 from common.numerics import np
-from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, factor_fits, given, rounded_result
+from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, factor_fits, given, rounded_to
 from common.operations.operation import Arrays, Operation, Parameters
 from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Precision, Reference, gamma, unit_of, upwards
 
@@ -143,11 +142,11 @@ def precision_mistakes(seen: Observation) -> Iterator[Hypothesis]:
     ):
         evaluation = given(seen, rounded(x, bits, ties), weight=rounded(weight, bits, ties))
         yield f"factors are rounded to {name}", evaluation
-        yield f"factors and result are rounded to {name}", partial(rounded_result, evaluation, bits)
+        yield f"factors and result are rounded to {name}", evaluation.then(rounded_to(bits))
     # As many bits as TF32, but a smaller range: where no factor leaves that, no number tells the two apart.
     halves = given(seen, _float16(x), weight=_float16(weight))
     yield "factors are rounded to float16", halves
-    yield "factors and result are rounded to float16", partial(rounded_result, halves, 11)
+    yield "factors and result are rounded to float16", halves.then(rounded_to(11))
     yield "the weights are rounded to bfloat16", exchanged(seen, weight=rounded(weight, 8))
     yield "the weights are rounded to bfloat16 (towards zero)", exchanged(seen, weight=rounded(weight, 8, "none"))
     yield "the weights are rounded to float16", exchanged(seen, weight=_float16(weight))

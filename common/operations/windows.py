@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from common.errors import TriptychError
 from common.numerics import np
-from common.operations.mistake import Hypothesis, Observation, exchanged
+from common.operations.mistake import Evaluation, Hypothesis, Observation, exchanged
 from common.operations.operation import MAP, Operation, Shape
 
 if TYPE_CHECKING:
@@ -43,6 +43,11 @@ def same_padding(size: Sequence[int], kernel: Pair, stride: Pair) -> Padding:
     """The same for height and width: the odd one is below and right."""
     vertical, horizontal = same_paddings(size, kernel, stride)
     return vertical, horizontal
+
+
+def pads_of(padding: Paddings) -> list[int]:
+    """Padding as ONNX lists it: all beginnings, then all ends."""
+    return [*(before for before, _ in padding), *(after for _, after in padding)]
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ ELEMENTS_AT_ONCE = 1 << 18
 """How many factors are laid out at once: few enough to stay in the processor's cache."""
 
 
-def window_mistakes(operation: Conv | MaxPool | AveragePool, seen: Observation) -> Iterator[Hypothesis]:
+def window_mistakes(operation: Conv | MaxPool | AveragePool, seen: Observation) -> Iterator[tuple[str, Evaluation]]:
     """Another padding, stride or rounding of the number of windows."""
     kernel, stride, padding = operation.window(seen.inputs[0].shape[1:])
     over: Padding = ((0, stride[0] - 1), (0, stride[1] - 1))

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from common.parity.causes import alternatives
-from common.parity.judge import DIVERGED, LayerVerdict, first_divergence
 from common.parity.results import BackendResult
+from common.parity.verdicts import DIVERGED, LayerVerdict, first_divergence
 
 
 def cross_checked(results: Sequence[BackendResult], labels: Sequence[str]) -> list[BackendResult]:

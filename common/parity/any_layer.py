@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -73,7 +73,7 @@ def _relu(seen: Observation) -> Reference:
     return replace(reference, value=reference.value.clip(0))
 
 
-def _softmax(evaluation: partial[Reference]) -> Reference:
+def _softmax(evaluation: Callable[[], Reference]) -> Reference:
     """Softmax of logits that are within δ of their reference.
 
     Each exponential is then wrong by a factor exp(±δ), and by the rounding of its argument, so a probability by twice
@@ -89,7 +89,7 @@ def _softmax(evaluation: partial[Reference]) -> Reference:
     return Reference(value, 1.001 * relative * value + SMALLEST_NORMAL)
 
 
-def _log_softmax(evaluation: partial[Reference]) -> Reference:
+def _log_softmax(evaluation: Callable[[], Reference]) -> Reference:
     """x − log Σ exp(x): what the logits are off by reaches it twice, and a few roundings of numbers of their size."""
     reference = evaluation()
     assert reference.bound is not None
@@ -99,7 +99,7 @@ def _log_softmax(evaluation: partial[Reference]) -> Reference:
     return Reference(value, 2 * reference.bound.max() + gamma(logits.shape[1] + 2 * ELEMENTARY_ULP + 4) * sizes)
 
 
-def _sigmoid(evaluation: partial[Reference]) -> Reference:
+def _sigmoid(evaluation: Callable[[], Reference]) -> Reference:
     """Its slope is 1/4 at most."""
     reference = evaluation()
     assert reference.bound is not None
@@ -108,7 +108,7 @@ def _sigmoid(evaluation: partial[Reference]) -> Reference:
     return Reference(applied.value, applied.bound + 0.25 * reference.bound)
 
 
-def _turned(evaluation: partial[Reference]) -> Reference:
+def _turned(evaluation: Callable[[], Reference]) -> Reference:
     reference = evaluation()
     bound = None if reference.bound is None else reference.bound.swapaxes(2, 3)
     return Reference(reference.value.swapaxes(2, 3), bound)

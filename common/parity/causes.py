@@ -23,17 +23,14 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.names import parameters_of
-from common.operations import Add, Conv, Dense, Dropout, Flatten, Windowed, evaluate, evaluated_shape
-from common.operations.mistake import UNITWISE, Observation, exchanged
-from common.operations.pooling import average_inside
+from common.operations import Add, Conv, Dense, Dropout, Flatten, Windowed
+from common.operations.mistake import Evaluation, Observation, exchanged
 from common.operations.rounding import EXACT_LIMIT, Reference
 from common.parity.any_layer import fitted_mistakes, of_any_layer, other_inputs, other_weights
+from common.parity.measures import certifies
 from common.parity.shapes import next_convolution
 from common.probes import Probe, quantum_of
 from common.specs.architecture import IMAGE, Architecture, Layer
-
-Certifies = Callable[[np.ndarray, Reference, bool], bool]
-"""Whether an output is within a reference's bound, or has its very bits if it must, and float32's size of errors."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ def observe(
     )
 
 
-def find_cause(seen: Observation, certifies: Certifies) -> Finding:
+def find_cause(seen: Observation) -> Finding:
     """Try the hypotheses that apply; if none certifies the output, those that read a number off it.
 
     They are tried on the first image for which the layer is wrong; what certifies that one must certify all. One that
@@ -140,16 +137,16 @@ def find_cause(seen: Observation, certifies: Certifies) -> Finding:
     itself is told, and costs nothing else: that the layer is wrong is known without it.
     """
     untried: list[str] = []
-    wrong = _first_wrong_image(seen, certifies)
+    wrong = _first_wrong_image(seen)
     right = _right_output(wrong)
     excluded: dict[str, None] = {}
     for hypotheses in (_all_hypotheses, _fitted_hypotheses):
         found: dict[str, str] = {}
         for summary, mistake, evaluation in _different(hypotheses(wrong, untried), wrong):
             try:
-                if not _certified(wrong.output, evaluation, certifies):
+                if not _certified(wrong.output, evaluation):
                     excluded[summary] = None
-                elif right is None or not _certified(right, evaluation, certifies):
+                elif right is None or not _certified(right, evaluation):
                     found.setdefault(mistake, summary)
             except Exception as error:
                 untried.append(_failure(mistake, error))
@@ -157,7 +154,7 @@ def find_cause(seen: Observation, certifies: Certifies) -> Finding:
             explain_all = {
                 mistake
                 for _, mistake, evaluation in hypotheses(seen, untried)
-                if mistake in found and _certified(seen.output, evaluation, certifies)
+                if mistake in found and _certified(seen.output, evaluation)
             }
             found = {mistake: summary for mistake, summary in found.items() if mistake in explain_all}
         if found:
@@ -170,7 +167,7 @@ def _failure(mistake: str, error: Exception) -> str:
     return f"{mistake}: {''.join(traceback.format_exception(error))}"
 
 
-_Named = tuple[str, str, partial[Reference]]
+_Named = tuple[str, str, Callable[[], Reference]]
 """A summary, for the list of what was excluded; the mistake; what the layer gives with it."""
 
 
@@ -185,13 +182,11 @@ def _different(hypotheses: Iterator[_Named], seen: Observation) -> Iterator[_Nam
         yield summary, mistake, evaluation
 
 
-def _window_alone(evaluation: partial[Reference], seen: Observation) -> tuple | None:
+def _window_alone(evaluation: Callable[[], Reference], seen: Observation) -> tuple | None:
     """What tells an evaluation from others that take the layer's own input and parameters but another window."""
-    operation, inputs, parameters = seen.operation, seen.inputs, seen.parameters
-    if evaluation.func is evaluate:
-        operation, inputs, parameters = evaluation.args
-    elif evaluation.func is average_inside:
-        _, operation = evaluation.args
+    if not isinstance(evaluation, Evaluation):
+        return None
+    operation, inputs, parameters = evaluation.operation, evaluation.inputs, evaluation.parameters
     own = parameters.keys() == seen.parameters.keys() and all(
         parameters[name] is seen.parameters[name] for name in parameters
     )
@@ -203,7 +198,7 @@ def _window_alone(evaluation: partial[Reference], seen: Observation) -> tuple | 
         sizes = zip(positions, stride, kernel, padding, inputs[0].shape[2:], strict=True)
         # Only what a window reaches counts.
         reached = [(before, max((n - 1) * step + k - size - before, 0)) for n, step, k, (before, _), size in sizes]
-        return evaluation.func, type(operation), kernel, stride, positions, *reached
+        return evaluation.alterations, type(operation), kernel, stride, positions, *reached
     return None
 
 
@@ -212,73 +207,48 @@ def _right_output(seen: Observation) -> np.ndarray | None:
     return exchanged(seen)().value.astype(np.float32) if _shape(exchanged(seen)) else None
 
 
-def _first_wrong_image(seen: Observation, certifies: Certifies) -> Observation:
+def _first_wrong_image(seen: Observation) -> Observation:
     if seen.whole:
         return seen
     for index in range(len(seen.output)):
         only = seen.of_image(index)
-        if not _certified(only.output, exchanged(only), certifies):
+        if not _certified(only.output, exchanged(only)):
             return only
     return seen
 
 
-def _certified(output: np.ndarray, evaluation: partial[Reference], certifies: Certifies) -> bool:
+def _certified(output: np.ndarray, evaluation: Callable[[], Reference]) -> bool:
     """Whether an evaluation explains the output: of a sum, the first few units are asked before all are."""
     if _shape(evaluation) != output.shape:
         return False
-    if (first := _first_units(evaluation)) and not _explains(output[:, :_FEW], first, certifies):
+    first = evaluation.of_first(_FEW) if isinstance(evaluation, Evaluation) else None
+    if first and not _explains(output[:, :_FEW], first):
         return False
-    return _explains(output, evaluation, certifies)
+    return _explains(output, evaluation)
 
 
-def _explains(output: np.ndarray, evaluation: partial[Reference], certifies: Certifies) -> bool:
+def _explains(output: np.ndarray, evaluation: Callable[[], Reference]) -> bool:
     reference = evaluation()
     return certifies(output, reference, _is_exact(evaluation, reference))
 
 
-def _is_exact(evaluation: partial[Reference], reference: Reference) -> bool:
+def _is_exact(evaluation: Callable[[], Reference], reference: Reference) -> bool:
     """Whether float32 makes no error in it, so that nothing but its bits will do: dyadic factors and small sums."""
-    if evaluation.func is not evaluate or reference.magnitude is None:
+    if not isinstance(evaluation, Evaluation) or evaluation.alterations or reference.magnitude is None:
         return False
-    operation, inputs, parameters = evaluation.args
-    if not isinstance(operation, Conv | Dense | Add):
+    if not isinstance(evaluation.operation, Conv | Dense | Add):
         return False
-    arrays = [*inputs, *parameters.values()]
+    arrays = [*evaluation.inputs, *evaluation.parameters.values()]
     return reference.magnitude.max(initial=0) < EXACT_LIMIT * prod(quantum_of(array) for array in arrays)
 
 
 _FEW = 4
 
 
-def _first_units(evaluation: partial[Reference]) -> partial[Reference] | None:
-    """The evaluation of a few units only, for a layer of many that are computed independently."""
-    if evaluation.func in UNITWISE:
-        first = _first_units(evaluation.args[0])
-        return first and partial(evaluation.func, first, *evaluation.args[1:])
-    if evaluation.func is not evaluate:
-        return None
-    operation, inputs, parameters = evaluation.args
-    if isinstance(operation, Conv) and operation.groups == 1 and operation.filters > _FEW:
-        operation = replace(operation, filters=_FEW)
-    elif isinstance(operation, Dense) and operation.units > _FEW:
-        operation = replace(operation, units=_FEW)
-    elif operation.channelwise and inputs[0].shape[1] > _FEW:
-        inputs = [x[:, :_FEW] for x in inputs]
-    else:
-        return None
-    return partial(evaluate, operation, inputs, {name: array[:_FEW] for name, array in parameters.items()})
-
-
-def _shape(evaluation: partial[Reference]) -> tuple[int, ...] | None:
+def _shape(evaluation: Callable[[], Reference]) -> tuple[int, ...] | None:
     """The shape that an evaluation would have, found without evaluating an operation; None if it is impossible."""
-    if evaluation.func in UNITWISE:
-        return _shape(evaluation.args[0])
-    if evaluation.func is not evaluate:
-        with suppress(ValueError, TriptychError):
-            return evaluation().value.shape
-        return None
-    with suppress(TriptychError):
-        return evaluated_shape(*evaluation.args)
+    with suppress(ValueError, TriptychError):
+        return evaluation.shape() if isinstance(evaluation, Evaluation) else evaluation().value.shape
     return None
 
 

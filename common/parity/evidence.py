@@ -2,7 +2,7 @@
 
 oneDNN and MKL, asked by a variable, print the instruction set that they dispatch on and every kernel that they run.
 XLA leaves the machine code that it made in a folder. PyTorch, TensorFlow, JAX and ONNX Runtime answer questions
-(`kernels` in each implementation's backend.py, and in `common.onnx_session`). A backend's process collects all of it in
+(`kernels` in each implementation's backend.py, and in `common.onnx.session`). A backend's process collects all of it in
 a folder that the variable `FOLDER` names; where there is none, only the questions are asked.
 """
 

@@ -10,7 +10,7 @@ import numpy as np
 from common.parity.backends import Backend, Hardware, row_label
 from common.parity.comparison import Comparison, compare_all
 from common.parity.gradients import modes
-from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict
+from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict
 from common.probes import USUAL
 from common.specs.architecture import Architecture
 from common.weights import Weights

@@ -34,7 +34,7 @@ def explain_shape(spec: Architecture, layer: Layer, shapes: Mapping[str, Shape])
             operation, Observation(layer.name, operation, blank, np.empty(0), {}, blank)
         ):
             with suppress(TriptychError):  # the window does not fit
-                if evaluation.args[0].output_shape(given) == found:
+                if evaluation.operation.output_shape(given) == found:
                     windows.append(mistake)
     if isinstance(operation, Conv | MaxPool):
         kernel, _, padding = operation.window(given)

@@ -37,8 +37,8 @@ from typing import Any
 import numpy as np
 
 from common.errors import TriptychError, Unavailable, one_line
-from common.onnx_graph import ExportOptions
-from common.onnx_session import DeployedSession, RecordingSession, execution_providers
+from common.onnx.options import ExportOptions
+from common.onnx.session import DeployedSession, RecordingSession, execution_providers
 from common.parity.backends import BACKENDS, Backend, Hardware
 from common.parity.evidence import Witness, catch_what_is_printed
 from common.recording import Unnamed

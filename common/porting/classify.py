@@ -102,7 +102,7 @@ def _logits(inputs: Sequence[np.ndarray], network: Network, backend: Backend) ->
     model = implementation.build(network.spec.name, num_classes=network.spec.num_classes)
     implementation.load_weights(model, network.weights)
     if backend.through_onnx:
-        from common.onnx_session import run_as_deployed
+        from common.onnx.session import run_as_deployed
 
         with TemporaryDirectory(prefix="triptych-") as folder:
             path = Path(folder) / "model.onnx"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import TriptychError
-from common.onnx_lrn import find_lrn
+from common.onnx.lrn import find_lrn
 from common.porting.onnx_constants import Constants
 from common.porting.onnx_images import Affine, joined
 from common.porting.skeletons import SUM, Between, Node, image_node, join, lrn_entry, sign

@@ -21,7 +21,8 @@ import numpy as np
 from common.errors import TriptychError, argument
 from common.frameworks import import_implementation
 from common.images import photograph, preprocess
-from common.parity.judge import DIVERGED, first_divergence, judge, overall
+from common.parity.judge import judge
+from common.parity.verdicts import DIVERGED, first_divergence, overall
 from common.porting.formats import read_source
 from common.porting.matching import Network, understand
 from common.porting.reading import Reading
@@ -146,7 +147,7 @@ def _restored(network: Network, target: Target) -> tuple[Weights, Any]:
     if target.kind == "onnx":
         import onnx
 
-        from common.onnx_session import RecordingSession
+        from common.onnx.session import RecordingSession
 
         graph = onnx.load(target.path).graph
         found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}

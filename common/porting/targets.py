@@ -133,7 +133,7 @@ def write_target(network: Network, target: Target, metadata: Mapping[str, str]) 
 def _export(implementation: ModuleType, model: Any, network: Network, path: Path, metadata: Mapping[str, str]) -> None:
     import onnx
 
-    from common.onnx_graph import ExportOptions
+    from common.onnx.options import ExportOptions
 
     outputs = tuple(network.spec.outputs)
     recipe = network.preprocessing

@@ -19,8 +19,8 @@ from common.errors import TriptychError
 from common.files import folder_written_atomically, os_error_sentence, require_space
 from common.frameworks import MODULES, import_implementation
 from common.names import parameters_of
-from common.onnx_file import write_onnx
-from common.onnx_graph import ExportOptions
+from common.onnx.files import write_onnx
+from common.onnx.options import ExportOptions
 from common.operations import evaluate
 from common.probes.exact import VERSION, exact_probe
 from common.probes.probe import Probe

@@ -12,7 +12,8 @@ from common.graphs import Graph, Node
 from common.operations.mistake import Observation
 from common.operations.rounding import FP32, Precision
 from common.parity.causes import find_cause
-from common.parity.judge import DIVERGED, IDENTICAL, LayerVerdict, certifies, measure, same_bits, verdict_from
+from common.parity.measures import measure, same_bits, verdict_from
+from common.parity.verdicts import DIVERGED, IDENTICAL, LayerVerdict
 from common.prove.regions import Known, Unknown, unrounded
 
 UNPROVED = "unproved"
@@ -135,7 +136,7 @@ def _explained(graph: Graph, node: Node, known: Known, verdict: NodeVerdict) -> 
         whole=True,
     )
     try:
-        finding = find_cause(seen, certifies)
+        finding = find_cause(seen)
     except (TriptychError, ValueError, IndexError) as error:
         return replace(verdict, untried=(str(error),))
     causes = "; ".join(filter(None, (finding.told, verdict.cause))) or None

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from common.graphs import Graph
-from common.parity.judge import CERTIFIED, DIVERGED, IDENTICAL
 from common.parity.results import INCOMPLETE, worst
+from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL
 from common.prove.judging import UNPROVED, Expected, NodeVerdict, judge_graph
 from common.prove.runtimes import Recorded, Runtime
 

@@ -133,7 +133,7 @@ def _places(profile: Path) -> dict[str, str]:
 
 
 class RecordingSession:
-    """A file that `common.onnx_graph` wrote, loaded so that every layer's output comes back.
+    """A file that `GraphBuilder` wrote, loaded so that every layer's output comes back.
 
     On a CPU, ONNX Runtime has no kernels for bfloat16 and few for float16; where it has none for that, it computes in
     float32, but rounds only the values that leave the graph. A file of either type is therefore run with each operator

@@ -1,7 +1,7 @@
-"""Local response normalisation that an ONNX graph writes as the nodes it consists of, recognised by its structure.
+"""Local response normalisation as the ONNX nodes that it consists of: written, and recognised by its structure.
 
-Ours (`GraphBuilder`) pads, averages, scales and shifts by one convolution over the channels; that of `torch.onnx` has a
-node for each. Both end in x / (k + alpha / size · Σ x²)^beta.
+Ours pads, averages, scales and shifts by one convolution over the channels; that of `torch.onnx` has a node for each.
+Both end in x / (k + alpha / size · Σ x²)^beta.
 """
 
 from __future__ import annotations
@@ -16,10 +16,39 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
+    from common.operations.onnx_node import OnnxGraph
+
 _LAYOUT = ("Identity", "Reshape", "Squeeze", "Unsqueeze")
 
 Constants = Callable[[str], np.ndarray | None]
 """The array of a constant by its name; None of what is not one."""
+
+
+def write_as_nodes(graph: OnnxGraph, node: onnx.NodeProto) -> None:
+    """Write an LRN as the six nodes that it consists of: x / (k + alpha / size · Σ x²)^beta.
+
+    A window over channels that lies between two axes of length 1 is a convolution of one channel over a volume, and its
+    bias is k. It pads, averages, scales and shifts at once, and reads nothing but its window: a square that overflows
+    to infinity makes its neighbours' quotients 0, as it does in one node, and no others NaN.
+    """
+    from onnx import helper
+
+    name, (x,) = node.name, node.input
+    numbers = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    size = numbers["size"]
+    before = (size - 1) // 2
+    window, k, exponent, axis = graph.constants(
+        name,
+        window=np.full((1, 1, size, 1, 1), numbers["alpha"] / size, np.float32),
+        k=np.array([numbers["bias"]], np.float32),
+        exponent=np.array(numbers["beta"], np.float32),
+        axis=np.array([1], np.int64),
+    )
+    volume = graph.node("Unsqueeze", f"{name}/volume", graph.node("Mul", f"{name}/squares", x, x), axis)
+    pads = (before, 0, 0, size - 1 - before, 0, 0)
+    sums = graph.node("Conv", f"{name}/sums", volume, window, k, kernel_shape=(size, 1, 1), pads=pads)
+    powers = graph.node("Pow", f"{name}/powers", graph.node("Squeeze", f"{name}/scale", sums, axis), exponent)
+    graph.node("Div", name, x, powers)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,112 @@
+"""What a network is run on: its probes, made and written to files that the backends' processes read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.random  # not when the first number is drawn: a Ctrl-C at that moment would be lost in Cython
+
+from common.end_to_end import EndToEndProbe
+from common.operations.rounding import FP32, FP32_IN_WGSL
+from common.parity.gradients import GradientProbe, gradient_probes
+from common.parity.judge import KnownVerdicts
+from common.parity.results import Plan, labelled
+from common.parity.verdicts import IDENTICAL, LayerVerdict
+from common.probes import Probe, make_probe
+from common.probes.published import Compared, compare
+from common.specs.architecture import Architecture
+from common.weights import Weights, initial_weights, write_weights_file
+
+
+@dataclass(frozen=True)
+class PreparedProbe:
+    """A probe and where its arrays lie."""
+
+    label: str
+    probe: Probe
+    request: dict[str, Any]
+    published: Compared
+    known: KnownVerdicts = field(default_factory=dict)
+
+    def compare_with_published(self, verdicts: Sequence[LayerVerdict]) -> Compared:
+        """Whether a backend's bits are those published: it has the probe's, and the probe is as published."""
+        if not self.published.same:
+            return self.published
+        wrong = (v.name for v in verdicts if v.verdict != IDENTICAL and v.name not in self.probe.bounded)
+        name = next(wrong, None)
+        return self.published if name is None else Compared(False, f"{name}'s output is not as published")
+
+
+class Preparation:
+    """Makes the probes of a network, and writes their arrays into a folder."""
+
+    def __init__(self, spec: Architecture, plan: Plan, folder: Path) -> None:
+        self.spec = spec
+        self.plan = plan
+        self.folder = folder
+        self.files: dict[int, tuple[Path, np.ndarray | Weights]] = {}
+        """What probes are made of, on disk; kept, so that nothing else gets its identity."""
+
+    def prepare(self) -> list[PreparedProbe]:
+        return [
+            PreparedProbe(label, probe, self._request(probe), self._compare(probe))
+            for label, probe in self._probes().items()
+        ]
+
+    def _compare(self, probe: Probe) -> Compared:
+        """With what is published, which is the probe of float32."""
+        return compare(self.spec, probe, self.plan.seed) if self.plan.hardware.precision == "fp32" else Compared(None)
+
+    def _probes(self) -> dict[str, Probe]:
+        plan = self.plan
+        if plan.gradients:
+            found = gradient_probes(self.spec, plan.probes, seed=plan.seed, batch=plan.batch, weights=plan.weights)
+            return {labelled(probe.name, probe.mode): probe for probe in found}
+        weights = plan.weights
+        if weights is None and set(plan.probes) - {"exact"}:
+            weights = initial_weights(self.spec, plan.seed)
+        bits = 11 if plan.hardware.precision == "tf32" else 24
+        return {
+            name: make_probe(
+                name,
+                self.spec,
+                seed=plan.seed,
+                batch=plan.batch or 2,
+                weights=weights,
+                bits=bits,
+                precision=FP32_IN_WGSL if plan.hardware.device == "webgpu" else FP32,
+            )
+            for name in plan.probes
+        }
+
+    def _request(self, probe: Probe) -> dict[str, Any]:
+        request = {
+            "weights": self._saved(probe.weights),
+            "image": self._saved(probe.image),
+            "injected": {layer: self._saved(array) for layer, array in probe.injected.items()},
+            "deployed": isinstance(probe, EndToEndProbe),
+        }
+        if isinstance(probe, GradientProbe):
+            request |= {
+                "drives": {layer: self._saved(array) for layer, array in probe.drives.items()},
+                "labels": None if probe.labels is None else self._saved(probe.labels),
+                "training": probe.training,
+            }
+        return request
+
+    def _saved(self, content: np.ndarray | Weights) -> str:
+        """The file in which an array or weights lie; written once, though several probes may have them."""
+        if id(content) not in self.files:
+            path = self.folder / f"given{len(self.files)}"
+            if isinstance(content, np.ndarray):
+                path = path.with_suffix(".npy")
+                np.save(path, content)
+            else:
+                path = path.with_suffix(".safetensors")
+                write_weights_file(path, content)
+            self.files[id(content)] = path, content
+        return str(self.files[id(content)][0])
