@@ -378,6 +378,13 @@ _register(
 OWN = (text(b"_parameters"), dictionary((text(b"w"), SMALL_TENSOR)))
 ITSELF = b"cx\nNet\n)\x81q\x00" + dictionary(OWN, (text(b"_modules"), dictionary((text(b"a"), b"h\x00")))) + b"b"
 _register("module_within_itself", lambda f: pth(b"\x80\x02" + ITSELF + b".", _0=bytes(12)))
+_register(
+    "names_of_many_parts",
+    lambda f: pth(
+        b"\x80\x02" + dictionary(*((text(b"%d." % n + b"a." * 480 + b"w"), SMALL_TENSOR) for n in range(300))) + b".",
+        _0=bytes(12),
+    ),
+)
 TWICE = [dictionary((text(b"a"), b"h" + bytes([n])), (text(b"b"), b"h" + bytes([n]))) for n in range(60)]
 MODULES = b"".join(module(twice, b"}") + b"q" + bytes([n + 1]) + b"0" for n, twice in enumerate(TWICE))
 _register(

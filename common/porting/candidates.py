@@ -169,10 +169,12 @@ def placements(
 def _prefixes(tensors: Tensors, convention: Convention, known: Collection[str]) -> list[str]:
     """What may stand in front of the names, the likeliest first."""
     votes: Counter[str] = Counter()
+    longest = max(name.count(convention.separator) for name in known)  # a name in a file may have a thousand parts
     for name in map(convention.normalised, tensors):
         parts = name.split(convention.separator)
-        for place in range(len(parts) - 1):
-            if parts[place] not in WRAPPERS and _unwrapped(parts[place:], convention) in known:
+        beginnings = [place for place, part in enumerate(parts[:-1]) if part not in WRAPPERS]
+        for place in beginnings[-longest:]:
+            if _unwrapped(parts[place:], convention) in known:
                 votes[convention.separator.join([*parts[:place], ""])] += 1
     most = max(votes.values(), default=0)
     return [prefix for prefix, count in votes.most_common(MOST_PREFIXES) if 2 * count >= most] or [""]

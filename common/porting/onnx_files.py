@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -217,24 +218,29 @@ def _fitting(outputs: list[Node]) -> Iterator[_Match]:
         for count in classes:
             if not 0 < count <= 100_000:
                 continue
-            spec = get_spec(name, num_classes=count)
             for folded in (False, True):
-                ours = skeleton(spec, spec.outputs["logits"], folded=folded)
-                theirs = next((node for node in outputs if node.signature == ours.signature), None)
+                spec, heads = _catalogued(name, count, folded)
+                theirs = next((node for node in outputs if node.signature == heads["logits"].signature), None)
                 if theirs is None:
                     continue
-                found = list(differences(ours, theirs))
-                told = f"the graph differs from {spec.name}"
+                found = list(differences(heads["logits"], theirs))
                 yield _Match(
                     spec,
-                    tuple(skeleton(spec, head, folded=folded) for head in spec.outputs.values()),
-                    tuple(pairs(ours, theirs)),
+                    tuple(heads.values()),
+                    tuple(pairs(heads["logits"], theirs)),
                     (),
                     (),
-                    tuple(f"{told}: {phrase}" for only_padding, phrase in found if only_padding),
+                    tuple(f"the graph differs from {name}: {phrase}" for only_padding, phrase in found if only_padding),
                     tuple(phrase for only_padding, phrase in found if not only_padding),
                 )
                 break
+
+
+@lru_cache(maxsize=256)
+def _catalogued(name: str, count: int, folded: bool) -> tuple[Architecture, dict[str, Node]]:
+    """A network of the catalogue, and its skeleton up to each output."""
+    spec = get_spec(name, num_classes=count)
+    return spec, {output: skeleton(spec, layer, folded=folded) for output, layer in spec.outputs.items()}
 
 
 @dataclass(frozen=True)
@@ -324,11 +330,9 @@ def _of_producer(match: _Match, producer: str) -> tuple[Preprocessing | None, li
 
 def _named_by(known: Convention, match: _Match) -> bool:
     """Whether the names of the layers are a convention's; the head may have another."""
-    layers = [mine for mine, _ in match.matched if mine.kind in ("Conv", "Dense")]
+    layers = [(mine, node) for mine, node in match.matched if mine.kind in ("Conv", "Dense")]
     agreeing = 0
-    for mine, node in match.matched:
-        if mine.kind not in ("Conv", "Dense"):
-            continue
+    for mine, node in layers:
         name = known.layer(match.spec, mine.name).replace("/", ".")
         places = map(_module_path, (node.parameters["weight"][0], node.name))
         agreeing += any(re.search(rf"(^|\.){re.escape(name)}(_\d+)?([.:;]|$)", place) for place in places)

@@ -180,6 +180,8 @@ def _module(record: Call) -> dict[str, Any]:
         if not waiting:
             return tensors
         prefix, module = waiting.pop()
+        if len(prefix) > LONGEST_KEY:
+            raise TriptychError("its modules are nested deeper than those of any network")
         state = module.state if isinstance(module.state, dict) else {}
         if "_modules" in state:
             own = _items(state.get("_parameters")) | _items(state.get("_buffers"))
@@ -192,7 +194,7 @@ def _module(record: Call) -> dict[str, Any]:
         waiting += [
             (f"{prefix}{name}.", value)
             for name, value in inner.items()
-            if isinstance(value, Call) and not _is_tensor(value) and len(prefix) < LONGEST_KEY
+            if isinstance(value, Call) and not _is_tensor(value)
         ]
     raise TriptychError(f"it has more than {MOST_MODULES:,} modules")
 
