@@ -269,4 +269,30 @@ class Softmax(Operation):
         return Found(cls(axis))
 
     def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
-        return graph.node("Softmax", name, *inputs, axis=self.axis)
+        return graph.node(self.kind, name, *inputs, axis=self.axis)
+
+
+@reads("LogSoftmax")
+@dataclass(frozen=True)
+class LogSoftmax(Softmax):
+    """x − log Σ exp(x) along an axis. Source: ONNX LogSoftmax."""
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """y = d − log s, d = x − (the largest of the n inputs), s = Σ exp(d), which is between 1 and n.
+
+        d is off by u |d|. s is off by a factor within u (E + n (1 + 1/e)) of 1 (see `Softmax`), which the logarithm
+        makes an absolute error; the logarithm adds E u log n, the difference u |y|. So does the order
+        x − (max + log s), with u of |max| + log n more. E = `ELEMENTARY_ULP`.
+        """
+        x = inputs[0].astype(np.float64)
+        largest = x.max(axis=self.axis, keepdims=True)
+        shifted = x - largest
+        value = shifted - np.log(np.exp(shifted).sum(axis=self.axis, keepdims=True))
+        count = x.shape[self.axis]
+        of_sum = ELEMENTARY_ULP + count * (1 + 1 / np.e) + (ELEMENTARY_ULP + 1) * np.log(count)
+        operations = of_sum + 2 * np.abs(shifted) + np.abs(value) + np.abs(largest)
+        return Reference(value, 1.001 * operations * UNIT_ROUNDOFF + 2 * SMALLEST_NORMAL)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        """It moves by no more than an input and the largest of them do."""
+        return CARRIED * (errors[0] + errors[0].max(axis=self.axis, keepdims=True))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import ClassVar
 
 from common.numerics import np
 from common.operations.dense import Dense
 from common.operations.mistake import Hypothesis, Observation, exchanged
-from common.operations.onnx_node import Found, OnnxNode, reads
+from common.operations.onnx_node import Found, OnnxNode, Unread, reads
 from common.operations.operation import ArrayOperation, Arrays, Parameters
-from common.operations.rounding import CARRIED, Precision, Reference, gamma, unit_of
+from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Precision, Reference, gamma, unit_of
 from common.operations.sums import Sums, of_shorter_factors, rounded
 
 
@@ -116,3 +117,76 @@ class Gemm(MatMul):
             left, right, summand = seen.inputs
             yield "the bias is missing", exchanged(seen, None, [left, right, 0 * summand])
             yield "the bias is added twice", exchanged(seen, None, [left, right, 2 * summand])
+
+
+@reads("Einsum")
+@dataclass(frozen=True)
+class Einsum(ArrayOperation):
+    """Products of elements with the same letters, summed over the letters that the result has not.
+
+    Source: numpy.einsum, ONNX Einsum.
+    """
+
+    equation: str
+
+    integers_before: ClassVar[int] = 1
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        equation = "".join(node.attributes["equation"].split())
+        if "." in equation:
+            raise Unread("its equation leaves axes unnamed")
+        return Found(cls(equation), tuple(range(len(node.inputs))))
+
+    @property
+    def _sides(self) -> tuple[list[str], str]:
+        """The letters of each input, and of the result: without an arrow, those that occur once, in their order."""
+        given, arrow, made = self.equation.partition("->")
+        letters = given.replace(",", "")
+        once = "".join(sorted(letter for letter in set(letters) if letters.count(letter) == 1))
+        return given.split(","), made if arrow else once
+
+    def _terms(self, inputs: Arrays) -> int:
+        """How many products an element sums."""
+        given, made = self._sides
+        sizes: dict[str, int] = {}
+        for names, x in zip(given, inputs, strict=True):
+            sizes.update(zip(names, x.shape, strict=True))
+        return prod(size for letter, size in sizes.items() if letter not in made)
+
+    def _of(self, arrays: Arrays) -> np.ndarray:
+        found: np.ndarray = np.einsum(self.equation, *arrays, optimize=len(arrays) > 1)
+        return found
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """A sum of n products of m factors: |ŷ − y| ≤ γ_(n+m−1) Σ|product|, in every order."""
+        arrays = [x.astype(np.float64) for x in inputs]
+        magnitude = self._of([np.abs(x) for x in arrays])
+        operations = self._terms(inputs) + len(inputs) - 1
+        bound = gamma(operations) * magnitude + operations * SMALLEST_NORMAL * (
+            1 + sum(np.abs(x).max(initial=0) for x in arrays)
+        )
+        return Reference(self._of(arrays), bound, magnitude, np.sqrt(self._of([np.square(x) for x in arrays])))
+
+    def unit(self, inputs: Arrays, parameters: Parameters) -> float:
+        return prod(unit_of(x) for x in inputs)
+
+    def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
+        return of_shorter_factors(reference, bound, precision)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        """Π(|x| + e) − Π|x|, and what the rounding of these products makes of it."""
+        sizes = [np.abs(x.astype(np.float64)) for x in inputs]
+        more = self._of([size + error for size, error in zip(sizes, errors, strict=True)])
+        whole = self._of(sizes)
+        # float64's own rounding of the difference
+        return CARRIED * (1 + gamma(self._terms(inputs))) * np.maximum(more - whole + 1e-12 * more, 0)
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        given, made = self._sides
+        for place, (names, x) in enumerate(zip(given, seen.inputs, strict=True)):
+            for axis in range(x.ndim - 1):
+                if x.shape[axis] == x.shape[axis + 1] and names[axis] != names[axis + 1]:
+                    turned = names[:axis] + names[axis + 1] + names[axis] + names[axis + 2 :]
+                    equation = f"{','.join([*given[:place], turned, *given[place + 1 :]])}->{made}"
+                    yield f"it is {equation}, not {self.equation}", exchanged(seen, replace(self, equation=equation))

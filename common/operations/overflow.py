@@ -67,7 +67,8 @@ class Allowed:
 
 def with_overflow(operation: Operation, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
     """What `evaluate` gave, with what may be infinite or NaN, if anything may; see the module's description."""
-    largest = max(np.maximum(x.max(initial=0), -x.min(initial=0)) for x in inputs)  # NaN is below nothing
+    sizes = (np.maximum(x.max(initial=0), -x.min(initial=0)) for x in inputs if x.dtype != bool)
+    largest = max(sizes, default=0)  # NaN is below nothing
     if largest < _FAR and (reference.bound is None or reference.bound.max(initial=0) < UNIT_ROUNDOFF * _FAR):
         return reference
     return operation.overflowing(inputs, parameters, reference)

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from common.numerics import np
-from common.operations.onnx_node import Found, OnnxNode, nobody_knows, reads
+from common.operations.onnx_node import Found, OnnxNode, reads
 from common.operations.operation import ArrayOperation, Arrays, Parameters
 from common.operations.rounding import CARRIED, Reference, upwards
 
@@ -18,7 +18,7 @@ _EXACT = """
 Identity Reshape Flatten Squeeze Unsqueeze Concat Split Slice Gather GatherND GatherElements Pad Expand Tile Transpose
 DepthToSpace SpaceToDepth Shape Size Constant ConstantOfShape Cast CastLike Where Max Min Equal Less Greater LessOrEqual
 GreaterOrEqual Not And Or Range Neg Abs Sign ReduceMax ReduceMin ArgMax ArgMin TopK Dropout ScatterND ScatterElements
-Trilu Floor Ceil Round Mod NonZero OneHot EyeLike IsNaN
+Trilu Floor Ceil Round Mod NonZero OneHot EyeLike IsNaN GlobalMaxPool
 """
 REARRANGES = frozenset(_EXACT.split())
 """ONNX's operators whose result consists of what they are given, or of small integers."""
@@ -29,9 +29,18 @@ Dropout
 """
 LINEAR = frozenset(_MOVES.split())
 """Those of them that move errors as they move values."""
+_LARGEST = {
+    "Max": "Max",
+    "Min": "Max",
+    "ReduceMax": "ReduceMax",
+    "ReduceMin": "ReduceMax",
+    "GlobalMaxPool": "GlobalMaxPool",
+}
+_CHOOSES = _LARGEST | {"Neg": "Identity", "Abs": "Identity", "Where": "Where"} | {name: name for name in LINEAR}
+"""What those that bring no two values further apart do with errors: a minimum is off by the largest of its inputs'."""
 
 
-@reads(*REARRANGES - {"Concat"}, "Resize")
+@reads(*REARRANGES - {"Concat"})
 @dataclass(frozen=True)
 class Rearrangement(ArrayOperation):
     """One output of a node that ONNX's reference evaluator computes bit for bit."""
@@ -45,8 +54,6 @@ class Rearrangement(ArrayOperation):
 
     @classmethod
     def from_onnx(cls, node: OnnxNode) -> Found:
-        if node.kind == "Resize" and node.attributes.get("mode", "nearest") != "nearest":
-            raise nobody_knows(node)
         places = tuple(node.inputs.index(name) for name in dict.fromkeys(node.inputs) if name)
         return Found(cls(node.kind, node.proto.SerializeToString(), node.opset, node.result), places)
 
@@ -56,12 +63,17 @@ class Rearrangement(ArrayOperation):
 
     @cached_property
     def _evaluator(self) -> tuple[ReferenceEvaluator, list[str]]:
+        return self._evaluator_of(self.operator)
+
+    def _evaluator_of(self, operator: str) -> tuple[ReferenceEvaluator, list[str]]:
+        """Of the node, with an operator of the same inputs and attributes in place of its own."""
         import onnx
         from onnx import helper
         from onnx.reference import ReferenceEvaluator
 
         node = onnx.NodeProto()
         node.ParseFromString(self.node)
+        node.op_type = operator
         names = list(dict.fromkeys(name for name in node.input if name))
         given = [helper.make_empty_tensor_value_info(name) for name in names]
         made = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
@@ -76,9 +88,9 @@ class Rearrangement(ArrayOperation):
         return Reference(np.asarray(found[self.output]))
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
-        if self.operator not in LINEAR:
+        if self.operator not in _CHOOSES:
             raise NotImplementedError(f"nobody has said how {self.operator} carries errors on")
-        evaluator, names = self._evaluator
+        evaluator, names = self._evaluator_of(_CHOOSES[self.operator])
         moved = [
             upwards(error) if np.issubdtype(x.dtype, np.floating) else x
             for x, error in zip(inputs, errors, strict=True)

@@ -98,3 +98,33 @@ class Length(Reduction):
         return Reference(
             value, gamma(self.count(x.shape) + ELEMENTARY_ULP) * value + SMALLEST_NORMAL**0.5 * (value < 2.0**-60)
         )
+
+
+@reads("ReduceL1")
+@dataclass(frozen=True)
+class SumOfSizes(Sum):
+    """Σ |x|. Source: ONNX ReduceL1."""
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """See `Sum`."""
+        return super().reference([np.abs(inputs[0])], parameters)
+
+
+@reads("ReduceSumSquare")
+@dataclass(frozen=True)
+class SumOfSquares(Reduction):
+    """Σ x². Source: ONNX ReduceSumSquare."""
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """n products and n − 1 additions: γ_n Σ x²."""
+        value = self.total(np.square(inputs[0].astype(np.float64)))
+        count = self.count(inputs[0].shape)
+        return Reference(value, gamma(count + 1) * value + count * SMALLEST_NORMAL, value)
+
+    def unit(self, inputs: Arrays, parameters: Parameters) -> float:
+        return unit_of(inputs[0]) ** 2
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        """Σ (2|x| e + e²), and what rounding makes of it."""
+        (x,), (e,) = inputs, errors
+        return (1 + gamma(self.count(x.shape))) * CARRIED * self.total(e * (2 * np.abs(x.astype(np.float64)) + e))

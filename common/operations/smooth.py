@@ -81,6 +81,27 @@ class Log(Smooth):
             return -CARRIED * np.log1p(-np.minimum(errors[0] / np.abs(inputs[0].astype(np.float64)), 1))
 
 
+@reads("Sin", "Cos")
+@dataclass(frozen=True)
+class Wave(Smooth):
+    """The sine, or the cosine."""
+
+    cosine: bool = False
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        return Found(cls(node.kind == "Cos"))
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """|ŷ − y| ≤ γ_E: near its zeros the remainder of the argument decides, so that the error is absolute."""
+        x = inputs[0].astype(np.float64)
+        value = np.cos(x) if self.cosine else np.sin(x)
+        return Reference(value, np.full(x.shape, gamma(ELEMENTARY_ULP)))
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        yield "sine and cosine are exchanged", exchanged(seen, Wave(not self.cosine))
+
+
 @reads("Erf")
 @dataclass(frozen=True)
 class Erf(Smooth):

@@ -85,7 +85,7 @@ class _Maker:
         for kind, name in node.parameters.items():
             self._change(name, operation, kind)
         for name in node.inputs:
-            if name in self.constants:
+            if name in self.constants and node.kind != "Resize":  # whose constants are how much it grows
                 self._change(name, operation, "input")
         known = self.values | self.constants
         reference, unit = None, 0.0

@@ -1,0 +1,211 @@
+"""Operations of other people's graphs: each as ONNX Runtime computes it, and with one attribute or weight changed."""
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from test_prove import Builder, feeds_of, judged, normal, recorded  # noqa: E402
+
+from common.graphs import read_graph  # noqa: E402
+from common.graphs.onnx_reader import read_model  # noqa: E402
+from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL  # noqa: E402
+from common.prove.exact import exact_probe  # noqa: E402
+from common.prove.judging import judge_graph  # noqa: E402
+
+NONE = np.array([], np.float32)
+
+
+def upwards(*scales):
+    return np.array([1, 1, *scales], np.float32)
+
+
+MAP, LINE, BLOCK, TOKENS = (2, 4, 5, 7), (2, 4, 9), (1, 4, 3, 5, 4), (2, 3, 6)
+
+CASES = {
+    # name: shape, operator, further inputs, attributes, and those that are changed to make it wrong
+    "Einsum, attention": (
+        TOKENS,
+        "Einsum",
+        [normal(2, 3, 6)],
+        {"equation": "bid,bjd->bij"},
+        {"equation": "bid,bjd->bji"},
+    ),
+    "Einsum, three": (
+        TOKENS,
+        "Einsum",
+        [normal(6, 5), normal(5)],
+        {"equation": "bid,dk,k->bik"},
+        {"equation": "bid,dk,k->bki"},
+    ),
+    "Einsum, no arrow": (TOKENS, "Einsum", [normal(6, 4)], {"equation": "bid, dk"}, {"equation": "bid,dk->bki"}),
+    "Resize linear": (
+        MAP,
+        "Resize",
+        [NONE, upwards(2, 3)],
+        {"mode": "linear"},
+        {"coordinate_transformation_mode": "asymmetric"},
+    ),
+    "Resize linear, corners": (
+        MAP,
+        "Resize",
+        [NONE, upwards(2, 2)],
+        {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
+        {"coordinate_transformation_mode": "half_pixel"},
+    ),
+    "Resize linear, to a size": (
+        MAP,
+        "Resize",
+        [NONE, NONE, np.array([2, 4, 7, 4])],
+        {"mode": "linear"},
+        {"mode": "cubic"},
+    ),
+    "Resize linear, smaller": (
+        MAP,
+        "Resize",
+        [NONE, upwards(0.6, 0.3)],
+        {"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"},
+        {"coordinate_transformation_mode": "asymmetric"},
+    ),
+    "Resize cubic": (MAP, "Resize", [NONE, upwards(1.7, 2)], {"mode": "cubic"}, {"cubic_coeff_a": -0.5}),
+    "Resize cubic, asymmetric": (
+        MAP,
+        "Resize",
+        [NONE, upwards(3, 2)],
+        {"mode": "cubic", "coordinate_transformation_mode": "asymmetric", "cubic_coeff_a": -0.5},
+        {"coordinate_transformation_mode": "half_pixel"},
+    ),
+    "Resize nearest": (
+        MAP,
+        "Resize",
+        [NONE, upwards(2, 2)],
+        {"mode": "nearest", "nearest_mode": "floor"},
+        {"nearest_mode": "ceil"},
+    ),
+    "ReduceMax": (TOKENS, "ReduceMax", [np.array([1])], {"keepdims": 0}, {"keepdims": 1}),
+    "ReduceL1": (TOKENS, "ReduceL1", [np.array([2])], {}, None),
+    "ReduceSumSquare": (TOKENS, "ReduceSumSquare", [np.array([1, 2])], {}, None),
+    "DepthToSpace": (MAP, "DepthToSpace", [], {"blocksize": 2, "mode": "DCR"}, None),
+    "DepthToSpace, 8 channels": ((1, 8, 3, 5), "DepthToSpace", [], {"blocksize": 2, "mode": "DCR"}, {"mode": "CRD"}),
+    "GroupNormalization": (
+        MAP,
+        "GroupNormalization",
+        [normal(4), normal(4)],
+        {"num_groups": 2, "epsilon": 1e-5},
+        {"num_groups": 4},
+    ),
+    "InstanceNormalization": (
+        LINE,
+        "InstanceNormalization",
+        [normal(4), normal(4)],
+        {"epsilon": 1e-5},
+        {"epsilon": 1e-3},
+    ),
+    "PRelu": (MAP, "PRelu", [normal(4, 1, 1)], {}, None),
+    "Elu": (MAP, "Elu", [], {"alpha": 0.7}, {"alpha": 1.0}),
+    "Selu": (MAP, "Selu", [], {}, {"gamma": 1.0}),
+    "Mish": (MAP, "Mish", [], {}, None),
+    "LogSoftmax": (TOKENS, "LogSoftmax", [], {"axis": -1}, {"axis": 1}),
+    "Softmax": (TOKENS, "Softmax", [], {"axis": 1}, {"axis": -1}),
+    "Sin": (TOKENS, "Sin", [], {}, None),
+    "Cos": (TOKENS, "Cos", [], {}, None),
+    "GlobalMaxPool": (MAP, "GlobalMaxPool", [], {}, None),
+    "Conv, one axis, dilated": (
+        LINE,
+        "Conv",
+        [normal(6, 2, 3), normal(6)],
+        {"group": 2, "dilations": [2], "pads": [2, 1]},
+        {"pads": [1, 2]},
+    ),
+    "Conv, three axes": (
+        BLOCK,
+        "Conv",
+        [normal(3, 4, 2, 3, 2)],
+        {"strides": [1, 2, 1], "pads": [1, 1, 0, 0, 1, 1]},
+        {"pads": [0, 1, 0, 1, 1, 1]},
+    ),
+    "ConvTranspose, one axis": (
+        LINE,
+        "ConvTranspose",
+        [normal(4, 3, 4), normal(3)],
+        {"strides": [3], "output_padding": [1]},
+        {"output_padding": [0]},
+    ),
+    "ConvTranspose, groups, dilated": (
+        MAP,
+        "ConvTranspose",
+        [normal(4, 3, 3, 2)],
+        {"group": 2, "strides": [2, 1], "dilations": [1, 2], "pads": [1, 0, 0, 1]},
+        {"pads": [0, 0, 1, 1]},
+    ),
+    "ConvTranspose, three axes": (BLOCK, "ConvTranspose", [normal(4, 2, 2, 3, 2)], {"strides": [2, 1, 2]}, None),
+    "AveragePool, three axes": (
+        BLOCK,
+        "AveragePool",
+        [],
+        {"kernel_shape": [2, 3, 2], "pads": [1, 1, 0, 0, 1, 1]},
+        {"count_include_pad": 1},
+    ),
+}
+
+
+def graph_of(name, changed=None):
+    shape, operator, inputs, attributes, _ = CASES[name]
+    add = Builder(*shape, opset=21)
+    places = [given if given is not NONE else "" for given in inputs]
+    return add.model(add(operator, "it", "x", *places, **attributes | (changed or {})))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_certified_and_another_attribute_is_found(name):
+    model = graph_of(name)
+    feeds = feeds_of(model)
+    (right,) = judged(model, model, feeds)
+    assert right.verdict in (IDENTICAL, CERTIFIED), (right.bound_ratio, right.cause)
+    changed = CASES[name][-1]
+    if changed:
+        (wrong,) = judged(model, graph_of(name, changed), feeds)
+        assert wrong.verdict == DIVERGED
+        assert wrong.bound_ratio is None or wrong.bound_ratio > 100
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_integers_give_the_only_right_bits_or_it_says_that_it_rounds(name, tmp_path):
+    path = tmp_path / "mine.onnx"
+    onnx.save(graph_of(name), path)
+    graph = read_graph(path)
+    probe = exact_probe(read_model(path), graph, recorded(graph_of(name), feeds_of(graph_of(name))))
+    values = recorded(probe.model, probe.feeds)
+    (node,) = graph.nodes
+    assert (node.output in probe.expected.values) != (node.name in probe.bounded)
+    for output, value in probe.expected.values.items():
+        assert np.array_equal(values[output], value)
+    if name.startswith(("Einsum", "Conv", "Reduce", "DepthToSpace", "Global", "Resize nearest")):
+        assert node.output in probe.expected.values
+
+
+def test_what_chooses_is_exact_and_carries_errors_on():
+    """Where, Cast, TopK, ArgMax, Max, Min, Neg; over the values that a fused runtime never made."""
+    add = Builder(2, 5, 6)
+    product = add("MatMul", "product", "x", normal(6, 4))
+    top = add("Neg", "neg", add("Max", "max", product, np.array(-0.1, np.float32)))
+    chosen = add("Where", "where", np.array([True, False, True, True]), top, add("Min", "min", product, top))
+    truth = add("Cast", "truth", add("Greater", "greater", product, top), to=1)
+    moved = add("ReduceMin", "least", chosen, np.array([1]), keepdims=0)
+    place = add("Cast", "cast", add("ArgMax", "place", moved, axis=1, keepdims=0), to=1)
+    add.nodes.append(onnx.helper.make_node("TopK", [moved, "two"], ["top_out", "at_out"], name="top", axis=1))
+    add.constants["two"] = np.array([2])
+    model = add.model(moved, place, truth, "top_out", "at_out")
+    values = recorded(model, feeds_of(model))
+    graph = read_graph("mine.onnx", model)
+    verdicts = {verdict.name: verdict.verdict for verdict in judge_graph(graph, values)}
+    assert verdicts.pop("product") == CERTIFIED
+    assert set(verdicts.values()) == {IDENTICAL}
+    assert len(verdicts) == 11
+    never_made = ("product_out", "neg_out", "where_out", "max_out", "min_out", "greater_out", "truth_out")
+    unmade = {name: value for name, value in values.items() if name not in never_made}
+    found = {verdict.name: verdict for verdict in judge_graph(graph, unmade)}
+    assert found["least"].verdict == CERTIFIED
+    unmade["least_out"] = unmade["least_out"] + np.float32(1e-3)
+    assert {v.name: v.verdict for v in judge_graph(graph, unmade)}["least"] == DIVERGED
