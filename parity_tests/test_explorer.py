@@ -23,12 +23,13 @@ from common.explorer.alignment import align, column
 from common.explorer.anatomy import layer_facts, receptive_fields, weights_of
 from common.explorer.compare import compare
 from common.explorer.drawing import draw, miniature, place
+from common.explorer.modules import Span
 from common.explorer.report import junit
 from common.explorer.runnable import runnable
-from common.explorer.sources import FRAMEWORKS, Span, builder, read_network
+from common.explorer.sources import PANELS, builder, read_network
 
 ROOT = Path(__file__).parents[1]
-BY_NAME = {framework.name: framework for framework in FRAMEWORKS}
+BY_NAME = {framework.name: framework for framework in PANELS}
 LIMIT = 400_000
 """Bytes of a page."""
 
@@ -164,7 +165,7 @@ def lines_in_tf1(spec, monkeypatch):
 @pytest.mark.parametrize("architecture", list_architectures())
 def test_every_network_can_be_copied_in_every_form(architecture):
     spec = get_spec(architecture)
-    for framework in FRAMEWORKS:
+    for framework in PANELS:
         for form in ("", "sequential"):
             definition = builder(framework, architecture, form)
             if definition:

@@ -135,7 +135,7 @@ def test_pages(tmp_path, monkeypatch, said):
 
 def test_code_is_printed_as_it_is_written(monkeypatch, said):
     """Side by side: the column's headings, and brackets in the code."""
-    written = compare.Written(compare.FRAMEWORKS[0], MESSAGE, NAME, [compare.Excerpt(NAME, 3, MESSAGE)])
+    written = compare.Written(compare.PANELS[0], MESSAGE, NAME, [compare.Excerpt(NAME, 3, MESSAGE)])
     facts, _ = compare.compare(get_spec("lenet_caffe"), "conv1")
     monkeypatch.setattr(compare, "compare", lambda *_: (facts, [written]))
     for width in (60, 160):

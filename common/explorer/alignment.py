@@ -7,7 +7,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import dedent
 
-from common.explorer.sources import Definition, Reading, Span
+from common.explorer.modules import Definition, Span
+from common.explorer.sources import Reading
 
 MARKER = re.compile(r"\s*# (Blocks? \d+(?: to (?:block )?\d+)?|Classifier)")
 """A comment that says which part of the network begins; the same in all three implementations."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from common.errors import TriptychError
 from common.explorer.anatomy import LayerFacts, layer_facts
-from common.explorer.sources import FRAMEWORKS, Framework, read_module, read_network
+from common.explorer.modules import read_module
+from common.explorer.sources import PANELS, Panel, read_network
 from common.specs import nearest
 from common.specs.architecture import Architecture
 
@@ -25,7 +26,7 @@ class Excerpt:
 class Written:
     """How one framework writes a layer."""
 
-    framework: Framework
+    framework: Panel
     name: str
     """The layer's name there."""
     weights: str
@@ -48,11 +49,11 @@ def compare(spec: Architecture, layer: str) -> tuple[LayerFacts, list[Written]]:
     names = {"keras": fact.keras, "torch": fact.torch, "tf1": fact.name}
     return fact, [
         Written(framework, names[framework.name], fact.weights[framework.name], _excerpts(framework, spec, fact.name))
-        for framework in FRAMEWORKS
+        for framework in PANELS
     ]
 
 
-def _excerpts(framework: Framework, spec: Architecture, layer: str) -> list[Excerpt]:
+def _excerpts(framework: Panel, spec: Architecture, layer: str) -> list[Excerpt]:
     reading = read_network(framework, spec)
     assert reading is not None
     spans = [span for span in reading.lines_of(layer) if reading.written[span] != frozenset(spec.shapes) - {"image"}]

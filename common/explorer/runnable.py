@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from common.explorer.sources import Definition, Framework, Module, read_module
+from common.explorer.modules import Definition, Module, read_module
+from common.explorer.sources import Panel
 from common.specs.architecture import Architecture
 
 Piece = tuple[Module, ast.stmt]
@@ -22,7 +23,7 @@ USE = {
 }
 
 
-def runnable(framework: Framework, spec: Architecture, builder: Definition) -> str:
+def runnable(framework: Panel, spec: Architecture, builder: Definition) -> str:
     """The builder, all that it needs from the implementation's files, and three lines that use it.
 
     Where a file takes its helpers as a module (`from tf1_style_impl import layers`), that import stays.

@@ -19,8 +19,9 @@ from common.explorer.alignment import Block, Line, align
 from common.explorer.anatomy import layer_facts
 from common.explorer.drawing import LEGEND, draw, group_of, miniature
 from common.explorer.highlighting import highlighted
+from common.explorer.modules import read_module
 from common.explorer.runnable import runnable
-from common.explorer.sources import FRAMEWORKS, builder, read_module, read_network
+from common.explorer.sources import PANELS, builder, read_network
 from common.explorer.traps import preludes, printed, traps_of
 from common.files import os_error_sentence, written_atomically
 from common.specs import CATALOGUE, get_spec
@@ -92,7 +93,7 @@ def write_site(
     """
     specs = [get_spec(name) for name in CATALOGUE]
     try:
-        for folder in (out, *(out / "source" / framework.package for framework in FRAMEWORKS)):
+        for folder in (out, *(out / "source" / framework.package for framework in PANELS)):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TriptychError(f"cannot write into {out}: {os_error_sentence(error)}") from None
@@ -139,7 +140,7 @@ def _verdict(report: results.Json | None, architecture: str) -> str | None:
 def network_page(spec: Architecture, report: results.Json | None = None) -> tuple[str, list[str]]:
     """The page of one network, and the files whose lines it shows."""
     forms = [("keras", "sequential"), ("keras", ""), ("torch", ""), ("tf1", "")]
-    by_name = {framework.name: framework for framework in FRAMEWORKS}
+    by_name = {framework.name: framework for framework in PANELS}
     columns = []
     for name, form in forms:
         framework = by_name[name]
@@ -160,7 +161,7 @@ def network_page(spec: Architecture, report: results.Json | None = None) -> tupl
             columns=[
                 (framework, form, reading.definitions[0].span, code) for framework, form, reading, code in columns
             ],
-            both_forms=len(columns) > len(FRAMEWORKS),
+            both_forms=len(columns) > len(PANELS),
             blocks=[(block.title, [_row(row, groups, len(columns)) for row in block.rows]) for block in blocks],
             groups=[[_ranges(places[name] for name in names) for names in group] for group in groups],
             layers=layer_facts(spec),
@@ -192,7 +193,7 @@ def _row(row: Sequence[Line | None], groups: dict[Any, int], columns: int) -> tu
     """The class of a table row, and its cells."""
     # With two Keras columns, of which one is hidden, a row that only the hidden one fills is hidden too.
     text = [bool(line and line.text.strip()) for line in row]
-    alone = columns > len(FRAMEWORKS) and not any(text[2:]) and text[0] != text[1]
+    alone = columns > len(PANELS) and not any(text[2:]) and text[0] != text[1]
     return ("sequential" if text[0] else "functional") if alone else "", [_cell(line, groups) for line in row]
 
 

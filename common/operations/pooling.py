@@ -10,19 +10,16 @@ from typing import ClassVar
 
 from common.errors import TriptychError
 from common.numerics import np
+from common.operations.averages import Averaging
 from common.operations.mistake import Evaluation, Hypothesis, Observation, exchanged, times
 from common.operations.onnx_node import OnnxGraph, Parameter, reads
-from common.operations.operation import MAP, Arrays, Operation, Parameters, Shape, evaluate
+from common.operations.operation import MAP, Arrays, Parameters, Shape, evaluate
 from common.operations.overflow import opened, sums_that_overflow
 from common.operations.rounding import (
-    SMALLEST_NORMAL,
     Gradient,
     Gradients,
-    Precision,
     Reference,
-    gamma,
     summed,
-    unit_of,
 )
 from common.operations.windows import (
     SAME,
@@ -126,12 +123,8 @@ def _dilated_maximum(operation: MaxPool, seen: Observation, step: int) -> Refere
     return Reference(windows.max(axis=(4, 5)))
 
 
-class Average(Operation):
-    """The mean of some pixels of each channel.
-
-    n − 1 additions and a division, or a product with a rounded 1/n: |ŷ − y| ≤ γ_(n+1) Σ|x| / n. Dividing by a power of
-    two is exact, so that only then the mean of integers can be required to the bit.
-    """
+class Average(Averaging):
+    """The mean of some pixels of each channel."""
 
     contracts: ClassVar[bool] = True
 
@@ -139,35 +132,26 @@ class Average(Operation):
         """How many pixels of a map (C, H, W) each mean is of: what is divided by."""
         raise NotImplementedError
 
-    def exact(self, shape: Shape) -> bool:
-        """Whether that is a power of two."""
-        return self.count(shape).bit_count() == 1
+    def divisors(self, shape: Shape) -> int:
+        return self.count(shape[1:])
 
     def quantum(self, shape: Shape, quantum: float) -> float:
         """What is divided by must be a power of two for that; where it is not, the layer rounds anyway."""
         return quantum / self.count(shape)
-
-    def unit(self, inputs: Arrays, parameters: Parameters) -> float:
-        return unit_of(inputs[0]) / self.count(inputs[0].shape[1:])
-
-    def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
-        return bound + precision.quotient * np.abs(reference.value)
 
     def overflowing(self, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
         return sums_that_overflow(self, inputs, parameters, scale=self.count(inputs[0].shape[1:]))
 
     def _mean(self, x: np.ndarray, windows: np.ndarray, axes: tuple[int, int], keepdims: bool = False) -> Reference:
         """Of windows of x, whose pixels are along `axes`."""
-        count = self.count(x.shape[1:])
         value = windows.mean(axis=axes, dtype=np.float64, keepdims=keepdims)
         magnitude = np.abs(windows).mean(axis=axes, dtype=np.float64, keepdims=keepdims)
-        bound = gamma(count + 1) * magnitude + count * SMALLEST_NORMAL
-        return Reference(value, bound, magnitude if self.exact(x.shape[1:]) else None)
+        return self.averaged(x.shape, value, magnitude)
 
     def _shared(self, x: np.ndarray, value: np.ndarray, magnitude: np.ndarray) -> Gradients:
         """dy ÷ n, or times a rounded 1/n, added up over the windows an element lies in."""
         gradient = summed(self.count(x.shape[1:]) + 1, value, magnitude)
-        return Gradients([gradient if self.exact(x.shape[1:]) else Gradient(gradient.value, gradient.bound)])
+        return Gradients([gradient if self.divides_exactly(x.shape) else Gradient(gradient.value, gradient.bound)])
 
 
 def _spread_over(

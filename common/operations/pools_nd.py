@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from common.numerics import np
+from common.operations.averages import Averaging
 from common.operations.conv_nd import taps
 from common.operations.mistake import Hypothesis, Observation, exchanged
 from common.operations.onnx_node import Found, OnnxNode, reads
 from common.operations.operation import ArrayOperation, Arrays, Parameters, Shape
 from common.operations.overflow import opened
 from common.operations.pooling import AveragePool, MaxPool
-from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Precision, Reference, gamma, unit_of
+from common.operations.rounding import CARRIED, Reference
 from common.operations.windows import OnnxWindow, Paddings
 
 
@@ -87,13 +88,13 @@ class MaxPoolND(PoolND):
 
 @reads("AveragePool")
 @dataclass(frozen=True)
-class AveragePoolND(PoolND):
+class AveragePoolND(Averaging, PoolND):
     """The mean of each window, the stated padding counted or not, what hangs over never. Source: ONNX AveragePool."""
 
     counts_padding: bool
 
-    def _counts(self, x: np.ndarray) -> np.ndarray:
-        ones = np.ones((1, 1, *x.shape[2:]))
+    def divisors(self, shape: Shape) -> np.ndarray:
+        ones = np.ones((1, 1, *shape[2:]))
         if self.counts_padding:
             ones = np.pad(ones, ((0, 0), (0, 0), *self.padding), constant_values=1)
             unpadded = replace(self, padding=tuple((0, 0) for _ in self.padding))
@@ -101,23 +102,12 @@ class AveragePoolND(PoolND):
         return sum(self._taps(ones, 0.0), np.zeros(1))
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
-        """n − 1 additions and a division, or a product with a rounded 1/n: γ_(n+1) Σ|x| / n; see `Average`."""
-        x = inputs[0].astype(np.float64)
-        counts = self._counts(x)
+        x, counts = inputs[0].astype(np.float64), self.divisors(inputs[0].shape)
         value, magnitude = (sum(self._taps(array, 0.0), np.zeros(1)) / counts for array in (x, np.abs(x)))
-        most = int(counts.max())
-        bound = gamma(most + 1) * magnitude + most * SMALLEST_NORMAL
-        exact = all(int(count).bit_count() == 1 for count in np.unique(counts))
-        return Reference(value, bound, magnitude if exact else None)
-
-    def unit(self, inputs: Arrays, parameters: Parameters) -> float:
-        return unit_of(inputs[0]) / float(self._counts(inputs[0]).max())
-
-    def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
-        return bound + precision.quotient * np.abs(reference.value)
+        return self.averaged(x.shape, value, magnitude)
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
-        return CARRIED * sum(self._taps(errors[0], 0.0), np.zeros(1)) / self._counts(inputs[0])
+        return CARRIED * sum(self._taps(errors[0], 0.0), np.zeros(1)) / self.divisors(inputs[0].shape)
 
     @classmethod
     def from_onnx(cls, node: OnnxNode) -> Found:

@@ -8,6 +8,7 @@ from math import prod
 from typing import ClassVar
 
 from common.numerics import np
+from common.operations.averages import Averaging
 from common.operations.mistake import Hypothesis, Observation, exchanged, times
 from common.operations.onnx_node import Found, OnnxNode, Unread, reads
 from common.operations.operation import ArrayOperation, Arrays, Parameters
@@ -60,22 +61,15 @@ class Sum(Reduction):
 
 @reads("ReduceMean")
 @dataclass(frozen=True)
-class Mean(Reduction):
+class Mean(Averaging, Reduction):
     """Σ x / n. Source: ONNX ReduceMean."""
 
+    def divisors(self, shape: tuple[int, ...]) -> int:
+        return self.count(shape)
+
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
-        """n − 1 additions and a division, or a product with a rounded 1/n: γ_(n+1) Σ|x| / n.
-
-        Dividing by a power of two is exact, so that only then the mean of integers can be required to the bit.
-        """
-        (x,) = (array.astype(np.float64) for array in inputs)
-        count = self.count(x.shape)
-        magnitude = self.total(np.abs(x)) / count
-        bound = gamma(count + 1) * magnitude + count * SMALLEST_NORMAL
-        return Reference(self.total(x) / count, bound, magnitude if count.bit_count() == 1 else None)
-
-    def unit(self, inputs: Arrays, parameters: Parameters) -> float:
-        return unit_of(inputs[0]) / self.count(inputs[0].shape)
+        x, count = inputs[0].astype(np.float64), self.count(inputs[0].shape)
+        return self.averaged(x.shape, self.total(x) / count, self.total(np.abs(x)) / count)
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         return CARRIED * self.total(errors[0]) / self.count(errors[0].shape)

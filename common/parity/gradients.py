@@ -136,7 +136,7 @@ def _exact_probe(spec: Architecture, seed: int, batch: int) -> GradientProbe:
 def _averages_unevenly(spec: Architecture, layer: Layer) -> bool:
     """Whether a layer divides by something that is no power of two."""
     shape = spec.input_shapes(layer)[0]
-    return isinstance(layer.operation, Average) and not layer.operation.exact(shape)
+    return isinstance(layer.operation, Average) and not layer.operation.divides_exactly((1, *shape))
 
 
 def _without_ties(shape: tuple[int, ...], window: int, generator: np.random.Generator) -> np.ndarray:

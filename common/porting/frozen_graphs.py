@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from itertools import permutations
 from math import prod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,7 +85,7 @@ class _Translator:
             return
         elif node.op in SAME_NAME:
             self._add(SAME_NAME[node.op], [self._turned(name, node) for name in node.inputs], node.name)
-        elif (read := getattr(self, f"_{node.op.lower()}", None)) is None or not read(node):
+        elif not self._READERS.get(node.op, _Translator._unread)(self, node):
             self._add(f"tf.{node.op}", node.inputs, node.name)
 
     def _normalised(self, node: TFNode) -> bool:
@@ -234,8 +235,6 @@ class _Translator:
         pads = self._initializer(f"{node.name}/pads", amounts.T.reshape(-1).astype(np.int64))
         return self._add("Pad", [node.inputs[0], pads], node.name)
 
-    _padv2 = _pad
-
     def _fill(self, node: TFNode) -> bool:
         """One number for all of a constant, such as ones."""
         shape, value = map(self.graph.array, node.inputs)
@@ -300,7 +299,32 @@ class _Translator:
             return False
         return self._map("BatchNormalization", list(node.inputs), node, epsilon=node.number("epsilon", 1e-4))
 
-    _fusedbatchnormv2 = _fusedbatchnormv3 = _fusedbatchnorm
+    def _unread(self, node: TFNode) -> bool:
+        return False
+
+    _READERS = MappingProxyType(
+        {
+            "AvgPool": _avgpool,
+            "Concat": _concat,
+            "ConcatV2": _concatv2,
+            "Conv2D": _conv2d,
+            "ExpandDims": _expanddims,
+            "Fill": _fill,
+            "GatherV2": _gatherv2,
+            "LRN": _lrn,
+            "MatMul": _matmul,
+            "MaxPool": _maxpool,
+            "Mean": _mean,
+            "ReverseV2": _reversev2,
+            "Split": _split,
+            "Squeeze": _squeeze,
+            "StridedSlice": _stridedslice,
+            "Transpose": _transpose,
+            **dict.fromkeys(("Pad", "PadV2"), _pad),
+            **dict.fromkeys(("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"), _fusedbatchnorm),
+        }
+    )
+    """By TensorFlow's operators; a reader says whether it understood the node."""
 
 
 def _window(node: TFNode) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""An ONNX graph as a skeleton: walked node by node, each operator that matters read by a method of its name."""
+"""An ONNX graph as a skeleton: walked node by node, each operator that matters read by the method for it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from common.errors import TriptychError
 from common.onnx.lrn import find_lrn
 from common.porting.onnx_constants import Constants
-from common.porting.onnx_images import Affine, joined
+from common.porting.onnx_images import Affine, channels_taken, joined
 from common.porting.skeletons import SUM, Between, Node, image_node, join, lrn_entry, sign
 from common.porting.statistics import rounding_error
 
@@ -87,8 +88,7 @@ class Graph:
             node, attributes, constants, values
         ):
             return
-        read = getattr(self, f"_{node.op_type.lower()}", None)
-        made = read(node, attributes, constants, values) if read else self._other(node, attributes, constants, values)
+        made = self._READERS.get(node.op_type, Graph._other)(self, node, attributes, constants, values)
         if isinstance(made, Node):
             kept = made.name == self.made[values[0]].name  # a bias, say, behind what may have turned the map
             self.made[output] = sign(made)
@@ -124,7 +124,7 @@ class Graph:
             made = before.then(scale=scale, shift=beta - mean * scale)
         elif kind == "Concat" and len(values) == len(node.input):
             made = joined([self.images[name] for name in values])
-        elif kind in ("Gather", "Slice") and (channels := _channels(kind, attributes, constants)) is not None:
+        elif kind in ("Gather", "Slice") and (channels := channels_taken(kind, attributes, constants)) is not None:
             made = before.select(channels)
         else:
             return False
@@ -281,8 +281,6 @@ class Graph:
             return replace(before, parameters={**before.parameters, "bias": bias})
         return [("Add", "of a constant")]
 
-    _sum = _add
-
     def _concat(self, node: Any, attributes: dict[str, Any], constants: list[Any], values: list[str]) -> Node | Between:
         return self._join("Concat", node, values) if len(values) > 1 else []
 
@@ -292,6 +290,21 @@ class Graph:
         if found is not None:
             return [lrn_entry(found.size, found.alpha, found.beta, found.k)]
         return self._other(node, attributes, constants, values)
+
+    _READERS = MappingProxyType(
+        {
+            "Conv": _conv,
+            "Gemm": _gemm,
+            "MatMul": _matmul,
+            "BatchNormalization": _batchnormalization,
+            "Mul": _mul,
+            "Div": _div,
+            "Add": _add,
+            "Sum": _add,
+            "Concat": _concat,
+        }
+    )
+    """By ONNX's operators, those that are more than `_other`."""
 
     def _join(self, kind: str, node: Any, values: list[str]) -> Node:
         between = [_compared(self.passed[name]) for name in values]
@@ -321,22 +334,6 @@ def _border(attributes: Mapping[str, Any], constants: list[Any]) -> Any:
     amounts = [int(n) for n in pads]
     first = 1 if (amounts[1] or amounts[5]) and not (amounts[3] or amounts[7]) else 2
     return (amounts[first], amounts[first + 1], amounts[first + 4], amounts[first + 5])
-
-
-def _channels(kind: str, attributes: Mapping[str, Any], constants: list[Any]) -> list[int] | None:
-    """Which channels of an image a Gather or a Slice takes."""
-    if kind == "Gather":
-        chosen = constants[1] if len(constants) > 1 else None
-        if chosen is None or attributes.get("axis", 0) not in (1, -3, 3, -1) or chosen.size > 16:
-            return None
-        found = [int(n) for n in np.asarray(chosen).reshape(-1)]
-    else:
-        given = [None if array is None else [int(n) for n in array.reshape(-1)] for array in constants[1:5]]
-        starts, ends, axes, steps = [*given, None, None, None, None][:4]
-        if not starts or not ends or len(starts) != 1 or len(ends) != 1 or axes not in ([1], [-3], [3], [-1]):
-            return None
-        found = list(range(3))[slice(starts[0], ends[0] if ends[0] > -(2**31) else None, (steps or [1])[0])]
-    return found if found and all(-3 <= n < 3 for n in found) else None
 
 
 def unit_variance(eps: float, count: int) -> np.ndarray:
