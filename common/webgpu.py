@@ -6,19 +6,17 @@ SwiftShader, which comes with Chromium, computes the same shaders on the CPU: sl
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from glob import glob
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import Unavailable, argument
+from common.process import ProcessFailure, answering, ask, requests
 
 if TYPE_CHECKING:
     import onnx
@@ -117,21 +115,9 @@ def find_adapters() -> Found:
 
 def _look(environment: Mapping[str, str]) -> tuple[list[Adapter], bool]:
     """The adapters that a process with these variables sees, the one it would take first; whether it computes there."""
-    command = [sys.executable, "-m", "common.webgpu"]
-    root = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     try:
-        answer = subprocess.run(
-            command,
-            env={**os.environ, **environment, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        found = json.loads(answer.stdout.splitlines()[-1])
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # a driver may take the process down with it
+        found = ask("common.webgpu", {}, timeout=120, **environment)
+    except (OSError, ProcessFailure):  # a driver may take the process down with it
         return [], False
     return [Adapter(**adapter) for adapter in found["adapters"]], found["computes"]
 
@@ -216,14 +202,15 @@ def _computes() -> bool:
 
 
 def main() -> None:
-    """Print what this process sees, as JSON."""
+    """Answer with what this process sees."""
+    answer, _ = answering(), next(requests())
     found: dict[str, Any] = {"adapters": [], "computes": False}
     try:
         found["adapters"] = [asdict(adapter) for adapter in _adapters()]
         found["computes"] = _computes()
     except Exception as error:  # whatever it is, this process cannot compute there
         print(error, file=sys.stderr)
-    print(f"\n{json.dumps(found)}")
+    answer(found)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import contextlib
 import io
 import json
 import os
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from typing import Any
 from common.errors import TriptychError
 from common.files import written_atomically
 from common.operations import LRN, BatchNorm, Conv, Dropout, Flatten, MaxPool, Operation, Windowed
+from common.process import Process, ProcessFailure, answering, requests
 from common.specs.architecture import Architecture
 
 HERE = Path(__file__).parent
@@ -141,17 +141,11 @@ def run_all() -> dict[str, dict[str, list[str]]]:
 
 def _run_in_process(framework: str) -> dict[str, list[str]]:
     fixed = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
-    process = subprocess.run(
-        [sys.executable, "-m", "common.explorer.traps", framework],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **fixed},
-        check=False,
-    )
-    if process.returncode:
-        reason = process.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise TriptychError(f"the traps' code for {framework} failed: {reason[0]}")
-    lines: dict[str, list[str]] = json.loads(process.stdout)
+    try:
+        with Process("common.explorer.traps", framework, environment={**os.environ, **fixed}) as process:
+            lines: dict[str, list[str]] = process.ask({})
+    except ProcessFailure as failure:
+        raise TriptychError(f"the traps' code for {framework} failed: {failure}") from None
     return lines
 
 
@@ -172,9 +166,11 @@ def _run(framework: str) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    """Run one framework's code and print the outcome as JSON; without an argument, write traps.json."""
+    """Answer with what one framework's code prints; without an argument, write traps.json."""
     if len(sys.argv) > 1:
-        print(json.dumps(_run(sys.argv[1])))
+        answer, asked = answering(), requests()
+        next(asked)
+        answer(_run(sys.argv[1]))
         return
     lines = run_all()
     for trap in read_traps():

@@ -23,10 +23,11 @@ from common.parity.evidence import as_text
 from common.parity.gradients import GradientProbe, by_layer, judge_gradients
 from common.parity.judge import Between, judge, judge_structure
 from common.parity.preparing import PreparedProbe
-from common.parity.processes import WorkerFailure, WorkerProcess
+from common.parity.processes import WorkerProcess
 from common.parity.results import INCOMPLETE, BackendResult, Plan
 from common.parity.returned import judge_deployed, judge_returned
 from common.parity.verdicts import LayerVerdict, first_divergence, overall
+from common.process import ProcessFailure
 from common.recording import Recording, Unnamed
 from common.specs.architecture import Architecture
 
@@ -99,14 +100,14 @@ class Examiner:
                 traced = Traced(structure["order"], structure["reads"])
                 found = self._record_and_judge(backend, worker, prepared, structure["unnamed"], traced)
                 verdicts = found.verdicts if first_divergence(found.verdicts) else verdicts or found.verdicts
-            except (WorkerFailure, JudgingFailure) as failure:
+            except (ProcessFailure, JudgingFailure) as failure:
                 if not verdicts:
                     raise
                 first, trace = verdicts[0], failure.traceback
                 if first.cause == f"{first.name} is missing":  # the model has it, but could not run it
                     verdicts[0] = replace(first, cause=f"{first.name} was not computed: {failure}")
-        except (WorkerFailure, JudgingFailure) as failure:
-            if isinstance(failure, WorkerFailure) and failure.unavailable:
+        except (ProcessFailure, JudgingFailure) as failure:
+            if isinstance(failure, ProcessFailure) and failure.answer.get("unavailable"):
                 return skipped(backend, str(failure), self.plan)
             seconds = time.perf_counter() - started
             row = BackendResult(backend.name, "crashed", INCOMPLETE, str(failure), backend.path_name, seconds=seconds)

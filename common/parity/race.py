@@ -22,9 +22,10 @@ from pathlib import Path
 from safetensors.numpy import load_file
 
 from common.parity.backends import Backend, Hardware
-from common.parity.processes import WorkerFailure, WorkerProcess
+from common.parity.processes import WorkerProcess
 from common.parity.trajectory import SLOW_LEARNING_RATE, Job
 from common.parity.umpire import Trajectory, TrajectoryRun, Umpire, distance, scales_of
+from common.process import ProcessFailure
 from common.specs.architecture import Architecture
 
 ENVELOPE_FACTOR = 2.0
@@ -155,7 +156,7 @@ class _Lane:
             return
         try:
             answer = self.worker.ask({} if self.trajectory.losses else asdict(self.job), timeout)
-        except WorkerFailure as failure:
+        except ProcessFailure as failure:
             self.out = True
             if self.trajectory.status == "ok":
                 self.trajectory.status, self.trajectory.reason = "crashed", str(failure)
@@ -189,7 +190,7 @@ class _Race:
         """Start a process; `run` ends it."""
         home = self.folder / str(len(self.lanes))
         home.mkdir(parents=True)
-        worker = WorkerProcess(backend, self.hardware, home / "log", module="common.parity.trajectory")
+        worker = WorkerProcess(backend, self.hardware, home / "evidence", module="common.parity.trajectory")
         self.lanes.append(_Lane(worker, replace(job, folder=str(home)), Trajectory(backend.name, job.dtype)))
         return self.lanes[-1]
 

@@ -8,13 +8,10 @@ waits. Dropout is off: no two frameworks draw the same masks. Who asks it, and j
 from __future__ import annotations
 
 import importlib
-import json
-import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -23,6 +20,7 @@ from common.errors import TriptychError
 from common.operations import BatchNorm
 from common.operations.sums import rounded
 from common.parity.backends import BACKENDS, Backend
+from common.process import answering, requests
 from common.spared_imports import spare_imports
 from common.specs import get_spec
 from common.specs.architecture import Architecture
@@ -178,22 +176,16 @@ def train_in_steps(job: Job, backend: Backend, answer: Callable, wait: Callable)
 
 def main() -> None:
     """Wait for a job on standard input, then answer each line with one step."""
-    from common.parity.worker import describe_error, watched_input
+    from common.parity.worker import describe_error
 
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a framework prints must not get between the answers
+    answer, asked = answering(), requests()
+    job = Job(**next(asked))
     spare_imports()
-    lines = watched_input()
-
-    def answer(content: Mapping[str, Any]) -> None:
-        print(json.dumps(content), file=answers, flush=True)
-
-    job = Job(**json.loads(lines.get()))
     try:
-        train_in_steps(job, BACKENDS[sys.argv[1]], answer, lines.get)
+        train_in_steps(job, BACKENDS[sys.argv[1]], answer, lambda: next(asked))
     except Exception as error:  # a framework's own failure is a row in the report, not the end of it
         answer({"error": describe_error(error)})
-    lines.get()
+    next(asked)
 
 
 if __name__ == "__main__":

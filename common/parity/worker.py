@@ -20,12 +20,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import json
-import os
-import queue
 import resource
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -41,6 +37,7 @@ from common.onnx.options import ExportOptions
 from common.onnx.session import DeployedSession, RecordingSession, execution_providers
 from common.parity.backends import BACKENDS, Backend, Hardware
 from common.parity.evidence import Witness, catch_what_is_printed
+from common.process import answering, requests
 from common.recording import Unnamed
 from common.spared_imports import spare_imports
 from common.specs import get_spec
@@ -264,26 +261,11 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def watched_input() -> queue.SimpleQueue[str]:
-    """Lines from standard input. A thread watches for its end, which ends the process even in the middle of a run."""
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    def watch() -> None:
-        for line in sys.stdin:
-            lines.put(line)
-        os._exit(0)
-
-    threading.Thread(target=watch, daemon=True).start()
-    return lines
-
-
 def main() -> None:
     """Answer requests until standard input ends."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a framework prints must not get between the answers
+    answer, asked = answering(), requests()
     catch_what_is_printed()
     spare_imports()
-    lines = watched_input()
     worker: Worker | None = None
     try:
         name, device, precision = sys.argv[1:]
@@ -291,18 +273,17 @@ def main() -> None:
         worker = Worker(BACKENDS[name], Hardware(device, precision))
     except Exception as error:
         failure = describe_error(error)
-    while True:
-        request = json.loads(lines.get())
+    for request in asked:
         if worker is None:
-            print(json.dumps({"error": failure}), file=answers, flush=True)
+            answer({"error": failure})
             continue
         try:
-            answer = worker.answer(request)
+            found = worker.answer(request)
         except Exception as error:  # a framework's own failure is a row in the report, not the end of it
-            answer = {"error": describe_error(error), "unavailable": isinstance(error, Unavailable)}
+            found = {"error": describe_error(error), "unavailable": isinstance(error, Unavailable)}
             if not isinstance(error, TriptychError):
-                answer["traceback"] = "".join(traceback.format_exception(error))
-        print(json.dumps(answer), file=answers, flush=True)
+                found["traceback"] = "".join(traceback.format_exception(error))
+        answer(found)
 
 
 def describe_error(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoints: `python -m common.porting.checkpoint_files PREFIX OUT` copies one into safetensors.
+"""TensorFlow's checkpoints: copied into safetensors, and read there.
 
 Those of a Saver, with the names of the variables; those of objects, which keep the names beside; and the variables of a
 SavedModel. TensorFlow's reader checks a checksum of every tensor, and aborts on some damaged files, so it runs in a
@@ -8,9 +8,6 @@ process of its own.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
@@ -20,6 +17,7 @@ from tempfile import TemporaryDirectory
 from common.errors import TriptychError
 from common.porting.safetensors_files import read_safetensors
 from common.porting.source import Damaged, Source, corrupt, mapped, unsupported
+from common.process import ProcessFailure, answering, ask, requests
 from common.spared_imports import spare_imports
 
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
@@ -49,8 +47,6 @@ PARAMETERS = {*KINDS, "weight", "bias", "gamma", "beta", "mean", "variance"}
 
 LONGEST_META = 64 << 20
 TIMEOUT = 300.0
-REFUSED, DAMAGED = 2, 3
-"""The statuses with which the process ends, having printed why."""
 
 
 def prefix_of(path: Path) -> Path | None:
@@ -88,22 +84,15 @@ def read_checkpoint(prefix: Path) -> Source:
     Raises:
         TriptychError: TensorFlow is not installed, or cannot read the checkpoint.
     """
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     with TemporaryDirectory(prefix="triptych-") as folder:
         out = Path(folder) / "variables.safetensors"
-        process = subprocess.run(
-            [sys.executable, "-m", "common.porting.checkpoint_files", str(prefix), str(out)],
-            capture_output=True,
-            timeout=TIMEOUT,
-            env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"},
-            text=True,
-            check=False,
-        )
-        if process.returncode in (REFUSED, DAMAGED):
-            raise (corrupt if process.returncode == DAMAGED else unsupported)(prefix, process.stdout.strip())
-        if process.returncode or not out.is_file():
-            raise corrupt(prefix, f"TensorFlow ended with status {process.returncode} on it")
+        try:
+            asked = {"prefix": str(prefix), "out": str(out)}
+            ask("common.porting.checkpoint_files", asked, timeout=TIMEOUT, TF_CPP_MIN_LOG_LEVEL="3")
+        except ProcessFailure as failure:
+            if failure.answer:
+                raise (corrupt if failure.answer["damaged"] else unsupported)(prefix, str(failure)) from None
+            raise corrupt(prefix, f"TensorFlow failed on it: {failure}") from None
         source = read_safetensors(out, mapped(out))  # stays mapped when the folder goes
     data = sorted(prefix.parent.glob(f"{prefix.name}.data-*"))
     files = (prefix.with_name(f"{prefix.name}.index"), *data)
@@ -121,22 +110,21 @@ def read_checkpoint(prefix: Path) -> Source:
 
 
 def main() -> None:
-    """Copy the variables that are parameters of a network; print one sentence and end with 2 if that cannot be done."""
+    """Copy the variables that are parameters of a network from `prefix` to `out`."""
+    answer, asked = answering(), next(requests())
     spare_imports()
-    prefix, out = Path(sys.argv[1]), Path(sys.argv[2])
     try:
-        _copy(prefix, out)
+        _copy(Path(asked["prefix"]), Path(asked["out"]))
     except ImportError:
-        sys.exit(_say("TensorFlow is not installed; pip install -c constraints.txt -e '.[tf1]'", REFUSED))
+        told, damaged = "TensorFlow is not installed; pip install -c constraints.txt -e '.[tf1]'", False
     except TriptychError as error:
-        sys.exit(_say(str(error), DAMAGED if isinstance(error, Damaged) else REFUSED))
+        told, damaged = str(error), isinstance(error, Damaged)
     except Exception as error:  # TensorFlow's errors have no common base class
-        sys.exit(_say(f"TensorFlow cannot read it ({str(error).splitlines()[0][:200]})", DAMAGED))
-
-
-def _say(sentence: str, status: int) -> int:
-    print(sentence)
-    return status
+        told, damaged = f"TensorFlow cannot read it ({str(error).splitlines()[0][:200]})", True
+    else:
+        answer({})
+        return
+    answer({"error": told, "damaged": damaged})
 
 
 def _copy(prefix: Path, out: Path) -> None:

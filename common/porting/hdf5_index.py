@@ -1,18 +1,17 @@
-"""Where the arrays of an HDF5 file lie: `python -m common.porting.hdf5_index FILE START` prints it as JSON.
+"""Where the arrays of an HDF5 file lie.
 
 The HDF5 library is written in C and was not made for files that mean harm. It runs here, in a process of its own with a
-limit on memory and time, and reads no array: the other side takes the arrays from the file itself. START is where the
-HDF5 file begins in FILE, which may be an archive.
+limit on memory and time, and reads no array: the other side takes the arrays from the file itself.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import resource
-import sys
 from collections.abc import Iterator
 from typing import Any
+
+from common.process import answering, requests
 
 MEMORY, SECONDS = 2 << 30, 60
 MOST_OBJECTS, DEEPEST = 20_000, 16
@@ -54,29 +53,33 @@ class _Tail(io.RawIOBase):
 
 
 def main() -> None:
-    """Print `{"datasets": [{"path", "dtype", "shape", "offset"}, …], "texts": {"path@attribute": …}}`, or an error.
+    """Answer `{"path", "start", "size"}` with where the arrays lie, and with attributes, or with an error.
+
+    `{"datasets": [{"path", "dtype", "shape", "offset"}, …], "texts": {"path@attribute": …}}`
+
+    The HDF5 file begins at `start` of the file, which may be an archive.
 
     A group that is a layer of Keras before 3 has a text as well, `path@weight_names`, which is empty.
     """
+    answer, asked = answering(), next(requests())
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     import h5py
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    path, start, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     texts: dict[str, str] = {}
     try:
-        with h5py.File(_Tail(path, start, size), "r") as file:
+        with h5py.File(_Tail(**asked), "r") as file:
             if file.userblock_size:
                 raise _Refused("it has a user block, which no Keras file has")
             datasets = list(_walk(h5py, file, "", texts, set(), 0))
-        answer: dict[str, Any] = {"datasets": datasets, "texts": texts}
+        found: dict[str, Any] = {"datasets": datasets, "texts": texts}
     except _Refused as refusal:
-        answer = {"error": str(refusal)}
+        found = {"error": str(refusal)}
     except Exception as error:  # whatever h5py makes of the library's errors
         said = str(error).splitlines()[0][:200] if str(error) else repr(error)
-        answer = {"error": f"the HDF5 library cannot read it ({said})", "damaged": True}
-    print(json.dumps(answer))
+        found = {"error": f"the HDF5 library cannot read it ({said})", "damaged": True}
+    answer(found)
 
 
 def _walk(

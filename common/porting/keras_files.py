@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -17,6 +14,7 @@ import numpy as np
 from common.errors import TriptychError
 from common.porting.archives import Archive
 from common.porting.source import DTYPES, Source, corrupt, itemsize, numbers, unsupported
+from common.process import ProcessFailure, ask
 
 WEIGHTS, CONFIGURATION, METADATA = "model.weights.h5", "config.json", "triptych.json"
 """Entries of a `.keras` archive: Keras' own, and what our files say of themselves."""
@@ -101,21 +99,16 @@ def read_hdf5(path: Path, content: memoryview, start: int = 0) -> Source:
 
 
 def _index(path: Path, start: int, size: int) -> dict[str, Any]:
-    root = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
-    command = [sys.executable, "-m", "common.porting.hdf5_index", str(path), str(start), str(size)]
     try:
-        process = subprocess.run(command, capture_output=True, timeout=TIMEOUT, env=environment, check=False)
-        answer = json.loads(process.stdout)
-    except subprocess.TimeoutExpired:
-        raise corrupt(path, f"the HDF5 library did not finish within {TIMEOUT:.0f} s") from None
-    except ValueError:
-        if b"No module named 'h5py'" in process.stderr:
+        return ask("common.porting.hdf5_index", {"path": str(path), "start": start, "size": size}, timeout=TIMEOUT)
+    except ProcessFailure as failure:
+        if failure.answer:
+            raise (corrupt if failure.answer.get("damaged") else unsupported)(path, str(failure)) from None
+        if failure.out_of_time:
+            raise corrupt(path, f"the HDF5 library did not finish within {TIMEOUT:.0f} s") from None
+        if "No module named 'h5py'" in str(failure):
             raise TriptychError(f"cannot read {path}: h5py is not installed; pip install h5py") from None
-        raise corrupt(path, f"the HDF5 library crashed on it (status {process.returncode})") from None
-    if "error" in answer:
-        raise (corrupt if answer.get("damaged") else unsupported)(path, answer["error"])
-    return answer
+        raise corrupt(path, f"the HDF5 library crashed on it (status {failure.status})") from None
 
 
 def _array(path: Path, dataset: dict[str, Any], content: memoryview) -> np.ndarray:

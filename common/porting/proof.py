@@ -7,9 +7,6 @@ target had in memory has no part in it.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +25,7 @@ from common.porting.matching import Network, understand
 from common.porting.reading import Reading
 from common.porting.targets import Target
 from common.probes import Probe
+from common.process import ProcessFailure, answering, ask, requests
 from common.spared_imports import spare_imports
 from common.weights import Weights
 
@@ -59,55 +57,35 @@ def prove(source: Path, request: Mapping[str, Any], target: Target) -> Proof:
     Raises:
         TriptychError: a tensor differs, a layer is not within its bound, or the process failed.
     """
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     asked = {"source": str(source), "options": request, "target": {**asdict(target), "path": str(target.path)}}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "common.porting.proof"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
-        text=True,
-        start_new_session=True,  # Ctrl-C reaches its parent, which ends it
-    )
     try:
-        out, err = process.communicate(json.dumps(asked), timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
+        answer = ask("common.porting.proof", asked, timeout=TIMEOUT)
+    except ProcessFailure as failure:
+        if failure.out_of_time:
+            without = argument("verify", False)
+            told = f"the proof took more than {TIMEOUT:.0f} s; {without} writes the file without it"
+            raise TriptychError(told) from None
+        told = str(failure)
         raise TriptychError(
-            f"the proof took more than {TIMEOUT:.0f} s; {argument('verify', False)} writes the file without it"
+            told if failure.answer else f"the process that was to prove the port failed: {told}"
         ) from None
-    finally:
-        process.kill()
-        process.wait()
-    try:
-        answer = json.loads(out)
-    except ValueError:
-        last = [line for line in err.splitlines() if line.strip()][-1:]
-        raise TriptychError(
-            f"the process that was to prove the port ended with status {process.returncode}: {last}"
-        ) from None
-    if "error" in answer:
-        raise TriptychError(answer["error"])
     return Proof(**answer)
 
 
 def main() -> None:
     """Answer the request on standard input with one JSON line."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a framework prints must not get between
+    answer, asked = answering(), next(requests())
     spare_imports()
-    asked = json.load(sys.stdin)
     target = Target(asked["target"]["kind"], Path(asked["target"]["path"]), asked["target"]["names"])
     try:
         options = asked["options"]
         said = options.pop("reading", None) or {}
         reading = Reading(**said | {name: tuple(said[name]) for name in ("rename", "ignore") if name in said})
         network = understand(read_source(asked["source"]), **options, reading=reading)
-        answer: dict[str, Any] = asdict(_prove(network, target))
+        found = asdict(_prove(network, target))
     except TriptychError as error:
-        answer = {"error": error.message}
-    print(json.dumps(answer), file=answers, flush=True)
+        found = {"error": error.message}
+    answer(found)
 
 
 def _prove(network: Network, target: Target) -> Proof:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from common import process
 from common.errors import TriptychError
 
 
@@ -88,61 +84,31 @@ class Here(Jobs):
 
 
 class Process(Jobs):
-    """A module of ours in a process of its own, which does one job after the other and ends with this one.
-
-    A job and its answer are a line of JSON each.
-    """
+    """A module of ours in a process of its own, which does one job after the other and ends with this one."""
 
     def __init__(self, module: str, variables: Mapping[str, str] | None = None) -> None:
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the process
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-            env=os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"} | dict(variables or {}),
-            start_new_session=True,
-        )
+        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | dict(variables or {})
+        self.process = process.Process(module, environment=environment)
 
     def __enter__(self) -> Process:
         return self
 
     def __exit__(self, *ended: object) -> None:
         self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout, self.log):
-            if pipe is not None:
-                with suppress(BrokenPipeError):
-                    pipe.close()
 
     def ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        assert self.process.stdin
-        assert self.process.stdout
         try:
-            print(json.dumps(job), file=self.process.stdin, flush=True)
-            while line := self.process.stdout.readline():
-                if line.startswith(ANSWER):
-                    answer: dict[str, Any] = json.loads(line.removeprefix(ANSWER))
-                    return answer
-        except BrokenPipeError:
-            pass
-        code = self.process.wait()
-        self.log.seek(0)
-        last = next((line.strip() for line in reversed(self.log.readlines()) if line.strip()), "")
-        return {"error": f"the process was killed by signal {-code}" if code < 0 else f"the process ended: {last}"}
-
-
-ANSWER = "answer: "
-"""What a line of standard output begins with that is one; a model may print others."""
+            answer: dict[str, Any] = self.process.ask(job)
+        except process.ProcessFailure as failure:
+            return {"error": str(failure)}
+        return answer
 
 
 def serve(jobs: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """The other end: do what is asked until there is nothing more."""
-    for line in sys.stdin:
-        print(f"{ANSWER}{json.dumps(answer_of(jobs, json.loads(line)))}", flush=True)
+    answer = process.answering()
+    for job in process.requests():
+        answer(answer_of(jobs, job))
 
 
 def answer_of(jobs: Callable[[dict[str, Any]], dict[str, Any]], job: dict[str, Any]) -> dict[str, Any]:
