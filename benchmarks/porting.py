@@ -58,7 +58,7 @@ def own_save(kind: str, name: str) -> Callable[[Path, Path], None]:
     """What the framework itself takes to make the model, take the weights and save them."""
 
     def run(source: Path, folder: Path) -> None:
-        from common.frameworks import import_implementation
+        from common.implementations import import_implementation
 
         implementation = import_implementation(kind)
         model = implementation.build("alexnet_bvlc")

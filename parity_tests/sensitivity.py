@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common import get_spec, list_architectures
-from common.frameworks import PACKAGES
+from common.implementations import PACKAGES
 from common.names import parameters_of
 from common.operations import evaluate
 from common.parity.measures import LARGEST_ERRORS, UNIT, scaled_errors

@@ -167,7 +167,7 @@ def checkout(tmp_path_factory):
     from common.weights import random_weights, write_weights_file
 
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("common", "torch_impl", "keras_impl", "tf1_style_impl", "parity_tests"):
+    for name in ("triptych", "common", "torch_impl", "keras_impl", "tf1_style_impl", "parity_tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -13,8 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from common.cli.terminal import progress_bar, standard_error
-from common.errors import TriptychError
-from common.specs import CATALOGUE, list_architectures, nearest
+from common.specs import CATALOGUE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,17 +63,6 @@ class TakesFormerNames(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, [re.sub("^--(from|with)(?==|$)", "--framework", argument) for argument in args])
-
-
-def matching(patterns: Sequence[str]) -> list[str]:
-    """The architectures that match any of the patterns, in catalogue order."""
-    found = set()
-    for pattern in patterns:
-        matches = list_architectures(pattern)
-        if not matches:
-            raise TriptychError(f"no architecture matches {pattern!r}; {nearest(pattern, CATALOGUE)}")
-        found.update(matches)
-    return [name for name in CATALOGUE if name in found]
 
 
 def print_json(report: Any) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from common.cli.app import Framework, Json, TakesFormerNames, Verbose, app, matching, print_json, progress
+from common.cli.app import Framework, Json, TakesFormerNames, Verbose, app, print_json, progress
 from common.cli.terminal import say, standard_error, standard_output
 from common.errors import TriptychError
-from common.specs import CATALOGUE, get_spec
-
-if TYPE_CHECKING:
-    from common.onnx.options import ExportOptions
+from common.specs import CATALOGUE, matching
 
 
 class ElementType(StrEnum):
@@ -67,6 +64,7 @@ def export(
 ) -> None:
     """Export networks to ONNX by tracing one framework's own model."""
     from common.onnx.options import ExportOptions
+    from common.porting.exporting import export_network
 
     form = lrn.value if lrn else None
     options = ExportOptions(tuple(output or ("logits",)), softmax, batch, dtype.value, fold, external_data, lrn=form)
@@ -87,7 +85,7 @@ def export(
     written = []
     with progress(len(jobs), standard_error()) as advance:
         for name, file, path in jobs:
-            written.append(_export_one(framework, name, file, path, options))
+            written.append(export_network(name, file, framework.value, path, options))
             advance(written[-1]["architecture"])
             if not json:
                 say(standard_output(), "{path}: {architecture} from {source}, {bytes:,} bytes".format(**written[-1]))
@@ -95,36 +93,3 @@ def export(
                     say(standard_output(), f"note: {note}")
     if json:
         print_json(written)
-
-
-def _export_one(
-    framework: Framework, architecture: str | None, weights: Path | None, path: Path, options: ExportOptions
-) -> dict[str, Any]:
-    """Build, load and export one network; what was written."""
-    from dataclasses import replace
-
-    from common.frameworks import import_implementation
-    from common.porting.formats import read_source
-    from common.porting.matching import understand
-    from common.weights import random_weights
-
-    notes: tuple[str, ...] = ()
-    if weights:
-        network = understand(read_source(weights), architecture)
-        spec, values, notes = network.spec, network.weights, network.notes
-        options = replace(options, preprocessing=network.preprocessing, prepared=network.preprocessing is not None)
-    else:
-        spec, values = get_spec(architecture or ""), random_weights(architecture or "")
-    implementation = import_implementation(framework.value)
-    model = implementation.build(spec.name, num_classes=spec.num_classes)
-    implementation.load_weights(model, values)
-    implementation.export_onnx(model, path, options)
-    data = path.with_name(f"{path.name}.data")
-    size = path.stat().st_size + (data.stat().st_size if options.external_data else 0)
-    return {
-        "path": str(path),
-        "architecture": spec.name,
-        "source": framework.value,
-        "bytes": size,
-        "notes": list(notes),
-    }

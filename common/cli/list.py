@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from common.cli.app import Json, app, complete, matching, print_json
+from common.cli.app import Json, app, complete, print_json
 from common.cli.show import summary
 from common.cli.terminal import plain_table, standard_output
-from common.specs import get_spec
+from common.specs import get_spec, matching
 from common.specs.architecture import shape_text
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from common.cli.app import Json, app, complete, finish, matching, progress
+from common.cli.app import Json, app, complete, finish, progress
 from common.cli.terminal import say, standard_error, standard_output
 from common.errors import TriptychError
+from common.specs import matching
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.frameworks import import_implementation, standard_error_kept_unless_it_fails
+from common.implementations import import_implementation, standard_error_kept_unless_it_fails
 from common.names import torch_layer
 from common.specs.architecture import shape_text
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.files import os_error_sentence
-from common.frameworks import PACKAGES, import_implementation
 from common.images import preprocess, read_photograph
+from common.implementations import PACKAGES, import_implementation
 from common.parity.backends import Backend
 from common.porting.formats import read_source
 from common.porting.matching import Network, understand

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from common.errors import TriptychError, argument
-from common.frameworks import import_implementation
 from common.images import photograph, preprocess
+from common.implementations import import_implementation
 from common.parity.judge import judge
 from common.parity.verdicts import DIVERGED, first_divergence, overall
 from common.porting.formats import read_source

@@ -13,7 +13,7 @@ from typing import Any
 
 from common.errors import TriptychError, argument
 from common.files import os_error_sentence
-from common.frameworks import MODULES, import_implementation
+from common.implementations import MODULES, import_implementation
 from common.names import keras_layer, layer_of
 from common.porting.conventions import CONVENTIONS
 from common.porting.matching import Network

@@ -17,7 +17,7 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.files import folder_written_atomically, os_error_sentence, require_space
-from common.frameworks import MODULES, import_implementation
+from common.implementations import MODULES, import_implementation
 from common.names import parameters_of
 from common.onnx.files import write_onnx
 from common.onnx.options import ExportOptions

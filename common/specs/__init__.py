@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 from common.errors import TriptychError
@@ -79,6 +79,21 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def list_architectures(pattern: str = "*") -> list[str]:
     """The names in the catalogue that match a shell-style pattern, such as `alexnet*`, in catalogue order."""
     return [name for name in CATALOGUE if fnmatch.fnmatchcase(name, pattern)]
+
+
+def matching(patterns: Sequence[str]) -> list[str]:
+    """The names in the catalogue that match any of the patterns, in catalogue order.
+
+    Raises:
+        TriptychError: nothing matches one of them.
+    """
+    found = set()
+    for pattern in patterns:
+        matches = list_architectures(pattern)
+        if not matches:
+            raise TriptychError(f"no architecture matches {pattern!r}; {nearest(pattern, CATALOGUE)}")
+        found.update(matches)
+    return [name for name in CATALOGUE if name in found]
 
 
 def get_spec(name: str, *, num_classes: int | None = None, image_size: tuple[int, int] | None = None) -> Architecture:

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from common.errors import TriptychError, argument
-from common.frameworks import import_implementation
+from common.implementations import import_implementation
 from common.names import layer_of
 from common.parity.backends import Hardware, device_environment, require
 from common.porting.formats import read_source

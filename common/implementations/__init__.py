@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+from common.errors import TriptychError
+
 PACKAGES = {"torch": "torch_impl", "keras": "keras_impl", "tf1": "tf1_style_impl"}
 """The package of each implementation."""
 
@@ -21,7 +23,12 @@ def import_implementation(framework: str) -> ModuleType:
     """The package that implements the networks in `torch`, `keras` or `tf1`, without what TensorFlow says meanwhile.
 
     Keras is on TensorFlow, unless KERAS_BACKEND says otherwise.
+
+    Raises:
+        TriptychError: there is no such framework.
     """
+    if framework not in PACKAGES:
+        raise TriptychError(f"there is no framework {framework!r}; known are {', '.join(PACKAGES)}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if framework == "keras":
         os.environ.setdefault("KERAS_BACKEND", "tensorflow")
