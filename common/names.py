@@ -15,6 +15,9 @@ T = TypeVar("T")
 PARAMETERS = ("weight", "bias", "gamma", "beta", "mean", "variance")
 """Every kind of parameter, in the order in which a layer holds them."""
 
+TORCH_BATCH_NORM = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "variance": "running_var"}
+"""What PyTorch calls the parameters of a batch normalisation."""
+
 
 def torch_layer(canonical: str) -> str:
     """PyTorch's path of a submodule: `conv4_block6.conv2`."""

@@ -17,6 +17,7 @@ from types import ModuleType
 import pytest
 
 from common import TriptychError, list_architectures
+from common.implementations import FRAMEWORKS
 from common.parity.backends import DEVICES, Backend, select
 from common.spared_imports import spare_imports
 
@@ -29,7 +30,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # each process its share of the c
 
 spare_imports()
 
-IMPLEMENTATIONS = ("torch_impl", "keras_impl", "tf1_style_impl")
+IMPLEMENTATIONS = tuple(framework.package for framework in FRAMEWORKS.values())
 
 DEEPER = (
     *("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn", "vgg19_gap"),

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common import get_spec, list_architectures
-from common.implementations import PACKAGES
+from common.implementations import FRAMEWORKS
 from common.names import parameters_of
 from common.operations import evaluate
 from common.parity.measures import LARGEST_ERRORS, UNIT, scaled_errors
@@ -124,13 +124,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m parity_tests.sensitivity", description=__doc__.splitlines()[0])
     parser.add_argument("network", nargs="*", default=list_architectures())
     parser.add_argument("--probe", choices=("exact", "random", "photo"), default="exact")
-    parser.add_argument("--framework", "--with", choices=PACKAGES, default="torch")
+    parser.add_argument("--framework", "--with", choices=FRAMEWORKS, default="torch")
     arguments = parser.parse_args()
     missed = 0
     for architecture in arguments.network:
         spec = get_spec(architecture)
         probe = make_probe(arguments.probe, spec, seed=0, batch=2, weights=None)
-        tried = list(sensitivity(architecture, PACKAGES[arguments.framework], probe))
+        tried = list(sensitivity(architecture, FRAMEWORKS[arguments.framework].package, probe))
         counts = ", ".join(f"{damage} {seen:,} of {of:,}" for damage, (seen, of) in summary(tried).items())
         tensors = {each.tensor for each in tried}
         print(f"{architecture}: {len(tensors)} tensors on the {arguments.probe} probe: {counts}", flush=True)

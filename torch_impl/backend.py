@@ -17,7 +17,7 @@ from torch import nn
 from common.calls import IMAGE_CALL, Call, named_calls, wired
 from common.cudnn import direct_sums
 from common.errors import TriptychError, Unavailable
-from common.names import canonical_from_torch, layer_of, torch_layer
+from common.names import TORCH_BATCH_NORM, canonical_from_torch, layer_of, torch_layer
 from common.operations import Shape
 from common.recording import Recording, Unnamed
 from common.specs import get_spec
@@ -67,7 +67,7 @@ def build_float64(
     return build(architecture, num_classes=num_classes, image_size=image_size).double()
 
 
-_BATCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "variance"}
+_BATCH_NORM = {theirs: ours for ours, theirs in TORCH_BATCH_NORM.items()}
 
 
 def named_parameters(model: nn.Module) -> dict[str, torch.Tensor]:

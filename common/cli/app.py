@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from common.cli.terminal import progress_bar, standard_error
+from common.implementations import FRAMEWORKS
 from common.specs import CATALOGUE
 
 if TYPE_CHECKING:
@@ -28,12 +29,7 @@ app = typer.Typer(
 DIFFERENCE_FOUND, NOT_CARRIED_OUT, INTERRUPTED = 1, 2, 130
 
 
-class Framework(StrEnum):
-    """The implementations."""
-
-    TORCH = "torch"
-    KERAS = "keras"
-    TF1 = "tf1"
+Framework = StrEnum("Framework", [*FRAMEWORKS])  # type: ignore[misc]
 
 
 def complete(incomplete: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from common.names import keras_layer, torch_layer
+from common.names import TORCH_BATCH_NORM, keras_layer, torch_layer
 from common.operations import AdaptiveAveragePool, Dense, GlobalAveragePool, Pair, Shape, SubSampling, Windowed
 from common.specs.architecture import IMAGE, Architecture, Layer, shape_text
 
@@ -53,7 +53,6 @@ def layer_facts(spec: Architecture) -> list[LayerFacts]:
     ]
 
 
-TORCH_NAMES = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "variance": "running_var"}
 KERAS_NAMES = {"weight": "kernel", "mean": "moving_mean", "variance": "moving_variance"}
 
 
@@ -63,7 +62,7 @@ def weights_of(spec: Architecture, layer: Layer) -> dict[str, str]:
     keras_names = {} if isinstance(layer.operation, SubSampling) else KERAS_NAMES
     return {
         "keras": _listed((keras_names.get(name, name), channels_last(shape)) for name, shape in shapes.items()),
-        "torch": _listed((TORCH_NAMES.get(name, name), shape) for name, shape in shapes.items()),
+        "torch": _listed((TORCH_BATCH_NORM.get(name, name), shape) for name, shape in shapes.items()),
         "tf1": _listed((name, channels_last(shape)) for name, shape in shapes.items()),
     }
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from common.errors import TriptychError
 from common.explorer.following import WILD, Follower
 from common.explorer.modules import Definition, Span, read_module
+from common.implementations import FRAMEWORKS
 from common.names import keras_layer, tf1_layer
 from common.specs.architecture import Architecture
 
@@ -30,11 +31,12 @@ class Panel:
     """A canonical layer name as the names found in the source spell it."""
 
 
-PANELS = (
-    Panel("keras", "Keras", "keras_impl", keras_layer),
-    Panel("torch", "PyTorch", "torch_impl", str),  # found as paths of attributes, joined by "/"
-    Panel("tf1", "TF1 style", "tf1_style_impl", tf1_layer),
-)
+_SPELLED: dict[str, Callable[[str], str]] = {
+    "keras": keras_layer,
+    "torch": str,  # found as paths of attributes, joined by "/"
+    "tf1": tf1_layer,
+}
+PANELS = tuple(Panel(name, FRAMEWORKS[name].title, FRAMEWORKS[name].package, spell) for name, spell in _SPELLED.items())
 
 
 def builder(panel: Panel, architecture: str, form: str = "") -> Definition | None:

@@ -21,13 +21,13 @@ from typing import Any
 
 from common.errors import TriptychError
 from common.files import written_atomically
+from common.implementations import FRAMEWORKS
 from common.operations import LRN, BatchNorm, Conv, Dropout, Flatten, MaxPool, Operation, Windowed
 from common.process import Process, ProcessFailure, answering, requests
 from common.specs.architecture import Architecture
 
 HERE = Path(__file__).parent
 DATA, PRINTED = HERE / "traps.toml", HERE / "traps.json"
-FRAMEWORKS = ("keras", "torch", "tf1")
 
 
 @dataclass(frozen=True)

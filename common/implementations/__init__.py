@@ -1,22 +1,42 @@
-"""The three implementations by the names of their frameworks, each imported only where it is used."""
+"""The implementations of the networks by the names of their frameworks, each imported only where it is used.
+
+`contract` says what each must offer.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 
 from common.errors import TriptychError
 
-PACKAGES = {"torch": "torch_impl", "keras": "keras_impl", "tf1": "tf1_style_impl"}
-"""The package of each implementation."""
 
-MODULES = {"torch": "torch", "keras": "keras", "tf1": "tensorflow"}
-"""What has to be installed for it."""
+@dataclass(frozen=True)
+class Framework:
+    """One implementation of the networks."""
+
+    name: str
+    """As the command line calls it; the extra of the distribution that installs the framework is called so too."""
+    title: str
+    package: str
+    """In which the networks are written."""
+    module: str
+    """What has to be installed for it."""
+
+
+FRAMEWORKS = {
+    framework.name: framework
+    for framework in (
+        Framework("torch", "PyTorch", "torch_impl", "torch"),
+        Framework("keras", "Keras", "keras_impl", "keras"),
+        Framework("tf1", "TF1 style", "tf1_style_impl", "tensorflow"),
+    )
+}
 
 
 def import_implementation(framework: str) -> ModuleType:
@@ -27,18 +47,20 @@ def import_implementation(framework: str) -> ModuleType:
     Raises:
         TriptychError: there is no such framework.
     """
-    if framework not in PACKAGES:
-        raise TriptychError(f"there is no framework {framework!r}; known are {', '.join(PACKAGES)}")
+    if framework not in FRAMEWORKS:
+        raise TriptychError(f"there is no framework {framework!r}; known are {', '.join(FRAMEWORKS)}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if framework == "keras":
         os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     with standard_error_kept_unless_it_fails():
-        return importlib.import_module(PACKAGES[framework])
+        return importlib.import_module(FRAMEWORKS[framework].package)
 
 
 @contextmanager
 def standard_error_kept_unless_it_fails() -> Iterator[None]:
     """Hold back what is written to standard error, by C++ too, which heeds no log level while it is being loaded."""
+    import tempfile
+
     sys.stderr.flush()
     with tempfile.TemporaryFile() as kept:
         terminal = os.dup(2)

@@ -15,7 +15,7 @@ import numpy as np
 from common.errors import TriptychError
 from common.files import os_error_sentence
 from common.images import preprocess, read_photograph
-from common.implementations import PACKAGES, import_implementation
+from common.implementations import FRAMEWORKS, import_implementation
 from common.parity.backends import Backend
 from common.porting.formats import read_source
 from common.porting.matching import Network, understand
@@ -97,7 +97,7 @@ def classify(
 
 def _logits(inputs: Sequence[np.ndarray], network: Network, backend: Backend) -> list[np.ndarray]:
     os.environ.update(backend.environment)
-    (framework,) = (name for name, package in PACKAGES.items() if package == backend.implementation)
+    (framework,) = (name for name, found in FRAMEWORKS.items() if found.package == backend.implementation)
     implementation = import_implementation(framework)
     model = implementation.build(network.spec.name, num_classes=network.spec.num_classes)
     implementation.load_weights(model, network.weights)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from common.names import keras_layer, layer_of, tf1_layer, torch_layer
+from common.names import TORCH_BATCH_NORM, keras_layer, layer_of, tf1_layer, torch_layer
 from common.operations import BatchNorm
 from common.porting.spellings import (
     CAFFE,
@@ -98,7 +98,6 @@ VGG_BN = tuple(f"{name}_bn" for name in VGG)
 V1, V1_5 = ("resnet50", "resnet101", "resnet152"), ("resnet50_v1_5", "resnet101_v1_5", "resnet152_v1_5")
 DENSENET = ("densenet121", "densenet161", "densenet169", "densenet201")
 
-_TORCH = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "variance": "running_var"}
 _COUNTERS = r".*\.num_batches_tracked|(.*\.)?total_(ops|params)"
 """What PyTorch counts batches in, and what a profiler leaves behind."""
 _CAFFES_POOLING = "Caffe's own ResNet pools without padding and rounds up: its windows lie one pixel further on"
@@ -157,7 +156,7 @@ CONVENTIONS = {
             "torch",
             ALL,
             lambda spec, name: torch_layer(name),
-            batch_norm=_TORCH,
+            batch_norm=TORCH_BATCH_NORM,
             separator=".",
             ignored=_COUNTERS,
         ),
@@ -165,7 +164,7 @@ CONVENTIONS = {
             "torchvision",
             ("alexnet_owt", *VGG, *VGG_BN, "googlenet_bn", "resnet18", "resnet34", *V1_5, *DENSENET),
             by_family({"alexnet": in_sequence, "vgg": in_sequence} | TORCHVISION),
-            batch_norm=_TORCH,
+            batch_norm=TORCH_BATCH_NORM,
             separator=".",
             aliases=((r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2."),),
             ignored=_COUNTERS,
@@ -176,7 +175,7 @@ CONVENTIONS = {
                 name,
                 (*VGG, *VGG_BN),
                 layer,
-                batch_norm=_TORCH,
+                batch_norm=TORCH_BATCH_NORM,
                 separator=".",
                 ignored=_COUNTERS,
                 preprocessing=_STANDARDISED,
@@ -187,7 +186,7 @@ CONVENTIONS = {
             "transformers",
             ("resnet18", "resnet34", *V1_5),
             lambda spec, name: TRANSFORMERS(spec, name),
-            batch_norm=_TORCH,
+            batch_norm=TORCH_BATCH_NORM,
             separator=".",
             ignored=_COUNTERS,
             preprocessing=_STANDARDISED,

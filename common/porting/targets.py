@@ -13,7 +13,7 @@ from typing import Any
 
 from common.errors import TriptychError, argument
 from common.files import os_error_sentence
-from common.implementations import MODULES, import_implementation
+from common.implementations import FRAMEWORKS, import_implementation
 from common.names import keras_layer, layer_of
 from common.porting.conventions import CONVENTIONS
 from common.porting.matching import Network
@@ -41,11 +41,11 @@ class Target:
         Raises:
             TriptychError: there is none.
         """
-        candidates = [self.kind] if self.kind in MODULES else list(MODULES)
+        candidates = [self.kind] if self.kind in FRAMEWORKS else list(FRAMEWORKS)
         for name in candidates:
-            if find_spec(MODULES[name]):
+            if find_spec(FRAMEWORKS[name].module):
                 return name
-        missing = " or ".join(MODULES[name] for name in candidates)
+        missing = " or ".join(FRAMEWORKS[name].module for name in candidates)
         raise TriptychError(
             f"{self.kind} needs {missing}, not installed; pip install -c constraints.txt -e '.[{candidates[0]}]'"
         )

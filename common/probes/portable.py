@@ -17,7 +17,7 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.files import folder_written_atomically, os_error_sentence, require_space
-from common.implementations import MODULES, import_implementation
+from common.implementations import FRAMEWORKS, import_implementation
 from common.names import parameters_of
 from common.onnx.files import write_onnx
 from common.onnx.options import ExportOptions
@@ -90,10 +90,10 @@ def _installed(framework: str | None) -> str:
     """The framework to export from."""
     if find_spec("onnx") is None:
         raise TriptychError("onnx not installed; pip install -c constraints.txt -e '.[onnx]'")
-    wanted = [framework] if framework else list(MODULES)
-    found = next((name for name in wanted if find_spec(MODULES[name]) is not None), None)
+    wanted = [framework] if framework else list(FRAMEWORKS)
+    found = next((name for name in wanted if find_spec(FRAMEWORKS[name].module) is not None), None)
     if found is None:
-        what = " or ".join(MODULES[name] for name in wanted)
+        what = " or ".join(FRAMEWORKS[name].module for name in wanted)
         raise TriptychError(f"{what} not installed; pip install -c constraints.txt -e '.[{wanted[0]}]'")
     return found
 

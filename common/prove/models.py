@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import TriptychError
+from common.implementations import FRAMEWORKS
 
 KINDS = (
     "FILE.onnx, FILE.keras, FILE.py:NAME, package.module:NAME, torchvision:NAME, timm:NAME, keras.applications:NAME, "
     "torch_impl:ARCH or keras_impl:ARCH"
 )
-LIBRARIES = ("torchvision", "timm", "keras.applications", "torch_impl", "keras_impl", "tf1_style_impl")
+LIBRARIES = ("torchvision", "timm", "keras.applications", *(framework.package for framework in FRAMEWORKS.values()))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,173 @@
+"""What an implementation of the networks must offer: a package, with a module `backend` and, if it can, `gradients`.
+
+A type checker holds the three to it (the end of this file); docs/add_a_backend.md prints it. `M` is the framework's own
+kind of model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from common.onnx.options import ExportOptions
+    from common.operations import Shape
+    from common.recording import Recording, Unnamed
+    from common.training.data import Data
+    from common.training.recipe import Recipe
+    from common.training.run import Epoch, Monitor
+    from common.weights import Weights
+
+M = TypeVar("M")
+N = TypeVar("N", contravariant=True)
+Arrays = Mapping[str, "np.ndarray"]
+
+
+class Backend(Protocol[M]):
+    """`PACKAGE.backend`: a model built, given weights, and run with every layer seen.
+
+    Layers and parameters go by their canonical names; arrays are float32, kernels (out, in, height, width) and
+    (out, in), maps (N, C, H, W), vectors (N, features).
+    """
+
+    @property
+    def FLATTENED(self) -> str:
+        """In which order the framework flattens maps: `C, H, W` or `H, W, C`."""
+
+    def build(
+        self,
+        architecture: str,
+        /,
+        *,
+        num_classes: int | None = None,
+        image_size: tuple[int, int] | None = None,
+        softmax: bool = False,
+    ) -> M:
+        """A model in evaluation mode, with the framework's own initialisation; it ends in logits unless `softmax`."""
+
+    def build_float64(
+        self, architecture: str, /, *, num_classes: int | None = None, image_size: tuple[int, int] | None = None
+    ) -> M:
+        """The same in float64, for trajectories."""
+
+    def on_device(self, model: M, device: str, precision: str, /) -> M:
+        """The model on `cpu` or `cuda`, in `fp32` or `tf32`."""
+
+    def load_weights(self, model: M, weights: Weights, /, *, skip: Collection[str] = ()) -> None:
+        """Set every parameter, but for the layers to skip; what does not fit is refused before anything is changed."""
+
+    def read_weights(self, model: M, /) -> dict[str, np.ndarray]:
+        """Every parameter."""
+
+    def structure(self, model: M, /) -> tuple[dict[str, Shape], dict[str, Shape]]:
+        """The shapes of the layers' outputs, without the batch, and of the parameters, without computing."""
+
+    def wiring(self, model: M, /) -> dict[str, list[str]]:
+        """Which layers each layer reads, as far as that is known."""
+
+    def unnamed_operations(self, model: M, /) -> dict[str, list[str]]:
+        """What stands before each layer that is no layer of the specification."""
+
+    def run(self, model: M, image: np.ndarray, injected: Arrays | None = None, unnamed: Unnamed = ..., /) -> Recording:
+        """Every layer's output, and what the model returns; what is `injected` replaces what is read of a layer."""
+
+    def record(self, model: M, image: np.ndarray, injected: Arrays | None = None, /) -> dict[str, np.ndarray]:
+        """The layers alone."""
+
+    def predict(self, model: M, image: np.ndarray, /) -> Arrays:
+        """The logits by the name of the output, of the model as it is deployed."""
+
+    def predict_heads(self, model: M, image: np.ndarray, /) -> Arrays:
+        """Every output, the auxiliary heads too, as it is deployed."""
+
+    def kernels(self) -> dict[str, str]:
+        """Which kernels this process uses, by library, as far as the framework says."""
+
+    def release(self) -> None:
+        """Give back the memory of models that nobody holds any more."""
+
+
+class Gradients(Protocol[N]):
+    """`PACKAGE.gradients`: the backward pass."""
+
+    def record_gradients(
+        self,
+        model: N,
+        image: np.ndarray,
+        /,
+        *,
+        injected: Arrays,
+        drives: Arrays,
+        labels: np.ndarray | None,
+        training: bool,
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """The gradients with respect to every layer's output, input and parameters; see `common.parity.gradients`."""
+
+
+class Implementation(Protocol[M]):
+    """The package itself: what its users call."""
+
+    def build(
+        self,
+        architecture: str,
+        /,
+        *,
+        num_classes: int | None = None,
+        image_size: tuple[int, int] | None = None,
+        softmax: bool = False,
+    ) -> M:
+        """As in `Backend`, and the next two."""
+
+    def load_weights(self, model: M, weights: Weights, /, *, skip: Collection[str] = ()) -> None: ...
+
+    def read_weights(self, model: M, /) -> dict[str, np.ndarray]: ...
+
+    def export_onnx(self, model: M, path: str | Path, options: ExportOptions = ..., /) -> None:
+        """Write the model as an ONNX file."""
+
+    def save_weights(self, model: M, path: Path, /, *, metadata: Mapping[str, str] | None = None) -> None:
+        """Write the weights in the framework's own format."""
+
+    def restore_weights(self, model: M, path: Path, /) -> M | None:
+        """Read what `save_weights` wrote, into the model, or into the one that is returned."""
+
+    def train(
+        self,
+        model: M,
+        data: Data,
+        recipe: Recipe = ...,
+        /,
+        *,
+        folder: Path | None = None,
+        resume: bool = False,
+        monitor: Monitor = ...,
+    ) -> list[Epoch]:
+        """Train in the framework's own idiom; returns the history."""
+
+
+if TYPE_CHECKING:
+    import keras
+    import torch
+
+    import keras_impl
+    import keras_impl.backend
+    import keras_impl.gradients
+    import tf1_style_impl
+    import tf1_style_impl.backend
+    import tf1_style_impl.gradients
+    import torch_impl
+    import torch_impl.backend
+    import torch_impl.gradients
+
+    _torch: Implementation[torch.nn.Module] = torch_impl
+    _torch_backend: Backend[torch.nn.Module] = torch_impl.backend
+    _torch_gradients: Gradients[torch.nn.Module] = torch_impl.gradients
+    _keras: Implementation[keras.Model] = keras_impl
+    _keras_backend: Backend[keras.Model] = keras_impl.backend
+    _keras_gradients: Gradients[keras.Model] = keras_impl.gradients
+    _tf1: Implementation[object] = tf1_style_impl
+    _tf1_backend: Backend[object] = tf1_style_impl.backend
+    _tf1_gradients: Gradients[object] = tf1_style_impl.gradients
