@@ -54,7 +54,7 @@ def caffenet(num_classes: int = 1000, image_size: tuple[int, int] = (227, 227)) 
     """CaffeNet, the network of `bvlc_reference_caffenet.caffemodel`.
 
     Takes (N, 227, 227, 3) float32, BGR minus the mean; gives (N, num_classes) logits. It is `alexnet_bvlc`, but that
-    each normalisation stands behind its pooling: the weights of the two fit into each other, silently.
+    each normalisation stands after its pooling: the weights of the two fit into each other, silently.
 
     Source: models/bvlc_reference_caffenet/deploy.prototxt in Caffe.
     """

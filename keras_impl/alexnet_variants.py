@@ -10,7 +10,7 @@ from keras_impl.layers import called
 
 
 def _single_tower(image_and_conv1, filters, num_classes, *, dropout=True, name):
-    """What the tutorials share: the paper's layers without groups and normalisation, behind conv1.
+    """What the tutorials share: the paper's layers without groups and normalisation, after conv1.
 
     `filters` are those of the 3×3 convolutions, from conv3 on.
     """

@@ -17,19 +17,52 @@ from keras import layers, ops
 from keras.src.backend.common import dtypes
 
 from common import layouts
-from common.calls import IMAGE_CALL, Call, named_calls, wired
 from common.cudnn import direct_sums
-from common.errors import TriptychError, Unavailable
+from common.errors import Unavailable
 from common.names import keras_layer, layer_of
 from common.operations import Shape
 from common.parity import evidence
 from common.recording import Recording, Unnamed
-from common.specs import get_spec, list_architectures
+from common.specs import get_spec
 from common.specs.architecture import Architecture, with_softmax
 from common.training.recipe import kernel_factors
 from common.weights import Weights, check_weights
 from keras_impl.catalogue import BUILDERS
+from keras_impl.graph import (
+    FLATTENED,
+    calls_of,
+    canonical_names,
+    canonical_output,
+    flattened_from,
+    graph_of,
+    heads_of,
+    named_nodes,
+    named_outputs,
+    outputs_of,
+    unnamed_operations,
+    wiring,
+)
 from keras_impl.layers import SubSampling
+
+__all__ = [
+    "FLATTENED",
+    "build",
+    "build_float64",
+    "kernels",
+    "load_weights",
+    "named_variables",
+    "on_device",
+    "predict",
+    "predict_heads",
+    "read_weights",
+    "record",
+    "release",
+    "run",
+    "structure",
+    "to_canonical",
+    "unnamed_operations",
+    "wiring",
+]
 
 
 def build(
@@ -72,22 +105,13 @@ def _with_graph(model: keras.Model, shape: Shape) -> keras.Model:
 
 
 def _with_softmax(model: keras.Model, spec: Architecture) -> keras.Model:
-    """The same layers, and a softmax behind each output: a tensor, or a dict by name where there are heads."""
+    """The same layers, and a softmax after each output: a tensor, or a dict by name where there are heads."""
     heads = heads_of(model)
     outputs = {}
     for name, layer in with_softmax(spec).outputs.items():
         head = heads["logits" if name == "probabilities" else name]
         outputs[name] = layers.Softmax(name=keras_layer(layer))(head)
     return keras.Model(model.input, outputs if len(outputs) > 1 else outputs["probabilities"], name=model.name)
-
-
-def heads_of(model: keras.Model) -> dict[str, keras.KerasTensor]:
-    """The outputs by name: `logits`, or `probabilities` behind a softmax, and `aux1` and `aux2` if there are heads."""
-    if isinstance(model.output, dict):
-        return model.output
-    (output,) = model.outputs
-    softmax = isinstance(output._keras_history.operation, layers.Softmax)
-    return {"probabilities" if softmax else "logits": output}
 
 
 def build_float64(
@@ -106,75 +130,6 @@ def build_float64(
 
         jax.config.update("jax_enable_x64", True)
     return build(architecture, num_classes=num_classes, image_size=image_size)
-
-
-def canonical_names(model: keras.Model) -> dict[str, str]:
-    """Canonical layer names by Keras' own, for a model named after an architecture; other layers keep their names."""
-    names = {layer.name: layer.name for layer in model.layers}
-    if model.name in list_architectures():
-        names |= {keras_layer(layer.name): layer.name for layer in with_softmax(get_spec(model.name)).layers}
-    return names
-
-
-FLATTENED = "H, W, C"
-"""The order in which Keras flattens maps."""
-
-
-@dataclass(frozen=True)
-class LayerCall:
-    """One call of a layer in the model's graph; a layer may be called at several places."""
-
-    layer: keras.Operation
-    name: str
-    """Canonical."""
-    inputs: Any
-    """The `KerasTensor` that it is called on, or a list of them."""
-    output: keras.KerasTensor
-
-
-def calls_of(model: keras.Model) -> list[LayerCall]:
-    """Every call of a layer, in the order in which Keras makes them."""
-    return [
-        LayerCall(node.operation, name, node.arguments.args[0], node.outputs[0]) for node, name in named_nodes(model)
-    ]
-
-
-def named_nodes(model: keras.Model) -> list[tuple[Any, str]]:
-    """Every call of a layer or an operation, with its canonical name; a layer may be called at several places."""
-    return list(zip(nodes_of(model), named_calls(_calls(model), _spec_of(model)), strict=True))
-
-
-def wiring(model: keras.Model) -> dict[str, list[str]]:
-    """The layers that each layer depends on directly, by canonical name; `image` is one."""
-    calls, spec = _calls(model), _spec_of(model)
-    return wired(calls, named_calls(calls, spec), spec)
-
-
-def _calls(model: keras.Model) -> list[Call]:
-    nodes, own = nodes_of(model), canonical_names(model)
-    made = {id(tensor): number for number, node in enumerate(nodes) for tensor in node.outputs}
-    made[id(model.inputs[0])] = IMAGE_CALL
-    return [
-        Call(own.get(node.operation.name, node.operation.name), tuple(made[id(t)] for t in node.input_tensors))
-        for node in nodes
-    ]
-
-
-def _spec_of(model: keras.Model) -> Architecture | None:
-    height, width, _ = model.inputs[0].shape[1:]
-    return get_spec(model.name, image_size=(height, width)) if model.name in list_architectures() else None
-
-
-def flattened_from(tensor: keras.KerasTensor) -> tuple[int, int, int] | None:
-    """The (H, W, C) of the map whose flattening a tensor of the model is, or None if it is no such thing."""
-    source = tensor._keras_history.operation
-    while isinstance(source, layers.Dropout):
-        source = source.input._keras_history.operation
-    if not isinstance(source, layers.Flatten) or len(source.input.shape) != 4:
-        return None
-    before = source.input._keras_history.operation
-    # A permutation is a mistake; it must not change what the order is taken to be.
-    return before.input.shape[1:] if isinstance(before, layers.Permute) else source.input.shape[1:]
 
 
 @dataclass(frozen=True)
@@ -269,7 +224,7 @@ def record(
 ) -> dict[str, np.ndarray]:
     """Run the model and return every layer's output by canonical name, (N, C, H, W) or (N, features).
 
-    `injected` replaces a layer's output for the layers behind it, after it has been recorded.
+    A layer's own output is recorded; the layers after it read what `injected` has in its place.
     """
     return dict(run(model, image, injected, training=training).layers)
 
@@ -289,7 +244,7 @@ def run(
     outputs before it.
     """
     injected = injected or {}
-    values = {id(_graph(model).inputs[0]): ops.convert_to_tensor(layouts.to_channels_last(image))}
+    values = {id(graph_of(model).inputs[0]): ops.convert_to_tensor(layouts.to_channels_last(image))}
     recorded, given = {}, {}
     for node, name in named_nodes(model):
         operation = node.operation
@@ -309,38 +264,6 @@ def run(
     return Recording(recorded, returned, given=given)
 
 
-def _graph(model: keras.Model) -> keras.Model:
-    """The functional model that the layers' tensors belong to: a Sequential has one inside."""
-    return getattr(model, "_functional", None) or model
-
-
-def nodes_of(model: keras.Model) -> list[Any]:
-    """Every call of a layer or an operation in the model's graph, in the order in which Keras makes them."""
-    by_depth = _graph(model)._nodes_by_depth
-    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
-
-
-def outputs_of(model: keras.Model) -> dict[str, keras.KerasTensor]:
-    """What the model returns, by name."""
-    return _named(_graph(model).output)
-
-
-def unnamed_operations(model: keras.Model) -> dict[str, list[str]]:
-    """See `common.recording.Unnamed`: layers and operations as `softmax (Softmax)`."""
-    specified = {layer.name for layer in get_spec(model.name).layers}
-    trails: dict[int, list[str]] = {}
-    found: dict[str, list[str]] = {}
-    for node, name in named_nodes(model):
-        before = [operation for tensor in node.input_tensors for operation in trails.get(id(tensor), [])]
-        if name in specified:
-            found |= {name: before} if before else {}
-        else:
-            kind = f"{node.operation.name} ({type(node.operation).__name__})"
-            trails |= {id(tensor): [*before, kind] for tensor in node.outputs}
-    outputs = {name: trails.get(id(tensor), []) for name, tensor in outputs_of(model).items()}
-    return found | {name: operations for name, operations in outputs.items() if operations}
-
-
 def predict(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:
     """The outputs as the model is deployed, (N, classes) by name: nothing is recorded on the way.
 
@@ -352,20 +275,7 @@ def predict(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:
 
 def predict_heads(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:
     """As `predict`, of a model that ends in logits: what it returns is called that, whatever it is."""
-    return _named(model.predict_on_batch(layouts.to_channels_last(image)))
-
-
-def _named(outputs: Any) -> dict[str, Any]:
-    if isinstance(outputs, list | tuple):
-        raise TriptychError(
-            f"the model returns a {type(outputs).__name__}; several outputs come back in a dict, by name"
-        )
-    return outputs if isinstance(outputs, dict) else {"logits": outputs}
-
-
-def canonical_output(tensor: keras.KerasTensor, value: np.ndarray) -> np.ndarray:
-    flattened = flattened_from(tensor)
-    return layouts.flat_to_channels_first(value, flattened) if flattened else layouts.to_channels_first(value)
+    return named_outputs(model.predict_on_batch(layouts.to_channels_last(image)))
 
 
 def on_device(model: keras.Model, device: str, precision: str) -> keras.Model:

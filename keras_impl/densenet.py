@@ -1,6 +1,6 @@
 """DenseNet in Keras.
 
-The stem pads its pooling with zeros, which is safe behind a ReLU: nothing there is below zero.
+The stem pads its pooling with zeros, which is safe after a ReLU: nothing there is below zero.
 """
 
 import keras

@@ -5,7 +5,7 @@ convolution becomes a call to a function that is not in the file). A functional 
 which ONNX has operators, on every Keras backend, so each is written as its operator; a layer or an option without a
 faithful operator is refused.
 
-Keras' maps are (N, H, W, C) and the graph's (N, C, H, W); a dense layer behind a flatten therefore has its rows
+Keras' maps are (N, H, W, C) and the graph's (N, C, H, W); a dense layer after a flatten therefore has its rows
 reordered from H, W, C to C, H, W.
 """
 
@@ -41,7 +41,7 @@ from common.operations import (
 )
 from common.operations.conv_nd import ConvND
 from common.specs.architecture import IMAGE
-from keras_impl.backend import calls_of, flattened_from, heads_of
+from keras_impl.graph import calls_of, flattened_from, heads_of
 from keras_impl.layers import LocalResponseNormalization, ScaledTanh, SelectChannels, SubSampling
 
 
@@ -120,7 +120,7 @@ def _(layer: layers.Dense, builder: GraphBuilder, name: str, x: str) -> str:
 
 @_export.register
 def _(layer: layers.ZeroPadding2D, builder: GraphBuilder, name: str, x: str) -> str:
-    return x  # an attribute of the convolution or pooling behind it: see _padding
+    return x  # an attribute of the convolution or pooling after it: see _padding
 
 
 @_export.register
@@ -149,7 +149,7 @@ def _(layer: layers.AdaptiveAveragePooling2D, builder: GraphBuilder, name: str, 
 @_export.register
 def _(layer: layers.GlobalAveragePooling2D, builder: GraphBuilder, name: str, x: str) -> str:
     if not layer.keepdims:
-        raise TriptychError(f"cannot export {name}: write keepdims=True and a Flatten behind it")
+        raise TriptychError(f"cannot export {name}: write keepdims=True and a Flatten after it")
     return GlobalAveragePool().to_onnx(builder, name, x)
 
 

@@ -104,7 +104,7 @@ def googlenet(num_classes: int = 1000, image_size: Size = (224, 224)) -> keras.M
     """The paper's network as BVLC released it.
 
     Takes (N, 224, 224, 3) float32, BGR minus the mean; gives a dict of (N, num_classes) `logits`, `aux1` and `aux2`,
-    the heads behind inception_4a and 4d. `keras.Model(model.input, model.output["logits"])` leaves the heads out.
+    the heads after inception_4a and 4d. `keras.Model(model.input, model.output["logits"])` leaves the heads out.
 
     Source: models/bvlc_googlenet/train_val.prototxt in Caffe; Table 1 of the paper.
     """
@@ -112,7 +112,7 @@ def googlenet(num_classes: int = 1000, image_size: Size = (224, 224)) -> keras.M
 
 
 def googlenet_bn(num_classes: int = 1000, image_size: Size = (224, 224)) -> keras.Model:
-    """GoogLeNet as torchvision has it, with batch normalisation behind every convolution; RGB from −1 to 1.
+    """GoogLeNet as torchvision has it, with batch normalisation after every convolution; RGB from −1 to 1.
 
     No local response normalisation, a 3×3 convolution where the paper has its 5×5, a last pool of 2×2, a dropout of
     0.2. The auxiliary heads average over 4×4 at 0, 3, 7 and 10 of 14 pixels, where the

@@ -1,4 +1,4 @@
-"""The gradients of a Keras model by every parameter, every layer's output and the image, on any of Keras' backends."""
+"""The gradients of a Keras model with respect to parameters, layers' outputs and the image, on any of its backends."""
 
 from __future__ import annotations
 
@@ -13,15 +13,8 @@ from common import layouts
 from common.cudnn import direct_sums
 from common.specs.architecture import IMAGE
 from common.training.recipe import AUXILIARY_WEIGHT
-from keras_impl.backend import (
-    calls_of,
-    canonical_output,
-    flattened_from,
-    heads_of,
-    named_variables,
-    read_weights,
-    to_canonical,
-)
+from keras_impl.backend import named_variables, read_weights, to_canonical
+from keras_impl.graph import calls_of, canonical_output, flattened_from, heads_of
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -41,28 +34,28 @@ def record_gradients(
     Args:
         model: with weights.
         image: float32, (N, C, H, W).
-        injected: values that replace a layer's output for the layers behind it, and let no gradient through.
+        injected: values that replace a layer's output for the layers after it, and let no gradient through.
         drives: the gradient that a layer's own output is given, by canonical layer name.
         labels: int64, (N,).
         training: whether batch normalisation uses the batch; dropout is off in any case.
 
     Returns:
-        `outputs`, each layer's own; `gradients` by what the layers behind each were given, and by `image`;
-        `parameters`, the gradients by each; `weights`, as they are afterwards.
+        `outputs`, each layer's own; `gradients` with respect to what the layers after each were given, and to `image`;
+        `parameters`, the gradients with respect to each; `weights`, as they are afterwards.
     """
     called = calls_of(model)
     tensors = {call.name: call.output for call in called}
     trainable = {name: v for name, v in named_variables(model).items() if v.trainable}
 
     def native(name: str, array: np.ndarray) -> Any:
-        """A canonical array as a tensor, in the layout that it has behind a layer."""
+        """A canonical array as a tensor, in the layout that it has after a layer."""
         flattened = flattened_from(tensors[name])
         if flattened:
             height, width, channels = flattened
             array = array.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(array.shape)
         return ops.convert_to_tensor(np.ascontiguousarray(layouts.to_channels_last(array)))
 
-    # A zero is added to what each layer hands on; the gradient by it is the gradient by the output.
+    # A zero is added to what each layer hands on; the gradient with respect to it is that of the output.
     pixels = np.ascontiguousarray(layouts.to_channels_last(image))
     zeros = {name: np.zeros((len(image), *tensor.shape[1:]), np.float32) for name, tensor in tensors.items()}
     values = [ops.convert_to_numpy(variable) for variable in trainable.values()]

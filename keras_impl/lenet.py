@@ -146,7 +146,7 @@ def lenet_caffe(num_classes: int = 10, image_size: tuple[int, int] = (32, 32)) -
     """LeNet with the widths of Caffe's example (20, 50, 500), max-pooling and ReLU, on a padded 32×32 image.
 
     Takes (N, 32, 32, 1) float32; gives (N, num_classes) logits. Caffe's own (`lenet_bvlc`) takes 28×28, does not pad,
-    and has a ReLU behind its first dense layer only; the padding makes fc1 four times as large.
+    and has a ReLU after its first dense layer only; the padding makes fc1 four times as large.
 
     Source: examples/mnist/lenet.prototxt in Caffe, with the changes above.
     """

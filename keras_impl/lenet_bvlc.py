@@ -32,7 +32,7 @@ def lenet_bvlc(num_classes: int = 10, image_size: tuple[int, int] = (28, 28)) ->
     """The LeNet of Caffe's MNIST example, the network of `lenet_iter_10000.caffemodel`.
 
     Takes (N, 28, 28, 1) float32, the pixels over 256; gives (N, num_classes) logits. Nothing stands between a
-    convolution and its pooling: the only ReLU is behind ip1.
+    convolution and its pooling: the only ReLU is after ip1.
 
     Source: examples/mnist/lenet.prototxt in Caffe.
     """

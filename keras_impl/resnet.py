@@ -1,7 +1,7 @@
 """ResNet in Keras.
 
 `padding="same"` stands only where the stride is 1 and the window odd. The stem pads its pooling with zeros, which is
-safe behind a ReLU: nothing there is below zero.
+safe after a ReLU: nothing there is below zero.
 """
 
 from collections.abc import Callable

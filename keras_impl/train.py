@@ -17,7 +17,8 @@ from common.training.data import Data, Split
 from common.training.plan import Batch, Plan
 from common.training.recipe import AUXILIARY_WEIGHT, Recipe, decays, trained_spec
 from common.training.run import Epoch, Monitor, Run, Step
-from keras_impl.backend import heads_of, named_variables, record, structure
+from keras_impl.backend import named_variables, record, structure
+from keras_impl.graph import heads_of
 
 
 def train(

@@ -29,7 +29,7 @@ TABLE_1 = {
     "inception_5b/output": (1024, 7, 7),
     "pool5": (1024, 1, 1),
     "fc": (1000,),
-    # Section 5: 4×4×512 and 4×4×528 behind the averages of the heads.
+    # Section 5: 4×4×512 and 4×4×528 after the averages of the heads.
     "aux1/pool": (512, 4, 4),
     "aux2/pool": (528, 4, 4),
 }
@@ -136,7 +136,7 @@ def image():
 
 
 def outputs_of(architecture, recorded):
-    """The recorded layers behind the specified outputs."""
+    """The recorded layers that give the specified outputs."""
     return {name: recorded[layer] for name, layer in get_spec(architecture).outputs.items()}
 
 
@@ -189,7 +189,8 @@ def test_heads_by_name_in_keras(architecture, weights, image):
 def test_heads_by_name_in_tf1(architecture, weights, image):
     """`logits:0` and the heads' last layers; only what is fetched is computed."""
     tf1_style_impl = load_implementation("tf1_style_impl")
-    from tf1_style_impl.backend import heads_of, record
+    from tf1_style_impl.backend import record
+    from tf1_style_impl.graph import heads_of
 
     with tf1_style_impl.build(architecture, num_classes=7) as session:
         tf1_style_impl.load_weights(session, weights)

@@ -266,7 +266,7 @@ def test_in_plain_keras(architecture):
     theirs = keras.Model(given, write(tutorial, given))
     assert not list(tutorial.arrays)
     assert theirs.count_params() == ours.count_params()
-    heads = importlib.import_module("keras_impl.backend").heads_of(ours)
+    heads = importlib.import_module("keras_impl.graph").heads_of(ours)
     outputs = keras.Model(ours.input, heads)(image), theirs(image)
     assert outputs[0].keys() == outputs[1].keys()
     for name in heads:

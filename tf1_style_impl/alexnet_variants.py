@@ -6,7 +6,7 @@ from tf1_style_impl.layers import conv, dropout, fc, flatten, max_pool
 
 
 def _single_tower(conv1, filters, num_classes, *, keep_prob=None):
-    """What the tutorials share: the paper's layers without groups and normalisation, behind conv1.
+    """What the tutorials share: the paper's layers without groups and normalisation, after conv1.
 
     `filters` are those of the 3×3 convolutions, from conv3 on. Without a `keep_prob` there is no dropout.
     """

@@ -8,7 +8,7 @@ of their last layers, `aux1/classifier:0` and `aux2/classifier:0`: computed wher
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -24,17 +24,45 @@ from common.operations import Shape
 from common.parity import evidence
 from common.recording import Recording, Unnamed
 from common.specs import get_spec
-from common.specs.architecture import IMAGE, softmax_layer, with_softmax
+from common.specs.architecture import softmax_layer
 from common.training.recipe import kernel_factors
 from common.weights import Weights, check_weights
 from tf1_style_impl.catalogue import BUILDERS
 from tf1_style_impl.cut import cut
+from tf1_style_impl.graph import (
+    ARCHITECTURE,
+    FLATTENED,
+    RETURNED,
+    canonical_output,
+    flattened_from,
+    following_image,
+    heads_of,
+    layers_of,
+    returned_by,
+    tensors_entering,
+    unnamed_operations,
+    wiring,
+)
 
-ARCHITECTURE = "architecture"
-"""The graph collection that holds the architecture's name."""
-
-RETURNED = "returned"
-"""What the names of the collections begin with that hold what a network returns: `returned/logits`, `returned/aux1`."""
+__all__ = [
+    "FLATTENED",
+    "build",
+    "build_float64",
+    "kernels",
+    "load_weights",
+    "named_variables",
+    "on_device",
+    "predict",
+    "predict_heads",
+    "read_weights",
+    "record",
+    "release",
+    "run",
+    "structure",
+    "to_canonical",
+    "unnamed_operations",
+    "wiring",
+]
 
 
 def build(
@@ -103,44 +131,6 @@ def _set(session: tf.Session, values: Sequence[tuple[tf.Variable, np.ndarray]]) 
     session.run([variable.initializer for variable, _ in values], feed)
 
 
-def heads_of(graph: tf.Graph) -> dict[str, tf.Tensor]:
-    """The outputs of a graph that `build` made: `logits`, and `aux1`, `aux2` where there are auxiliary heads.
-
-    Behind a softmax they are `probabilities`, and those of the heads.
-    """
-    architecture = next(iter(graph.get_collection(ARCHITECTURE)), None)
-    spec = get_spec(architecture) if architecture else None
-    softmax = any(operation.name == "probabilities" for operation in graph.get_operations())
-    layers = (with_softmax(spec) if softmax else spec).outputs if spec else {}
-    first = "probabilities" if softmax else "logits"
-    return {name: graph.get_tensor_by_name(f"{layer}:0") for name, layer in layers.items()} | {
-        first: graph.get_tensor_by_name(f"{first}:0")
-    }
-
-
-def flattened_from(tensor: tf.Tensor) -> tuple[int, int, int] | None:
-    """The (H, W, C) of the map whose flattening a tensor of the graph is, or None if it is no such thing."""
-    operation = without_dropout(tensor).op
-    if operation.type != "Reshape" or operation.inputs[0].shape.rank != 4 or tensor.shape.rank != 2:
-        return None
-    source = operation.inputs[0]
-    if source.op.type == "Transpose":  # a mistake; it must not change what the order is taken to be
-        source = source.op.inputs[0]
-    return tuple(source.shape[1:])
-
-
-def without_dropout(tensor: tf.Tensor) -> tf.Tensor:
-    """The tensor that `layers.dropout` was applied to, if `tensor` is its output; else `tensor` itself.
-
-    TensorFlow's dropout is where(random ≥ rate, x / (1 − rate), 0).
-    """
-    if tensor.op.type == "Identity" and (select := tensor.op.inputs[0].op).type == "SelectV2":
-        condition, scaled, _ = (operand.op for operand in select.inputs)
-        if condition.type == "GreaterEqual" and condition.inputs[0].op.type.startswith("Random"):
-            return scaled.inputs[0]
-    return tensor
-
-
 @dataclass(frozen=True)
 class _Parameter:
     """A variable of the graph and the way between its layout and the canonical one."""
@@ -204,39 +194,10 @@ def read_weights(session: tf.Session) -> dict[str, np.ndarray]:
     return {name: np.array(parameters[name].to_canonical(value), order="C") for name, value in values.items()}
 
 
-FLATTENED = "H, W, C"
-"""The order in which TensorFlow flattens maps."""
-
-
-def _layers(graph: tf.Graph) -> list[str]:
-    """The canonical names of the layers in the graph, in its order; their outputs are the tensors of these names."""
-    (architecture,) = graph.get_collection(ARCHITECTURE)
-    layers = {layer.name for layer in with_softmax(get_spec(architecture)).layers}
-    return [operation.name for operation in graph.get_operations() if operation.name in layers]
-
-
-def wiring(session: tf.Session) -> dict[str, list[str]]:
-    """The layers that each layer depends on directly, by canonical name; `image` is one."""
-    names = {name: name for name in _layers(session.graph)} | {"images": IMAGE}
-    found: dict[str, list[str]] = {}
-    for name in _layers(session.graph):
-        reads: dict[str, None] = {}
-        pending, met = [session.graph.get_operation_by_name(name)], set()
-        while pending:
-            for tensor in pending.pop().inputs:
-                if tensor.op.name in names:
-                    reads[names[tensor.op.name]] = None
-                elif tensor.op not in met:
-                    met.add(tensor.op)
-                    pending.append(tensor.op)
-        found[name] = list(reads)
-    return found
-
-
 def structure(session: tf.Session) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """The shape of every layer's output for one image, (C, H, W), and of every parameter, by canonical name."""
     shapes = {}
-    for name in _layers(session.graph):
+    for name in layers_of(session.graph):
         *spatial, channels = session.graph.get_tensor_by_name(f"{name}:0").shape[1:]
         shapes[name] = (channels, *spatial)
     return shapes, {name: parameter.canonical_shape for name, parameter in _parameters(session.graph).items()}
@@ -247,7 +208,7 @@ def record(
 ) -> dict[str, np.ndarray]:
     """Run the graph and return every layer's output by canonical name, (N, C, H, W) or (N, features).
 
-    `injected` replaces a layer's output for the layers behind it, after it has been recorded.
+    A layer's own output is recorded; the layers after it read what `injected` has in its place.
     """
     return dict(run(session, image, injected).layers)
 
@@ -260,13 +221,15 @@ def run(
 ) -> Recording:
     """As `record`, with what the graph returns, and what the layers in `unnamed` were given."""
     graph = session.graph
-    tensors = {name: graph.get_tensor_by_name(f"{name}:0") for name in _layers(graph)}
+    tensors = {name: graph.get_tensor_by_name(f"{name}:0") for name in layers_of(graph)}
     fed = {}
     fed["images:0"] = layouts.to_channels_last(image)
     returned = returned_by(graph)
-    following = _following(graph) if unnamed else ()
+    following = following_image(graph) if unnamed else ()
     entering = {
-        name: found[0] for name in tensors if name in unnamed and len(found := _entering(graph, name, following)) == 1
+        name: found[0]
+        for name in tensors
+        if name in unnamed and len(found := tensors_entering(graph, name, following)) == 1
     }
     own, behind = tensors, _itself
     if injected:
@@ -287,57 +250,6 @@ def _itself(tensor: tf.Tensor) -> tf.Tensor:
     return tensor
 
 
-def returned_by(graph: tf.Graph) -> dict[str, tf.Tensor]:
-    """What the network that `build` made returns, by name."""
-    collections = [name for name in graph.get_all_collection_keys() if str(name).startswith(f"{RETURNED}/")]
-    return {name.partition("/")[2]: graph.get_collection(name)[0] for name in collections}
-
-
-def unnamed_operations(session: tf.Session) -> dict[str, list[str]]:
-    """See `common.recording.Unnamed`: operations as `mul (Mul)`."""
-    graph = session.graph
-    following = _following(graph)
-    found = {name: _before(graph, _entering(graph, name, following), following) for name in _layers(graph)}
-    found |= {
-        name: _before(graph, tensor.op.inputs if tensor.name == "logits:0" else [tensor], following)
-        for name, tensor in returned_by(graph).items()
-    }
-    return {name: operations for name, operations in found.items() if operations}
-
-
-def _following(graph: tf.Graph) -> set[str]:
-    """The operations whose results follow from the image's numbers, which constants, variables and shapes do not."""
-    following = {"images"}
-    for operation in graph.get_operations():  # in an order in which they can be computed
-        if operation.type != "Shape" and any(tensor.op.name in following for tensor in operation.inputs):
-            following.add(operation.name)
-    return following
-
-
-def _entering(graph: tf.Graph, layer: str, following: Collection[str]) -> list[tf.Tensor]:
-    """The tensors that follow from the image and enter a layer: those that its own operations read, but do not make."""
-    pending, entering = [graph.get_operation_by_name(layer)], {}
-    while pending:
-        for tensor in pending.pop().inputs:
-            if tensor.op.name.startswith(f"{layer}/"):
-                pending.append(tensor.op)
-            elif tensor.op.name in following:
-                entering[tensor.name] = tensor
-    return list(entering.values())
-
-
-def _before(graph: tf.Graph, tensors: Iterable[tf.Tensor], following: Collection[str]) -> list[str]:
-    """The operations that lead to some tensors from the layers before them, or from the image."""
-    names = {*_layers(graph), "images"}
-    pending, found = list(tensors), {}
-    while pending:
-        operation = pending.pop().op
-        if operation.name in following and operation.name not in names and operation.name not in found:
-            found[operation.name] = f"{operation.name} ({operation.type})"
-            pending += operation.inputs
-    return list(reversed(found.values()))
-
-
 def predict(session: tf.Session, image: np.ndarray) -> dict[str, np.ndarray]:
     """The logits as the graph is deployed, (N, classes) by the output's name: nothing else is fetched.
 
@@ -353,11 +265,6 @@ def predict_heads(session: tf.Session, image: np.ndarray) -> dict[str, np.ndarra
         returned_by(session.graph), {"images:0": layouts.to_channels_last(image)}
     )
     return answers
-
-
-def canonical_output(tensor: tf.Tensor, value: np.ndarray) -> np.ndarray:
-    flattened = flattened_from(tensor)
-    return layouts.flat_to_channels_first(value, flattened) if flattened else layouts.to_channels_first(value)
 
 
 def on_device(session: tf.Session, device: str, precision: str) -> tf.Session:

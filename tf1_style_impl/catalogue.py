@@ -1,4 +1,4 @@
-"""The catalogue in TensorFlow 1 style: what adds each network to the graph, behind its placeholders."""
+"""The catalogue in TensorFlow 1 style: what adds each network to the graph, after its placeholders."""
 
 from __future__ import annotations
 

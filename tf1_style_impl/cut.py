@@ -1,4 +1,4 @@
-"""A graph cut apart behind some of its layers, so that other values than theirs can be given to what follows."""
+"""A graph cut apart after some of its layers, so that other values than theirs can be given to what follows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def cut(
     variables: Iterable[tf.Variable],
     more: Iterable[tf.Tensor] = (),
 ) -> tuple[dict[str, tf.Tensor], Callable[[tf.Tensor], tf.Tensor]]:
-    """A copy of the network on the same variables, with placeholders behind the layers in `injected`.
+    """A copy of the network on the same variables, with placeholders after the layers in `injected`.
 
-    A tensor that is fed in TensorFlow 1 is not computed; with a placeholder behind it, it is both.
+    A tensor that is fed in TensorFlow 1 is not computed; with a placeholder after it, it is both.
 
     Args:
         graph: of the network.

@@ -4,7 +4,7 @@ tf2onnx copies 244 MB of constants through protobuf and graph optimisers and lea
 graph of a TF1-style model has one operation for each layer's arithmetic, so each is written as its ONNX operator; an
 operation or an option without a faithful operator is refused.
 
-TensorFlow's maps are (N, H, W, C) and the graph's (N, C, H, W); a matrix behind a flatten therefore has its rows
+TensorFlow's maps are (N, H, W, C) and the graph's (N, C, H, W); a matrix after a flatten therefore has its rows
 reordered from H, W, C to C, H, W.
 """
 
@@ -41,7 +41,7 @@ from common.operations import (
 )
 from common.operations.conv_nd import ConvND
 from common.specs.architecture import IMAGE
-from tf1_style_impl.backend import ARCHITECTURE, flattened_from, heads_of, without_dropout
+from tf1_style_impl.graph import ARCHITECTURE, flattened_from, heads_of, without_dropout
 
 
 def export_onnx(session: tf.Session, path: str | Path, options: ExportOptions = ExportOptions()) -> None:

@@ -95,7 +95,7 @@ def googlenet(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) 
     """The paper's network as BVLC released it.
 
     Takes (N, 224, 224, 3) float32, BGR minus the mean; gives (N, num_classes) `logits`, and `aux1` and `aux2`, the
-    heads behind inception_4a and 4d, which nothing computes unless they are fetched.
+    heads after inception_4a and 4d, which nothing computes unless they are fetched.
 
     Source: models/bvlc_googlenet/train_val.prototxt in Caffe; Table 1 of the paper.
     """
@@ -103,7 +103,7 @@ def googlenet(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) 
 
 
 def googlenet_bn(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) -> dict[str, tf.Tensor]:
-    """GoogLeNet as torchvision has it, with batch normalisation behind every convolution; RGB from −1 to 1.
+    """GoogLeNet as torchvision has it, with batch normalisation after every convolution; RGB from −1 to 1.
 
     No local response normalisation, a 3×3 convolution where the paper has its 5×5, a last pool of 2×2, a dropout of
     0.2. The auxiliary heads average over 4×4 at 0, 3, 7 and 10 of 14 pixels, where the

@@ -12,16 +12,10 @@ from common.specs import get_spec
 from common.specs.architecture import IMAGE
 from common.training.recipe import AUXILIARY_WEIGHT
 from tf1_style_impl import layers
-from tf1_style_impl.backend import (
-    ARCHITECTURE,
-    canonical_output,
-    flattened_from,
-    named_variables,
-    read_weights,
-    to_canonical,
-)
+from tf1_style_impl.backend import named_variables, read_weights, to_canonical
 from tf1_style_impl.catalogue import BUILDERS
 from tf1_style_impl.cut import cut
+from tf1_style_impl.graph import ARCHITECTURE, canonical_output, flattened_from
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -40,14 +34,14 @@ def record_gradients(
     Args:
         session: with weights.
         image: float32, (N, C, H, W).
-        injected: values that replace a layer's output for the layers behind it, and let no gradient through.
+        injected: values that replace a layer's output for the layers after it, and let no gradient through.
         drives: the gradient that a layer's own output is given, by canonical layer name.
         labels: int64, (N,).
         training: whether batch normalisation uses the batch; dropout is off in any case.
 
     Returns:
-        `outputs`, each layer's own; `gradients` by what the layers behind each were given, and by `image`;
-        `parameters`, the gradients by each; `weights`, as they are afterwards.
+        `outputs`, each layer's own; `gradients` with respect to what the layers after each were given, and to `image`;
+        `parameters`, the gradients with respect to each; `weights`, as they are afterwards.
     """
     graph = session.graph
     spec = get_spec(graph.get_collection(ARCHITECTURE)[0])

@@ -9,7 +9,7 @@ def lenet_bvlc(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 10) -
     """The LeNet of Caffe's MNIST example, the network of `lenet_iter_10000.caffemodel`.
 
     Takes (N, 28, 28, 1) float32, the pixels over 256; gives (N, num_classes) logits. Nothing stands between a
-    convolution and its pooling: the only ReLU is behind ip1. There is no dropout.
+    convolution and its pooling: the only ReLU is after ip1. There is no dropout.
 
     Source: examples/mnist/lenet.prototxt in Caffe.
     """

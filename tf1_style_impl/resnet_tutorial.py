@@ -54,7 +54,7 @@ def tutorial_stem(images: tf.Tensor) -> tf.Tensor:
 def resnet18_tutorial(images: tf.Tensor, keep_prob: tf.Tensor, num_classes: int = 1000) -> tf.Tensor:
     """ResNet-18 as a popular Keras tutorial has it: 11,694,312 parameters.
 
-    Every convolution has a bias, and BN and ReLU behind it, those before the addition and on the shortcut too, so that
+    Every convolution has a bias, and BN and ReLU after it, those before the addition and on the shortcut too, so that
     a residual can add but never subtract. Everything is padded SAME, which at stride 2 shifts the windows by a pixel;
     eps is Keras' default. Where the tutorial is silent this is the paper's v1: projections where the shape changes, the
     stride on the first convolution.

@@ -13,8 +13,9 @@ from common.training.plan import Batch, Plan
 from common.training.recipe import AUXILIARY_WEIGHT, Recipe, decays, keep_prob, trained_spec
 from common.training.run import Epoch, Monitor, Run, Step
 from tf1_style_impl import layers
-from tf1_style_impl.backend import ARCHITECTURE, named_variables, structure
+from tf1_style_impl.backend import named_variables, structure
 from tf1_style_impl.catalogue import BUILDERS
+from tf1_style_impl.graph import ARCHITECTURE
 
 
 def train(

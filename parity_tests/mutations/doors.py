@@ -40,7 +40,7 @@ def _keras_sees(architecture: str, mistake: str, lines: str, cause: str, layer: 
     return _keras(
         architecture,
         mistake,
-        "    values = {id(_graph(model).inputs[0])",
+        "    values = {id(graph_of(model).inputs[0])",
         f"    {lines}\n    values = {{id(model.inputs[0])",
         layer,
         cause,
