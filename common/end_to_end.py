@@ -2,7 +2,7 @@
 
 ONNX Runtime, XLA, inductor and TensorFlow's grappler fold and fuse layers, but not those whose output somebody wants.
 Here nobody does: a network is judged by its outputs alone. The probe is made of integers as the exact one is, but
-nothing can be injected behind a layer that rounds; instead, how far every value may be off by then is carried on to the
+nothing can be injected after a layer that rounds; instead, how far every value may be off by then is carried on to the
 outputs (`Operation.carried`). With as good as one weight of ±1 in each filter from there on, it hardly grows on the
 way: with ordinary weights it would be multiplied by their sum in every layer, and say nothing at the end of a deep
 network.
@@ -29,8 +29,8 @@ class EndToEndProbe(Probe):
 
     weights: dict[str, np.ndarray]
     outputs: dict[str, Reference] = field(default_factory=dict)
-    """By the name of the layer behind each output: what it should be, and how far off it may be; where `bound` is 0,
-    not at all."""
+    """By the name of the layer that gives each output: what it should be, and how far off it may be (`bound` 0: not at
+    all)."""
 
 
 def end_to_end_probe(
@@ -38,7 +38,7 @@ def end_to_end_probe(
 ) -> EndToEndProbe:
     """Integers, and batch normalisations whose scale is 1 if the inverse root of 1 is.
 
-    Up to the first layer that rounds it is as the exact probe, and all outputs are exact where no layer does. Behind
+    Up to the first layer that rounds it is as the exact probe, and all outputs are exact where no layer does. After
     such a layer filters have a single weight, +1 in three of four, so that not too much ends at a ReLU, and dense
     layers eight. The last scale of a residual branch is 1/8, so that the errors on the trunk are not doubled by every
     block.
@@ -97,7 +97,7 @@ def _try_probe(spec: Architecture, taps: int, seed: int, batch: int, precision: 
 
 
 def _ends_of_branches(spec: Architecture) -> set[str]:
-    """The batch normalisations whose output is added to a shortcut, directly or behind a ReLU."""
+    """The batch normalisations whose output is added to a shortcut, directly or after a ReLU."""
     layers = {layer.name: layer for layer in spec.layers}
     ends = [layers[layer.inputs[0]] for layer in spec.layers if isinstance(layer.operation, Add)]
     return {layer.inputs[0] if isinstance(layer.operation, ReLU) else layer.name for layer in ends}

@@ -37,7 +37,7 @@ class TriptychError(ValueError):
 
 
 class Unavailable(TriptychError):
-    """What was asked for is not to be had on this machine, such as a GPU."""
+    """What was asked for is not available on this machine, such as a GPU."""
 
 
 def one_line(error: Exception) -> str:

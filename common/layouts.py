@@ -2,7 +2,7 @@
 
 Canonical, as in ONNX, Caffe and PyTorch: activations (N, C, H, W), convolution kernels (out, in, H, W), dense kernels
 (out, in), and a flatten that runs C, H, W. TensorFlow and Keras: activations (N, H, W, C), convolution kernels
-(H, W, in, out), dense kernels (in, out), and a flatten that runs H, W, C, so that the rows of a dense kernel behind a
+(H, W, in, out), dense kernels (in, out), and a flatten that runs H, W, C, so that the rows of a dense kernel after a
 flatten come in another order too.
 """
 

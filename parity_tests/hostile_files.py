@@ -34,7 +34,7 @@ def write(folder: Path, content: bytes, name: str = "weights.bin") -> Path:
 
 
 def npy(pickled: bytes, shape: str = "()", descr: str = "'|O'", fortran: str = "False") -> bytes:
-    """An npy file with a pickle, or anything, behind its header."""
+    """An npy file with a pickle, or anything, after its header."""
     header = f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}".encode()
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header + b"\n" + pickled
 

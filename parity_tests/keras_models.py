@@ -2,7 +2,7 @@
 
 `python -m parity_tests.keras_models` builds every network of the catalogue, or those that are named after it, but one
 depth only where one builder makes several, as a functional model and as a Sequential one where there is that, puts a
-softmax behind each output, and runs those that are quickly run. It prints what is wrong, a line each.
+softmax after each output, and runs those that are quickly run. It prints what is wrong, a line each.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from conftest import load_implementation, without_weights
 from common import TriptychError, get_spec, random_weights
 from common.operations import LRN, Conv
 
-MAPS = {  # the side of the map behind each convolution and pooling
+MAPS = {  # the side of the map after each convolution and pooling
     # Krizhevsky et al. 2012, figure 2: 55, 27, 13, 13, 13
     "alexnet_paper": {"conv1": 55, "pool1": 27, "conv2": 27, "pool2": 13, "conv3": 13, "conv5": 13, "pool5": 6},
     "alexnet_tf_tutorial": {"conv1": 55, "pool1": 27, "conv2": 27, "pool2": 13, "conv3": 13, "conv5": 13, "pool5": 6},

@@ -131,7 +131,7 @@ CASES = {
         X,
         {},
     ),
-    "eps is added behind the root": (
+    "eps is added after the root": (
         BatchNorm(1e-3),
         (X - channel(BN["mean"])) * channel(BN["gamma"]) / (channel(BN["variance"]) ** 0.5 + 1e-3)
         + channel(BN["beta"]),

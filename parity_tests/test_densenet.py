@@ -36,7 +36,7 @@ def test_stages_are_those_of_table_1(name):
 def test_the_graph_is_the_reference_in_the_onnx_package(tmp_path):
     """`light_densenet121`, a Caffe model. Node for node, up to this list.
 
-    - Caffe's batch normalisation has no gamma and beta; a Scale behind it has. In the reference that is a
+    - Caffe's batch normalisation has no gamma and beta; a Scale after it has. In the reference that is a
       BatchNormalization, a Mul and an Add, the latter two with an Unsqueeze for their operand.
     - The reference classifies with a 1×1 convolution on the 1×1 map, ours flattens and has a Gemm.
     """

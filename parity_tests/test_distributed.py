@@ -198,7 +198,7 @@ def error_of(act):
 
 
 def resume(implementation, folder, rank):
-    """Train, and train once more from a copy of the checkpoint behind the first epoch."""
+    """Train, and train once more from a copy of the checkpoint after the first epoch."""
 
     class Copy(Monitor):
         def epoch(self, number, epoch):

@@ -117,7 +117,7 @@ BGR = {
 
 @pytest.mark.parametrize("way", BGR)
 def test_channels_that_are_turned_round(way):
-    """They are part of the preparation before the first layer, and another network behind it."""
+    """They are part of the preparation before the first layer, and another network after it."""
     layer = tf_const("w", bytes(12), 1, 1, 3, 1)
     _, graph = skeleton_of(IMAGE, AXIS, *BGR[way], layer, tf_node("y", "Conv2D", "z", "w", **VALID))
     assert graph.images["z"].channels == (2, 1, 0)

@@ -251,7 +251,7 @@ def test_one_wrong_gradient_is_found_by_the_command(tmp_path):
     options = ("--gradients", "--backend=tf1", "--probe", "random")
     code, out, _ = finish(triptych("parity", "lenet_caffe", *options, cwd=tmp_path))
     assert code == 1
-    assert "fc2 is the first layer from the loss backwards that differs; the gradient by relu3\n" in out
+    assert "fc2 is the first layer from the loss backwards that differs; the gradient with respect to relu3\n" in out
 
 
 def test_an_interrupted_backward_pass_leaves_nothing_behind(tmp_path):

@@ -555,7 +555,7 @@ def test_public_files():
 
 
 def test_shape_in_a_header_of_python_2(tmp_path):
-    """Python 2 put an L behind a long integer."""
+    """Python 2 put an L after a long integer."""
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 3L), }\n"
     content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + np.arange(6, dtype="<f4").tobytes()
     buffer = io.BytesIO()

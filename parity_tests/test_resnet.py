@@ -43,7 +43,7 @@ def test_v1_and_v1_5_take_the_same_weights():
 
 
 def test_the_tutorials_additions():
-    """ReLU on both sides of every addition; behind it in basic blocks only."""
+    """ReLU on both sides of every addition; after it in basic blocks only."""
     for name in list_architectures("resnet*_tutorial"):
         operations = {layer.name: layer.operation for layer in get_spec(name).layers}
         additions = [layer for layer in get_spec(name).layers if layer.name.endswith("/add")]

@@ -116,7 +116,7 @@ def test_what_is_stored_is_not_called_a_gradient():
         GradientVerdict("bn2", DIVERGED, what="bn2/variance"),
     ]
     assert [verdict.cause for verdict in by_layer(group)] == [
-        "the gradient by bn1/gamma; what is stored as bn1/mean",
+        "the gradient with respect to bn1/gamma; what is stored as bn1/mean",
         "what is stored as bn2/variance",
     ]
 

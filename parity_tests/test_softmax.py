@@ -1,4 +1,4 @@
-"""Probabilities where they are asked for: a last layer `softmax`, behind the heads too, in every implementation."""
+"""Probabilities where they are asked for: a last layer `softmax`, after the heads too, in every implementation."""
 
 import importlib
 

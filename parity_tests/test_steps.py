@@ -251,7 +251,7 @@ def steps_of(course, *, gradient=lambda course, step, w: course.derivatives(step
 
 
 def causes(course, taken):
-    """What explains the first wrong step and the one behind it."""
+    """What explains the first wrong step and the one after it."""
     first = next(number for number, step in enumerate(taken) if not step.misfit.follows)
     kinds = {name.rpartition("/")[2] for name in WEIGHTS}
     accused = suspects([*optimiser_mistakes(kinds), *gradient_mistakes(course)], taken[first])

@@ -9,7 +9,7 @@ class CaffeNet(nn.Sequential):
     """CaffeNet, the network of `bvlc_reference_caffenet.caffemodel`.
 
     Takes (N, 3, 227, 227) float32, BGR minus the mean; gives (N, num_classes) logits. It is `AlexNetBVLC`, but that
-    each normalisation stands behind its pooling: the weights of the two fit into each other, silently.
+    each normalisation stands after its pooling: the weights of the two fit into each other, silently.
 
     Source: models/bvlc_reference_caffenet/deploy.prototxt in Caffe.
     """

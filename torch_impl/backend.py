@@ -193,7 +193,7 @@ def record(
 ) -> dict[str, np.ndarray]:
     """Run the model and return every layer's output by canonical name, (N, C, H, W) or (N, features).
 
-    `injected` replaces a layer's output for the layers behind it, after it has been recorded.
+    A layer's own output is recorded; the layers after it read what `injected` has in its place.
     """
     return dict(run(model, image, injected).layers)
 
@@ -263,7 +263,7 @@ def predict(model: nn.Module, image: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def first_output(model: nn.Module) -> str:
-    """The name of what a model gives in evaluation mode: `logits`, or `probabilities` behind a softmax."""
+    """The name of what a model gives in evaluation mode: `logits`, or `probabilities` after a softmax."""
     return "probabilities" if getattr(model, "softmax", None) else "logits"
 
 

@@ -29,7 +29,7 @@ from torch_impl.train import losses_of, training_mode
 Arrays = Mapping[str, np.ndarray]
 
 _COMPILED = "_compiled"
-"""The attribute of a model that keeps what was compiled, by the layers behind which something is injected."""
+"""The attribute of a model that keeps what was compiled, by the layers after which something is injected."""
 
 
 def record_compiled(
@@ -87,8 +87,8 @@ def record_gradients_compiled(
 ) -> dict[str, dict[str, np.ndarray]]:
     """As `record_gradients`, by the backward pass that `torch.compile` makes of the model.
 
-    What it differentiates by must be an argument: the gradient by a layer's output is that by a zero added to it. What
-    is only recorded is detached, so that the backward pass is that of the loss and of nothing else.
+    It differentiates with respect to arguments only: the gradient of a layer's output is that of a zero added to it.
+    What is only recorded is detached, so that the backward pass is that of the loss and of nothing else.
     """
     device = next(model.parameters()).device
     model.eval()  # running it leaves no trace then
@@ -124,7 +124,7 @@ def record_gradients_compiled(
 def _with_every_sum(
     model: nn.Module, added: Sequence[str], injected: Sequence[str], differentiable: Collection[str]
 ) -> fx.GraphModule:
-    """The model as a function of the image, of what is added to layers' outputs, and of what is injected behind others.
+    """The model as a function of the image, of what is added to layers' outputs, and of what is injected after others.
 
     Its result: every layer's own output by name, to be looked at; and those that the loss is made of, with what was
     added to them.

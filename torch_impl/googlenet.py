@@ -69,7 +69,7 @@ class GoogLeNet(nn.Module):
     """The paper's network as BVLC released it.
 
     Takes (N, 3, 224, 224) float32, BGR minus the mean. Gives (N, num_classes) logits in evaluation mode; while
-    training, or with `auxiliary` set, a dict of `logits`, `aux1` and `aux2`, the heads behind inception_4a and 4d.
+    training, or with `auxiliary` set, a dict of `logits`, `aux1` and `aux2`, the heads after inception_4a and 4d.
 
     Source: models/bvlc_googlenet/train_val.prototxt in Caffe; Table 1 of the paper.
     """
@@ -139,7 +139,7 @@ class GoogLeNet(nn.Module):
 
 
 def googlenet_bn(num_classes: int = 1000) -> GoogLeNet:
-    """GoogLeNet as torchvision has it, with batch normalisation behind every convolution; RGB from −1 to 1.
+    """GoogLeNet as torchvision has it, with batch normalisation after every convolution; RGB from −1 to 1.
 
     No local response normalisation, a 3×3 convolution where the paper has its 5×5, a last pool of 2×2, a dropout of
     0.2. The auxiliary heads average over 4×4 at 0, 3, 7 and 10 of 14 pixels, where the

@@ -1,4 +1,4 @@
-"""The gradients of a PyTorch model by every parameter, every layer's output and the image."""
+"""The gradients of a PyTorch model with respect to every parameter, every layer's output and the image."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def record_gradients(
     Args:
         model: with weights.
         image: float32, (N, C, H, W).
-        injected: values that replace a layer's output for the layers behind it, and let no gradient through.
+        injected: values that replace a layer's output for the layers after it, and let no gradient through.
         drives: the gradient that a layer's own output is given, by canonical layer name.
         labels: int64, (N,).
         training: whether batch normalisation uses the batch; dropout is off in any case.
 
     Returns:
-        `outputs`, each layer's own; `gradients` by what the layers behind each were given, and by `image`;
-        `parameters`, the gradients by each; `weights`, as they are afterwards.
+        `outputs`, each layer's own; `gradients` with respect to what the layers after each were given, and to `image`;
+        `parameters`, the gradients with respect to each; `weights`, as they are afterwards.
     """
     device = next(model.parameters()).device
     outputs: dict[str, np.ndarray] = {}

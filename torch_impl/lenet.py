@@ -118,7 +118,7 @@ class LeNetCaffe(nn.Sequential):
     """LeNet with the widths of Caffe's example (20, 50, 500), max-pooling and ReLU, on a padded 32×32 image.
 
     Takes (N, 1, 32, 32) float32; gives (N, num_classes) logits. Caffe's own (`LeNetBVLC`) takes 28×28, does not pad,
-    and has a ReLU behind its first dense layer only; the padding makes fc1 four times as large.
+    and has a ReLU after its first dense layer only; the padding makes fc1 four times as large.
 
     Source: examples/mnist/lenet.prototxt in Caffe, with the changes above.
     """

@@ -9,7 +9,7 @@ class LeNetBVLC(nn.Sequential):
     """The LeNet of Caffe's MNIST example, the network of `lenet_iter_10000.caffemodel`.
 
     Takes (N, 1, 28, 28) float32, the pixels over 256; gives (N, num_classes) logits. Nothing stands between a
-    convolution and its pooling: the only ReLU is behind ip1.
+    convolution and its pooling: the only ReLU is after ip1.
 
     Source: examples/mnist/lenet.prototxt in Caffe.
     """

@@ -82,7 +82,7 @@ def tutorial_stem() -> OrderedDict[str, nn.Module]:
 def resnet18_tutorial(num_classes: int = 1000) -> ResNet:
     """ResNet-18 as a popular Keras tutorial has it: 11,694,312 parameters.
 
-    Every convolution has a bias, and BN and ReLU behind it, those before the addition and on the shortcut too, so that
+    Every convolution has a bias, and BN and ReLU after it, those before the addition and on the shortcut too, so that
     a residual can add but never subtract. Everything is padded SAME, which at stride 2 shifts the windows by a pixel;
     eps is Keras' default. Where the tutorial is silent this is the paper's v1: projections where the shape changes, the
     stride on the first convolution.

@@ -68,7 +68,7 @@ class GraphBuilder:
 
         Args:
             path: where to; an existing file is replaced.
-            values: `logits` (or `probabilities`), and the auxiliary heads if there are any, to the layers behind them.
+            values: the layer that gives each output: `logits` or `probabilities`, and auxiliary heads if any.
             options: see `ExportOptions`.
             source: the framework and its version, kept in the file's metadata.
 
@@ -184,7 +184,7 @@ class GraphBuilder:
         graph = helper.make_graph(self.nodes, name, [image, *parameters], results, integers)
         opset = helper.make_opsetid("", OPSETS[options.dtype])
         model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
-        # The parameters are inputs only for as long as the shapes behind them are inferred.
+        # The parameters are inputs only while the shapes of what reads them are inferred.
         model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
         del model.graph.input[1:], model.graph.initializer[:]
         helper.set_model_props(model, dict(metadata))
@@ -192,7 +192,7 @@ class GraphBuilder:
 
 
 def _in_canonical_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Every node behind those it reads, and of those that are ready the one first in the alphabet.
+    """Every node after those it reads, and of those that are ready the one first in the alphabet.
 
     Frameworks list parallel branches in different orders; the graph should not depend on which it came from.
     """

@@ -158,7 +158,7 @@ class _Walk:
         return float(array.flat[0])
 
     def window(self, name: str) -> int:
-        """The length of a kernel (1, 1, length, 1 …): the first axis behind the one channel is that of the channels."""
+        """The length of a kernel (1, 1, length, 1 …): the first axis after the one channel is that of the channels."""
         array = self._array(name)
         if array.shape[:3] != (1, 1, array.size):
             raise ValueError(name)

@@ -34,7 +34,7 @@ class ExportOptions:
     dtype: str = "float32"
     """Of everything in the graph, the image included: `float32`, `float16` or `bfloat16`."""
     fold: bool = False
-    """Multiply each batch normalisation that stands right behind a convolution into it."""
+    """Multiply each batch normalisation that stands directly after a convolution into it."""
     external_data: bool = False
     """Put the weights into `<path>.data`; they are put there in any case if they do not fit into one file."""
     preprocessing: Preprocessing | None = None

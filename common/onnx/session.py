@@ -119,7 +119,7 @@ def _graph(model: str | bytes) -> onnx.GraphProto:
 def _places(profile: Path) -> dict[str, str]:
     """Where each node ran: on the CPU if any of its kernels did.
 
-    A node that was moved to another layout has a number behind its name: `conv1_token_7`. What ONNX Runtime puts
+    A node that was moved to another layout has a number after its name: `conv1_token_7`. What ONNX Runtime puts
     between nodes, copies and transpositions, is no node of the model.
     """
     places: dict[str, str] = {}
@@ -137,11 +137,11 @@ class RecordingSession:
 
     On a CPU, ONNX Runtime has no kernels for bfloat16 and few for float16; where it has none for that, it computes in
     float32, but rounds only the values that leave the graph. A file of either type is therefore run with each operator
-    in float32 and a cast there and back behind it, so that all that passes from layer to layer is rounded.
+    in float32 and a cast there and back after it, so that all that passes from layer to layer is rounded.
 
     Args:
         path: the file.
-        injected: the layers whose output `record` replaces for the layers behind them.
+        injected: the layers whose output `record` replaces for the layers after them.
         providers: where to run it; see `execution_providers`.
 
     Raises:
@@ -233,7 +233,7 @@ class RecordingSession:
 
 
 def execution_providers(device: str, precision: str) -> list[tuple[str, dict[str, str]]]:
-    """ONNX Runtime's providers for a device, the CPU's behind the GPU's for what that does not have.
+    """ONNX Runtime's providers for a device, the CPU's after the GPU's for what that does not have.
 
     Raises:
         Unavailable: the installed ONNX Runtime cannot use the device.

@@ -125,7 +125,7 @@ class Flatten(Operation):
         if self.shape is not None and shape != self.shape:
             found, made_for = ("×".join(map(str, sizes)) for sizes in (shape, self.shape))
             raise TriptychError(
-                f"the map that is flattened is {found}, but the dense weights behind it are for {made_for}"
+                f"the map that is flattened is {found}, but the dense weights after it are for {made_for}"
             )
         return (prod(shape),)
 

@@ -49,7 +49,7 @@ class BatchNorm(Operation):
 
         The sum under the root and the rounding of eps are halved by it, together one u; the inverse root takes E, or 2
         as a root and a quotient; the product with gamma one: s has E + 2. Computed as (x − mean)·s + beta, three more;
-        computed as x·s + (beta − mean·s), four at most behind mean·s.
+        computed as x·s + (beta − mean·s), four at most after mean·s.
 
         Integers do not make it exact: TensorFlow's vectorised inverse root of 1 is 1 − 2^-23 on a CPU.
         """
@@ -165,7 +165,7 @@ class BatchNorm(Operation):
                 yield mistake, exchanged(seen, **taken)
         mean, variance = own[2:]
         deviation = np.sqrt(variance.astype(np.float64)) + self.eps
-        yield "eps is added behind the root", exchanged(seen, variance=deviation**2 - self.eps)
+        yield "eps is added after the root", exchanged(seen, variance=deviation**2 - self.eps)
         yield "the variance is taken for a standard deviation", exchanged(seen, variance=variance**2)
         squared = (variance.astype(np.float64) + self.eps) ** 2 - self.eps
         yield "the root of the variance is missing", exchanged(seen, variance=squared)

@@ -79,7 +79,7 @@ class Conv(Windowed):
         """A sum of n − 1 products and a bias: |ŷ − y| ≤ γ_n (Σ|w·a| + |b|), n = fan-in + 1.
 
         Valid for every order of summation, with and without fused multiply-add (Higham, section 3.1). It also holds
-        behind a ReLU, which brings no two numbers further apart.
+        after a ReLU, which brings no two numbers further apart.
         """
         windows = windows_of(inputs[0], *self.window(inputs[0].shape[1:]), fill=0.0)
         batch, _, height, width = windows.shape[:4]

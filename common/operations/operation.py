@@ -252,7 +252,9 @@ def backward(
     expected = evaluated_shape(operation, inputs, parameters)
     if dy.shape != expected:
         found, of_output = ("×".join(map(str, shape)) for shape in (dy.shape, expected))
-        raise TriptychError(f"the gradient by the output of {operation.kind} is {found}, expected {of_output}")
+        raise TriptychError(
+            f"the gradient with respect to the output of {operation.kind} is {found}, expected {of_output}"
+        )
     return operation.gradients(inputs, parameters, dy, training)
 
 

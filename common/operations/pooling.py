@@ -58,7 +58,7 @@ class MaxPool(Windowed):
     def gradients(self, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool) -> Gradients:
         """To the largest of each window; where that stands in it more than once, to any of these.
 
-        Frameworks choose differently then. Behind a ReLU, whose zeros are what most ties are made of, a padding of
+        Frameworks choose differently then. After a ReLU, whose zeros are what most ties are made of, a padding of
         zeros is as good as none, and takes the gradient too; nothing is lost by it, since the derivative there is 0.
         """
         kernel, stride, padding = self.window(inputs[0].shape[1:])

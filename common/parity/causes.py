@@ -101,12 +101,14 @@ def observe(
     shapes = {name: array.shape for name, array in parameters.items()}
     others = {other.name: parameters_of(other.name, probe.weights) for other in spec.layers if other != layer}
     passed_on = {IMAGE: probe.image} | {name: probe.injected.get(name, array) for name, array in recorded.items()}
-    behind = next_convolution(spec, layer)
+    following = next_convolution(spec, layer)
     next_conv = None
-    if behind and behind.name in recorded and behind.inputs[0] in passed_on:
-        given = [passed_on[behind.inputs[0]]]
-        weights = parameters_of(behind.name, probe.weights)
-        next_conv = Observation(behind.name, behind.operation, given, recorded[behind.name], weights, batch=given)
+    if following and following.name in recorded and following.inputs[0] in passed_on:
+        given = [passed_on[following.inputs[0]]]
+        weights = parameters_of(following.name, probe.weights)
+        next_conv = Observation(
+            following.name, following.operation, given, recorded[following.name], weights, batch=given
+        )
     return Observation(
         layer.name,
         layer.operation,

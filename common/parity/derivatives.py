@@ -39,7 +39,7 @@ class Derivatives:
     """Of the mean loss of a batch, without weight decay; all float64, by canonical name."""
 
     gradients: dict[str, np.ndarray]
-    """By every parameter that is trained."""
+    """With respect to every parameter that is trained."""
     statistics: dict[str, np.ndarray]
     """Mean and biased variance of the batch at each normalisation, under the names of what is stored."""
     counts: dict[str, int]

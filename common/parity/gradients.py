@@ -1,12 +1,12 @@
 """Gradient parity: the backward pass of every layer of every backend, held to the oracle of `common.operations`.
 
-Each backend hands over, for every layer, its output and the gradient by it, and the gradient by every parameter and by
-the image. As in the forward pass, a layer is judged by what the backend itself gave it: its recorded input and the
-recorded gradient by its output.
+Each backend hands over every layer's output, and the gradients with respect to every layer's output, every parameter
+and the image. As in the forward pass, a layer is judged by what the backend itself gave it: its recorded input and the
+recorded gradient with respect to its output.
 
 On the *exact* probe all of these are integers wherever they can be, so that every sum is exact and the bits must be
 those of float64. There the loss is Σ drive · logits with integer drives, and the graph is cut around each layer that
-rounds, and before each max-pool: integers are injected in front of it and behind it, going forward and going back. No
+rounds, and before each max-pool: integers are injected in front of it and after it, going forward and going back. No
 window of a max-pool holds its largest value twice; where one does, frameworks route the gradient differently.
 
 On *random* numbers and on a *photo* the weights are seeded or given, the loss is the training loss, and bounds decide.
@@ -233,7 +233,7 @@ def _together(name: str, group: Sequence[GradientVerdict]) -> LayerVerdict:
     stored = [what for what in wrong if what.endswith(("/mean", "/variance"))]
     gradients = [what for what in wrong if what not in stored]
     causes = [
-        f"the gradient by {', '.join(gradients)}" if gradients else None,
+        f"the gradient with respect to {', '.join(gradients)}" if gradients else None,
         f"what is stored as {', '.join(stored)}" if stored else None,
         *(verdict.cause for verdict in group),
     ]

@@ -1,7 +1,7 @@
 """Judging what a backend recorded, layer by layer, against the oracle.
 
 Each layer is evaluated in float64 on the backend's *own* recorded input of that layer, so that an error is found in the
-layer that makes it and not in those behind it.
+layer that makes it and not in those after it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from common.specs.architecture import IMAGE, Architecture, Layer
 
 @dataclass(frozen=True)
 class Between:
-    """What stands between the layers of a backend's model, and what those behind it were given; see `Recording`."""
+    """What stands between the layers of a backend's model, and what those after it were given; see `Recording`."""
 
     unnamed: Unnamed = field(default_factory=dict)
     given: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -116,10 +116,10 @@ def judge_in_order(
         yield known[key]
 
 
-def stands_between(before: str, behind: str, operations: Sequence[str]) -> str:
+def stands_between(before: str, after: str, operations: Sequence[str]) -> str:
     """For a message: that something is in the model which the specification does not have."""
     verb = "stand" if len(operations) > 1 else "stands"
-    return f"{' and '.join(operations)} {verb} between {before} and {behind}"
+    return f"{' and '.join(operations)} {verb} between {before} and {after}"
 
 
 def _right_on(layer: Layer, probe: Probe, given: np.ndarray, output: np.ndarray, precision: Precision) -> bool:

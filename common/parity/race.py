@@ -148,7 +148,7 @@ class _Lane:
     out: bool = False
     """Whether it makes no more steps."""
     files: list[Path] = field(default_factory=list)
-    """Where its parameters are behind the latest steps."""
+    """Where its parameters are after the latest steps."""
 
     def step(self, timeout: float) -> None:
         """Have the process make a step."""

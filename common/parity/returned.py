@@ -25,14 +25,14 @@ def judge_returned(spec: Architecture, probe: Probe, recording: Recording, unnam
     """The outputs that are not what their layers passed on in the same run, bit for bit; none if all is well.
 
     Nothing is computed between a network's last layer and whoever called it, so there is no bound. Where something was
-    injected behind that layer, it is that which must come back. An output that a specified layer did not reach is left
+    injected after that layer, it is that which must come back. An output that a specified layer did not reach is left
     to the verdict on the layer.
 
     Args:
         spec: the network.
         probe: what the backend was given.
         recording: what it recorded and returned.
-        unnamed: what stands between its layers, and behind the last.
+        unnamed: what stands between its layers, and after the last.
     """
     passed_on = {**recording.layers, **probe.injected}
     verdicts = []
@@ -91,14 +91,14 @@ def _is(operation: Operation, right: np.ndarray, value: np.ndarray) -> bool:
 def judge_deployed(
     spec: Architecture, probe: EndToEndProbe, returned: Arrays, alone: Arrays, unnamed: Unnamed
 ) -> list[LayerVerdict]:
-    """Judge a network by all that it returns, each output under the name of the layer behind it.
+    """Judge a network by all that it returns, each output under the name of the layer that gives it.
 
     Args:
         spec: the network.
         probe: what the backend was given.
         returned: its outputs, (N, classes), by name.
         alone: its logits, if it returns them in another way when its auxiliary heads are not asked for.
-        unnamed: what stands between its layers, and behind the last.
+        unnamed: what stands between its layers, and after the last.
     """
     verdicts = judge_outputs(spec, probe, _by_layer(spec, returned), unnamed)
     for name, layer in spec.outputs.items():
@@ -117,13 +117,13 @@ def _by_layer(spec: Architecture, returned: Arrays) -> dict[str, np.ndarray]:
 def judge_outputs(
     spec: Architecture, probe: EndToEndProbe, recorded: Arrays, unnamed: Unnamed = MappingProxyType({})
 ) -> list[LayerVerdict]:
-    """Judge a network by its outputs alone, each under the name of the layer behind it.
+    """Judge a network by its outputs alone, each under the name of the layer that gives it.
 
     Args:
         spec: the network.
         probe: what the backend was given.
-        recorded: its outputs, (N, classes), by the name of the layer behind each; auxiliary heads may be absent.
-        unnamed: what stands between its layers, and behind the last.
+        recorded: its outputs, (N, classes), by the name of the layer that gives each; auxiliary heads may be absent.
+        unnamed: what stands between its layers, and after the last.
     """
     verdicts = []
     for name, layer in spec.outputs.items():

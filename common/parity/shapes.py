@@ -25,8 +25,8 @@ def explain_shape(spec: Architecture, layer: Layer, shapes: Mapping[str, Shape])
     """
     operation, found = layer.operation, tuple(shapes[layer.name])
     given = spec.input_shapes(layer)[0]
-    if (behind := next_convolution(spec, layer)) and _stride_stands_in(behind, operation, found, given, shapes):
-        return f"its stride and that of {behind.name} are exchanged"
+    if (following := next_convolution(spec, layer)) and _stride_stands_in(following, operation, found, given, shapes):
+        return f"its stride and that of {following.name} are exchanged"
     windows, others = [], []
     if isinstance(operation, Conv | MaxPool | AveragePool):
         blank = [np.empty((1, *given), np.float32)]
@@ -56,20 +56,22 @@ def next_convolution(spec: Architecture, layer: Layer) -> Layer | None:
     """The convolution of the same block that a stride may have been given to instead."""
     block = layer.name.rpartition("/")[0]
     layers = spec.layers[spec.layers.index(layer) + 1 :]
-    behind = (other for other in layers if isinstance(other.operation, Conv) and other.name.rpartition("/")[0] == block)
-    return next(behind, None) if block and isinstance(layer.operation, Conv) else None
+    following = (
+        other for other in layers if isinstance(other.operation, Conv) and other.name.rpartition("/")[0] == block
+    )
+    return next(following, None) if block and isinstance(layer.operation, Conv) else None
 
 
 def _stride_stands_in(
-    behind: Layer, operation: Operation, found: Shape, given: Shape, shapes: Mapping[str, Shape]
+    following: Layer, operation: Operation, found: Shape, given: Shape, shapes: Mapping[str, Shape]
 ) -> bool:
     """Whether the shapes are those of two convolutions that have each other's stride."""
     assert isinstance(operation, Conv)
-    assert isinstance(behind.operation, Conv)
-    if operation.stride == behind.operation.stride or behind.inputs[0] not in shapes:
+    assert isinstance(following.operation, Conv)
+    if operation.stride == following.operation.stride or following.inputs[0] not in shapes:
         return False
     with suppress(TriptychError):
-        here = replace(operation, stride=behind.operation.stride).output_shape(given)
-        there = replace(behind.operation, stride=operation.stride).output_shape(tuple(shapes[behind.inputs[0]]))
-        return here == found and there == tuple(shapes.get(behind.name, ()))
+        here = replace(operation, stride=following.operation.stride).output_shape(given)
+        there = replace(following.operation, stride=operation.stride).output_shape(tuple(shapes[following.inputs[0]]))
+        return here == found and there == tuple(shapes.get(following.name, ()))
     return False

@@ -1,7 +1,7 @@
 """Why a step does not follow: known mistakes of trainings, each tried in the oracle.
 
 A mistake explains a step if all parameters and statistics lie within the bound of the step *with* it; the right step
-has failed already. One that reads something off (a factor, a limit) must explain the step behind it too, with the same.
+has failed already. One that reads something off (a factor, a limit) must explain the step after it too, with the same.
 All that no step has excluded are told.
 
 Most optimisers are of one shape: what a step moves is A + f·B, with a factor f that is read off. By least squares it is
@@ -62,7 +62,7 @@ def suspects(mistakes: Sequence[Mistake], step: StepTaken) -> Suspects:
 
 
 def confirmed(accused: Suspects, step: StepTaken) -> Suspects:
-    """Those of them that explain the step behind it as well."""
+    """Those of them that explain the step after it as well."""
     tensors, found = list(step.tensors()), []
     for mistake, before in accused:
         begun = [

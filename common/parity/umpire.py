@@ -108,7 +108,7 @@ class _Entry:
 
     way: Trajectory
     records: deque[Callable[[], Weights]]
-    """Read its parameters: before the step before, before the step, behind it."""
+    """Read its parameters: before the step before, before the step, after it."""
     suspects: Suspects = ()
 
 
@@ -138,7 +138,7 @@ class Umpire:
         Args:
             step: from 1.
             ways: what is known of each, by its name; what is found is written into it.
-            after: reads the parameters of each behind the step; must go on doing so for two more steps.
+            after: reads the parameters of each after the step; must go on doing so for two more steps.
         """
         for name, way in ways.items():
             entry = self.entries.setdefault(name, _Entry(way, deque([self.start], maxlen=3)))
@@ -190,7 +190,7 @@ class Umpire:
         """Of the mistakes that explain a wrong step, keep those that explain the next."""
         if not entry.suspects:
             return
-        with suppress(Exception):  # the verdict stands, whatever the step behind it is like
+        with suppress(Exception):  # the verdict stands, whatever the step after it is like
             entry.suspects = confirmed(entry.suspects, self._taken(step, entry))
             entry.way.likely_cause = _told(entry.suspects)
 

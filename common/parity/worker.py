@@ -80,7 +80,7 @@ class Worker:
         self.loaded: str | None = None
         self.exported: Path | None = None
         self.sessions: dict[frozenset[str] | None, RecordingSession | DeployedSession] = {}
-        """With the weights that are loaded, by the layers behind which something is injected; None: as deployed."""
+        """With the weights that are loaded, by the layers after which something is injected; None: as deployed."""
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out one request; see the module's description."""

@@ -2,7 +2,7 @@
 
 Around the names that a network has by itself, others put their own: `module.` of DataParallel, `_orig_mod.` of
 torch.compile, `model.`, `encoder.`, `resnet_v1_50/`, in any nesting, on the whole or on a part. What stands in front is
-found by what fits behind it.
+found by what fits after it.
 """
 
 from __future__ import annotations

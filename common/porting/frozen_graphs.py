@@ -2,7 +2,7 @@
 
 In a frozen graph the variables have become constants. It is read as data, node by node, and nothing of it is run; what
 is made of it is matched with the catalogue by structure, as every ONNX graph is, so that names do not matter, and a
-stride or a padding that is another is seen. Maps stay (N, H, W, C): a transpose behind each convolution says so.
+stride or a padding that is another is seen. Maps stay (N, H, W, C): a transpose after each convolution says so.
 
 Source: graph.proto, node_def.proto, attr_value.proto and tensor.proto in TensorFlow.
 """

@@ -126,7 +126,7 @@ class GraphDef:
 
     @cached_property
     def order(self) -> list[TFNode]:
-        """Every node behind those that it reads."""
+        """Every node after those that it reads."""
         found: dict[str, TFNode] = {}
         begun: set[str] = set()
         for first in self.nodes:
@@ -201,7 +201,7 @@ class GraphDef:
 
     @cached_property
     def results(self) -> dict[str, list[str]]:
-        """By node, those of its results that are read, behind the first."""
+        """By node, those of its results that are read, after the first."""
         read = dict.fromkeys(name for node in self.order for name in node.inputs if ":" in name)
         found: dict[str, list[str]] = {}
         for name in read:
@@ -209,7 +209,7 @@ class GraphDef:
         return found
 
     def source(self, name: str) -> TFNode:
-        """The node that a value is of, behind those that only pass it on."""
+        """The node that makes a value, those left out that only pass it on."""
         node = self.nodes[self.owner(name)]
         while node.op == "Identity" and node.inputs:
             node = self.nodes[self.owner(node.inputs[0])]
@@ -295,5 +295,5 @@ def _shape(content: memoryview) -> tuple[int, ...]:
             found = [signed(size) for number, size, _ in fields(value) if number == 1 and isinstance(size, int)]
             sizes.append(found[-1] if found else 0)
     if len(sizes) > 8 or min(sizes, default=0) < 0 or max(sizes, default=0) >= 2**40:
-        raise Damaged("a constant has a shape that is none")
+        raise Damaged("a constant has an impossible shape")
     return tuple(sizes)

@@ -1,7 +1,7 @@
 """`bvlc_alexnet.npy` and its kind: a dict of layers in one pickled array, or an npz of arrays.
 
 Two formats are in use, `{"conv1": [W, b], …}` and `{"conv1": {"weights": W, "biases": b}, …}`, written by Python 2 or
-3. Layers bear canonical names; kernels are (H, W, in, out) and dense kernels (in, out), behind a flatten that runs
+3. Layers bear canonical names; kernels are (H, W, in, out) and dense kernels (in, out), after a flatten that runs
 H, W, C.
 """
 
@@ -34,7 +34,7 @@ HEADER = re.compile(
     rb"\{'descr': '(?P<descr>[<>|=]?\w{1,10})', 'fortran_order': (?P<fortran>True|False), "
     rb"'shape': \((?P<shape>|\d{1,18}L?,|\d{1,18}L?(, ?\d{1,18}L?){1,7})\),? ?\} *\n?"
 )
-"""As NumPy has always written it: a dict, which NumPy evaluates. Python 2 puts an L behind lengths."""
+"""As NumPy has always written it: a dict, which NumPy evaluates. Python 2 puts an L after lengths."""
 
 COUNTERS = [((), dtype) for dtype in ("<f4", "<i4", "<i8")]
 """Shape and dtype of single numbers, such as steps and learning rates, that training leaves between the parameters."""

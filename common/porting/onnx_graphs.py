@@ -90,7 +90,7 @@ class Graph:
             return
         made = self._READERS.get(node.op_type, Graph._other)(self, node, attributes, constants, values)
         if isinstance(made, Node):
-            kept = made.name == self.made[values[0]].name  # a bias, say, behind what may have turned the map
+            kept = made.name == self.made[values[0]].name  # a bias, say, after what may have turned the map
             self.made[output] = sign(made)
             self.passed[output] = [entry for entry in self.passed[values[0]] if kept and entry[0] == "Transpose"]
         else:
@@ -165,14 +165,14 @@ class Graph:
         if len(constants) > 2 and constants[2] is not None:
             parameters["bias"] = self.constants.named(node.input[2], constants[2].reshape(-1))
         if weight.shape[2:] == (1, 1) and ("GlobalAveragePool",) in self.passed[values[0]]:
-            # Caffe2 writes a dense layer behind a global average as a convolution.
+            # Caffe2 writes a dense layer after a global average as a convolution.
             name, weight = parameters["weight"][0], weight[:, :, 0, 0]
             self.constants.changes[name], parameters["weight"] = "out,in,1,1 → out,in", (name, weight)
             return self._node("Dense", node, values[0], parameters=parameters, shape=weight.shape)
         strides = tuple(attributes.get("strides", (1, 1)))
         whole = weight.shape[2:] == (7, 7) and strides == (1, 1) and not any(_pads(attributes, (7, 7)))
         if whole or (weight.shape[2:] == (1, 1) and self.made[values[0]].kind == "Dense"):
-            # VGG's first dense layer as a convolution of the whole map, and those behind it, as slim and timm write it.
+            # VGG's first dense layer as a convolution of the whole map, and those after it, as slim and timm write it.
             name, weight = parameters["weight"][0], weight.reshape(len(weight), -1)
             self.constants.changes[name], parameters["weight"] = "out,C,H,W → out,(C,H,W)", (name, weight)
             return self._node("Dense", node, values[0], parameters=parameters, shape=weight.shape)
@@ -225,7 +225,7 @@ class Graph:
         return self._node("BatchNorm", node, values[0], parameters=parameters, shape=constants[1].shape)
 
     def _mul(self, node: Any, attributes: dict[str, Any], constants: list[Any], values: list[str]) -> Node | Between:
-        """A scale of each channel is a batch normalisation's, by itself or behind one; sub-sampling has one too."""
+        """A scale of each channel is a batch normalisation's, by itself or after one; sub-sampling has one too."""
         constant = next((array for array in constants if array is not None), None)
         if constant is None or len(values) > 1:
             return [("Mul", "of several values")]
@@ -243,7 +243,7 @@ class Graph:
         return self._node("BatchNorm", node, x, parameters={"gamma": gamma}, shape=gamma[1].shape)
 
     def _affine(self, before: Node, gamma: Any = None, beta: Any = None) -> Node:
-        """Caffe's Scale layer behind its BatchNorm, whose own scale and shift are mostly 1 and 0.
+        """Caffe's Scale layer after its BatchNorm, whose own scale and shift are mostly 1 and 0.
 
         (x · s + b) · m + a has the scale s · m and the shift b · m + a, computed in float64 and rounded once.
         """

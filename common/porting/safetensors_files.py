@@ -1,4 +1,4 @@
-"""safetensors: a header of JSON, then the tensors one behind the other."""
+"""safetensors: a header of JSON, then the tensors one after the other."""
 
 from __future__ import annotations
 

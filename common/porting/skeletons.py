@@ -87,7 +87,7 @@ def skeleton(spec: Architecture, head: str, *, folded: bool = False) -> Node:
     Args:
         spec: the network.
         head: the layer.
-        folded: leave out the batch normalisations that stand right behind a convolution, which exporters fold into it.
+        folded: leave out the batch normalisations directly after a convolution, which exporters fold into it.
     """
     made: dict[str, Node] = {IMAGE: image_node()}
     passed: dict[str, list[tuple[Any, ...]]] = {IMAGE: []}
@@ -196,7 +196,7 @@ def differences(ours: Node, theirs: Node) -> Iterator[tuple[bool, str]]:
 
 
 def _padded(between: Between) -> tuple[Between, Any]:
-    """What lies between, each padding added to the window behind it; and the padding that is left at the end."""
+    """What lies between, each padding added to the window after it; and the padding that is left at the end."""
     found: Between = []
     rest: Any = (0, 0, 0, 0)
     for entry in between:

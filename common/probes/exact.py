@@ -16,7 +16,7 @@ That holds for all images but the last, in which some numbers are long, so that 
 An injection cuts the path between two layers, so it must not hide what lies on it: the wrong predecessor has other
 integers than the right one, what stands between two layers works on what is injected too, and each layer's own output
 is recorded before it is replaced. Layers without weights are left as they are: they read what was computed, which takes
-half of the injections away, and lets them be fused. Behind a flatten or a dropout nothing is injected, since these only
+half of the injections away, and lets them be fused. After a flatten or a dropout nothing is injected, since these only
 pass on what they are given.
 """
 
@@ -54,7 +54,7 @@ def exact_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, bits: int 
     normalisation has a variance of a few times its eps, which would not be seen otherwise.
 
     Layers that cannot be exact (LRN raises to a power, batch normalisation takes an inverse root, an average over 49
-    does not terminate in binary) are held to their bound, and integers are injected behind them.
+    does not terminate in binary) are held to their bound, and integers are injected after them.
 
     Args:
         spec: the network.
@@ -81,7 +81,7 @@ def exact_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, bits: int 
         weights.update(parameters)
         reference = evaluate(layer.operation, inputs, parameters_of(name, parameters))
         if reference.rounds:
-            probe.bounded[name] = f"{layer.operation.kind} rounds: held to its bound, and integers injected behind it"
+            probe.bounded[name] = f"{layer.operation.kind} rounds: held to its bound, and integers injected after it"
         else:
             quanta[name] = layer.operation.quantum(inputs[0].shape[1:], min(quanta[other] for other in layer.inputs))
             if reference.magnitude is not None and reference.magnitude.max(initial=0) >= EXACT_LIMIT * quanta[name]:

@@ -1,4 +1,4 @@
-"""Sparse integers: exact through a whole network, with nothing injected but behind what rounds.
+"""Sparse integers: exact through a whole network, with nothing injected but after what rounds.
 
 Where no value may be replaced on the way, sums must stay small by themselves. Nearly all weights are 0 therefore, and
 what one of them does is not seen: that is what the exact probe is for (`common.probes.exact`). This one serves the
@@ -24,7 +24,7 @@ from common.weights import seeded_generator
 def sparse_probe(spec: Architecture, *, seed: int = 0, batch: int = 2) -> Probe:
     """Integer weights and images for which every layer that can be exact is exact.
 
-    Each filter has a few weights of ±1; biases are ±1 or ±2; images are integers in −4…4. Behind a layer that cannot be
+    Each filter has a few weights of ±1; biases are ±1 or ±2; images are integers in −4…4. After a layer that cannot be
     exact, small integers are injected.
 
     Args:
@@ -58,8 +58,8 @@ def _try_sparse_probe(spec: Architecture, taps: int, seed: int, batch: int) -> P
         reference = evaluate(layer.operation, inputs, parameters_of(name, parameters))
         quanta[name] = layer.operation.quantum(inputs[0].shape[1:], min(quanta[other] for other in layer.inputs))
         if reference.rounds:
-            probe.bounded[name] = f"{layer.operation.kind} rounds: held to its bound, and integers injected behind it"
-            # Negative where the layer's own output can be: a ReLU behind it needs both, zero padding only the one.
+            probe.bounded[name] = f"{layer.operation.kind} rounds: held to its bound, and integers injected after it"
+            # Negative where the layer's own output can be: a ReLU after it needs both, zero padding only the one.
             lowest = -8 if reference.value.min(initial=0) < 0 else 0
             shape = (batch, *spec.shapes[name])
             values[name] = probe.injected[name] = generator.integers(lowest, 9, shape).astype(np.float32)

@@ -86,7 +86,7 @@ class Architecture:
     input_shape: Shape
     layers: tuple[Layer, ...]
     outputs: Mapping[str, str]
-    """The layer behind each output: first `logits`, then `aux1` and `aux2` where there are auxiliary heads."""
+    """The layer that gives each output: first `logits`, then `aux1` and `aux2` where there are auxiliary heads."""
     preprocessing: Preprocessing = Preprocessing()
 
     def __post_init__(self) -> None:
@@ -152,7 +152,7 @@ def softmax_layer(head: str) -> str:
 
 
 def with_softmax(spec: Architecture) -> Architecture:
-    """The network with a softmax behind each of its outputs, the first of which is called `probabilities` then."""
+    """The network with a softmax after each of its outputs, the first of which is called `probabilities` then."""
     softmaxes = [Layer(softmax_layer(head), Softmax(), (head,)) for head in spec.outputs.values()]
     names = ("probabilities" if name == "logits" else name for name in spec.outputs)
     outputs = {name: layer.name for name, layer in zip(names, softmaxes, strict=True)}

@@ -33,7 +33,7 @@ def googlenet(num_classes: int = 1000, image_size: tuple[int, int] = (224, 224))
 
 
 def googlenet_bn(num_classes: int = 1000, image_size: tuple[int, int] = (224, 224)) -> Architecture:
-    """GoogLeNet as torchvision has it, with batch normalisation behind every convolution; RGB from −1 to 1.
+    """GoogLeNet as torchvision has it, with batch normalisation after every convolution; RGB from −1 to 1.
 
     No local response normalisation, a 3×3 convolution where the paper has its 5×5, a last pool of 2×2, a dropout of
     0.2. The auxiliary heads average over 4×4 at 0, 3, 7 and 10 of 14 pixels, where the

@@ -114,7 +114,7 @@ def _from_s4(num_classes: int, after: str) -> tuple[Layer, ...]:
 def lenet_caffe(num_classes: int = 10, image_size: tuple[int, int] = (32, 32)) -> Architecture:
     """LeNet with the widths of Caffe's example (20, 50, 500), max-pooling and ReLU, on a padded 32×32 image.
 
-    Caffe's own (`lenet_bvlc`) takes 28×28, does not pad, and has a ReLU behind its first dense layer only. Padding
+    Caffe's own (`lenet_bvlc`) takes 28×28, does not pad, and has a ReLU after its first dense layer only. Padding
     keeps the second map at 8×8 instead of 4×4, which makes the first dense layer four times as large: 1,600,500 of the
     1,631,080 parameters.
 
@@ -147,8 +147,8 @@ def lenet_caffe(num_classes: int = 10, image_size: tuple[int, int] = (32, 32)) -
 def lenet_bvlc(num_classes: int = 10, image_size: tuple[int, int] = (28, 28)) -> Architecture:
     """The LeNet of Caffe's MNIST example, the network of `lenet_iter_10000.caffemodel`.
 
-    Nothing stands between a convolution and its pooling: the only ReLU is behind the first dense layer. `lenet_caffe`
-    has the same widths, but pads, and has a ReLU behind each convolution.
+    Nothing stands between a convolution and its pooling: the only ReLU is after the first dense layer. `lenet_caffe`
+    has the same widths, but pads, and has a ReLU after each convolution.
 
     Source: examples/mnist/lenet.prototxt in Caffe; the scale of 1/256 is in lenet_train_test.prototxt.
     """

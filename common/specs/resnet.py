@@ -208,7 +208,7 @@ def _v1_5(depth: int, num_classes: int = 1000, image_size: tuple[int, int] = (22
 def _tutorial(depth: int, num_classes: int = 1000, image_size: tuple[int, int] = (224, 224)) -> Architecture:
     """As a popular Keras tutorial has them: one helper for convolution, BN and ReLU, used everywhere.
 
-    Every convolution has a bias, and BN *and* ReLU behind it, those before the addition and on the shortcut included:
+    Every convolution has a bias, and BN *and* ReLU after it, those before the addition and on the shortcut included:
     a residual can then only ever add, and the projection cannot hand on a negative value. Basic blocks have a ReLU
     after the addition (which does nothing, since both sides are non-negative); bottleneck blocks have none. Stem and
     pooling are padded SAME, which at stride 2 puts the odd pixel at the bottom and right; BN has Keras' default eps of

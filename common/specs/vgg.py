@@ -17,7 +17,7 @@ def _vgg(
     batch_norm: bool = False,
     global_average: bool = False,
 ) -> Architecture:
-    """Five blocks with `convolutions` 3×3 convolutions each, a 2×2 pooling behind each block, three dense layers."""
+    """Five blocks with `convolutions` 3×3 convolutions each, a 2×2 pooling after each block, three dense layers."""
     layers: list[tuple[str, Operation]] = []
     for block, (count, filters) in enumerate(zip(convolutions, (64, 128, 256, 512, 512), strict=True), start=1):
         for number in range(1, count + 1):

@@ -155,8 +155,8 @@ def kernel_factors(spec: Architecture, there: Collection[str]) -> dict[str, floa
 def _image_factors(spec: Architecture) -> dict[str, float]:
     """The inverse of the root mean square that pixels have after preprocessing, for each kernel that reads the image.
 
-    Not so before a batch normalisation, which does that itself: its gradients by a kernel r times smaller are r times
-    larger, so that each step would turn the kernel r² times as far.
+    Not so before a batch normalisation, which does that itself: with respect to a kernel r times smaller its gradients
+    are r times larger, so that each step would turn the kernel r² times as far.
     """
     normalised = {layer.inputs[0] for layer in spec.layers if isinstance(layer.operation, BatchNorm)}
     recipe = spec.preprocessing

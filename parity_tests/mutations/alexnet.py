@@ -128,7 +128,7 @@ MUTANTS = [
         "the window runs along the width, not the channels",
     ),
     _torch(
-        "LRN behind the pool (CaffeNet's order)",
+        "LRN after the pool (CaffeNet's order)",
         "                # PyTorch divides alpha by size, as Caffe does.\n"
         "                norm1=nn.LocalResponseNorm(size=5, alpha=1e-4, beta=0.75, k=1.0),\n"
         "                pool1=nn.MaxPool2d(kernel_size=3, stride=2),  # 96×27×27\n",

@@ -20,7 +20,7 @@ MUTANTS = [
         "the padding is shifted by a pixel to the top and left",
     ),
     _tutorial(
-        "projected behind the pool (the paper's order)",
+        "projected after the pool (the paper's order)",
         "through(x, self.pool_proj, self.relu_pool_proj, self.pool)",
         "through(x, self.pool, self.pool_proj, self.relu_pool_proj)",
         "inception_3a/pool_proj",
@@ -109,7 +109,7 @@ MUTANTS = [
     ),
     _torch_bn("eps 1e-5 in place of torchvision's 1e-3", "eps=1e-3", "eps=1e-5", "bn1", "eps is 1e-05"),
     _torch_bn(
-        "no bn behind a projection",
+        "no bn after a projection",
         "d = through(x, self.pool, self.pool_proj, self.bn_pool_proj, ",
         "d = through(x, self.pool, self.pool_proj, ",
         "inception_3a/bn_pool_proj",

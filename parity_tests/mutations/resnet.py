@@ -142,7 +142,7 @@ MUTANTS = [
         "a ReLU is applied to operand 1 before the addition",
     ),
     _torch18(
-        "no ReLU behind the addition",
+        "no ReLU after the addition",
         "self.relu = nn.ReLU()",
         "self.relu = nn.Identity()",
         "conv2_block1/relu",
@@ -193,7 +193,7 @@ MUTANTS = [
         "the padding is shifted by a pixel to the top and left",
     ),
     _torch18(
-        "ReLU behind the pool",
+        "ReLU after the pool",
         "        relu1=nn.ReLU(),\n        pool1=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),  # 64×56×56\n",
         "        pool1=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),  # 64×56×56\n        relu1=nn.ReLU(),\n",
         "relu1",

@@ -75,7 +75,7 @@ MUTANTS = [
         "Multiply) stands between pool1 and it",
     ),
     _keras(
-        "an extra layer behind the last",
+        "an extra layer after the last",
         _KERAS_END,
         _KERAS_END.replace("logits", "layers.Softmax()(logits)"),
         "logits",
