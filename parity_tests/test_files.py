@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from conftest import load_implementation
 from hostile_files import caffe, field
-from test_hostile import run
+from test_hostile import DATA, run
 
-from common import TriptychError, get_spec, random_weights, write_weights_file
+from common import TriptychError, get_spec, list_architectures, random_weights, write_weights_file
 from common.cli.flags import with_flags
 from common.layouts import conv_to_hwio
 from common.porting.conventions import CONVENTIONS
@@ -323,6 +323,26 @@ def test_spelled_as_in_their_files():
         "slim", "googlenet_bn"
     )
     assert {"block4/unit_3/bottleneck_v1/conv3/BatchNorm/gamma", "logits/bias"} <= names("slim", "resnet50_v1_5")
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_any_network_may_be_named(convention):
+    """`--arch` tries what nobody published under these names, too: each parameter has one of its own there."""
+    for name in list_architectures():
+        spec = get_spec(name)
+        names = CONVENTIONS[convention].names(spec)
+        assert names.keys() == spec.parameter_shapes.keys()
+        assert len(set(names.values())) == len(names)
+
+
+def test_the_network_of_a_dict_of_layers_can_be_named():
+    """The file of BVLC's AlexNet, which may be CaffeNet; or neither."""
+    found = replace(source("caffenet", "tensorflow"), conventions=read_source(DATA / "python2_list.npy").conventions)
+    for name in ("alexnet_bvlc", "caffenet"):
+        assert understand(found, name).spec.name == name
+    for name in ("vgg16", "densenet121", "lenet5"):
+        with pytest.raises(TriptychError, match=f"is not {name} as|no tensors of {name}"):
+            understand(found, name)
 
 
 def test_tensorpack(tmp_path):

@@ -119,7 +119,7 @@ CONVENTIONS = {
         Convention(
             "caffe-tensorflow",
             ("googlenet", *V1),
-            lambda spec, name: CAFFE[spec.family](spec, name).replace("/", "_"),
+            lambda spec, name: by_family(CAFFE)(spec, name).replace("/", "_"),
             channels_last=True,
             specified=("googlenet", *V1),
             remarks={"resnet": _CAFFES_POOLING},
@@ -202,7 +202,7 @@ CONVENTIONS = {
         Convention(
             "keras.applications before 2.2.5",
             ("resnet50",),
-            caffe_resnet,
+            by_family({"resnet": caffe_resnet}),
             channels_last=True,
             batch_norm_eps=1e-3,
             preprocessing={"resnet": MINUS_MEAN},
