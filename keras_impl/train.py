@@ -13,9 +13,10 @@ from keras import layers, ops
 
 from common.errors import TriptychError
 from common.files import written_atomically
+from common.operations.loss import AUXILIARY_WEIGHT
 from common.training.data import Data, Split
 from common.training.plan import Batch, Plan
-from common.training.recipe import AUXILIARY_WEIGHT, Recipe, decays, trained_spec
+from common.training.recipe import Recipe, decays, trained_spec
 from common.training.run import Epoch, Monitor, Run, Step
 from keras_impl.backend import named_variables, record, structure
 from keras_impl.graph import heads_of

@@ -26,12 +26,12 @@ from common import TriptychError, get_spec
 from common.operations import LRN
 from common.parity.gradients import gradient_probes
 from common.parity.judge import judge
-from common.parity.umpire import PARTING
 from common.parity.verdicts import CERTIFIED, IDENTICAL, overall
 from common.probes import exact_probe, random_probe, sparse_probe
 from common.training.data import Data, Split
 from common.training.recipe import Recipe, starting_weights
 from common.training.run import Monitor
+from common.trajectories.umpire import PARTING
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,10 +9,10 @@ from conftest import IMPLEMENTATIONS
 
 from common import TriptychError, get_spec
 from common import operations as ops
-from common.end_to_end import end_to_end_probe
 from common.operations import evaluate
 from common.parity.returned import judge_outputs
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL
+from common.probes.end_to_end import end_to_end_probe
 
 GENERATOR = np.random.default_rng(5)
 

@@ -268,7 +268,7 @@ def test_an_interrupted_backward_pass_leaves_nothing_behind(tmp_path):
 def test_interrupted_trajectories_leave_nothing_behind_though_a_backend_hangs(tmp_path):
     command = ("parity", "lenet5", "--steps", 1000, "--backend=torch")
     process = triptych(*command, env={**os.environ, "TMPDIR": str(tmp_path)})
-    stopped = wait_for_worker(process, "torch", module="common.parity.trajectory")
+    stopped = wait_for_worker(process, "torch", module="common.trajectories.worker")
     stopped.suspend()
     time.sleep(1)
     process.send_signal(signal.SIGINT)

@@ -9,19 +9,19 @@ from conftest import IMPLEMENTATIONS, load_implementation
 from safetensors.numpy import load_file
 
 from common import operations as ops
-from common.parity import umpire as umpires
 from common.parity.backends import BACKENDS, select
 from common.parity.derivatives import differentiate
-from common.parity.race import judge_in_float32, run_trajectories
-from common.parity.step_causes import confirmed, suspects
-from common.parity.step_gradients import gradient_mistakes
-from common.parity.step_optimisers import optimiser_mistakes
-from common.parity.steps import Course
-from common.parity.trajectory import Job, small_spec, train_in_steps
-from common.parity.umpire import Distance, Trajectory, TrajectoryRun, Umpire
 from common.specs import architecture
 from common.training.data import Data, Split
 from common.training.recipe import Recipe, decays, he_weights
+from common.trajectories import umpire as umpires
+from common.trajectories.race import judge_in_float32, run_trajectories
+from common.trajectories.step_causes import confirmed, suspects
+from common.trajectories.step_gradients import gradient_mistakes
+from common.trajectories.step_optimisers import optimiser_mistakes
+from common.trajectories.steps import Course
+from common.trajectories.umpire import Distance, Trajectory, TrajectoryRun, Umpire
+from common.trajectories.worker import Job, small_spec, train_in_steps
 from parity_tests.injection import imported_with, unchanged
 from parity_tests.mutations import training
 

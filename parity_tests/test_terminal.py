@@ -17,8 +17,8 @@ from common.cli.verdicts import print_network, print_verdict
 from common.explorer import compare, site
 from common.parity import backends
 from common.parity.results import BackendResult, Run
-from common.parity.umpire import Trajectory, TrajectoryRun
 from common.specs import CATALOGUE
+from common.trajectories.umpire import Trajectory, TrajectoryRun
 
 ROOT = Path(__file__).parents[1]
 NAME = "x[bold]y[red]z[-red] '.[tf1]' :warning: [link=a]b 1e-4"

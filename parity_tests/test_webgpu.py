@@ -19,17 +19,18 @@ import pytest
 from conftest import load_implementation
 from onnx import TensorProto, helper, numpy_helper
 
-from common import TriptychError, get_spec, webgpu
+from common import TriptychError, get_spec
+from common.onnx import webgpu
 from common.onnx.builder import GraphBuilder
 from common.onnx.options import ExportOptions
 from common.onnx.session import RecordingSession, Session, execution_providers
+from common.onnx.vulkan import Device
 from common.operations import LRN, ReLU, evaluate
 from common.operations.rounding import FP32_IN_WGSL
 from common.parity.backends import Hardware, require, select, select_for
 from common.parity.judge import judge
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, first_divergence, overall
 from common.probes import make_probe
-from common.vulkan import Device
 
 ROOT = Path(__file__).parents[1]
 
@@ -214,7 +215,7 @@ def test_without_an_adapter_one_sentence_says_how_to_get_one(monkeypatch, tmp_pa
         "chromium",
         "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1",
         "VK_ICD_FILENAMES",
-        "leave out --device webgpu",
+        "leave out `device='webgpu'`",
     ):
         assert words in str(raised.value)
 
@@ -243,7 +244,7 @@ def test_backends_that_were_not_named_are_skipped():
 def test_a_gpu_is_preferred_to_software(monkeypatch):
     """And the faster of two GPUs to the other, as Dawn has it where speed is asked for."""
     devices = [Device("llvmpipe", "Mesa", "software"), Device("UHD", "anv", "integrated"), Device("A", "", "discrete")]
-    monkeypatch.setattr("common.vulkan.devices", lambda: devices)
+    monkeypatch.setattr("common.onnx.vulkan.devices", lambda: devices)
     monkeypatch.setattr(sys, "platform", "linux")
     assert [(str(adapter)) for adapter in webgpu._adapters()] == [
         "A",

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from common import layouts
+from common.operations.loss import AUXILIARY_WEIGHT
 from common.specs import get_spec
 from common.specs.architecture import IMAGE
-from common.training.recipe import AUXILIARY_WEIGHT
 from tf1_style_impl import layers
 from tf1_style_impl.backend import named_variables, read_weights, to_canonical
 from tf1_style_impl.catalogue import BUILDERS

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from common.operations.loss import AUXILIARY_WEIGHT
 from common.training.data import Data, Split
 from common.training.plan import Batch, Plan
-from common.training.recipe import AUXILIARY_WEIGHT, Recipe, decays, keep_prob, trained_spec
+from common.training.recipe import Recipe, decays, keep_prob, trained_spec
 from common.training.run import Epoch, Monitor, Run, Step
 from tf1_style_impl import layers
 from tf1_style_impl.backend import named_variables, structure

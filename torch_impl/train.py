@@ -13,9 +13,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from common.files import written_atomically
+from common.operations.loss import AUXILIARY_WEIGHT
 from common.training.data import Data, Split
 from common.training.plan import Batch, Plan
-from common.training.recipe import AUXILIARY_WEIGHT, Recipe, decays, trained_spec
+from common.training.recipe import Recipe, decays, trained_spec
 from common.training.run import Epoch, Monitor, Run, Step
 from torch_impl.backend import named_parameters, record, structure
 from torch_impl.distributed import Team

@@ -11,10 +11,10 @@ from common.cli.terminal import plain_table, standard_output
 @app.command()
 def doctor(json: Json = False) -> None:
     """Say what is installed, on what machine, and how to get what is missing."""
+    from common.onnx.webgpu import describe_adapters
     from common.parity.backends import BACKENDS
     from common.parity.environment import describe
     from common.parity.kernels import kernels_by_default
-    from common.webgpu import describe_adapters
 
     found = describe() | {"webgpu": describe_adapters()}
     found["backends"] = {

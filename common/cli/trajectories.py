@@ -13,10 +13,10 @@ from common.cli.app import progress
 from common.cli.terminal import say
 from common.cli.verdicts import say_verdict
 from common.parity.backends import Backend
-from common.parity.race import ENVELOPE_FACTOR, run_trajectories
-from common.parity.trajectory import ENVELOPE_BITS, STEPS_IN_EPOCH, small_spec
-from common.parity.trajectory_report import as_json, plot
-from common.parity.umpire import Trajectory, TrajectoryRun
+from common.trajectories.race import ENVELOPE_FACTOR, run_trajectories
+from common.trajectories.report import as_json, plot
+from common.trajectories.umpire import Trajectory, TrajectoryRun
+from common.trajectories.worker import ENVELOPE_BITS, STEPS_IN_EPOCH, small_spec
 
 
 def trajectories(

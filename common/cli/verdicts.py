@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from common.cli.terminal import say
+from common.onnx.webgpu import find_adapters
 from common.parity.comparison import Comparison
 from common.parity.results import BackendResult, Run, labelled, worst
 from common.parity.verdicts import DIVERGED, IDENTICAL
-from common.webgpu import find_adapters
 
 STYLES = {
     "identical": "bold green",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common import webgpu
 from common.errors import TriptychError, Unavailable
+from common.onnx import webgpu
 from common.recording import Recording
 from common.specs.architecture import IMAGE
 

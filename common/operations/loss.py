@@ -5,6 +5,9 @@ from __future__ import annotations
 from common.numerics import np
 from common.operations.rounding import ELEMENTARY_ULP, SECOND_ORDER, SMALLEST_NORMAL, UNIT_ROUNDOFF, Gradient, gamma
 
+AUXILIARY_WEIGHT = 0.3
+"""What the loss of each auxiliary head counts. Source: section 5 of Szegedy et al. 2014."""
+
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> Gradient:
     """The gradient of the mean cross-entropy by the logits, (softmax − one-hot) / N.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from shutil import which
 
-from common import webgpu
 from common.errors import TriptychError, Unavailable, argument
+from common.onnx import webgpu
 from common.parity.environment import gpu
 from common.parity.paths import THREADS, KernelPath, paths_of, with_variables
 from common.specs import nearest

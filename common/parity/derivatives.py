@@ -21,10 +21,9 @@ import numpy as np
 
 from common.names import parameters_of
 from common.operations import BatchNorm, backward, evaluate
-from common.operations.loss import cross_entropy
+from common.operations.loss import AUXILIARY_WEIGHT, cross_entropy
 from common.operations.rounding import DOUBLE, UNIT_ROUNDOFF, gamma
 from common.specs.architecture import IMAGE, Architecture
-from common.training.recipe import AUXILIARY_WEIGHT
 from common.weights import Weights, seeded_generator
 
 DEVIATIONS = 15.0

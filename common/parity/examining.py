@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from common.end_to_end import EndToEndProbe
 from common.errors import one_line
 from common.operations.rounding import FP32_IN_WGSL, PRECISIONS
 from common.parity.backends import Backend
@@ -27,6 +26,7 @@ from common.parity.processes import WorkerProcess
 from common.parity.results import INCOMPLETE, BackendResult, Plan
 from common.parity.returned import judge_deployed, judge_returned
 from common.parity.verdicts import LayerVerdict, first_divergence, overall
+from common.probes.end_to_end import EndToEndProbe
 from common.process import ProcessFailure
 from common.recording import Recording, Unnamed
 from common.specs.architecture import Architecture

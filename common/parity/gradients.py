@@ -26,13 +26,12 @@ import numpy as np
 from common.errors import TriptychError
 from common.names import parameters_of
 from common.operations import Average, BatchNorm, MaxPool, backward
-from common.operations.loss import cross_entropy
+from common.operations.loss import AUXILIARY_WEIGHT, cross_entropy
 from common.operations.rounding import EXACT_LIMIT, FP32, SECOND_ORDER, SMALLEST_NORMAL, Gradient, Reference, gamma
 from common.parity.measures import measure, verdict_from
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict
 from common.probes import PROBES, Probe, make_probe, quantum_of, sparse_probe
 from common.specs.architecture import IMAGE, Architecture, Layer
-from common.training.recipe import AUXILIARY_WEIGHT
 from common.weights import Weights, initial_weights, seeded_generator
 
 USUAL_FOR_GRADIENTS = ("exact", "random")

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.random  # not when the first number is drawn: a Ctrl-C at that moment would be lost in Cython
 
-from common.end_to_end import EndToEndProbe
 from common.operations.rounding import FP32, FP32_IN_WGSL
 from common.parity.gradients import GradientProbe, gradient_probes
 from common.parity.judge import KnownVerdicts
 from common.parity.results import Plan, labelled
 from common.parity.verdicts import IDENTICAL, LayerVerdict
 from common.probes import Probe, make_probe
+from common.probes.end_to_end import EndToEndProbe
 from common.probes.published import Compared, compare
 from common.specs.architecture import Architecture
 from common.weights import Weights, initial_weights, write_weights_file

@@ -8,13 +8,13 @@ from types import MappingProxyType
 
 import numpy as np
 
-from common.end_to_end import EndToEndProbe
 from common.operations import Operation, ReLU, Sigmoid, Softmax, evaluate, shapes_of
 from common.operations.rounding import FP32, SMALLEST_NORMAL, Reference
 from common.parity.judge import stands_between
 from common.parity.measures import measure, verdict_from
 from common.parity.verdicts import DIVERGED, LayerVerdict, divergence
 from common.probes import Probe
+from common.probes.end_to_end import EndToEndProbe
 from common.recording import Arrays, Recording, Unnamed
 from common.specs.architecture import Architecture
 

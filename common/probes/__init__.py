@@ -7,7 +7,7 @@ below 2^24 is proved layer by layer, while the probe is made.
 *random* and *photo*: seeded random weights, on random numbers and on photographs. Here every layer must lie within its
 derived rounding bound (`common.operations`). *tiny*, *huge* and *subnormal* do the same at the ends of float32's range.
 
-*deployed*: integers again, but no layer is looked at, only the outputs; see `common.end_to_end`.
+*deployed*: integers again, but no layer is looked at, only the outputs; see `common.probes.end_to_end`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _deployed_probe(
     weights: Weights | None = None,
     precision: Precision = FP32,
 ) -> Probe:
-    from common.end_to_end import end_to_end_probe
+    from common.probes.end_to_end import end_to_end_probe
 
     return end_to_end_probe(spec, seed=seed, batch=batch, precision=precision)
 

@@ -12,9 +12,6 @@ from common.operations import BatchNorm, Dense, Dropout, ReLU, Shape
 from common.specs.architecture import IMAGE, Architecture, Preprocessing
 from common.weights import seeded_generator
 
-AUXILIARY_WEIGHT = 0.3
-"""What the loss of each auxiliary head counts. Source: section 5 of Szegedy et al. 2014."""
-
 AUGMENTATIONS = ("crop", "flip", "colour")
 """Random crops, horizontal flips and shifts along the principal components of the colours (see `common.training.plan`).
 
@@ -28,7 +25,7 @@ class Recipe:
 
     With learning rate ε, momentum µ and decay λ, a step is v ← µ·v + (∂L/∂w + λ·w), w ← w − ε·v, starting from v = 0.
     Only what is called `weight` decays: no bias, and no gamma or beta. The loss is the mean cross-entropy of a batch,
-    plus `AUXILIARY_WEIGHT` times that of each auxiliary head.
+    plus `common.operations.loss.AUXILIARY_WEIGHT` times that of each auxiliary head.
 
     The paper has ε inside v, as Caffe and Keras do. That is the same until ε changes; then v there still holds the
     larger rate for some ten steps. Here it does not, as in PyTorch and `tf.train.MomentumOptimizer`.

@@ -1,4 +1,4 @@
-"""Why a step does not follow: what is done wrongly with the right gradient; see `common.parity.step_causes`."""
+"""Why a step does not follow: what is done wrongly with the right gradient; see `common.trajectories.step_causes`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.parity.step_causes import Fit, Mistake, Part, Tensors, moves, read_off, stores_rightly
-from common.parity.steps import StepTaken, Tensor, compared
 from common.training.recipe import decays
+from common.trajectories.step_causes import Fit, Mistake, Part, Tensors, moves, read_off, stores_rightly
+from common.trajectories.steps import StepTaken, Tensor, compared
 
 
 def optimiser_mistakes(kinds: Collection[str]) -> list[Mistake]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from common.operations import BatchNorm
 from common.parity.derivatives import differentiate
-from common.parity.step_causes import Fit, Mistake, Tensors
-from common.parity.steps import Course, StepTaken, pixels
 from common.training.plan import Batch, Plan
+from common.trajectories.step_causes import Fit, Mistake, Tensors
+from common.trajectories.steps import Course, StepTaken, pixels
 
 SIEVE = 1e3
 """How much further off than rounding explains a mistake may be without being looked at closely; it only saves time."""

@@ -18,13 +18,13 @@ from common.operations.rounding import SMALLEST_NORMAL
 from common.parity.causes import alternatives
 from common.parity.derivatives import Derivatives
 from common.parity.gradients import share_of_batch
-from common.parity.step_causes import Suspects, confirmed, suspects
-from common.parity.step_gradients import gradient_mistakes
-from common.parity.step_optimisers import optimiser_mistakes
-from common.parity.steps import Course, StepTaken
-from common.parity.trajectory import Job, pictures_for, recipe_for
 from common.specs.architecture import Architecture
 from common.training.recipe import he_weights
+from common.trajectories.step_causes import Suspects, confirmed, suspects
+from common.trajectories.step_gradients import gradient_mistakes
+from common.trajectories.step_optimisers import optimiser_mistakes
+from common.trajectories.steps import Course, StepTaken
+from common.trajectories.worker import Job, pictures_for, recipe_for
 from common.weights import Weights
 
 PARTING = 1e-12

@@ -116,7 +116,7 @@ def find_adapters() -> Found:
 def _look(environment: Mapping[str, str]) -> tuple[list[Adapter], bool]:
     """The adapters that a process with these variables sees, the one it would take first; whether it computes there."""
     try:
-        found = ask("common.webgpu", {}, timeout=120, **environment)
+        found = ask("common.onnx.webgpu", {}, timeout=120, **environment)
     except (OSError, ProcessFailure):  # a driver may take the process down with it
         return [], False
     return [Adapter(**adapter) for adapter in found["adapters"]], found["computes"]
@@ -175,7 +175,7 @@ def _adapters() -> list[Adapter]:
 
     On Linux Dawn takes Vulkan's devices. Elsewhere the provider tells what it knows of a GPU.
     """
-    from common import vulkan
+    from common.onnx import vulkan
 
     if sys.platform in ("win32", "darwin"):
         described = (device.device for device in ep_devices())

@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from common.operations.rounding import DOUBLE, gamma
-from common.parity.steps import StepTaken, Tensor, compared
+from common.trajectories.steps import StepTaken, Tensor, compared
 
 Tensors = Sequence[Tensor]
 Part = Callable[[Tensor], "np.ndarray | float"]

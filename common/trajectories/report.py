@@ -9,9 +9,9 @@ from typing import Any
 
 from common.files import written_atomically
 from common.parity.environment import describe
-from common.parity.race import ENVELOPE_FACTOR
 from common.parity.results import worst
-from common.parity.umpire import TrajectoryRun
+from common.trajectories.race import ENVELOPE_FACTOR
+from common.trajectories.umpire import TrajectoryRun
 
 
 def as_json(runs: Sequence[TrajectoryRun]) -> dict[str, Any]:

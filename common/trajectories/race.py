@@ -1,8 +1,8 @@
 """Trajectory parity: from the same weights, the same batches take every framework the same way.
 
 The trainings of all backends go in step. In float64, at a rate at which the networks learn, every one is judged by
-itself (`common.parity.umpire`): a step must follow from its own parameters and its own velocity, and nobody's is held
-against anybody else's.
+itself (`umpire`): a step must follow from its own parameters and its own velocity, and nobody's is held against anybody
+else's.
 
 In float32 trainings part, and chaotic as they are, the distance grows. How fast it may grow is measured, at a rate at
 which that means something: the envelope is the distance between two float64 trainings of which one has its parameters
@@ -23,10 +23,10 @@ from safetensors.numpy import load_file
 
 from common.parity.backends import Backend, Hardware
 from common.parity.processes import WorkerProcess
-from common.parity.trajectory import SLOW_LEARNING_RATE, Job
-from common.parity.umpire import Trajectory, TrajectoryRun, Umpire, distance, scales_of
 from common.process import ProcessFailure
 from common.specs.architecture import Architecture
+from common.trajectories.umpire import Trajectory, TrajectoryRun, Umpire, distance, scales_of
+from common.trajectories.worker import SLOW_LEARNING_RATE, Job
 
 ENVELOPE_FACTOR = 2.0
 """How far above the envelope a float32 trajectory may be; chosen: which ReLU or maximum tips over is chance."""
@@ -190,7 +190,7 @@ class _Race:
         """Start a process; `run` ends it."""
         home = self.folder / str(len(self.lanes))
         home.mkdir(parents=True)
-        worker = WorkerProcess(backend, self.hardware, home / "evidence", module="common.parity.trajectory")
+        worker = WorkerProcess(backend, self.hardware, home / "evidence", module="common.trajectories.worker")
         self.lanes.append(_Lane(worker, replace(job, folder=str(home)), Trajectory(backend.name, job.dtype)))
         return self.lanes[-1]
 
