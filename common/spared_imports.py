@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 SPARED = {
-    "keras.src.wrappers": "sklearn",
-    "keras.src.visualization": "matplotlib",
-    "keras.src.callbacks": "jax",
-    "tensorflow.lite": "jax",
+    "keras.src.wrappers.*": "sklearn",
+    "keras.src.visualization.*": "matplotlib",
+    "keras.src.callbacks.*": "jax",
+    "tensorflow.lite.*": "jax",
+    "tensorflow": "keras",
 }
-"""By the package that asks, what it is told is not installed, and does without. Whoever else asks gets the library."""
+"""By the modules that ask, what it is told is not installed, and does without. Whoever else asks gets the library."""
 
 
 class _Sparing(MetaPathFinder):
@@ -25,7 +27,7 @@ class _Sparing(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname in SPARED.values():
             importer = _importer()
-            if any(importer.startswith(package) and fullname == SPARED[package] for package in SPARED):
+            if any(fnmatch(importer, modules) and fullname == SPARED[modules] for modules in SPARED):
                 raise ModuleNotFoundError(f"{importer} is spared {fullname} in this process", name=fullname)
         return None
 
