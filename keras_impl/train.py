@@ -14,10 +14,10 @@ from keras import layers, ops
 from common.errors import TriptychError
 from common.files import written_atomically
 from common.operations.loss import AUXILIARY_WEIGHT
+from common.training.batches import Batch, Batches
 from common.training.data import Data, Split
-from common.training.plan import Batch, Plan
 from common.training.recipe import Recipe, decays, trained_spec
-from common.training.run import Epoch, Monitor, Run, Step
+from common.training.run import Epoch, Monitor, Step, TrainingRun
 from keras_impl.backend import named_variables, record, structure
 from keras_impl.graph import heads_of
 
@@ -53,8 +53,8 @@ def train(
     """
     height, width, channels = model.input_shape[1:]
     spec = trained_spec(model.name, (channels, height, width), *structure(model))
-    run = Run.start("keras", spec, data, recipe, folder, resume, monitor)
-    plan = Plan(spec, data, recipe)
+    run = TrainingRun.start("keras", spec, data, recipe, folder, resume, monitor)
+    plan = Batches(spec, data, recipe)
     training = Pictures(data.train, plan, plan.batches(0))
     size, sharing = len(training.batches[0]), replicas()
     if size % sharing:
@@ -184,7 +184,7 @@ class Recorder(keras.callbacks.Callback):
     What is dropped depends on the seed, the layer and the step, and on nothing that a checkpoint does not hold.
     """
 
-    def __init__(self, run: Run, plan: Plan, training: Pictures) -> None:
+    def __init__(self, run: TrainingRun, plan: Batches, training: Pictures) -> None:
         super().__init__()
         self.run, self.plan, self.training = run, plan, training
 
@@ -248,7 +248,7 @@ class Pictures(keras.utils.PyDataset):
     the last picture, and weights come third, (N,), that are 0 for the repetitions.
     """
 
-    def __init__(self, split: Split, plan: Plan, batches: list[Batch], *, multiple: int = 1) -> None:
+    def __init__(self, split: Split, plan: Batches, batches: list[Batch], *, multiple: int = 1) -> None:
         super().__init__()
         self.split, self.plan, self.batches, self.multiple = split, plan, batches, multiple
         self.heads = list(plan.spec.outputs)

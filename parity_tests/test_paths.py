@@ -13,9 +13,9 @@ from common.explorer.results import views
 from common.parity import environment, evidence, paths
 from common.parity.backends import BACKENDS, Hardware, on_every_path, process_environment, select
 from common.parity.journal import Journal
+from common.parity.outcome import as_json
 from common.parity.paths import PATHS, THREADS, KernelPath, with_variables
 from common.parity.processes import Workers
-from common.parity.report import as_json
 from common.parity.results import Plan
 from common.parity.runner import run_parity
 from parity_tests.test_parity import finish, triptych

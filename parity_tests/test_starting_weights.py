@@ -9,8 +9,8 @@ from conftest import DEEPER, daily, load_implementation
 
 from common import TriptychError, get_spec, list_architectures
 from common.operations import BatchNorm
+from common.training.batches import Batches
 from common.training.data import digits
-from common.training.plan import Plan
 from common.training.recipe import Recipe, starting_weights
 from common.training.run import Monitor
 
@@ -28,7 +28,7 @@ def small(name):
         except TriptychError:
             continue
         module = importlib.import_module("torch_impl.train")
-        plan = Plan(spec, digits(), Recipe(batch_size=8 if normalises else 4))
+        plan = Batches(spec, digits(), Recipe(batch_size=8 if normalises else 4))
         ((images, labels),) = module.loader(digits().train, plan, plan.batches(0)[:1])
         return spec, images, labels
     raise AssertionError(f"{name} takes none of these sizes")

@@ -23,8 +23,8 @@ from PIL import Image
 from test_hostile import run
 
 from common import TriptychError, get_spec, list_architectures, random_weights, read_weights_file, write_weights_file
+from common.training.batches import Batches
 from common.training.data import Data, Split, digits, read_data
-from common.training.plan import Plan
 from common.training.recipe import Recipe, starting_weights
 from common.training.run import Monitor
 
@@ -96,7 +96,7 @@ def pixels_of(implementation, plan, split, batch):
 def test_the_three_pipelines_give_the_same_pixels():
     data = photographs()
     spec = get_spec("resnet50_v1_5", image_size=(32, 40), num_classes=3)
-    plan = Plan(spec, data, Recipe(batch_size=5, augment=("crop", "flip", "colour"), seed=3))
+    plan = Batches(spec, data, Recipe(batch_size=5, augment=("crop", "flip", "colour"), seed=3))
     (batch,) = plan.batches(0)
     assert 0 < batch.flips.sum() < 5
     assert len(set(batch.tops.tolist())) > 1 < len(set(batch.lefts.tolist()))
@@ -119,7 +119,7 @@ def test_the_three_pipelines_give_the_same_pixels():
 def test_the_plan_depends_on_seed_and_epoch_only():
     data, spec = photographs(), get_spec("resnet18", image_size=(32, 40))
     recipe = Recipe(batch_size=2, augment=("crop", "flip", "colour"))
-    plan = Plan(spec, data, recipe)
+    plan = Batches(spec, data, recipe)
     epochs = [[batch.indices.tolist() for batch in plan.batches(epoch)] for epoch in (0, 1, 0)]
     assert epochs[0] == epochs[2] != epochs[1]
     assert sorted(chain(*epochs[0])) == sorted(chain(*epochs[1])) == list(range(6))
@@ -129,7 +129,7 @@ def test_the_plan_depends_on_seed_and_epoch_only():
 
 def test_colours_shift_along_their_principal_components():
     data, spec = photographs(count=6), get_spec("resnet18_tutorial", image_size=(32, 40))
-    plan = Plan(spec, data, Recipe(augment=("colour",)))
+    plan = Batches(spec, data, Recipe(augment=("colour",)))
     pixels = np.concatenate([plan.picture(data.train, i).reshape(-1, 3) for i in range(6)])
     covariance = np.cov(pixels.T.astype(float), bias=True)
     np.testing.assert_allclose(plan.colours.T @ plan.colours, covariance, rtol=1e-9)
@@ -512,7 +512,7 @@ def test_digits_are_learnt(framework, options, tmp_path):
     model = other.build("lenet_caffe")
     other.load_weights(model, weights)
     module = importlib.import_module("torch_impl.train")
-    plan = Plan(get_spec("lenet_caffe"), data, Recipe())
+    plan = Batches(get_spec("lenet_caffe"), data, Recipe())
     assert module.evaluate(model, module.loader(data.test, plan, plan.test_batches()))[1] >= 0.98
     with Image.open(folder / "training.png") as plot:
         assert plot.format == "PNG"
@@ -565,7 +565,8 @@ def test_fine_tuning_prepares_pictures_as_the_weights_were_trained(folders, tmp_
     spec = get_spec("vgg16_gap", image_size=(32, 32), num_classes=2)
     assert spec.preprocessing != theirs
     plans = [
-        Plan(spec, read_data(folders), recipe) for recipe in (Recipe(preprocessing=theirs), Recipe(augment=("crop",)))
+        Batches(spec, read_data(folders), recipe)
+        for recipe in (Recipe(preprocessing=theirs), Recipe(augment=("crop",)))
     ]
     load_implementation("torch_impl")
     pixels = []

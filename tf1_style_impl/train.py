@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from common.operations.loss import AUXILIARY_WEIGHT
+from common.training.batches import Batch, Batches
 from common.training.data import Data, Split
-from common.training.plan import Batch, Plan
 from common.training.recipe import Recipe, decays, keep_prob, trained_spec
-from common.training.run import Epoch, Monitor, Run, Step
+from common.training.run import Epoch, Monitor, Step, TrainingRun
 from tf1_style_impl import layers
 from tf1_style_impl.backend import named_variables, structure
 from tf1_style_impl.catalogue import BUILDERS
@@ -49,8 +49,8 @@ def train(
     (architecture,) = graph.get_collection(ARCHITECTURE)
     height, width, channels = graph.get_tensor_by_name("images:0").shape[1:]
     spec = trained_spec(architecture, (channels, height, width), *structure(session))
-    run = Run.start("tf1", spec, data, recipe, folder, resume, monitor)
-    plan = Plan(spec, data, recipe)
+    run = TrainingRun.start("tf1", spec, data, recipe, folder, resume, monitor)
+    plan = Batches(spec, data, recipe)
     with graph.as_default():
         tower = Tower(plan)
         saver = tf.train.Saver(tower.checkpointed, max_to_keep=None)  # the run forgets the old ones
@@ -85,7 +85,7 @@ def train(
 class Tower:
     """The network once more in the same graph, on the same variables, as it is while training, and its optimiser."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Batches) -> None:
         graph, spec, recipe = tf.get_default_graph(), plan.spec, plan.recipe
         step = tf.train.get_or_create_global_step()
         existing = set(tf.global_variables()) - {step}
@@ -158,7 +158,7 @@ def evaluate(
 class Input:
     """Placeholders for pictures and for what the plan does to them, and the tensor `pixels` that comes of it."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Batches) -> None:
         self.plan = plan
         self.pictures = tf.placeholder(tf.uint8, [None, *plan.picture_size, plan.channels])
         self.tops, self.lefts = tf.placeholder(tf.int32, [None]), tf.placeholder(tf.int32, [None])

@@ -12,7 +12,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import TriptychError
-from common.training.plan import Batch
+from common.training.batches import Batch
 from common.training.run import launched
 
 

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from common.files import written_atomically
 from common.operations.loss import AUXILIARY_WEIGHT
+from common.training.batches import Batch, Batches
 from common.training.data import Data, Split
-from common.training.plan import Batch, Plan
 from common.training.recipe import Recipe, decays, trained_spec
-from common.training.run import Epoch, Monitor, Run, Step
+from common.training.run import Epoch, Monitor, Step, TrainingRun
 from torch_impl.backend import named_parameters, record, structure
 from torch_impl.distributed import Team
 
@@ -53,8 +53,8 @@ def train(
     """
     team = Team(model)
     spec = trained_spec(model.architecture, model.image_shape, *structure(model))
-    run = Run.start("torch", spec, data, recipe, folder, resume, monitor, leads=team.rank == 0)
-    plan = Plan(spec, data, recipe)
+    run = TrainingRun.start("torch", spec, data, recipe, folder, resume, monitor, leads=team.rank == 0)
+    plan = Batches(spec, data, recipe)
     optimizer = sgd(model, recipe)
     dtype = next(model.parameters()).dtype
     torch.manual_seed(recipe.seed + team.rank)  # of the dropout: each process has its own masks
@@ -158,7 +158,7 @@ def evaluate(model: nn.Module, batches: DataLoader, team: Team | None = None) ->
 class Pictures(Dataset):
     """Pictures of a split, cropped, mirrored, recoloured and normalised as a batch of the plan says."""
 
-    def __init__(self, split: Split, plan: Plan, batches: list[Batch]) -> None:
+    def __init__(self, split: Split, plan: Batches, batches: list[Batch]) -> None:
         self.split, self.plan, self.batches = split, plan, batches
         self.mean, self.scale = (torch.from_numpy(array)[:, None, None] for array in (plan.mean, plan.scale))
 
@@ -189,7 +189,7 @@ class _Rows:
             yield [(number, row) for row in range(len(batch))]
 
 
-def loader(split: Split, plan: Plan, batches: list[Batch]) -> DataLoader:
+def loader(split: Split, plan: Batches, batches: list[Batch]) -> DataLoader:
     """The batches of the plan: images float32, (N, C, H, W), and labels int64, (N,); N is 0 where one is empty."""
     nothing = torch.empty(0, *plan.spec.input_shape), torch.empty(0, dtype=torch.int64)
     return DataLoader(

@@ -149,7 +149,7 @@ def parity(architectures: str | Sequence[str] = "*", **options: Any) -> dict[str
         TriptychError: what is asked for is not there, or does not go together.
     """
     from common.parity.networks import plan_for, prove_networks
-    from common.parity.report import as_json
+    from common.parity.outcome import as_json
     from common.specs import matching
 
     names = matching([architectures] if isinstance(architectures, str) else architectures)

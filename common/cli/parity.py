@@ -107,7 +107,7 @@ def _prove(console: Console, names: Sequence[str], plan: Plan, report: Path | No
     from common.parity.backends import require
     from common.parity.journal import Journal
     from common.parity.networks import number_of_results, prove_networks
-    from common.parity.report import as_json
+    from common.parity.outcome import as_json
 
     require(plan.hardware)
     if plan.hardware.device == "webgpu":

@@ -13,7 +13,7 @@ from common.specs.architecture import IMAGE, Architecture, Preprocessing
 from common.weights import seeded_generator
 
 AUGMENTATIONS = ("crop", "flip", "colour")
-"""Random crops, horizontal flips and shifts along the principal components of the colours (see `common.training.plan`).
+"""Random crops, horizontal flips and shifts along the colours' principal components (see `common.training.batches`).
 
 Source: section 4.1 of Krizhevsky et al. 2012.
 """

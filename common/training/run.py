@@ -72,7 +72,7 @@ class Monitor:
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """A training and, if it has a folder, its traces there."""
 
     identity: dict[str, Any]
@@ -96,7 +96,7 @@ class Run:
         monitor: Monitor,
         *,
         leads: bool = True,
-    ) -> Run:
+    ) -> TrainingRun:
         """A new run in `folder`, or the one that is there, to be resumed.
 
         Raises:

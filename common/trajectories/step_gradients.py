@@ -10,7 +10,7 @@ import numpy as np
 
 from common.operations import BatchNorm
 from common.parity.derivatives import differentiate
-from common.training.plan import Batch, Plan
+from common.training.batches import Batch, Batches
 from common.trajectories.step_causes import Fit, Mistake, Tensors
 from common.trajectories.steps import Course, StepTaken, pixels
 
@@ -28,7 +28,7 @@ class Instead:
     what: str
     course: Course
     batch: Choice
-    plan: Plan
+    plan: Batches
     upside_down: bool = False
     """Whether pictures are mirrored top to bottom instead of left to right."""
     options: Mapping[str, float] = field(default_factory=dict)
@@ -60,7 +60,7 @@ def gradient_mistakes(course: Course) -> Iterator[Mistake]:
     """Those that are made before the optimiser gets the gradient."""
     plan = course.plan
 
-    def instead(what: str, batch: Choice = course.batch, plan: Plan = plan, upside_down: bool = False) -> Mistake:
+    def instead(what: str, batch: Choice = course.batch, plan: Batches = plan, upside_down: bool = False) -> Mistake:
         return Instead(what, course, batch, plan, upside_down)
 
     yield instead("the batch is that of the next step", _neighbour(course, 1))
@@ -114,12 +114,12 @@ def _changed(course: Course, change: Callable[[Batch], Mapping[str, np.ndarray]]
     return batch
 
 
-def _centre(plan: Plan, batch: Batch) -> dict[str, np.ndarray]:
+def _centre(plan: Batches, batch: Batch) -> dict[str, np.ndarray]:
     top, left = ((n - m) // 2 for n, m in zip(plan.picture_size, (plan.height, plan.width), strict=True))
     return {"tops": np.full_like(batch.tops, top), "lefts": np.full_like(batch.lefts, left)}
 
 
-def _plan(plan: Plan, **numbers: np.ndarray) -> Plan:
+def _plan(plan: Batches, **numbers: np.ndarray) -> Batches:
     other = copy(plan)
     vars(other).update(numbers)
     return other

@@ -28,8 +28,8 @@ import numpy as np
 from common.operations.rounding import DOUBLE, gamma
 from common.parity.derivatives import Derivatives, differentiate
 from common.specs.architecture import Architecture
+from common.training.batches import Batch, Batches
 from common.training.data import Data, Split
-from common.training.plan import Batch, Plan
 from common.training.recipe import Recipe, decays
 from common.weights import Weights
 
@@ -153,7 +153,7 @@ class Course:
 
     def __init__(self, spec: Architecture, data: Data, recipe: Recipe, share: float) -> None:
         self.spec, self.data, self.recipe, self.share = spec, data, recipe, share
-        self.plan = Plan(spec, data, recipe)
+        self.plan = Batches(spec, data, recipe)
 
     def place(self, step: int) -> tuple[int, int]:
         """The epoch and the batch of a step, both from 0."""
@@ -182,7 +182,7 @@ class Course:
         return StepTaken(step, before, after, previous, *rates, self.recipe, self.share, derivatives)
 
 
-def pixels(plan: Plan, split: Split, batch: Batch) -> np.ndarray:
+def pixels(plan: Batches, split: Split, batch: Batch) -> np.ndarray:
     """What the plan makes of a batch: float32, (N, C, H, W), rounded as it says."""
     images = []
     for row, index in enumerate(batch.indices):

@@ -56,7 +56,7 @@ class Batch:
         return Batch(self.indices[rows], self.tops[rows], self.lefts[rows], self.flips[rows], self.shifts[rows])
 
 
-class Plan:
+class Batches:
     """The batches of every epoch, for one network, one set of data and one recipe."""
 
     def __init__(self, spec: Architecture, data: Data, recipe: Recipe) -> None:
