@@ -32,8 +32,8 @@ LONGEST_HEADER = 100_000_000
 def read_safetensors(path: Path, content: memoryview) -> Source:
     """Tensors as views of the file, those of bfloat16 widened; integers too, which PyTorch counts batches in.
 
-    The library reads a file with two entries of one name as if it had the last, which is refused here; and with NumPy it
-    does not read bfloat16.
+    The library reads a file with two entries of one name as if it had the last, which is refused here; and it does not
+    read bfloat16 with NumPy.
 
     Raises:
         TriptychError: the file is damaged, or its entries overlap, leave gaps, share a name or are of another dtype.
