@@ -1,6 +1,7 @@
 """Files as people have them: checkpoints of trainings, other names, other dtypes, other preparations."""
 
 import argparse
+import importlib
 import json
 import re
 import shlex
@@ -8,6 +9,7 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,13 +21,14 @@ from common import TriptychError, get_spec, list_architectures, random_weights, 
 from common.cli.flags import with_flags
 from common.layouts import conv_to_hwio
 from common.porting.conventions import CONVENTIONS
-from common.porting.formats import read_source
+from common.porting.formats import HDF5, read_source
 from common.porting.matching import understand
 from common.porting.port import port
 from common.porting.preparation import NAMED
 from common.porting.reading import Reading
 from common.porting.source import Damaged, Source
 from common.porting.targets import Target
+from common.process import ProcessFailure
 from common.specs.architecture import Preprocessing
 
 ROOT = Path(__file__).parents[1]
@@ -603,6 +606,25 @@ def test_words(tmp_path, monkeypatch, capsys):
     assert len(short.strip()) == 400 < len(whole)
     assert short.strip().endswith("(--verbose tells the rest)")
     assert short.count("\n") == whole.count("\n") == 1
+
+
+@pytest.mark.parametrize("reader", ["keras_files", "checkpoint_files"])
+def test_a_reader_that_was_ended_says_nothing_of_the_file(reader, tmp_path, monkeypatch):
+    """Out of time or of memory, as on a busy machine, it is no damage; a crash of the library is."""
+    module = importlib.import_module(f"common.porting.{reader}")
+    path = tmp_path / "a"
+    path.write_bytes(HDF5 if reader == "keras_files" else b"")
+    (tmp_path / "a.index").write_bytes(b"")
+    read = module.read_checkpoint if reader == "checkpoint_files" else read_source
+    for failure, damaged in (
+        (ProcessFailure("no answer within 300 s"), False),
+        (ProcessFailure("the process was killed by SIGKILL (out of memory?)", status=-9), False),
+        (ProcessFailure("the process was killed by SIGSEGV", status=-11), True),
+    ):
+        monkeypatch.setattr(module, "ask", Mock(side_effect=failure))
+        with pytest.raises(TriptychError, match=f"failed on it: {re.escape(str(failure))}") as caught:
+            read(path)
+        assert isinstance(caught.value, Damaged) == ("fresh copy" in str(caught.value)) == damaged
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 from common.errors import TriptychError
 from common.porting.safetensors_files import read_safetensors
-from common.porting.source import Damaged, Source, corrupt, mapped, unsupported
+from common.porting.source import Damaged, Source, corrupt, mapped, unanswered, unsupported
 from common.process import ProcessFailure, answering, ask, requests
 from common.spared_imports import spare_imports
 
@@ -92,7 +92,7 @@ def read_checkpoint(prefix: Path) -> Source:
         except ProcessFailure as failure:
             if failure.answer:
                 raise (corrupt if failure.answer["damaged"] else unsupported)(prefix, str(failure)) from None
-            raise corrupt(prefix, f"TensorFlow failed on it: {failure}") from None
+            raise unanswered(prefix, "TensorFlow", failure) from None
         source = read_safetensors(out, mapped(out))  # stays mapped when the folder goes
     data = sorted(prefix.parent.glob(f"{prefix.name}.data-*"))
     files = (prefix.with_name(f"{prefix.name}.index"), *data)

@@ -13,7 +13,7 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.porting.archives import Archive
-from common.porting.source import DTYPES, Source, corrupt, itemsize, numbers, unsupported
+from common.porting.source import DTYPES, Source, corrupt, itemsize, numbers, unanswered, unsupported
 from common.process import ProcessFailure, ask
 
 WEIGHTS, CONFIGURATION, METADATA = "model.weights.h5", "config.json", "triptych.json"
@@ -104,11 +104,9 @@ def _index(path: Path, start: int, size: int) -> dict[str, Any]:
     except ProcessFailure as failure:
         if failure.answer:
             raise (corrupt if failure.answer.get("damaged") else unsupported)(path, str(failure)) from None
-        if failure.out_of_time:
-            raise corrupt(path, f"the HDF5 library did not finish within {TIMEOUT:.0f} s") from None
         if "No module named 'h5py'" in str(failure):
             raise TriptychError(f"cannot read {path}: h5py is not installed; pip install h5py") from None
-        raise corrupt(path, f"the HDF5 library crashed on it (status {failure.status})") from None
+        raise unanswered(path, "the HDF5 library", failure) from None
 
 
 def _array(path: Path, dataset: dict[str, Any], content: memoryview) -> np.ndarray:

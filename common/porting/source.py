@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from signal import SIGKILL
 
 import numpy as np
 
 from common.errors import TriptychError
 from common.files import os_error_sentence
+from common.process import ProcessFailure
 from common.specs.architecture import Preprocessing
 
 
@@ -93,6 +95,12 @@ def corrupt(path: Path, what: str) -> Damaged:
 def unsupported(path: Path, what: str) -> TriptychError:
     """The error of a file that may be whole, but holds what is not read here."""
     return TriptychError(f"cannot read {path}: {one_line(what)}")
+
+
+def unanswered(path: Path, library: str, failure: ProcessFailure) -> TriptychError:
+    """The error of a file whose reader's process said nothing: damaged if the library crashed, not if it was ended."""
+    ended = failure.out_of_time or failure.status == -SIGKILL
+    return (unsupported if ended else corrupt)(path, f"{library} failed on it: {failure}")
 
 
 def told_of(path: Path, error: TriptychError) -> TriptychError:
