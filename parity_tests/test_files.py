@@ -134,6 +134,21 @@ class TestCheckpoints:
         with pytest.raises(TriptychError, match="has no entry 'ema'"):
             understand(read_source(tmp_path / "x"), reading=Reading(entry="ema"))
 
+    @pytest.mark.parametrize(
+        ("first", "second"), [("net.", "ema."), ("module.encoder_q.", "module.encoder_k."), ("", "ema.module.")]
+    )
+    def test_several_networks_in_one_dict(self, torch, first, second, tmp_path):
+        """A network and its moving average, as a LightningModule keeps them: neither is taken in silence."""
+        other = {f"{second}{name}": tensor + 1 for name, tensor in state(torch).items()}
+        torch.save({"state_dict": other | state(torch, first)}, tmp_path / "x")
+        with pytest.raises(TriptychError, match=r"several networks: .*; say which with `prefix`") as caught:
+            understand(read_source(tmp_path / "x"))
+        told = re.findall(r"begin with '(.*?)'", str(caught.value))
+        assert len(told) == 2
+        assert all(one.endswith(two) for one, two in zip(sorted((first, second)), told, strict=True))
+        reading = Reading(prefix=told[0] if first < second else told[1], ignore=() if first else (f"{second}*",))
+        is_ours(understand(read_source(tmp_path / "x"), reading=reading))
+
     def test_a_list_of_states(self, torch, tmp_path):
         torch.save([state(torch), {"lr": 0.1, "moments": [torch.ones(3)] * 9}], tmp_path / "x")
         is_ours(understand(read_source(tmp_path / "x")))
@@ -235,8 +250,9 @@ class TestHeads:
         tensors = {name: array for name, array in found.tensors.items() if not name.startswith("fc.")}
         two = {"fc.0.weight": np.zeros((64, 512), "f4"), "fc.0.bias": np.zeros(64, "f4"),
                "fc.2.weight": np.zeros((3, 64), "f4"), "fc.2.bias": np.zeros(3, "f4")}  # fmt: skip
-        with pytest.raises(TriptychError, match=r"`skip=\[.fc.\]` would leave fc"):
-            understand(replace(found, tensors=tensors))
+        for more in ({}, two):  # of which neither is the head by itself
+            with pytest.raises(TriptychError, match=r"`skip=\[.fc.\]` would leave fc"):
+                understand(replace(found, tensors=tensors | more))
         for more in ({}, two, {name.replace("fc", "head"): array for name, array in two.items()}):
             network = understand(replace(found, tensors=tensors | more), skip=["fc"], num_classes=3)
             assert network.spec.num_classes == 3

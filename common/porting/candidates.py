@@ -76,6 +76,8 @@ class Placement:
     strangers: Mapping[str, str] = field(default_factory=dict)
     """Tensors beside the network's, and how the file spells them."""
     notes: tuple[str, ...] = ()
+    prefix: str = ""
+    """What stands in front of the names in the file."""
     matched: int = field(default=0)
 
     @property
@@ -163,7 +165,7 @@ def placements(
                     placed = replace(placed, candidate=candidate_of(convention.name, each, classes))
                 if start and prefix is None:
                     placed = replace(placed, notes=(f"the names in the file begin with {start!r}", *placed.notes))
-                yield replace(placed, matched=placed.candidate.matched(placed.tensors))
+                yield replace(placed, prefix=start, matched=placed.candidate.matched(placed.tensors))
 
 
 def _prefixes(tensors: Tensors, convention: Convention, known: Collection[str]) -> list[str]:
@@ -240,6 +242,10 @@ def _with_head(placed: Placement, tensors: Tensors) -> Placement:
     if len(fitting) != 1:
         return placed
     theirs = {f"{fitting[0]}{separator}weight": weight, f"{fitting[0]}{separator}bias": bias}
+    classes = pool[f"{fitting[0]}{separator}bias"].shape
+    others = (pool[name] for name in pool.keys() - theirs.keys() if name.endswith(f"{separator}weight"))
+    if any(array.ndim == 2 and _without(array.shape, units) == classes for array in others):
+        return placed  # another layer reads it, so that it is not the last
     spelled = {**placed.strangers, **placed.spelled}
     return replace(
         placed,

@@ -157,7 +157,11 @@ def _nearest(
     num_classes: int | None,
     reading: Reading,
 ) -> _Judged | None:
-    """The network that the tensors are most like, by structure; None if they are like none."""
+    """The network that the tensors are most like, by structure; None if they are like none.
+
+    Raises:
+        TriptychError: they are several networks, each behind another prefix.
+    """
     found = list(placements(tensors, source.conventions, architecture, num_classes, spelled, reading.prefix))
     most = max((placed.likeness for placed in found), default=0.0)
     if most < (1e-9 if architecture else LEAST_LIKENESS):
@@ -173,6 +177,16 @@ def _nearest(
         if placed.candidate.spec.name == named and not (said := judge(placed)).problems:
             return said
     judged = [judge(placed) for placed in found if placed.likeness >= most - 1e-9]
+    whole = [each.placed for each in judged if not each.problems]
+    beginnings = {
+        other.prefix
+        for placed in whole
+        for other in found
+        if other.candidate is placed.candidate and other.matched == placed.matched
+    }
+    if len(beginnings) > 1:
+        shown = ", ".join(f"one whose names begin with {prefix!r}" for prefix in sorted(beginnings))
+        raise TriptychError(f"{source.path} has several networks: {shown}; say which with {argument('prefix')}")
     fewest = min(len(each.problems) for each in judged)
     closest = [each for each in judged if len(each.problems) == fewest]
     told = [each for each in closest if each.placed.candidate.spec.name == named]
