@@ -715,6 +715,7 @@ class TestTheTable:
             "model.pth": state(torch, "module."),
             "model_best.pth.tar": {"epoch": 1, "state_dict": state(torch, "module."), "args": argparse.Namespace(a=1)},
             "ema.pth": {"student": other, "teacher": state(torch)},
+            "average.pth": {f"net.{n}": t for n, t in other.items()} | state(torch, "ema."),
             "double.pth": state(torch, dtype="float64"),
             "backbone.pth": {n: t for n, t in state(torch).items() if not n.startswith("fc2")},
             "renamed.pth": second,
@@ -792,9 +793,10 @@ class TestTheTable:
         self.make(torch, path)
         words = shlex.split(ROWS[name])
         options = {option: [b for a, b in pairwise([*words, ""]) if a == f"--{option}"] for option in
-                   ("skip", "entry", "rename", "ignore")}  # fmt: skip
+                   ("skip", "entry", "prefix", "rename", "ignore")}  # fmt: skip
         reading = Reading(
             entry=next(iter(options["entry"]), None),
+            prefix=next(iter(options["prefix"]), None),
             rename=tuple(options["rename"]),
             ignore=tuple(options["ignore"]),
             round="--round" in words,
