@@ -87,7 +87,9 @@ def test_another_function_is_another_network(lenet, node, attribute, numbers, wo
     (changed,) = (each for each in graph.node if each.name == node)
     changed.attr[attribute].list.i[:] = numbers
     found = read_source(written(graph, tmp_path / "a.pb"))
-    with pytest.raises(TriptychError, match=f"another network: .*{words}.*`architecture=.lenet_caffe.` `force=True`"):
+    with pytest.raises(
+        TriptychError, match=f"another network .`architecture=.lenet_caffe.` `force=True` .*: .*{words}"
+    ):
         understand(found)
     assert understand(found, "lenet_caffe", reading=Reading(force=True)).departures
 

@@ -245,9 +245,10 @@ def _accepted_departures(
     if spec.family in convention.departures:
         departures.append(convention.departures[spec.family])
     if departures and not (architecture and reading.force):
+        options = f"{argument('architecture', spec.name)} {argument('force', True)}"
         raise TriptychError(
-            f"{source.path} has weights that fit {spec.name}, but is another network: {'; '.join(departures)}; "
-            f"{argument('architecture', spec.name)} {argument('force', True)} takes them for {spec.name}'s all the same"
+            f"{source.path} has weights that fit {spec.name}, but is another network "
+            f"({options} takes them for {spec.name}'s all the same): {'; '.join(departures)}"
         )
     return tuple(departures)
 
