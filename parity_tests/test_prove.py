@@ -261,6 +261,43 @@ def test_a_bound_is_carried_over_what_was_never_made():
     assert {v.name: v for v in judge_graph(graph, {name: off[name] for name in seen})}["add"].verdict == DIVERGED
 
 
+def test_a_normalisation_may_be_done_in_another_order_where_nobody_saw_the_steps():
+    """(x − m)·s + b as x·s + (b − m·s), with an s of its own: up to 7 roundings more than the graph's three."""
+    mean, scale, shift = normal(6, scale=40.0), normal(6), normal(6)
+    add = Builder(64, 6)
+    centred = add("Sub", "centred", "x", mean)
+    model = add.model(add("Add", "norm", add("Mul", "scaled", centred, scale), shift))
+    x = (mean + normal(64, 6, scale=1e-3)).astype(np.float32)  # where x and mean cancel
+    graph = read_graph("mine.onnx", model)
+    own = np.nextafter(scale, np.float32(9))
+    other = x * own + (shift - mean * own)
+
+    def verdict(values, **options):
+        return {v.name: v for v in judge_graph(graph, {"x": x, **values}, **options)}["norm"].verdict
+
+    assert verdict({"norm_out": other}) == DIVERGED
+    assert verdict({"norm_out": other}, fused=True) == CERTIFIED
+    wrong = x * own * np.float32(1 + 1e-5) + (shift - mean * own)
+    assert verdict({"norm_out": wrong}, fused=True) == DIVERGED
+    seen = {"centred_out": x - mean, "scaled_out": (x - mean) * scale}
+    assert verdict({"norm_out": other, **seen}, fused=True) == DIVERGED
+
+
+def test_integers_that_constants_add_up_to_carry_no_error():
+    """The mask of a shifted window: a comparison of what is computed of constants alone."""
+    add = Builder(1, 4)
+    constant = np.array([1, 2, 3, 2], np.float32)
+    difference = add("Sub", "difference", constant, np.array([2, 2, 2, 2], np.float32))
+    mask = add("Equal", "mask", difference, np.array(0, np.float32))
+    model = add.model(
+        add("Add", "sum", "x", add("Where", "chosen", mask, np.array([0, 0, 0, 0], np.float32), constant))
+    )
+    feeds = feeds_of(model)
+    values = {"x": feeds["x"], "sum_out": recorded(model, feeds)["sum_out"]}
+    (verdict,) = judge_graph(read_graph("mine.onnx", model), values)
+    assert verdict.verdict in (CERTIFIED, IDENTICAL), verdict.cause
+
+
 def run(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "common.cli", "prove", *map(str, arguments)], capture_output=True, text=True, check=False

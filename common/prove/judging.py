@@ -14,7 +14,7 @@ from common.operations.rounding import FP32, Precision
 from common.parity.causes import find_cause
 from common.parity.measures import measure, same_bits, verdict_from
 from common.parity.verdicts import DIVERGED, IDENTICAL, LayerVerdict
-from common.prove.regions import Known, Unknown, unrounded
+from common.prove.regions import Known, Unknown, reassociated, unrounded
 
 UNPROVED = "unproved"
 
@@ -102,8 +102,10 @@ def _judge_node(node: Node, known: Known, expected: Expected, precision: Precisi
     )
     measured = measure(output, reference, must_be_exact=given_expected)
     found = verdict_from(node.name, [measured], precision)
-    if fused and found.verdict == DIVERGED and not given_expected and (wider := unrounded(node, known, reference)):
-        found = verdict_from(node.name, [measure(output, wider)], precision)
+    if fused and found.verdict == DIVERGED and not given_expected:
+        for otherwise in (unrounded(node, known, reference), reassociated(node, known)):
+            if otherwise and found.verdict == DIVERGED:
+                found = verdict_from(node.name, [measure(output, otherwise)], precision)
     return verdict(found, exact=given_expected or reference.bound is None)
 
 

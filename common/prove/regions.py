@@ -13,8 +13,16 @@ from dataclasses import replace
 import numpy as np
 
 from common.graphs import Graph, Node
+from common.operations.arithmetic import Add, Divide, Multiply, Subtract
 from common.operations.overflow import with_overflow
-from common.operations.rounding import SMALLEST_NORMAL, UNIT_ROUNDOFF, Reference
+from common.operations.rounding import (
+    ELEMENTARY_ULP,
+    EXACT_LIMIT,
+    SMALLEST_NORMAL,
+    UNIT_ROUNDOFF,
+    Reference,
+    gamma,
+)
 
 Value = tuple[np.ndarray, np.ndarray | None]
 """A value, and how far off it may be; None if it is what the runtime recorded."""
@@ -29,12 +37,14 @@ class Known:
 
     def __init__(self, graph: Graph, recorded: Mapping[str, np.ndarray]) -> None:
         self.recorded = recorded
-        self._makers = graph.makers()
+        self.makers = graph.makers()
         self._computed: dict[str, Value] = {}
+        self.fixed = set(graph.constants)
+        """What does not depend on what the model is given."""
 
     def is_computed(self, name: str) -> bool:
         """Whether a node makes it, from what the graph is given or from its weights."""
-        return name in self._makers
+        return name in self.makers
 
     def value(self, name: str) -> Value:
         """One value.
@@ -45,17 +55,33 @@ class Known:
         if name in self.recorded:
             return self.recorded[name], None
         if name not in self._computed:
-            if name not in self._makers:
+            if name not in self.makers:
                 raise Unknown(f"{name} was not recorded")
-            found = self.reference(self._makers[name])
+            node = self.makers[name]
+            found = self.reference(node)
             value = found.value
-            error = np.zeros(value.shape) if found.bound is None else found.bound
+            error = np.zeros(value.shape) if found.bound is None or self._sums_exactly(node, found) else found.bound
+            if self.fixed.issuperset(node.reads):
+                self.fixed.add(name)
             if np.issubdtype(value.dtype, np.floating):
                 rounded = value.astype(np.float32)  # stands for the value in what follows
                 error = error + np.abs(rounded - value)
                 value = rounded
             self._computed[name] = value, error
         return self._computed[name]
+
+    def _sums_exactly(self, node: Node, found: Reference) -> bool:
+        """Whether it adds up constants that float32 adds up without rounding, as for the mask of an attention."""
+        if node.operation is None or found.magnitude is None or not self.fixed.issuperset(node.reads):
+            return False
+        inputs, parameters = [self.certain(name) for name in node.inputs], {}
+        for kind, name in node.parameters.items():
+            parameters[kind] = self.certain(name)
+        known = [array for array in (*inputs, *parameters.values()) if array is not None]
+        if len(known) < len(node.reads):
+            return False
+        unit = node.operation.unit(known[: len(inputs)], dict(zip(parameters, known[len(inputs) :], strict=True)))
+        return bool(found.magnitude.max(initial=0) < EXACT_LIMIT * unit)
 
     def certain(self, name: str) -> np.ndarray | None:
         """A value that was recorded, or that follows from such without an error; None if there is none."""
@@ -131,3 +157,46 @@ def unrounded(node: Node, known: Known, reference: Reference) -> Reference | Non
     except NotImplementedError:
         return None
     return replace(reference, bound=(0.0 if own is None else own) + carried)
+
+
+def reassociated(node: Node, known: Known) -> Reference | None:
+    """The last of several products and sums with constants, in another order: x·s + (b − m·s) for (x − m)·s + b.
+
+    As for a batch normalisation, each of n operations rounds at the size of |s| (|x| + |m|) + |b|. An exporter may have
+    computed s, in float32, of a variance that the runtime takes the root of itself: both are off by E + 3 at most.
+    None if the node is no such, or if what it reads was recorded.
+    """
+    steps = 0
+
+    def follow(name: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """The value without rounding, and the size of what is added up."""
+        nonlocal steps
+        if name in known.recorded and name != node.output:
+            x = known.recorded[name].astype(np.float64)
+            return x, np.abs(x)
+        maker = known.makers.get(name)
+        constants = [known.certain(read) if read in known.fixed else None for read in maker.inputs] if maker else []
+        if maker is None or len(constants) != 2 or sum(constant is None for constant in constants) != 1:
+            return None
+        place = 0 if constants[0] is None else 1
+        found, constant = follow(maker.inputs[place]), constants[1 - place]
+        if found is None or constant is None:
+            return None
+        (value, size), c = found, constant.astype(np.float64)
+        steps += 1
+        match maker.operation:
+            case Add():
+                return value + c, size + np.abs(c)
+            case Subtract():
+                return (value - c if place == 0 else c - value), size + np.abs(c)
+            case Multiply():
+                return value * c, size * np.abs(c)
+            case Divide() if place == 0:
+                return value / c, size / np.abs(c)
+        return None
+
+    found = follow(node.output)
+    if found is None or steps < 2:
+        return None
+    value, size = found
+    return Reference(value, gamma(2 * (ELEMENTARY_ULP + 3) + 2 * steps) * size + steps * SMALLEST_NORMAL * (1 + size))
