@@ -86,16 +86,13 @@ class Conv(Windowed):
         weight = parameters["weight"]
         terms = prod(weight.shape[1:])
         sums = Sums((batch, self.filters, height, width), weight, inputs[0])
-        kernels = [sums.scaled_weight(group) for group in np.split(weight.reshape(-1, terms), self.groups)]
-        per_group = self.filters // self.groups
-        rows_at_once = max(1, ELEMENTS_AT_ONCE // (terms * width))
+        kernels = sums.scaled_weight(weight.reshape(self.groups, -1, terms))
+        rows_at_once = max(1, ELEMENTS_AT_ONCE // (terms * width * self.groups))
         for image in range(batch):
             for top in range(0, height, rows_at_once):
                 rows = slice(top, top + rows_at_once)
                 columns = windows[image, :, rows].transpose(0, 3, 4, 1, 2).reshape(self.groups, terms, -1)
-                for group, kernel in enumerate(kernels):
-                    filters = slice(group * per_group, (group + 1) * per_group)
-                    sums.fill((image, filters, rows), kernel, columns[group])
+                sums.fill((image, slice(None), rows), kernels, columns)
         return sums.reference(parameters.get("bias"), terms)
 
     def unit(self, inputs: Arrays, parameters: Parameters) -> float:

@@ -43,11 +43,11 @@ class Sums:
         return _scaled(array, self.exponents[factor])
 
     def scaled_weight(self, weight: np.ndarray) -> Scaled:
-        """Weights (units, terms), prepared for `fill`."""
+        """Weights (units, terms), of each group where there are several, prepared for `fill`."""
         return self.scaled(weight, 0)
 
     def fill(self, where: tuple, weight: Scaled, columns: np.ndarray) -> None:
-        """Multiply prepared weights by columns (terms, positions) into the elements at `where`."""
+        """Multiply prepared weights by columns (terms, positions), group by group, into the elements at `where`."""
         targets: tuple[np.ndarray, ...] = (self.value, self.magnitude, self.squares)
         for target, left, right in zip(targets, weight, _scaled(columns, self.exponents[1]), strict=True):
             place = target[where]
