@@ -559,7 +559,7 @@ def test_each_half_is_on_its_own_device(towers, pair):
                 return tensor.narrow(1, start, stop - start)
             return function(*arguments, **(options or {}))
 
-    from torch_impl.backend import hooked
+    from torch_impl.graph import hooked
 
     devices, found = [torch.device("cuda:0"), torch.device("cuda:1")], {}
     placed = towers.AlexNetTowers(("cpu", "meta"), num_classes=CLASSES).eval()

@@ -4,27 +4,45 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from itertools import cycle
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from common.calls import IMAGE_CALL, Call, named_calls, wired
+from common.calls import named_calls
 from common.cudnn import direct_sums
-from common.errors import TriptychError, Unavailable
+from common.errors import Unavailable
 from common.names import TORCH_BATCH_NORM, canonical_from_torch, layer_of, torch_layer
 from common.operations import Shape
 from common.recording import Recording, Unnamed
 from common.specs import get_spec
-from common.specs.architecture import Architecture
 from common.training.recipe import kernel_factors
 from common.weights import Weights, check_weights
 from torch_impl.catalogue import BUILDERS
+from torch_impl.graph import FLATTENED, every_head, first_output, hooked, named_outputs, spec_of, traced, wiring
+from torch_impl.unnamed import unnamed_operations
+
+__all__ = [
+    "FLATTENED",
+    "arrays",
+    "build",
+    "build_float64",
+    "kernels",
+    "load_weights",
+    "named_parameters",
+    "on_device",
+    "predict",
+    "predict_heads",
+    "read_weights",
+    "record",
+    "release",
+    "run",
+    "structure",
+    "unnamed_operations",
+    "wiring",
+]
 
 
 def build(
@@ -102,90 +120,14 @@ def read_weights(model: nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in named_parameters(model).items()}
 
 
-FLATTENED = "C, H, W"
-"""The order in which PyTorch flattens maps."""
-
-
 def structure(model: nn.Module) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """The shape of every layer's output for one image, and of every parameter, by canonical name.
 
     Where the numbers of the model do not fit together, the layers from the first that cannot be computed are missing.
     """
-    calls, shapes = _traced(model)
+    calls, shapes = traced(model)
     parameters = {name: tuple(tensor.shape) for name, tensor in named_parameters(model).items()}
-    return dict(zip(named_calls(calls, _spec_of(model)), shapes, strict=True)), parameters
-
-
-def wiring(model: nn.Module) -> dict[str, list[str]]:
-    """The layers that each layer depends on directly, by canonical name; `image` is one. Not all are known."""
-    calls, _ = _traced(model)
-    return wired(calls, named_calls(calls, _spec_of(model)), _spec_of(model))
-
-
-def names_of_calls(model: nn.Module) -> dict[str, list[str]]:
-    """For each module, by its path, the canonical name of each of its calls; a module may stand at several places."""
-    calls, _ = _traced(model)
-    names: dict[str, list[str]] = {}
-    for call, name in zip(calls, named_calls(calls, _spec_of(model)), strict=True):
-        names.setdefault(torch_layer(call.name), []).append(name)
-    return names
-
-
-def _spec_of(model: nn.Module) -> Architecture | None:
-    architecture = getattr(model, "architecture", None)
-    return get_spec(architecture, image_size=model.image_shape[1:]) if architecture else None
-
-
-def _traced(model: nn.Module) -> tuple[list[Call], list[Shape]]:
-    """`_trace`, once for the same layers."""
-    key = [(path, id(module)) for path, module in _layers_of(model)]
-    known, traced = model.__dict__.get("_traced", (None, None))
-    if known != key or traced is None:
-        traced = _trace(model)
-        model.__dict__["_traced"] = key, traced
-    return traced
-
-
-@torch.no_grad()
-def _trace(model: nn.Module) -> tuple[list[Call], list[Shape]]:
-    """Every call of a layer, in order, and its output's shape for one image, up to the first that cannot be computed.
-
-    Only shapes are computed: on the meta device a tensor has no content. A tensor is known by its identity and by how
-    often it was changed in place, so that what is added to one in between is not overlooked.
-    """
-    calls: list[Call] = []
-    shapes: list[Shape] = []
-    image = torch.empty(1, *model.image_shape, device="meta")
-    made = {_identity(image): IMAGE_CALL}
-    alive = [image]  # so that no other tensor gets the identity of one that is gone
-    state = {name: tensor.to("meta") for name, tensor in model.state_dict().items()}
-
-    def before(name: str) -> Callable:
-        def note(module: nn.Module, inputs: tuple) -> None:
-            tensors = [t for given in inputs for t in (given if isinstance(given, list | tuple) else [given])]
-            calls.append(Call(name, tuple(made.get(_identity(tensor)) for tensor in tensors)))
-
-        return note
-
-    def behind(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        made[_identity(output)] = len(calls) - 1
-        shapes.append(tuple(output.shape[1:]))
-        alive.append(output)
-
-    with ExitStack() as hooks, every_head(model), suppress(RuntimeError):
-        for path, module in _layers_of(model):
-            hooks.callback(module.register_forward_pre_hook(before(canonical_from_torch(path))).remove)
-            hooks.callback(module.register_forward_hook(behind).remove)
-        torch.func.functional_call(model, state, image)
-    return calls[: len(shapes)], shapes
-
-
-def _identity(tensor: torch.Tensor) -> tuple[int, int]:
-    return id(tensor), tensor._version
-
-
-def _layers_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    return [(path, module) for path, module in model.named_modules() if not any(module.children())]
+    return dict(zip(named_calls(calls, spec_of(model)), shapes, strict=True)), parameters
 
 
 def record(
@@ -237,19 +179,6 @@ def run(
     return Recording(recorded, arrays(returned), arrays(alone), given)
 
 
-def named_outputs(returned: Any) -> dict[str, Any]:
-    """What a model returns, by the name of the output: tensors, or the nodes of a trace.
-
-    Raises:
-        TriptychError: it returns something else than a tensor, or a dict of some.
-    """
-    if isinstance(returned, list | tuple):
-        raise TriptychError(
-            f"the model returns a {type(returned).__name__}; several outputs come back in a dict, by name"
-        )
-    return returned if isinstance(returned, dict) else {"logits": returned}
-
-
 def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {name: tensor.cpu().numpy().copy() for name, tensor in tensors.items()}
 
@@ -262,59 +191,12 @@ def predict(model: nn.Module, image: np.ndarray) -> dict[str, np.ndarray]:
     return arrays({first_output(model): found} if isinstance(found, torch.Tensor) else found)
 
 
-def first_output(model: nn.Module) -> str:
-    """The name of what a model gives in evaluation mode: `logits`, or `probabilities` after a softmax."""
-    return "probabilities" if getattr(model, "softmax", None) else "logits"
-
-
 @torch.inference_mode()
 def predict_heads(model: nn.Module, image: np.ndarray) -> dict[str, np.ndarray]:
     """As `predict`, every output of a model that ends in logits: what it returns is called that, whatever it is."""
     device = next(model.parameters()).device
     with every_head(model):
         return arrays(named_outputs(model(torch.from_numpy(image).to(device))))
-
-
-@contextmanager
-def hooked(
-    model: nn.Module, hook: Callable[[str], Callable], hook_before: Callable[[str], Callable] | None = None
-) -> Iterator[None]:
-    """Call `hook(canonical name)` after every call of a layer, `hook_before` before it, auxiliary heads included."""
-    of_calls = names_of_calls(model) if hasattr(model, "image_shape") else {}
-    with ExitStack() as hooks, every_head(model):
-        for path, module in _layers_of(model):
-            names = of_calls.get(path, [canonical_from_torch(path)])
-            hooks.callback(module.register_forward_hook(_in_turn([hook(name) for name in names])).remove)
-            if hook_before:
-                before = _in_turn([hook_before(name) for name in names])
-                hooks.callback(module.register_forward_pre_hook(before).remove)
-        yield
-
-
-def _in_turn(hooks: list[Callable]) -> Callable:
-    """A hook that is another one for each call of a module; a model that is run again begins with the first again."""
-    turns = cycle(hooks)
-    return lambda *call: next(turns)(*call)
-
-
-@contextmanager
-def every_head(model: nn.Module, wanted: bool = True) -> Iterator[None]:
-    """Have a model with auxiliary heads return them too, as it does while training; or not, if they are not wanted."""
-    before = getattr(model, "auxiliary", None)
-    if before is not None:
-        model.auxiliary = wanted
-    try:
-        yield
-    finally:
-        if before is not None:
-            model.auxiliary = before
-
-
-def unnamed_operations(model: nn.Module) -> dict[str, list[str]]:
-    """See `common.recording.Unnamed`."""
-    from torch_impl.unnamed import unnamed_operations
-
-    return unnamed_operations(model)
 
 
 def on_device(model: nn.Module, device: str, precision: str) -> nn.Module:

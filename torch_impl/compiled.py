@@ -14,16 +14,9 @@ from common.recording import Recording, Unnamed
 from common.specs import get_spec
 from common.specs.architecture import IMAGE
 from torch_impl import backend
-from torch_impl.backend import (
-    arrays,
-    every_head,
-    named_outputs,
-    named_parameters,
-    names_of_calls,
-    read_weights,
-    record,
-)
+from torch_impl.backend import arrays, named_parameters, read_weights, record
 from torch_impl.export import Tracer
+from torch_impl.graph import every_head, named_outputs, names_of_calls
 from torch_impl.train import losses_of, training_mode
 
 Arrays = Mapping[str, np.ndarray]

@@ -41,7 +41,8 @@ from common.operations import (
 from common.operations.conv_nd import ConvND
 from common.specs.architecture import IMAGE
 from torch_impl import layers
-from torch_impl.backend import every_head, first_output, names_of_calls, structure
+from torch_impl.backend import structure
+from torch_impl.graph import every_head, first_output, names_of_calls
 
 
 def export_onnx(model: nn.Module, path: str | Path, options: ExportOptions = ExportOptions()) -> None:

@@ -10,7 +10,8 @@ from torch import nn
 
 from common.cudnn import direct_sums
 from common.specs.architecture import IMAGE
-from torch_impl.backend import hooked, named_parameters, read_weights
+from torch_impl.backend import named_parameters, read_weights
+from torch_impl.graph import hooked
 from torch_impl.train import losses_of, training_mode
 
 Arrays = Mapping[str, np.ndarray]

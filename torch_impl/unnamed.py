@@ -13,15 +13,14 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from common.specs import get_spec
-from torch_impl.backend import hooked, named_outputs
+from torch_impl.graph import dry_runs, hooked, named_outputs
 
 
 @torch.no_grad()
 def unnamed_operations(model: nn.Module) -> dict[str, list[str]]:
     """See `common.recording.Unnamed`: functions as `mul (lenet.py, line 40)`, modules as `extra (Softmax)`.
 
-    The model is run on the meta device, where a tensor has no content; from the first layer that cannot be run there,
-    nothing is known.
+    Only shapes are computed; from the first layer of which that cannot be done, nothing is known.
     """
     layers = {layer.name for layer in get_spec(model.architecture).layers}
     trail = _Trail()
@@ -43,13 +42,15 @@ def unnamed_operations(model: nn.Module) -> dict[str, list[str]]:
 
         return note
 
-    state = {name: tensor.to("meta") for name, tensor in model.state_dict().items()}
-    image = torch.empty(1, *model.image_shape, device="meta")
-    with hooked(model, behind, before), suppress(RuntimeError), trail:
-        returned = torch.func.functional_call(model, state, image)
-        for name, tensor in named_outputs(returned).items():
-            if operations := trail.to([tensor]):
-                found[name] = operations
+    with hooked(model, behind, before):
+        for _, run in dry_runs(model):
+            found.clear()
+            trail.begin()
+            with suppress(RuntimeError), trail:
+                for name, tensor in named_outputs(run()).items():
+                    if operations := trail.to([tensor]):
+                        found[name] = operations
+                break
     return found
 
 
@@ -61,6 +62,10 @@ class _Trail(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget a run that failed."""
         self.inside = 0
         """How many layers are being run: what they call is their own."""
         self.operations: dict[tuple[int, int], list[str]] = {}
