@@ -8,7 +8,7 @@ import pytest
 from conftest import IMPLEMENTATIONS, load_implementation
 
 from common import get_spec, list_architectures
-from parity_tests.injection import unchanged
+from parity_tests.injection import ROOT, unchanged
 from parity_tests.mutants import MUTANTS, PROBES, kind, outcomes, representatives, stated, without_numbers
 
 
@@ -43,6 +43,13 @@ def test_there_are_mutants_of_every_family_in_every_implementation():
     found = Counter((get_spec(mutant.architecture).family, mutant.package) for mutant in MUTANTS)
     assert found.keys() == {(family, package) for family in families for package in IMPLEMENTATIONS}
     assert len(MUTANTS) == len({str(mutant) for mutant in MUTANTS}) >= 210
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def test_what_the_mistake_edits_is_there(mutant):
+    """Of the slow ones too, which would otherwise be missed for days after a change of the source."""
+    found = (ROOT / mutant.file).read_text(encoding="utf-8").count(mutant.old)
+    assert found > (mutant.occurrence or 0)
 
 
 def test_every_kind_of_mistake_is_made_every_day():

@@ -136,8 +136,8 @@ MUTANTS = [
     _torch(
         "resnet18",
         "gamma and beta exchanged",
-        '{"weight": "gamma", "bias": "beta"',
-        '{"weight": "beta", "bias": "gamma"',
+        "for ours, theirs in TORCH_BATCH_NORM.items()}",
+        'for ours, theirs in TORCH_BATCH_NORM.items()} | {"weight": "beta", "bias": "gamma"}',
         "bn1",
         "gamma and beta are exchanged",
     ),

@@ -179,8 +179,8 @@ MUTANTS = [
     _torch(
         "resnet18",
         "mean and variance exchanged",
-        '"running_mean": "mean", "running_var": "variance"',
-        '"running_mean": "variance", "running_var": "mean"',
+        "for ours, theirs in TORCH_BATCH_NORM.items()}",
+        'for ours, theirs in TORCH_BATCH_NORM.items()} | {"running_mean": "variance", "running_var": "mean"}',
         "bn1",
         "bn1 holds NaN or infinity",
     ),
