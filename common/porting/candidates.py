@@ -78,6 +78,8 @@ class Placement:
     notes: tuple[str, ...] = ()
     prefix: str = ""
     """What stands in front of the names in the file."""
+    doubled: Mapping[str, str] = field(default_factory=dict)
+    """By what a wrapper puts in front of it, one of the names that the file has once more there."""
     matched: int = field(default=0)
 
     @property
@@ -148,7 +150,7 @@ def placements(
         if architecture and architecture not in convention.architectures:
             known |= candidate_of(convention.name, architecture, None).expected.keys()
         for start in _prefixes(tensors, convention, known) if prefix is None else (prefix,):
-            inner, names = _behind(start, tensors, convention, spelled)
+            inner, names, wrapped = _behind(start, tensors, convention)
             within = set(names.values())
             strangers = {name: spelled.get(name, name) for name in tensors if name not in within}
             names = {name: spelled.get(full, full) for name, full in names.items()}
@@ -158,7 +160,8 @@ def placements(
             for each in (architecture,) if architecture else convention.architectures:
                 first = candidate_of(convention.name, each, num_classes)
                 own, theirs = _from_ours(first, inner, names)
-                placed = _with_head(Placement(first, own, theirs, strangers), tensors)
+                doubled = {wrapper: name for wrapper, name in wrapped.items() if name in first.expected}
+                placed = _with_head(Placement(first, own, theirs, strangers, doubled=doubled), tensors)
                 bias = placed.tensors.get(f"{first.head}{convention.separator}bias")
                 classes = num_classes or (len(bias) if bias is not None and bias.ndim == 1 and len(bias) else None)
                 if classes and classes != first.spec.num_classes:
@@ -187,19 +190,32 @@ def _unwrapped(parts: list[str], convention: Convention) -> str:
 
 
 def _behind(
-    prefix: str, tensors: Tensors, convention: Convention, spelled: Mapping[str, str]
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors whose names begin with a prefix, by the rest of the name; and their whole names."""
-    inner: dict[str, np.ndarray] = {}
-    names: dict[str, str] = {}
-    for full, array in tensors.items():
+    prefix: str, tensors: Tensors, convention: Convention
+) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, str]]:
+    """The tensors whose names begin with a prefix, by the rest of the name, and their whole names.
+
+    A wrapper around names that are there without it has another network in it, or the same once more, and is left out.
+    The third is, by such a wrapper, one of the names that are there twice.
+    """
+    spellings: dict[str, list[tuple[str, str]]] = {}
+    for full in tensors:
         name = convention.normalised(full)
-        if not name.startswith(prefix):
-            continue
-        rest = _unwrapped(name[len(prefix) :].split(convention.separator), convention)
-        if rest not in inner:
-            inner[rest], names[rest] = array, full
-    return inner, names
+        if name.startswith(prefix):
+            rest = _unwrapped(name[len(prefix) :].split(convention.separator), convention)
+            spellings.setdefault(rest, []).append((_wrapper(name, convention), full))
+    twice: dict[str, str] = {}
+    for rest, each in spellings.items():
+        each.sort(key=lambda spelling: len(spelling[0]))
+        twice |= {wrapper: rest for wrapper, _ in each if wrapper != each[0][0]}
+    names = {rest: full for rest, ((wrapper, full), *_) in spellings.items() if wrapper not in twice}
+    return {rest: tensors[full] for rest, full in names.items()}, names, twice
+
+
+def _wrapper(name: str, convention: Convention) -> str:
+    """A name up to its last wrapper, such as `features.module.`; nothing if it has none."""
+    parts = name.split(convention.separator)
+    last = max((place for place, part in enumerate(parts) if part in WRAPPERS), default=-1)
+    return convention.separator.join([*parts[: last + 1], ""]) if last >= 0 else ""
 
 
 def _from_ours(

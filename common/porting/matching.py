@@ -187,6 +187,12 @@ def _nearest(
     if len(beginnings) > 1:
         shown = ", ".join(f"one whose names begin with {prefix!r}" for prefix in sorted(beginnings))
         raise TriptychError(f"{source.path} has several networks: {shown}; say which with {argument('prefix')}")
+    if reading.prefix is None and whole and whole[0].doubled:
+        wrapper, name = next(iter(whole[0].doubled.items()))
+        raise TriptychError(
+            f"{source.path} has {name!r} both with {wrapper!r} in its name and without; "
+            f"{argument('ignore', [f'*{wrapper}*'])} takes those without"
+        )
     fewest = min(len(each.problems) for each in judged)
     closest = [each for each in judged if len(each.problems) == fewest]
     told = [each for each in closest if each.placed.candidate.spec.name == named]
@@ -326,7 +332,9 @@ def _notes(
         notes.append(f"the source has no auxiliary heads: {', '.join(sorted(absent))} are initialised from seed 0")
     if narrowed := [each for each in parameters.values() if "float64" in each.change]:
         worst = max(each.error for each in narrowed)
-        notes.append(f"{len(narrowed)} tensors of float64 were rounded to float32, by at most {worst:.1e} of a value")
+        cost = f"were rounded to float32, by at most {worst:.1e} of a value"
+        exact = "hold only numbers that float32 has as well: they are exact"
+        notes.append(f"{len(narrowed)} tensors of float64 {cost if worst else exact}")
     if recipe is None:
         notes.append(UNKNOWN)
     return [one_line(note) for note in notes]
