@@ -149,6 +149,33 @@ class TestCheckpoints:
         reading = Reading(prefix=told[0] if first < second else told[1], ignore=() if first else (f"{second}*",))
         is_ours(understand(read_source(tmp_path / "x"), reading=reading))
 
+    def test_a_network_in_a_wrapper_beside_itself(self, torch, tmp_path):
+        """What stands before and after `DataParallel`: of two that have the same names, neither is taken in silence."""
+        other = {name: tensor + 1 for name, tensor in state(torch, "module.").items()}
+        for content in (state(torch) | other, other | state(torch)):
+            torch.save(content, tmp_path / "x")
+            with pytest.raises(TriptychError, match=r"with '', .* with 'module.'; say which with `prefix`"):
+                understand(read_source(tmp_path / "x"))
+            is_ours(understand(read_source(tmp_path / "x"), reading=Reading(prefix="")))
+            network = understand(read_source(tmp_path / "x"), reading=Reading(prefix="module."))
+            assert (network.weights["fc1/bias"] == WEIGHTS["fc1/bias"] + 1).all()
+
+    @pytest.mark.parametrize("wrapped", ["module.conv1.weight", "conv1.module.weight", "module._orig_mod.fc2.bias"])
+    def test_a_part_in_a_wrapper_beside_itself(self, torch, wrapped, tmp_path):
+        """Nor of a single tensor; and a wrapper's tensors do not fill the gaps of what stands beside it."""
+        content = state(torch)
+        name = wrapped.replace("module.", "").replace("_orig_mod.", "")
+        torch.save(content | {wrapped: content[name] + 1}, tmp_path / "x")
+        with pytest.raises(TriptychError, match=rf"has '{name}' both with .* and without; `ignore=") as caught:
+            understand(read_source(tmp_path / "x"))
+        (pattern,) = re.findall(r"`ignore=\W+(\S+?)'", str(caught.value))
+        is_ours(understand(read_source(tmp_path / "x"), reading=Reading(ignore=(pattern,))))
+        del content["fc1.weight"]
+        torch.save(content | {wrapped: content[name], "module.fc1.weight": torch.ones(500, 800)}, tmp_path / "x")
+        if wrapped.startswith("module.conv1"):
+            with pytest.raises(TriptychError, match=r"is not lenet_caffe .*fc1.weight is missing"):
+                understand(read_source(tmp_path / "x"))
+
     def test_a_list_of_states(self, torch, tmp_path):
         torch.save([state(torch), {"lr": 0.1, "moments": [torch.ones(3)] * 9}], tmp_path / "x")
         is_ours(understand(read_source(tmp_path / "x")))
@@ -210,6 +237,12 @@ class TestDtypes:
             assert (network.weights[name] == array.astype(np.float32)).all()
         assert 0 < max(parameter.error for parameter in network.parameters) <= 2**-24
         assert any("float64 were rounded" in note for note in network.notes)
+
+    def test_float64_that_is_float32_is_exact(self, torch, tmp_path, monkeypatch, capsys):
+        torch.save(state(torch, dtype="float64"), tmp_path / "x")
+        network = is_ours(understand(read_source(tmp_path / "x"), reading=Reading(round=True)))
+        assert not any("rounded" in note for note in network.notes)
+        assert any(f"{len(WEIGHTS)} tensors of float64" in note and "exact" in note for note in network.notes)
 
 
 def _dense(name, array):
@@ -463,11 +496,47 @@ class TestCaffeNet:
 @pytest.mark.parametrize(("folded", "taken_for"), [(True, "vgg11"), (False, "vgg11_bn")])
 def test_a_folded_vgg_is_a_vgg(folded, taken_for):
     """Both skeletons fit, and so does the function; that without batch normalisations is what the file has."""
-    from common.porting.onnx_files import _identify
+    from common.porting.graph_matches import identify
     from common.porting.skeletons import skeleton
 
-    match = _identify(Path("a"), "ONNX model", [skeleton(get_spec("vgg11_bn"), "fc8", folded=folded)], None)
+    match = identify(Path("a"), "ONNX model", [skeleton(get_spec("vgg11_bn"), "fc8", folded=folded)], None)
     assert (match.spec.name, match.alternatives) == (taken_for, ())
+
+
+@pytest.mark.parametrize("convention", ["torchvision", "timm"])
+def test_a_folded_vgg_is_told_by_its_names(convention):
+    from common.porting.graph_matches import identify
+    from common.porting.onnx_files import _carried
+    from common.porting.skeletons import skeleton
+
+    told = []
+    for name in ("vgg11_bn", "vgg11"):
+        spec = get_spec(name)
+        node = head = skeleton(spec, "fc8", folded=True)
+        while node.kind != "image":
+            node.name = CONVENTIONS[convention].layer(spec, node.name)
+            node.parameters = {"weight": (f"{node.name}.weight", None)}
+            (node,) = node.inputs
+        told.append(_carried(identify(Path("a"), "ONNX model", [head], None)))
+    assert [len(notes) for notes in told] == [1, 0]
+    assert "those of vgg11_bn" in told[0][0]
+    assert "carried as vgg11" in told[0][0]
+
+
+def test_the_nearest_resnet_strides_in_kernels_of_the_same_size():
+    """Slim's ResNet strides in the last block of a stage, with a kernel of 3×3, as v1.5 does in the first."""
+    from common.porting.graph_matches import identify
+    from common.porting.skeletons import pairs, skeleton
+
+    head = skeleton(get_spec("resnet50_v1_5"), "fc")
+    for mine, node in pairs(head, head):
+        block = re.fullmatch(r"conv(\d)_block(\d)/(conv2|shortcut_conv)", mine.name)
+        if block:
+            last = block[3] == "conv2" and (block[1], block[2]) in (("2", "3"), ("3", "4"), ("4", "6"))
+            node.numbers = ((2, 2) if last else (1, 1), node.numbers[1])
+    match = identify(Path("a"), "frozen TensorFlow graph", [head], None)
+    assert match.spec.name == "resnet50_v1_5"
+    assert match.departures
 
 
 class TestPreparation:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -18,12 +16,12 @@ from common.operations import BatchNorm
 from common.porting import frozen_graphs
 from common.porting.conventions import CONVENTIONS, Convention
 from common.porting.graph_defs import GraphDef
+from common.porting.graph_matches import Match, identify
 from common.porting.onnx_graphs import Graph, unit_variance
 from common.porting.onnx_images import Affine, formula, proved, whole
 from common.porting.protobufs import fields
-from common.porting.skeletons import Node, differences, inventory, pairs, skeleton
-from common.porting.source import Source, corrupt, told_of, unsupported
-from common.specs import get_spec, list_architectures
+from common.porting.skeletons import Node, pairs
+from common.porting.source import Source, corrupt, told_of
 from common.specs.architecture import Architecture, Preprocessing
 
 if TYPE_CHECKING:
@@ -48,10 +46,15 @@ PRODUCERS = {
 }
 """The conventions whose names prove, with who wrote a file, whose network it is."""
 
+NUMBERED = ("torchvision", "torchvision before 0.1.8", "timm")
+"""The conventions that number a VGG's layers, its batch normalisations too."""
+
 UNPREPARED = (
     "its graph prepares the image itself, {}, and nothing says what x is: "
     "the preprocessing that is stated has to say all that is done to a pixel before the first layer"
 )
+
+CARRIED = "its names are those of {}, whose batch normalisations are folded into the convolutions: it is carried as {}"
 
 FOLDED = (
     "its batch normalisations are folded into the convolutions: those here have the scale 1 and add what was the bias"
@@ -113,7 +116,7 @@ def _matched(
     path: Path, form: str, graph: Graph, outputs: list[Node], metadata: dict[str, str], producer: str
 ) -> Source:
     """The weights of the network whose graph it is."""
-    match = _identify(path, form, outputs, metadata.get("architecture"))
+    match = identify(path, form, outputs, metadata.get("architecture"))
     if form == FROZEN:  # what pads otherwise there is another network, as it is in a checkpoint
         match = replace(match, departures=(*match.departures, *match.notes), notes=())
     if match.alternatives:
@@ -128,6 +131,7 @@ def _matched(
     try:
         affine = _affine(match, graph)
         recipe, notes = _preparation(affine, match, metadata, producer)
+        notes += _carried(match)
     except TriptychError as error:
         raise told_of(path, error) from None
     if weights.made:
@@ -173,74 +177,6 @@ def _parse(content: memoryview) -> tuple[onnx.ModelProto, list[memoryview | None
     model = onnx.ModelProto.FromString(bytes(rest))
     model.graph.CopyFrom(graph)
     return model, raw
-
-
-@dataclass(frozen=True)
-class _Match:
-    """The network of the catalogue with the file's skeleton."""
-
-    spec: Architecture
-    heads: tuple[Node, ...]
-    """Our skeletons, up to each output."""
-    matched: tuple[tuple[Node, Node], ...]
-    """Our nodes and theirs, up to the logits."""
-    alternatives: tuple[str, ...]
-    """Others that fit as well."""
-    unfolded: tuple[_Match, ...]
-    """Those that it may have been before their batch normalisations were folded."""
-    notes: tuple[str, ...]
-    departures: tuple[str, ...]
-
-
-def _identify(path: Path, form: str, outputs: list[Node], said: str | None) -> _Match:
-    """The network with the file's skeleton, and the fewest differences in what has no parameters."""
-    fitting = list(_fitting(outputs))
-    if not fitting:
-        raise unsupported(path, f"it is the {form} of no network in the catalogue: {inventory(outputs)}")
-    fewest = min(_weight(match) for match in fitting)
-    closest = [match for match in fitting if _weight(match) == fewest]
-    chosen = next((match for match in closest if match.spec.name == said), closest[0])
-    others = dict.fromkeys(
-        match.spec.name for match in closest if said != chosen.spec.name and match.spec.name != chosen.spec.name
-    )
-    before = tuple(match for match in fitting if _weight(match) == (*fewest[:2], True))
-    return replace(chosen, alternatives=tuple(others), unfolded=before)
-
-
-def _weight(match: _Match) -> tuple[int, int, bool]:
-    """What to have least of: a VGG is one, rather than one whose batch normalisations were folded."""
-    return len(match.departures), len(match.notes), any(mine.norm for mine, _ in match.matched)
-
-
-def _fitting(outputs: list[Node]) -> Iterator[_Match]:
-    classes = {node.shape[0] for node in outputs if node.shape} or {1000}
-    for name in list_architectures():
-        for count in classes:
-            if not 0 < count <= 100_000:
-                continue
-            for folded in (False, True):
-                spec, heads = _catalogued(name, count, folded)
-                theirs = next((node for node in outputs if node.signature == heads["logits"].signature), None)
-                if theirs is None:
-                    continue
-                found = list(differences(heads["logits"], theirs))
-                yield _Match(
-                    spec,
-                    tuple(heads.values()),
-                    tuple(pairs(heads["logits"], theirs)),
-                    (),
-                    (),
-                    tuple(f"the graph differs from {name}: {phrase}" for only_padding, phrase in found if only_padding),
-                    tuple(phrase for only_padding, phrase in found if not only_padding),
-                )
-                break
-
-
-@lru_cache(maxsize=256)
-def _catalogued(name: str, count: int, folded: bool) -> tuple[Architecture, dict[str, Node]]:
-    """A network of the catalogue, and its skeleton up to each output."""
-    spec = get_spec(name, num_classes=count)
-    return spec, {output: skeleton(spec, layer, folded=folded) for output, layer in spec.outputs.items()}
 
 
 @dataclass(frozen=True)
@@ -298,7 +234,7 @@ class _Weights:
         self.changes[key] = f"{why}: {array[0]:g}"
 
 
-def _affine(match: _Match, graph: Graph) -> Affine:
+def _affine(match: Match, graph: Graph) -> Affine:
     """What the graph does to the image before the first layer."""
     first = {graph.images.get(node.value, Affine()) for _, node in match.matched if node.inputs[0] is graph.image}
     if len(first) > 1:
@@ -307,7 +243,7 @@ def _affine(match: _Match, graph: Graph) -> Affine:
 
 
 def _preparation(
-    affine: Affine, match: _Match, metadata: dict[str, str], producer: str
+    affine: Affine, match: Match, metadata: dict[str, str], producer: str
 ) -> tuple[Preprocessing | None, list[str]]:
     """How photographs are prepared for the first layer, if that is proved, and what to say of it."""
     said = metadata.get("preprocessing")
@@ -318,7 +254,7 @@ def _preparation(
     return recipe, told if recipe else []
 
 
-def _of_producer(match: _Match, producer: str) -> tuple[Preprocessing | None, list[str]]:
+def _of_producer(match: Match, producer: str) -> tuple[Preprocessing | None, list[str]]:
     """What the exporter and the names that it took over prove: whose network this is."""
     conventions = map(CONVENTIONS.__getitem__, PRODUCERS.get(producer.lower(), ()))
     for known, each in product(conventions, (match, *match.unfolded)):
@@ -328,7 +264,16 @@ def _of_producer(match: _Match, producer: str) -> tuple[Preprocessing | None, li
     return None, []
 
 
-def _named_by(known: Convention, match: _Match) -> bool:
+def _carried(match: Match) -> list[str]:
+    """That a network was one with batch normalisations, if its names prove it, where it is taken for one without."""
+    return [
+        CARRIED.format(each.spec.name, match.spec.name)
+        for each in match.unfolded
+        if each.spec.name != match.spec.name and any(_named_by(CONVENTIONS[name], each) for name in NUMBERED)
+    ]
+
+
+def _named_by(known: Convention, match: Match) -> bool:
     """Whether the names of the layers are a convention's; the head may have another."""
     layers = [(mine, node) for mine, node in match.matched if mine.kind in ("Conv", "Dense")]
     agreeing = 0
