@@ -31,8 +31,7 @@ from common.graphs.onnx_reader import read_model
 from common.prove.judging import judge_graph
 from common.prove.models import load, parse
 from common.prove.onnx_run import exposing
-from common.prove.subject import SPECIFICATION
-from common.prove.torch_run import OPSET, Exported
+from common.prove.torch_run import OPSET, SPECIFICATION, Exported
 
 
 def seconds_of(function: Callable[[], Any], runs: int) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common.onnx.webgpu import find_adapters
+from common.onnx.adapters import find_adapters
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").glob("*.md"))

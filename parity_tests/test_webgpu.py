@@ -20,7 +20,7 @@ from conftest import load_implementation
 from onnx import TensorProto, helper, numpy_helper
 
 from common import TriptychError, get_spec
-from common.onnx import webgpu
+from common.onnx import adapters, webgpu
 from common.onnx.builder import GraphBuilder
 from common.onnx.options import ExportOptions
 from common.onnx.session import RecordingSession, Session, execution_providers
@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 def adapter():
     """The adapter that is computed on, with the variables by which this process gets it."""
     try:
-        found = webgpu.require_adapter()
+        found = adapters.require_adapter()
     except TriptychError as error:
         pytest.skip(str(error))
     before = dict(os.environ)
@@ -203,14 +203,14 @@ def test_the_command_says_where_each_layer_ran(adapter):
 
 def test_without_an_adapter_one_sentence_says_how_to_get_one(monkeypatch, tmp_path):
     """Here the Vulkan loader finds no driver, and SwiftShader is looked for where it is not."""
-    monkeypatch.setattr(webgpu, "SWIFTSHADER", (str(tmp_path / "*.json"),))
+    monkeypatch.setattr(adapters, "SWIFTSHADER", (str(tmp_path / "*.json"),))
     monkeypatch.setenv("VK_ICD_FILENAMES", str(tmp_path / "none.json"))
-    webgpu.find_adapters.cache_clear()
+    adapters.find_adapters.cache_clear()
     try:
         with pytest.raises(TriptychError) as raised:
             require(Hardware("webgpu"))
     finally:
-        webgpu.find_adapters.cache_clear()
+        adapters.find_adapters.cache_clear()
     for words in (
         "chromium",
         "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1",
@@ -246,7 +246,7 @@ def test_a_gpu_is_preferred_to_software(monkeypatch):
     devices = [Device("llvmpipe", "Mesa", "software"), Device("UHD", "anv", "integrated"), Device("A", "", "discrete")]
     monkeypatch.setattr("common.onnx.vulkan.devices", lambda: devices)
     monkeypatch.setattr(sys, "platform", "linux")
-    assert [(str(adapter)) for adapter in webgpu._adapters()] == [
+    assert [(str(adapter)) for adapter in adapters._adapters()] == [
         "A",
         "UHD, driver anv",
         "llvmpipe, driver Mesa, in software",

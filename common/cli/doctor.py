@@ -11,7 +11,7 @@ from common.cli.terminal import plain_table, standard_output
 @app.command()
 def doctor(json: Json = False) -> None:
     """Say what is installed, on what machine, and how to get what is missing."""
-    from common.onnx.webgpu import describe_adapters
+    from common.onnx.adapters import describe_adapters
     from common.parity.backends import BACKENDS
     from common.parity.environment import describe
     from common.parity.kernels import kernels_by_default

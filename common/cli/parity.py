@@ -103,7 +103,7 @@ def _prove(console: Console, names: Sequence[str], plan: Plan, report: Path | No
     """Networks one after the other, a table for each as it finishes, and the report at the end."""
     from common.cli.verdicts import print_network, print_verdict
     from common.explorer.report import prepare, write_report
-    from common.onnx.webgpu import find_adapters
+    from common.onnx.adapters import find_adapters
     from common.parity.backends import require
     from common.parity.journal import Journal
     from common.parity.networks import number_of_results, prove_networks

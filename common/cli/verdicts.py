@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.cli.terminal import say
-from common.onnx.webgpu import find_adapters
+from common.onnx.adapters import find_adapters
 from common.parity.comparison import Comparison
 from common.parity.results import BackendResult, Run, labelled, worst
 from common.parity.verdicts import DIVERGED, IDENTICAL

@@ -12,9 +12,7 @@ from common.operations.mistake import Evaluation, Hypothesis, Observation, excha
 from common.operations.operation import MAP, Operation, Shape
 
 if TYPE_CHECKING:
-    from common.operations.conv import Conv
     from common.operations.onnx_node import OnnxNode
-    from common.operations.pooling import AveragePool, MaxPool
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -151,7 +149,7 @@ ELEMENTS_AT_ONCE = 1 << 18
 """How many factors are laid out at once: few enough to stay in the processor's cache."""
 
 
-def window_mistakes(operation: Conv | MaxPool | AveragePool, seen: Observation) -> Iterator[tuple[str, Evaluation]]:
+def window_mistakes(operation: Windowed, seen: Observation) -> Iterator[tuple[str, Evaluation]]:
     """Another padding, stride or rounding of the number of windows."""
     kernel, stride, padding = operation.window(seen.inputs[0].shape[1:])
     over: Padding = ((0, stride[0] - 1), (0, stride[1] - 1))
@@ -184,7 +182,7 @@ def window_mistakes(operation: Conv | MaxPool | AveragePool, seen: Observation) 
             yield f"the window is {size}×{size}", exchanged(seen, replace(operation, kernel=size))
 
 
-def position_mistakes(operation: Conv | MaxPool | AveragePool, seen: Observation) -> Iterator[Hypothesis]:
+def position_mistakes(operation: Windowed, seen: Observation) -> Iterator[Hypothesis]:
     """The windows begin at another pixel, or the map is turned over before they do."""
     (x,) = seen.inputs
     height, width = x.shape[2:]
@@ -214,7 +212,7 @@ def position_mistakes(operation: Conv | MaxPool | AveragePool, seen: Observation
         yield f"{what} are in reverse order", exchanged(seen, None, [x[:, ::-1]])
 
 
-def border_mistakes(operation: Conv | MaxPool, seen: Observation) -> Iterator[Hypothesis]:
+def border_mistakes(operation: Windowed, seen: Observation) -> Iterator[Hypothesis]:
     """Something else than nothing around the map."""
     (x,) = seen.inputs
     padding = operation.window(x.shape[1:])[2]

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from shutil import which
 
 from common.errors import TriptychError, Unavailable, argument
-from common.onnx import webgpu
+from common.onnx.adapters import find_adapters, require_adapter
 from common.parity.environment import gpu
 from common.parity.paths import THREADS, KernelPath, paths_of, with_variables
 from common.specs import nearest
@@ -214,7 +214,7 @@ def require(hardware: Hardware) -> None:
         Unavailable: NVIDIA's driver does not answer, or there is no adapter for WebGPU.
     """
     if hardware.device == "webgpu":
-        webgpu.require_adapter()
+        require_adapter()
     if hardware.device == "cuda" and not gpu():
         leave_out = f"leave out {argument('device', 'cuda')}"
         raise Unavailable(f"there is no NVIDIA GPU here (nvidia-smi finds none); {leave_out}")
@@ -251,7 +251,7 @@ _CUDA_PRECISIONS = {
 def device_environment(hardware: Hardware) -> dict[str, str]:
     """The variables that choose the device and its switches; frameworks read them when they are imported."""
     if hardware.device == "webgpu":
-        return {**_ON_CPU, **webgpu.find_adapters().environment}  # the frameworks themselves stay on the CPU
+        return {**_ON_CPU, **find_adapters().environment}  # the frameworks themselves stay on the CPU
     return _ON_CPU if hardware.device == "cpu" else _ON_CUDA | _CUDA_PRECISIONS[hardware.precision]
 
 

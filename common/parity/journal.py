@@ -18,7 +18,7 @@ import numpy as np
 
 from common.errors import TriptychError, argument
 from common.files import os_error_sentence, written_atomically
-from common.onnx.webgpu import find_adapters
+from common.onnx.adapters import find_adapters
 from common.parity.environment import describe
 from common.parity.results import BackendResult, Plan
 from common.parity.verdicts import LayerVerdict

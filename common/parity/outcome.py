@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from common.onnx.webgpu import find_adapters
+from common.onnx.adapters import find_adapters
 from common.parity.environment import describe
 from common.parity.paths import DEFAULT
 from common.parity.results import BackendResult, Run, worst

@@ -14,14 +14,14 @@ import numpy as np
 
 from common.errors import TriptychError, argument
 from common.names import layer_of
-from common.operations import BatchNorm, Shape
+from common.operations import BatchNorm
 from common.porting.candidates import Placement, absent_heads, candidate_of, placements
 from common.porting.preparation import UNKNOWN, preparation
 from common.porting.problems import problems_of, remedy, shaped_like
 from common.porting.reading import Reading, edited, entries, some_of
 from common.porting.source import Source, one_line
 from common.porting.statistics import canonical_statistics, rounding_error
-from common.porting.turning import layout_change
+from common.porting.turning import Ported, layout_change
 from common.specs import CATALOGUE, get_spec
 from common.specs.architecture import Architecture, Preprocessing
 from common.weights import initial_weights
@@ -37,23 +37,6 @@ DEPARTURES = "departures"
 
 PRESUMED = "presumed"
 """The key under which they say that nothing told which of several networks it is."""
-
-
-@dataclass(frozen=True)
-class Ported:
-    """One parameter of the network, and where it comes from."""
-
-    name: str
-    """Canonical."""
-    array: np.ndarray
-    """float32, in the canonical layout; perhaps a view of the source."""
-    source: str | None
-    """How the source spells it; None if it has none and it was initialised."""
-    source_shape: Shape
-    change: str
-    """Of layout, or, where there is no other way, of values."""
-    error: float = 0.0
-    """The largest rounding error that the change cost, relative to the exact value; 0 if it is bit for bit."""
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common.names import layer_of
 from common.porting.candidates import Placement
 from common.porting.source import Source
+from common.porting.turning import Ported
 from common.specs.architecture import Layer
-
-if TYPE_CHECKING:
-    from common.porting.matching import Ported
 
 
 def canonical_statistics(

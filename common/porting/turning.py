@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -15,6 +16,23 @@ from common.specs.architecture import Architecture
 
 Change = tuple[str, Callable[[np.ndarray], np.ndarray]]
 """In words, and as a function that makes a view where it can."""
+
+
+@dataclass(frozen=True)
+class Ported:
+    """One parameter of the network, and where it comes from."""
+
+    name: str
+    """Canonical."""
+    array: np.ndarray
+    """float32, in the canonical layout; perhaps a view of the source."""
+    source: str | None
+    """How the source spells it; None if it has none and it was initialised."""
+    source_shape: Shape
+    change: str
+    """Of layout, or, where there is no other way, of values."""
+    error: float = 0.0
+    """The largest rounding error that the change cost, relative to the exact value; 0 if it is bit for bit."""
 
 
 def source_shapes(convention: Convention, spec: Architecture, parameter: str) -> tuple[Shape, ...]:

@@ -18,11 +18,11 @@ from common.graphs.onnx_reader import read_model, state_shape
 from common.prove.keras_layers import layer_of
 from common.prove.models import ModelName
 from common.prove.runtimes import ONNX_RUNTIMES, Here, Process, Recorded, Runtime, record
+from common.prove.torch_run import OFFICIAL, SPECIFICATION, TorchJobs
 
 if TYPE_CHECKING:
     import onnx
 
-SPECIFICATION, OFFICIAL = "specification.onnx", "export.onnx"
 TORCH_RUNTIMES = (Runtime("torch", optimise=False), Runtime("torch-compile", optimise=True))
 EXPORT = Runtime("export", optimise=True)
 FIRST = ("torch", "keras-torch")
@@ -182,8 +182,6 @@ def make_ready(
         return Subject(name.text, Path(name.home), folder, shape)
     process: Process | Here
     if isinstance(name, InMemory):
-        from common.prove.torch_run import TorchJobs
-
         process = Here(TorchJobs(name.model).do)
     else:
         process = ends.enter_context(Process("common.prove.torch_run", {"KERAS_BACKEND": "torch"}))
