@@ -729,6 +729,19 @@ def test_what_has_no_weights(content, words, tmp_path):
     assert not isinstance(caught.value, Damaged)
 
 
+def test_a_checkpoint_of_the_first_version(tmp_path):
+    """One file, a table as the index of later ones is: it is not called an unknown format, nor damaged."""
+    tf = pytest.importorskip("tensorflow").compat.v1
+    with tf.Graph().as_default(), tf.Session() as session:
+        variable = tf.get_variable("conv1/weights", initializer=np.ones(3, "f4"), use_resource=False)
+        session.run(variable.initializer)
+        saver = tf.train.Saver([variable], write_version=tf.train.SaverDef.V1)
+        saver.save(session, str(tmp_path / "x.ckpt"), write_meta_graph=False)
+    with pytest.raises(TriptychError, match=r"one file, as those before 0\.12 .* and save it again") as caught:
+        read_source(tmp_path / "x.ckpt")
+    assert not isinstance(caught.value, Damaged)
+
+
 def test_a_header_of_any_length(tmp_path):
     """One in 32 safetensors begins with the byte that pickles begin with, as the length of its header has it."""
     header = json.dumps(

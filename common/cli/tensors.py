@@ -41,7 +41,9 @@ def print_report(console: Console, report: Report) -> None:
 def _rounding(report: Report) -> str:
     changed = [tensor for tensor in report.tensors if tensor["error"]]
     if not changed:
-        return "every tensor is the source's, bit for bit"
+        made = sum(tensor["source"] is None for tensor in report.tensors)
+        others = f" but for the {made} that it has not" if made else ""
+        return f"every tensor is the source's, bit for bit{others}"
     worst = max(tensor["error"] for tensor in changed)
     count = f"{len(changed)} of {len(report.tensors)}"
     return (

@@ -34,6 +34,11 @@ TEXTS = {
 }
 """What has no weights, and what to say of it."""
 
+FIRST_VERSION = (
+    "it is a checkpoint of TensorFlow in one file, as those before 0.12 and slim's released ones are, or an index by "
+    "another name; restore it with tf.compat.v1.train.Saver and save it again, which writes an .index and its data"
+)
+
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -69,6 +74,8 @@ def _read(path: Path, content: memoryview) -> Source:
         return onnx_files.read_frozen(path, content)
     if caffe_files.looks_like_net(content):
         return caffe_files.read_caffemodel(path, content)
+    if content[-8:] == checkpoint_files.MAGIC:
+        raise unsupported(path, FIRST_VERSION)
     for beginning, what in TEXTS.items():
         if re.search(beginning, bytes(content[:4096]), re.IGNORECASE):
             raise unsupported(path, what)
