@@ -159,8 +159,9 @@ def attribute(name, value):
 def constant(place, function):
     def change(model, node):
         tensor = next(found for found in model.graph.initializer if found.name == node.input[place])
-        array = np.ascontiguousarray(function(onnx.numpy_helper.to_array(tensor)))
-        tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float32), tensor.name))
+        old = onnx.numpy_helper.to_array(tensor)
+        new = np.ascontiguousarray(function(old)).astype(old.dtype).reshape(old.shape)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(new, tensor.name))
 
     return change
 

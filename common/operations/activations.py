@@ -271,6 +271,16 @@ class Softmax(Operation):
     def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
         return graph.node(self.kind, name, *inputs, axis=self.axis)
 
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        (x,) = seen.inputs
+        own = self.axis % x.ndim
+        for axis in range(x.ndim):
+            if axis != own:
+                yield f"it is along axis {axis}, not {own}", exchanged(seen, replace(self, axis=axis))
+        yield "it is missing", partial(Reference, x.astype(np.float64))
+        other, name = (Softmax, "its exponential") if isinstance(self, LogSoftmax) else (LogSoftmax, "its logarithm")
+        yield f"{name} is taken", exchanged(seen, other(self.axis))
+
 
 @reads("LogSoftmax")
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import ClassVar
 from common.errors import TriptychError
 from common.numerics import np
 from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, factor_fits
-from common.operations.onnx_node import OnnxGraph, Parameter, reads
+from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, reads
 from common.operations.operation import ArrayOperation, Arrays, Operation, Parameters, Shape, in_double
 from common.operations.rounding import (
     CARRIED,
@@ -52,6 +52,12 @@ class Add(Operation):
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         return CARRIED * reduce(np.add, errors)
 
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        shapes = {node.shapes.get(name) for name in node.inputs}
+        operation = cls() if len(shapes) == 1 and None not in shapes else BroadcastAdd()
+        return Found(operation, tuple(range(len(node.inputs))))
+
     def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:
         return graph.node("Add", name, *inputs)
 
@@ -76,6 +82,13 @@ class Add(Operation):
         for number, x in enumerate(seen.inputs, start=1):
             others = Reference(right.value - x, right.bound)
             yield from factor_fits(seen, others, x.astype(np.float64), f"operand {number} is")
+
+
+@dataclass(frozen=True)
+class BroadcastAdd(ArrayOperation, Add):
+    """The sum of arrays of other shapes, each repeated along the axes that it lacks, as ONNX does."""
+
+    channelwise: ClassVar[bool] = False
 
 
 @reads("Sub")
@@ -117,6 +130,14 @@ class Multiply(ArrayOperation):
         (x, y), (e, f) = inputs, errors
         return CARRIED * (e * (np.abs(y) + f) + np.abs(x) * f)
 
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        for number, x in enumerate(seen.inputs, start=1):
+            yield f"only factor {number} of 2 is there", partial(Reference, x.astype(np.float64))
+        yield "the factors are added", exchanged(seen, BroadcastAdd())
+        x, y = seen.inputs
+        yield "it is divided by factor 2", exchanged(seen, Divide())
+        yield "it is divided by factor 1", exchanged(seen, Divide(), [y, x])
+
     def fits(self, seen: Observation, right: Reference) -> Iterator[Fit]:
         for number, x in enumerate(seen.inputs, start=1):
             if x.size == 1:
@@ -147,6 +168,12 @@ class Divide(ArrayOperation):
         (x, y), (e, f) = in_double(*inputs), errors
         with np.errstate(divide="ignore", invalid="ignore"):
             return CARRIED * (e + np.abs(x / y) * f) / np.maximum(np.abs(y) - f, 0)
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        x, y = seen.inputs
+        yield "only the dividend is there", partial(Reference, x.astype(np.float64))
+        yield "the operands are exchanged", exchanged(seen, None, [y, x])
+        yield "the operands are multiplied", exchanged(seen, Multiply())
 
 
 @reads("Pow")

@@ -13,7 +13,7 @@ from common.numerics import np
 from common.operations.mistake import ENOUGH, ORDERS, Hypothesis, Observation, exchanged
 from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, reads
 from common.operations.operation import Arrays, Operation, Parameters, Shape
-from common.operations.rearrangement import Rearrangement
+from common.operations.rearrangement import Rearrangement, order_of_inputs
 from common.operations.rounding import SMALLEST_NORMAL, Gradients, Reference, chosen, gamma
 
 
@@ -52,10 +52,7 @@ class Concat(Operation):
         """
         for order in _orders_of_pieces(seen.inputs, seen.output):
             if order != sorted(order):
-                numbers = ", ".join(str(place + 1) for place in order)
-                reverse = order == sorted(order, reverse=True)
-                mistake = "the inputs are in reverse order" if reverse else f"the inputs are in the order {numbers}"
-                yield mistake, exchanged(seen, None, [seen.inputs[place] for place in order])
+                yield order_of_inputs(order), exchanged(seen, None, [seen.inputs[place] for place in order])
 
 
 def _orders_of_pieces(inputs: Sequence[np.ndarray], output: np.ndarray) -> Iterator[list[int]]:

@@ -196,7 +196,10 @@ def factor_fits(seen: Observation, base: Reference, direction: np.ndarray, what:
     found = fitted(seen.output, base, direction)
     if found:
         factor, reference = found
-        yield f"{what} multiplied by a number", f"{what} multiplied by {factor:.4g}", reference
+        # A factor beside 1 is told by how far it is from it.
+        number = f"1 {factor - 1:+.3g}" if abs(factor - 1) < 1e-3 else f"{factor:.4g}"
+        number = number.replace(" +", " + ").replace(" -", " − ")
+        yield f"{what} multiplied by a number", f"{what} multiplied by {number}", reference
 
 
 ORDERS = {"C, H, W": (0, 1, 2, 3), "H, W, C": (0, 2, 3, 1), "W, H, C": (0, 3, 2, 1), "C, W, H": (0, 1, 3, 2)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import permutations
 from typing import TYPE_CHECKING, ClassVar
 
 from common.numerics import np
@@ -13,6 +15,8 @@ from common.operations.rounding import CARRIED, Reference, upwards
 
 if TYPE_CHECKING:
     from onnx.reference import ReferenceEvaluator
+
+    from common.operations.mistake import Hypothesis, Observation
 
 _EXACT = """
 Identity Reshape Flatten Squeeze Unsqueeze Concat Split Slice Gather GatherND GatherElements Pad Expand Tile Transpose
@@ -97,3 +101,33 @@ class Rearrangement(ArrayOperation):
         ]
         found = list(evaluator.run(None, dict(zip(names, moved, strict=True))))
         return CARRIED * np.asarray(found[self.output], np.float64)
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        """Another order of axes, or of what is concatenated: that which the output itself shows."""
+        if self.operator == "Transpose":
+            (x,) = seen.inputs
+            for axes in permutations(range(x.ndim)):
+                moved = x.transpose(axes)
+                if np.array_equal(moved, seen.output):
+                    unmoved = axes == tuple(range(x.ndim))
+                    mistake = "no axis is moved" if unmoved else f"the axes are in the order {_counted(axes)}"
+                    yield mistake, partial(Reference, moved)
+        if self.operator == "Concat" and len(seen.inputs) <= _FEW:
+            for order in permutations(range(len(seen.inputs))):
+                found = self.reference([seen.inputs[place] for place in order], {})
+                if np.array_equal(found.value, seen.output):
+                    yield order_of_inputs(order), partial(Reference, found.value)
+
+
+_FEW = 5
+"""How many inputs are tried in every order."""
+
+
+def _counted(places: Sequence[int]) -> str:
+    return ", ".join(str(place + 1) for place in places)
+
+
+def order_of_inputs(order: Sequence[int]) -> str:
+    """That inputs were concatenated in another order, in words."""
+    reverse = list(order) == sorted(order, reverse=True)
+    return "the inputs are in reverse order" if reverse else f"the inputs are in the order {_counted(order)}"

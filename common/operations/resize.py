@@ -34,7 +34,6 @@ class Resize(ArrayOperation):
     a: float = -0.75
     """The slope of the cubic kernel at distance 1."""
 
-    channelwise: ClassVar[bool] = True
     rounds_once: ClassVar[bool] = False
 
     @classmethod

@@ -168,6 +168,10 @@ def window_mistakes(operation: Windowed, seen: Observation) -> Iterator[tuple[st
             if min(map(min, shifted)) >= 0:
                 mistake = f"the padding is shifted by a pixel to {side}"
                 yield mistake, exchanged(seen, replace(operation, padding=shifted))
+        before: Padding = ((top + bottom, 0), (left + right, 0))
+        after: Padding = ((0, top + bottom), (0, left + right))
+        for one_sided, side in ((before, "the top and left"), (after, "the bottom and right")):
+            yield f"all of the padding is at {side}", exchanged(seen, replace(operation, padding=one_sided))
     for pixels in range(1, max(kernel)):
         if padding != ((pixels, pixels), (pixels, pixels)):
             yield f"the padding is {pixels}", exchanged(seen, replace(operation, padding=pixels))
