@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from common.cli.pairs import print_pair
 from common.cli.terminal import say
 from common.cli.verdicts import STYLES, say_verdict
 from common.errors import TriptychError
 from common.parity.results import worst
 from common.prove.judging import UNPROVED
 from common.prove.models import ModelName
-from common.prove.proof import PROBES, Request, prove, results_of
+from common.prove.proof import PROBES, WEIGHTS, Request, prove, results_of
 from common.prove.results import ProofRun, RuntimeResult, as_json, told
 
 Progress = Callable[[int, Console], AbstractContextManager[Callable[[str], None]]]
@@ -63,6 +64,7 @@ def print_model(console: Console, runs: Sequence[ProofRun]) -> None:
     for run in runs:
         for result in run.backends:
             _explain(console, run, result)
+    print_pair(console, runs)
     for run in runs:
         if run.exact:
             say(console, f"Exact: {run.exact[0]} of {run.exact[1]} computed values; the others round.", style="dim")
@@ -81,7 +83,7 @@ def _explain(console: Console, run: ProofRun, result: RuntimeResult) -> None:
         say(console, f"  {result.backend} skipped: {result.reason}", style="dim")
     if result.note:
         say(console, f"  {result.backend} on the {run.probe} probe: {result.note}", style="dim")
-    if result.first:
+    if result.first and not run.pair:
         before, name = f"  {result.backend} diverged on the {run.probe} probe: ", result.first.name
         say(console, before, (name, "bold red"), told(result.first).removeprefix(name))
 
@@ -146,3 +148,14 @@ def check_probes(names: Sequence[str]) -> Sequence[str]:
         if name not in PROBES:
             raise TriptychError(f"there is no probe {name!r} for models; probes are {' and '.join(PROBES)}")
     return names
+
+
+def check_weights(name: str | None) -> str | None:
+    """Whose weights another network has, if there is such a way.
+
+    Raises:
+        TriptychError: there is none.
+    """
+    if name not in (None, *WEIGHTS):
+        raise TriptychError(f"there is no --weights {name!r}; give {' or '.join(WEIGHTS)}")
+    return name

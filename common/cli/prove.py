@@ -17,7 +17,7 @@ def prove(
         typer.Argument(
             metavar="MODEL...",
             help="FILE.onnx, FILE.keras; FILE.py:NAME, which is run; package.module:NAME, timm:NAME, torchvision:NAME. "
-            "Those after the first, such as exports of it, are judged by the first one's graph.",
+            "Those after the first are judged by the first one's graph: an export of it, or another network.",
         ),
     ],
     probe: Annotated[
@@ -29,17 +29,25 @@ def prove(
     given: Annotated[
         list[str] | None, typer.Option("--input", help="NAME=FILE.npy, an input of the random probe; may be repeated.")
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Of another network: first, moved into it from the first; or own. By default first."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and inputs.")] = 0,
     json: Json = False,
 ) -> None:
     """Prove a model of your own: every node of it, in everything that runs it, within its rounding bound of float64."""
-    from common.cli.proofs import check_probes, prove_command, read_inputs, read_shape
+    from common.cli.proofs import check_probes, check_weights, prove_command, read_inputs, read_shape
     from common.prove.models import parse
     from common.prove.proof import PROBES, Request
 
     names = [parse(text) for text in models]
     request = Request(
-        probes=check_probes(probe or PROBES), shape=read_shape(input_shape), inputs=read_inputs(given or ()), seed=seed
+        probes=check_probes(probe or PROBES),
+        shape=read_shape(input_shape),
+        seed=seed,
+        inputs=read_inputs(given or ()),
+        weights=check_weights(weights),
     )
     console = standard_error(quiet=True) if json else standard_output()
     report = prove_command(console, names, request, progress=progress)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import permutations
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from common.numerics import np
 from common.operations.onnx_node import Found, OnnxNode, reads
@@ -64,6 +64,13 @@ class Rearrangement(ArrayOperation):
     @property
     def kind(self) -> str:
         return self.operator
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """Of the node, as in `OnnxNode`."""
+        import onnx
+
+        return OnnxNode(onnx.NodeProto.FromString(self.node), {}, {}, self.opset).attributes
 
     @cached_property
     def _evaluator(self) -> tuple[ReferenceEvaluator, list[str]]:

@@ -25,6 +25,7 @@ def prove(
     input_shape: Sequence[int] | None = None,
     probes: Sequence[str] | None = None,
     backends: Sequence[str] | None = None,
+    weights: str | None = None,
     seed: int = 0,
 ) -> Report:
     """Prove that a model computes what its graph says, in everything that runs it, and that another is the same.
@@ -39,16 +40,18 @@ def prove(
         probes: `exact`, `random`, or both, which is usual; only `random` where `b` is given.
         backends: which rows there are of what is its own specification: `torch`, `onnxruntime`, …; usually all, and of
             a PyTorch module with a `b` beside it `torch` alone, since a compiler takes its time.
+        weights: `first`: `b` is another network, with layers of other names in another layout, and is given the weights
+            of `a`; `own`: it has them already; None: an export, or as the command decides.
         seed: of all random numbers.
 
     Raises:
         TriptychError: a model cannot be had or run, or the two are not the same graph.
     """
     usual = PROBES if b is None else ("random",)
-    if backends is None and b is not None:
+    if backends is None and b is not None and weights is None:
         backends = FIRST
     arrays = None if example is None else _arrays(example)
-    request = Request(probes or usual, input_shape, seed, example=arrays, backends=backends)
+    request = Request(probes or usual, input_shape, seed, example=arrays, backends=backends, weights=weights)
     with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder:
         models = [a] if b is None else [a, b]
         given = [_given(model, Path(folder) / f"{place}.keras") for place, model in enumerate(models)]

@@ -48,6 +48,7 @@ def judge_graph(
     precision: Precision = FP32,
     *,
     fused: bool = False,
+    causes: bool = True,
 ) -> Iterator[NodeVerdict]:
     """Judge every node that a runtime has recorded; the cause of the first divergence is looked for.
 
@@ -58,6 +59,7 @@ def judge_graph(
         precision: what the runtime was asked for.
         fused: whether the runtime may have computed a value for a node in another way than for whoever wanted to see
             it, without rounding it between: see `regions.unrounded`.
+        causes: whether that of the first divergence is looked for.
     """
     known = Known(graph, {**graph.constants, **values})
     diverged = False
@@ -65,9 +67,9 @@ def judge_graph(
         if node.output not in known.recorded:
             continue
         verdict = _judge_node(node, known, expected, precision, fused)
-        if verdict.verdict == DIVERGED and not diverged:
+        if verdict.verdict == DIVERGED and causes and not diverged:
             diverged = True
-            verdict = _explained(graph, node, known, verdict)
+            verdict = with_cause(graph, node, known, verdict)
         yield verdict
 
 
@@ -109,7 +111,7 @@ def _judge_node(node: Node, known: Known, expected: Expected, precision: Precisi
     return verdict(found, exact=given_expected or reference.bound is None)
 
 
-def _explained(graph: Graph, node: Node, known: Known, verdict: NodeVerdict) -> NodeVerdict:
+def with_cause(graph: Graph, node: Node, known: Known, verdict: NodeVerdict) -> NodeVerdict:
     """A divergence with the mistakes that explain it."""
     output = known.recorded[node.output]
     if node.operation is None or output.dtype != np.float32 or output.ndim < 2:

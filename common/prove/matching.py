@@ -14,6 +14,7 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.graphs import Graph, Node
+from common.graphs.order import in_order
 from common.operations.operation import Shape
 from common.operations.rearrangement import Rearrangement
 
@@ -23,7 +24,7 @@ _FOLDED = {"BatchNormalization", *_ARITHMETIC}
 """What exporters multiply or add into the weights before it, where its other operands are constant."""
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
-Token = tuple[str, bool, tuple[tuple[int, ...], ...]]
+Token = tuple[str, int, tuple[tuple[int, ...], ...]]
 
 
 def corresponding(specification: Graph, export: Graph) -> dict[str, str]:
@@ -105,23 +106,6 @@ def _constant_shapes(graph: Graph) -> dict[str, Shape]:
         if isinstance(node.operation, Rearrangement) and all(name in known for name in node.reads):
             known[node.output] = node.operation.reference([known[name] for name in node.inputs], {}).value
     return {name: array.shape for name, array in known.items()}
-
-
-def in_order(graph: Graph) -> list[Node]:
-    """Its nodes in the order in which its outputs need them, whatever order the file has them in."""
-    makers = graph.makers()
-    ordered: dict[str, Node] = {}
-    stack: list[tuple[str, bool]] = [(name, False) for name in reversed(graph.outputs)]
-    while stack:
-        name, ready = stack.pop()
-        if name in ordered or name not in makers:
-            continue
-        if ready:
-            ordered[name] = makers[name]
-            continue
-        stack.append((name, True))
-        stack += [(read, False) for read in reversed(makers[name].reads)]
-    return list(ordered.values())
 
 
 def common_subsequence(ours: Sequence[Token], theirs: Sequence[Token]) -> list[tuple[int, int]]:

@@ -77,6 +77,8 @@ def load(model: ModelName, shape: Sequence[int] | None = None) -> Any:
         return getattr(applications, model.name)(weights=None, input_shape=tuple(shape[1:]) if shape else None)
     if model.home.endswith(".keras"):
         return _imported("keras").saving.load_model(model.home, compile=False)
+    if model.home == "keras_impl" and shape:  # whose models are of one size
+        return _imported(model.home).build(model.name, image_size=shape[1])
     if model.is_library:
         return _imported(model.home).build(model.name)
     module = _module_of_file(Path(model.home)) if model.home.endswith(".py") else _imported(model.home)

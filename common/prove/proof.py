@@ -24,6 +24,7 @@ from common.prove.subject import Example, InMemory, Subject, TorchSubject, make_
 from common.weights import seeded_generator
 
 PROBES = ("exact", "random")
+WEIGHTS = ("first", "own")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Request:
     """What the user gives all of them, in order."""
     backends: Sequence[str] | None = None
     """The runtimes of models that are no files; all if None."""
+    weights: str | None = None
+    """One of `WEIGHTS`: those that other networks are judged with; None: see `is_other_network`."""
 
 
 Advance = Callable[[str], None]
@@ -64,8 +67,11 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
         TriptychError: there is no such model, or it takes what only the user knows; or two are not the same graph.
     """
     others = names[1:]
-    if others and "random" not in request.probes:
+    paired = [request.weights or is_other_network(name) for name in others]
+    if not all(paired) and "random" not in request.probes:
         raise TriptychError("several models are compared on random numbers; leave out --probe, or add --probe random")
+    if any(paired) and request.backends is None:
+        request = replace(request, backends=PAIRED)
     only_onnx = all(isinstance(name, ModelName) and name.is_onnx for name in names)
     require_packages(*(() if only_onnx else ("torch", "onnxscript")), "onnx", "onnxruntime")
     with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as place, ExitStack() as ends:
@@ -73,13 +79,32 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
         def ready(name: Given, number: int, example: Example | None) -> Subject:
             folder = Path(place) / str(number)
             options: dict[str, Any] = {"shape": request.shape, "seed": request.seed, "backends": request.backends}
+            options["turn"] = any(paired)
             return make_ready(name, folder, ends, example=example, **options)
 
         proof = _Proof(ready(names[0], 0, request.example), request, advance)
         runs = proof.runs()
-        for number, name in enumerate(others, start=1):
-            runs.append(proof.run_of(ready(name, number, list(proof.feeds.values()))))
+        for number, (name, as_pair) in enumerate(zip(others, paired, strict=True), start=1):
+            other = ready(name, number, list(proof.feeds.values()))
+            runs += proof.pair_with(other) if as_pair else [proof.run_of(other)]
         return runs
+
+
+PAIRED = ("torch", "keras-torch", "onnxruntime")
+"""The runtimes of two networks: what else runs one of them is proved by naming it alone."""
+
+
+def is_other_network(name: Given) -> str | None:
+    """Which weights a second model has if nothing is said: the first's, where it is built by name, without its own.
+
+    Returns `first`; or None for an ONNX file, which is taken for an export of the first, and `own` for what else has
+    weights of its own.
+    """
+    if isinstance(name, InMemory):
+        return None
+    if name.is_onnx:
+        return None
+    return "first" if name.name else "own"
 
 
 class _Proof:
@@ -103,11 +128,19 @@ class _Proof:
         return self.subject.graph
 
     def runs(self) -> list[ProofRun]:
-        first = self.subject.record(ONNX_RUNTIMES[0], self.feeds)
+        first = self.first = self.subject.record(ONNX_RUNTIMES[0], self.feeds)
         if first.error:
             raise TriptychError(f"ONNX Runtime cannot run {self.subject.text}: {first.error}")
         made = {"exact": self._exact, "random": self._random}
         return [made[probe](first) for probe in self.request.probes]
+
+    def pair_with(self, other: Subject) -> list[ProofRun]:
+        """Another network, judged by this one."""
+        from common.prove.pairs import First
+
+        weights = self.request.weights or "first"
+        first = First.of(self.subject, self.feeds, self.first)
+        return first.pair_with(other, weights, tuple(self.request.probes), self.advance)
 
     def _random(self, first: Recorded) -> ProofRun:
         results = []

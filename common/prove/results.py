@@ -47,6 +47,37 @@ class RuntimeResult:
 
 
 @dataclass(frozen=True)
+class Side:
+    """A network laid beside another, the first."""
+
+    aligned: int
+    """How many nodes that compute have a counterpart."""
+    only_first: Sequence[Alone]
+    only_second: Sequence[Alone]
+    counterparts: Mapping[str, str]
+    """By the first's node, the second's, with its name in the user's own code."""
+    moved: Sequence[Mapping[str, Any]] | None = None
+    """Of each variable that was given the first's weights: `to`, `source`, `change`, `shape`; None: it has its own."""
+    without_place: Sequence[str] = ()
+    """The first's weights that the second has no variable for."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A node that only one of two networks has."""
+
+    name: str
+    kind: str
+    source: str | None
+    nearest: str | None
+    """The node of the other network that is most like it, among those without a counterpart."""
+
+    def __str__(self) -> str:
+        source = f" in {self.source}" if self.source else ""
+        return f"{self.name} ({self.kind}){source}" + (f", nearest {self.nearest}" if self.nearest else "")
+
+
+@dataclass(frozen=True)
 class ProofRun:
     """One model on one probe in every runtime."""
 
@@ -59,6 +90,8 @@ class ProofRun:
     """On an exact probe, how many of how many computed values are exact."""
     specification: str | None = None
     """The model whose graph it is judged by, where it is not its own."""
+    pair: Side | None = None
+    """Where that is another network: how the two were laid side by side."""
 
     @property
     def verdict(self) -> str:
@@ -122,15 +155,21 @@ def told(layer: NodeVerdict) -> str:
 
 
 def judged(
-    runtime: Runtime, graph: Graph, feeds: Mapping[str, np.ndarray], found: Recorded, expected: Expected
+    runtime: Runtime,
+    graph: Graph,
+    feeds: Mapping[str, np.ndarray],
+    found: Recorded,
+    expected: Expected,
+    *,
+    causes: bool = True,
 ) -> RuntimeResult:
-    """The row of a runtime, from what it was fed and what it computed."""
+    """The row of a runtime, from what it was fed and what it computed; `causes` as in `judge_graph`."""
     if found.skipped:
         return RuntimeResult(runtime.name, "skipped", "skipped", found.error)
     if found.error:
         return RuntimeResult(runtime.name, "crashed", INCOMPLETE, found.error)
     started = time.perf_counter()
-    layers = list(judge_graph(graph, {**feeds, **found.values}, expected, fused=runtime.optimise))
+    layers = list(judge_graph(graph, {**feeds, **found.values}, expected, fused=runtime.optimise, causes=causes))
     timing = {"run": found.seconds, "judge": time.perf_counter() - started}
     first = next((layer for layer in layers if layer.verdict == DIVERGED), None)
     kinds = {layer.verdict for layer in layers}
@@ -179,6 +218,7 @@ def as_json(runs: Sequence[ProofRun]) -> dict[str, Any]:
                 "verdict": run.verdict,
                 "published": None,
                 "exact": run.exact,
+                "pair": run.pair and asdict(run.pair),
                 "backends": [asdict(result) | {"path": None} for result in run.backends],
             }
             for run in runs

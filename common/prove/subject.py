@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -152,6 +152,19 @@ def with_sources(graph: Graph, sources: Mapping[str, str]) -> Graph:
     return replace(graph, nodes=tuple(reversed(nodes)))
 
 
+def _file(name: ModelName, folder: Path, shape: Sequence[int] | None, turn: bool) -> Subject:
+    """An ONNX file, for an input of some shape; with `turn`, of an image whose channels may stand elsewhere."""
+    try:
+        return Subject(name.text, Path(name.home), folder, shape)
+    except TriptychError:
+        if not turn or shape is None or len(shape) != 4:
+            raise
+        for axes in ((0, 2, 3, 1), (0, 3, 1, 2)):
+            with suppress(TriptychError):
+                return Subject(name.text, Path(name.home), folder, [shape[axis] for axis in axes])
+        raise
+
+
 def make_ready(
     name: ModelName | InMemory,
     folder: Path,
@@ -161,6 +174,7 @@ def make_ready(
     example: Example | None = None,
     seed: int = 0,
     backends: Sequence[str] | None = None,
+    turn: bool = False,
 ) -> Subject:
     """A model's graph, and what runs it until `ends` is closed.
 
@@ -172,6 +186,7 @@ def make_ready(
         example: its inputs, in order.
         seed: of the weights of models that come without.
         backends: the runtimes that are wanted of a model that is no file, by name; all if None.
+        turn: whether the example may have its channels where another framework has them.
 
     Raises:
         TriptychError: there is no such model, or nothing says what it takes.
@@ -179,7 +194,7 @@ def make_ready(
     folder.mkdir()
     if isinstance(name, ModelName) and name.is_onnx:
         shape = shape or (example[0].shape if example and len(example) == 1 else None)
-        return Subject(name.text, Path(name.home), folder, shape)
+        return _file(name, folder, shape, turn)
     process: Process | Here
     if isinstance(name, InMemory):
         process = Here(TorchJobs(name.model).do)
@@ -193,6 +208,7 @@ def make_ready(
         "folder": str(folder),
         "seed": seed,
         "official": official,
+        "turn": turn,
     }
     if example is not None:
         file = asked["examples"] = str(folder / "examples.safetensors")

@@ -3,7 +3,8 @@
 `{"export": MODEL, "shape": …, "examples": …, "folder": …, "seed": …, "official": …}` writes the specification, and
 if so asked the official export, into the folder; `{"feeds": …, "inputs": […], "values": …, "compile": …}` runs the
 model and records every value that has a name in the specification; with `"among": […]` it answers which of these
-values are what a Keras layer makes, and writes the model's weights to `"weights"`.
+values are what a Keras layer makes, and writes the model's weights to `"weights"`. `{"variables": FILE}` writes all
+its variables, `{"set": FILE, "folder": …}` gives it others and writes the specification anew.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from common.errors import TriptychError
 from common.prove.keras_layers import called_in_graph, recording
 from common.prove.models import ModelName, load, parse
 from common.prove.runtimes import serve
+from common.prove.tensors import put, turn_for, turned_shape, variables_of
 
 if TYPE_CHECKING:
     import torch
@@ -152,11 +154,18 @@ class TorchJobs:
     def __init__(self, model: torch.nn.Module | None = None) -> None:
         self.given = model
         self.exported: Exported | None = None
+        self.examples: Sequence[torch.Tensor] = ()
 
     def do(self, job: dict[str, Any]) -> dict[str, Any]:
         with _evaluating(self.given):
-            do = self._export if "export" in job else self._layers if "among" in job else self._record
-            return do(job)
+            jobs = {
+                "export": self._export,
+                "among": self._layers,
+                "variables": self._variables,
+                "set": self._set,
+                "values": self._record,
+            }
+            return next(do for what, do in jobs.items() if what in job)(job)
 
     def _export(self, job: dict[str, Any]) -> dict[str, Any]:
         import torch
@@ -164,7 +173,7 @@ class TorchJobs:
         if self.given is None:
             torch.manual_seed(job["seed"])
             name = parse(job["export"])
-            model = load(name, job["shape"])
+            model = load(name, turned_shape(name, job["shape"]) if job.get("turn") else job["shape"])
             if not isinstance(model, torch.nn.Module):
                 raise TriptychError(f"{name.text} is {type(model).__name__}, not a torch.nn.Module")
         else:
@@ -173,6 +182,8 @@ class TorchJobs:
         if "examples" in job:
             given = load_file(job["examples"])
             examples = [torch.from_numpy(given[place]) for place in sorted(given)]
+            if job.get("turn"):
+                examples = [x.permute(turn_for(model, x.shape)).contiguous() for x in examples]
         else:
             examples = [torch.randn(*_input_shape(name, model, job["shape"]))]
         if name.is_library:
@@ -183,8 +194,21 @@ class TorchJobs:
         if keras:
             with torch.no_grad():
                 model(*examples)  # which makes the weights of what was not built before
+        self.examples = examples
         self.exported = Exported(model, examples, Path(job["folder"]), official=job["official"])
         return {"version": torch.__version__, "keras": keras}
+
+    def _variables(self, job: dict[str, Any]) -> dict[str, Any]:
+        assert self.exported
+        save_file(variables_of(self.exported.model), job["variables"])
+        return {}
+
+    def _set(self, job: dict[str, Any]) -> dict[str, Any]:
+        assert self.exported
+        model = self.exported.model if self.given is None else copy.deepcopy(self.given)
+        put(model, load_file(job["set"]))
+        self.exported = Exported(model, self.examples, Path(job["folder"]), official=False)
+        return {}
 
     def _layers(self, job: dict[str, Any]) -> dict[str, Any]:
         """Of a Keras model: its weights, and which value of its graph each call of a layer makes."""

@@ -1,0 +1,81 @@
+"""What is said of two networks laid side by side: what differs, grouped; what has no counterpart; the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+
+from common.cli.terminal import say
+from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL
+from common.prove.judging import NodeVerdict
+from common.prove.results import ProofRun, Side
+
+_SHOWN = 3
+
+
+def print_pair(console: Console, runs: Sequence[ProofRun]) -> None:
+    """Everything that differs between two networks, the same thing once; nothing for other runs."""
+    side = next((run.pair for run in runs if run.pair), None)
+    if side is None:
+        return
+    say(console, f"Aligned: {side.aligned} of {side.aligned + len(side.only_first)} nodes. {_agreeing(runs)}")
+    for kind, cause, layers, probe in _differences(runs):
+        ratios = [layer.bound_ratio for layer in layers if layer.bound_ratio is not None]
+        far = f", up to {max(ratios):.3g} times the bound" if ratios else ""
+        say(
+            console,
+            "  ",
+            (f"{len(layers)} × {kind}", "bold red"),
+            f" {'differ' if len(layers) > 1 else 'differs'} on the {probe} probe{far}: {cause}",
+        )
+        for layer in layers[:_SHOWN]:
+            name = f"{layer.name} in {layer.source}" if layer.source else layer.name
+            say(console, f"    {name} ↔ {side.counterparts.get(layer.name, '?')}", style="dim")
+        if len(layers) > _SHOWN:
+            say(console, f"    and {len(layers) - _SHOWN} more", style="dim")
+    for which, nodes in (("first", side.only_first), ("second", side.only_second)):
+        for node in nodes:
+            say(console, f"  Only in the {which}: {node}", style="yellow")
+    for sentence in _of_weights(side):
+        say(console, f"Weights: {sentence}.", style="dim")
+
+
+def _agreeing(runs: Sequence[ProofRun]) -> str:
+    """How many nodes agree, on the probe and in the runtime in which fewest do."""
+    rows = [result.layers for run in runs for result in run.backends if run.probe == "random" and result.layers]
+    if not rows:
+        return ""
+    fewest = min(sum(layer.verdict in (CERTIFIED, IDENTICAL) for layer in layers) for layers in rows)
+    return f"{fewest} of them agree on random numbers, each within its bound."
+
+
+def _differences(runs: Sequence[ProofRun]) -> Iterator[tuple[str, str, list[NodeVerdict], str]]:
+    """The nodes that differ, by operation and cause, each once: kind, cause, nodes, probe."""
+    found: dict[tuple[str, str], list[NodeVerdict]] = {}
+    where: dict[tuple[str, str], str] = {}
+    seen = set()
+    for run in sorted(runs, key=lambda run: run.probe != "random"):
+        for result in run.backends:
+            for layer in result.layers:
+                if layer.verdict == DIVERGED and layer.name not in seen:
+                    seen.add(layer.name)
+                    key = layer.kind, layer.cause or "no known mistake explains it"
+                    found.setdefault(key, []).append(layer)
+                    where.setdefault(key, run.probe)
+    for (kind, cause), layers in found.items():
+        yield kind, cause, layers, where[kind, cause]
+
+
+def _of_weights(side: Side) -> Iterator[str]:
+    """What was moved, the same change of layout once."""
+    if side.moved is None:
+        yield "each has its own"
+        return
+    changes: dict[str, int] = {}
+    for move in side.moved:
+        changes[move["change"]] = changes.get(move["change"], 0) + 1
+    yield f"{len(side.moved)} tensors moved into the second ({'; '.join(f'{n} × {c}' for c, n in changes.items())})"
+    if side.without_place:
+        more = f" and {len(side.without_place) - _SHOWN} more" if len(side.without_place) > _SHOWN else ""
+        yield f"the second has no place for {', '.join(side.without_place[:_SHOWN])}{more}"

@@ -1,0 +1,40 @@
+"""What is put around a map, as the padding of what reads it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from common.graphs.views import Surround
+from common.operations import Conv, MaxPool
+from common.operations.conv_nd import ConvND
+from common.operations.operation import Operation
+from common.operations.pooling import AveragePool
+from common.operations.pools_nd import AveragePoolND
+
+
+def with_padding(operation: Operation, around: Surround, not_negative: bool) -> Operation | None:
+    """An operation that pads as much itself as was put around what it reads; None if there is none."""
+    sides = around.sides
+    if len(sides) < 3 or any(map(any, sides[:2])):
+        return None
+    if isinstance(operation, Conv | ConvND) and around.fill == 0 and not isinstance(operation.padding, str | int):
+        return replace(operation, padding=_summed(operation.padding, sides[2:]))
+    if isinstance(operation, MaxPool) and not isinstance(operation.padding, str | int):
+        kernel, _, own = operation.window((1, 1, 1))
+        repeated = around.fill is None and not np.any(own)  # which is in the same windows as the border itself
+        repeated = repeated and all(max(side) < size for side, size in zip(sides[2:], kernel, strict=True))
+        lowest = around.fill is not None and around.fill <= np.finfo(np.float32).min
+        if repeated or lowest or (around.fill == 0 and not_negative):
+            return replace(operation, padding=_summed(operation.padding, sides[2:]))
+    if isinstance(operation, AveragePool) and around.fill == 0 and len(sides) == 4:
+        kernel, stride, own = operation.window((1, 1, 1))
+        if not np.any(own):
+            return AveragePoolND(kernel, stride, sides[2:], (1, 1), (0, 0), counts_padding=True)
+    return None
+
+
+def _summed(one: Any, other: Any) -> Any:
+    return tuple((a + c, b + d) for (a, b), (c, d) in zip(one, other, strict=True))

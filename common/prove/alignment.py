@@ -1,0 +1,266 @@
+"""Which node of one network is which of another, whatever they are called and however they are laid out.
+
+Both graphs are in canonical layout (`common.graphs.canonical`). What they have in common is a longest common
+subsequence of what computes, over (operation, shape of the weights, channels); where a graph branches, both are gone
+through in an order that the branches' own structure gives. What is left is aligned by what it reads and what reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from zlib import crc32
+
+import numpy as np
+
+from common.graphs import Graph, Node
+from common.graphs.canonical import Canonical
+from common.graphs.order import in_order
+from common.graphs.views import Arrange, Surround
+from common.operations import BatchNorm, Conv, Dense
+from common.operations.conv_nd import ConvND, ConvTranspose
+from common.operations.rearrangement import LINEAR, Rearrangement
+from common.prove.matching import Token, common_subsequence
+
+_NEAR = 5
+"""How far upwards a branch is looked at: less far than another difference usually is."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A node of the first network, and the one of the second that makes the same value."""
+
+    first: Node
+    second: Node
+    after: Node | None = None
+    """The convolution of the second, if `second` is a batch normalisation that the first has not apart."""
+
+
+@dataclass(frozen=True)
+class Unaligned:
+    """A node that only one of the two networks has, and the one that is most like it among the other's."""
+
+    node: Node
+    nearest: Node | None
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Two networks side by side."""
+
+    first: Graph
+    """In which a batch normalisation that the second has multiplied into its weights is so too."""
+    second: Graph
+    pairs: tuple[Pair, ...]
+    only_first: tuple[Unaligned, ...]
+    only_second: tuple[Unaligned, ...]
+
+    @property
+    def values(self) -> dict[str, str]:
+        """What a value of the first is called in the second."""
+        inputs = dict(zip(self.first.inputs, self.second.inputs, strict=False))
+        return inputs | {pair.first.output: pair.second.output for pair in self.pairs}
+
+
+def align(first: Canonical, second: Canonical) -> Alignment:
+    """Lay two networks side by side."""
+    graph = first.graph
+    ours, theirs = _Side(graph, first.shapes), _Side(second.graph, second.shapes)
+    found = common_subsequence(ours.tokens, theirs.tokens)
+    partners = {ours.nodes[i].output: theirs.nodes[j] for i, j in found}
+    _complete(ours, theirs, partners)
+    graph, partners, after = _folded(graph, ours, theirs, partners)
+    ours = _Side(graph, first.shapes)
+    pairs = tuple(
+        Pair(node, partners[node.output], after.get(node.output)) for node in ours.nodes if node.output in partners
+    )
+    taken = {node.output for node in partners.values()} | {node.output for node in after.values()}
+    left = [node for node in ours.nodes if node.output not in partners]
+    others = [node for node in theirs.nodes if node.output not in taken]
+    return Alignment(
+        graph,
+        second.graph,
+        pairs,
+        tuple(Unaligned(node, _nearest(node, ours, others, theirs)) for node in left),
+        tuple(Unaligned(node, _nearest(node, theirs, left, ours)) for node in others),
+    )
+
+
+def moves_only(node: Node) -> bool:
+    """Whether a node computes nothing."""
+    moved = isinstance(node.operation, Rearrangement) and node.operation.operator in LINEAR
+    return moved or isinstance(node.operation, Arrange | Surround)
+
+
+def source_of(graph: Graph, name: str, makers: Mapping[str, Node] | None = None) -> str:
+    """The value that another one is no more than a view of."""
+    makers = graph.makers() if makers is None else makers
+    while name in makers and moves_only(makers[name]) and makers[name].inputs:
+        (name, *_) = makers[name].inputs
+    return name
+
+
+def weights_of(node: Node, graph: Graph) -> np.ndarray | None:
+    """The matrix or the kernels that a node multiplies by."""
+    if "weight" in node.parameters:
+        return graph.constants.get(node.parameters["weight"])
+    if node.kind in ("MatMul", "Gemm"):
+        return next(
+            (graph.constants[n] for n in node.inputs if n in graph.constants and graph.constants[n].ndim > 1), None
+        )
+    return None
+
+
+class _Side:
+    """One of the two: the nodes that compute, and what is to be recognised of each."""
+
+    def __init__(self, graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.graph, self.shapes = graph, shapes
+        self.makers = graph.makers()
+        self.key = lru_cache(maxsize=None)(self._key)
+        self.nodes = [node for node in in_order(graph, self._turns) if not moves_only(node)]
+        self.of = {node.output: self.token(node) for node in self.nodes}
+        self.tokens = [self.of[node.output] for node in self.nodes]
+        self.reading: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in self.sources(node):
+                self.reading.setdefault(name, []).append(node)
+
+    def token(self, node: Node) -> Token:
+        """What a node has in common with its counterpart."""
+        weight = weights_of(node, self.graph)
+        shape = self.shapes.get(node.output, ())
+        channels = shape[1] if len(shape) in (2, 4) else shape[-1] if shape else 0
+        if weight is None:
+            constant = any(name in self.graph.constants for name in node.inputs)
+            return f"{node.kind} with a constant" if constant else node.kind, channels, ()
+        if isinstance(node.operation, ConvTranspose):
+            return node.kind, channels, (weight.shape,)
+        own = weight.shape if isinstance(node.operation, Conv | ConvND | Dense) else weight.shape[::-1]
+        sizes = own[:2] if set(own[2:]) <= {1} else own  # a 1×1 convolution is a dense layer of every pixel
+        return "product", 0, (sizes,)
+
+    def source(self, name: str) -> str:
+        return source_of(self.graph, name, self.makers)
+
+    def sources(self, node: Node) -> list[str]:
+        """What a node reads that is computed."""
+        return [self.source(name) for name in node.inputs if name not in self.graph.constants]
+
+    def readers(self, node: Node) -> list[Node]:
+        return self.reading.get(node.output, [])
+
+    def _turns(self, node: Node) -> Sequence[str]:
+        names = [name for name in node.reads if name in self.makers]
+        return sorted(names, key=lambda name: self.key(name, _NEAR)) if len(names) > 1 else names
+
+    def _key(self, name: str, depth: int) -> int:
+        """A number for the structure that makes a value, a few steps upwards."""
+        node = self.makers.get(self.source(name))
+        if node is None or not depth:
+            return 0
+        before = sorted(self.key(read, depth - 1) for read in self.sources(node))
+        return crc32(repr((self.token(node), before)).encode())
+
+
+def _complete(ours: _Side, theirs: _Side, partners: dict[str, Node]) -> None:
+    """Align what is left by what it reads and what reads it; at last what is of another kind but in the same place."""
+    same: Callable[[Node, Node], bool] = lambda a, b: ours.of[a.output] == theirs.of[b.output]  # noqa: E731
+    alike: Callable[[Node, Node], bool] = lambda a, b: not (ours.of[a.output][2] or theirs.of[b.output][2])  # noqa: E731
+    for fits, both in ((same, False), (alike, True)):
+        while _extended(ours, theirs, partners, fits, both):
+            pass
+
+
+def _extended(
+    ours: _Side, theirs: _Side, partners: dict[str, Node], fits: Callable[[Node, Node], bool], both: bool
+) -> bool:
+    """Whether one more could be aligned: `both` asks that what it reads and what reads it be so."""
+    taken = {node.output for node in partners.values()}
+    names = dict(zip(ours.graph.inputs, theirs.graph.inputs, strict=False))
+    names |= {output: node.output for output, node in partners.items()}
+    for node in ours.nodes:
+        if node.output in partners:
+            continue
+        reads = [names.get(name) for name in ours.sources(node)]
+        readers = {partners[r.output].output for r in ours.readers(node) if r.output in partners}
+        candidates = []
+        for other in theirs.nodes:
+            if other.output in taken or not fits(node, other):
+                continue
+            before = bool(reads) and None not in reads and sorted(map(str, reads)) == sorted(theirs.sources(other))
+            behind = {r.output for r in theirs.readers(other)}
+            last = not (ours.readers(node) or theirs.readers(other))
+            after = last or (bool(readers) and readers <= behind)
+            if (before and after) if both else (before or (bool(readers) and after)):
+                candidates.append(other)
+        if len(candidates) == 1:
+            partners[node.output] = candidates[0]
+            return True
+    return False
+
+
+def _folded(
+    graph: Graph, ours: _Side, theirs: _Side, partners: dict[str, Node]
+) -> tuple[Graph, dict[str, Node], dict[str, Node]]:
+    """Batch normalisations that one of the two has multiplied into the convolution before: the first's are so too.
+
+    Returns the first network, the partners, and the convolutions of the second whose normalisation is the partner.
+    """
+    after: dict[str, Node] = {}
+    taken = {node.output for node in partners.values()}
+    constants = dict(graph.constants)
+    changed: dict[str, Node | None] = {}
+    for node in ours.nodes:
+        other = partners.get(node.output)
+        if other is None or not isinstance(node.operation, Conv | Dense):
+            continue
+        norm, their_norm = _norm_after(node, ours), _norm_after(other, theirs)
+        if norm and norm.output not in partners and not (their_norm and their_norm.output not in taken):
+            changed[node.output], changed[norm.output] = None, _multiplied(node, norm, constants)
+            partners[norm.output] = partners.pop(node.output)
+        elif their_norm and their_norm.output not in taken and not (norm and norm.output not in partners):
+            after[node.output], partners[node.output] = other, their_norm
+    nodes = (changed.get(node.output, node) for node in graph.nodes)
+    return replace(graph, nodes=tuple(n for n in nodes if n is not None), constants=constants), partners, after
+
+
+def _norm_after(node: Node, side: _Side) -> Node | None:
+    readers = side.readers(node)
+    alone = len(readers) == 1 and node.output not in side.graph.outputs
+    return readers[0] if alone and isinstance(readers[0].operation, BatchNorm) else None
+
+
+def _multiplied(node: Node, norm: Node, constants: dict[str, np.ndarray]) -> Node:
+    """A layer with the batch normalisation after it multiplied into its weights, in float64, then rounded once."""
+    assert isinstance(norm.operation, BatchNorm)
+    of = {kind: constants[name].astype(np.float64) for kind, name in norm.parameters.items()}
+    scale = of["gamma"] / np.sqrt(of["variance"] + norm.operation.eps)
+    weight = constants[node.parameters["weight"]].astype(np.float64)
+    bias = constants[node.parameters["bias"]].astype(np.float64) if "bias" in node.parameters else 0.0
+    parameters = {kind: f"{norm.output}/folded {kind}" for kind in ("weight", "bias")}
+    constants[parameters["weight"]] = (weight * scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32)
+    constants[parameters["bias"]] = ((bias - of["mean"]) * scale + of["beta"]).astype(np.float32)
+    operation = replace(node.operation, bias=True) if isinstance(node.operation, Conv) else node.operation
+    name = f"{node.name} with {norm.name}"
+    return replace(node, name=name, operation=operation, output=norm.output, parameters=parameters)
+
+
+def _nearest(node: Node, side: _Side, among: Sequence[Node], other: _Side) -> Node | None:
+    """What is most like a node among those of the other network that have no counterpart either."""
+
+    def likeness(candidate: Node) -> float:
+        one, two = side.of.get(node.output), other.of.get(candidate.output)
+        if one is None or two is None:
+            return 0.0
+        shapes = len(set(_sizes(one)) & set(_sizes(two))) / max(len(set(_sizes(one)) | set(_sizes(two))), 1)
+        return 2.0 * (one[0] == two[0]) + (one[1] == two[1]) + shapes
+
+    best = max(among, key=likeness, default=None)
+    return best if best is not None and likeness(best) > 1 else None
+
+
+def _sizes(token: Token) -> Iterator[int]:
+    for shape in token[2]:
+        yield from shape

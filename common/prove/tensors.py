@@ -1,0 +1,66 @@
+"""The variables of a PyTorch module, or of a Keras model on PyTorch, and the layout of its input; in its process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from common.prove.models import ModelName
+
+
+def variables_of(model: Any) -> dict[str, np.ndarray]:
+    """The float32 variables of a PyTorch module or a Keras model on PyTorch."""
+    return {name: np.ascontiguousarray(value.detach().cpu().numpy()) for name, value in _tensors(model).items()}
+
+
+def put(model: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    """Give its variables other values."""
+    import torch
+
+    tensors = _tensors(model)
+    with torch.no_grad():
+        for name, array in arrays.items():
+            tensors[name].copy_(torch.from_numpy(array))
+
+
+def _tensors(model: Any) -> dict[str, Any]:
+    if not hasattr(model, "get_layer"):
+        found = model.state_dict()
+    else:
+        found = {}
+        for number, variable in enumerate(model.variables):
+            name = variable.path if variable.path not in found else f"{variable.path} ({number})"
+            found[name] = variable.value
+    return {name: value for name, value in found.items() if str(value.dtype) == "torch.float32" and value.numel()}
+
+
+def turned_shape(name: ModelName, shape: Sequence[int] | None) -> Sequence[int] | None:
+    """An input's shape as a library has it: Keras' channels stand last."""
+    if (
+        name.home in ("keras.applications", "keras_impl")
+        and shape
+        and len(shape) == 4
+        and shape[1] in (1, 3)
+        and shape[3] > 3
+    ):
+        return [shape[0], *shape[2:], shape[1]]
+    return shape
+
+
+def turn_for(model: Any, shape: Sequence[int]) -> tuple[int, ...]:
+    """How an image must be transposed for a model whose channels may stand elsewhere."""
+    if len(shape) != 4:
+        return tuple(range(len(shape)))
+    stated = getattr(model, "input_shape", None)
+    last = hasattr(model, "get_layer")
+    if isinstance(stated, tuple) and len(stated) == 4 and stated[1] != stated[3]:
+        last = stated[3] is not None and (stated[1] is None or stated[3] < stated[1])
+    elif last:
+        import keras
+
+        last = keras.config.image_data_format() == "channels_last"
+    if last and shape[1] < shape[3]:
+        return 0, 2, 3, 1
+    return (0, 3, 1, 2) if not last and shape[3] < shape[1] else (0, 1, 2, 3)

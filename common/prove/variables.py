@@ -1,0 +1,82 @@
+"""A model's own variables: read, and given other values; in PyTorch, in Keras, in an ONNX file."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from common.errors import TriptychError
+from common.graphs import read_graph
+from common.graphs.onnx_reader import read_model
+from common.prove.subject import KerasSubject, Subject, TorchSubject
+from common.prove.torch_run import SPECIFICATION
+
+if TYPE_CHECKING:
+    import onnx
+
+_NO_WEIGHTS = {"Resize", "Upsample", "Pad", "Clip", "Reshape", "Expand"}
+"""The ONNX operators whose constants say what is done."""
+
+
+def read(subject: Subject) -> dict[str, np.ndarray]:
+    """A model's variables, float32, by its own names for them."""
+    if not isinstance(subject, TorchSubject):
+        return {name: array for name, array in subject.graph.constants.items() if name in _weights(subject.model)}
+    file = subject.folder / "variables.safetensors"
+    _asked(subject, {"variables": str(file)}, "read")
+    return load_file(file)
+
+
+def changed(subject: Subject, variables: Mapping[str, np.ndarray], called: str) -> Subject:
+    """The same model with other values for all its variables.
+
+    Args:
+        subject: the model; a model in a process of its own there has these variables from now on.
+        variables: as `read` gives them.
+        called: a folder for its files, new.
+
+    Raises:
+        TriptychError: the model cannot be exported with them.
+    """
+    folder = subject.folder / called
+    folder.mkdir()
+    other = copy.copy(subject)
+    if isinstance(subject, TorchSubject):
+        file = folder / "variables.safetensors"
+        save_file({name: np.ascontiguousarray(array) for name, array in variables.items()}, file)
+        _asked(subject, {"set": str(file), "folder": str(folder)}, "given other weights")
+        other.path = folder / SPECIFICATION
+        other.model = read_model(other.path)
+    else:
+        import onnx
+
+        other.model = copy.deepcopy(subject.model)
+        for tensor in other.model.graph.initializer:
+            if tensor.name in variables:
+                array = np.ascontiguousarray(variables[tensor.name])
+                tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+        other.path = folder / "model.onnx"
+        large = other.model.ByteSize() > 1 << 30
+        onnx.save(other.model, other.path, save_as_external_data=large, location="model.data")
+        other.model = read_model(other.path) if large else other.model
+    other.graph = replace(read_graph(other.path, other.model), name=subject.text)
+    if isinstance(other, KerasSubject):
+        other.layers = None
+    return other
+
+
+def _asked(subject: TorchSubject, job: Mapping[str, Any], what: str) -> None:
+    answer = subject.process.ask(job)
+    if "error" in answer:
+        raise TriptychError(f"{subject.text} cannot be {what}: {answer['error']}")
+
+
+def _weights(model: onnx.ModelProto) -> set[str]:
+    """The float32 initializers that are weights."""
+    told = {name for node in model.graph.node if node.op_type in _NO_WEIGHTS for name in node.input}
+    return {t.name for t in model.graph.initializer if t.data_type == 1 and np.prod(t.dims) > 1 and t.name not in told}

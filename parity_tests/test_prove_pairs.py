@@ -1,0 +1,311 @@
+"""Two networks that should be one: aligned, weights moved, every difference found in one run with its cause."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from test_prove import Builder, normal  # noqa: E402
+
+from common import TriptychError  # noqa: E402
+from common.prove import onnx_run, runtimes  # noqa: E402
+from common.prove.models import parse  # noqa: E402
+from common.prove.proof import Request, prove  # noqa: E402
+
+RNG = np.random.default_rng(3)
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """ONNX Runtime runs these small files here: a process for each of its runs takes a second."""
+
+    class Here(runtimes.Here):
+        def __init__(self, module):
+            super().__init__(onnx_run.run)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *ended):
+            pass
+
+    monkeypatch.setattr(runtimes, "Process", Here)
+
+
+def statistics(channels):
+    """Gamma, beta, mean, variance."""
+    return normal(channels) + 1, normal(channels), normal(channels), RNG.uniform(0.5, 1.5, channels).astype(np.float32)
+
+
+def small(add, x="x"):
+    """A network of what most are made of."""
+    stem = add("Conv", "stem", x, normal(8, 3, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1])
+    norm = add("BatchNormalization", "norm", stem, *statistics(8))
+    relu = add("HardSwish", "act", norm)
+    pool = add("MaxPool", "pool", relu, kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1])
+    mean = add("GlobalAveragePool", "mean", pool)
+    return add.model(add("Gemm", "fc", add("Flatten", "flat", mean), normal(5, 8), normal(5), transB=1))
+
+
+def in_many_nodes(add, x="x"):
+    """The same with channels last, its padding apart, its normalisation and its activation in several nodes."""
+    around = add("Pad", "around", x, np.array([0, 1, 1, 0, 0, 1, 1, 0]))
+    first = add("Transpose", "first", around, perm=[0, 3, 1, 2])
+    stem = add("Conv", "c", first, normal(8, 3, 3, 3), strides=[2, 2])
+    last = add("Transpose", "last", stem, perm=[0, 2, 3, 1])
+    scaled = add("Mul", "scale", add("Sub", "centre", last, normal(8)), normal(8))
+    norm = add("Add", "shift", scaled, normal(8))
+    three, zero, six = (np.array(number, np.float32) for number in (3, 0, 6))
+    clip = add("Clip", "clip", add("Add", "three", norm, three), zero, six)
+    gate = add("Div", "gate", clip, six)
+    act = add("Mul", "act", norm, gate)
+    padded = add("Pad", "odd", act, np.array([0, 0, 0, 0, 0, 1, 1, 0]), np.array(-np.inf, np.float32))
+    turned = add("Transpose", "turned", padded, perm=[0, 3, 1, 2])
+    pool = add("MaxPool", "pool", turned, kernel_shape=[3, 3], strides=[2, 2])
+    mean = add("ReduceMean", "mean", add("Transpose", "back", pool, perm=[0, 2, 3, 1]), np.array([1, 2]), keepdims=0)
+    return add.model(add("Add", "bias", add("MatMul", "fc", mean, normal(8, 5)), normal(5)))
+
+
+def flattening(add, x="x"):
+    conv = add("Relu", "relu", add("Conv", "conv", x, normal(4, 3, 3, 3), normal(4)))
+    return add.model(add("Gemm", "fc", add("Flatten", "flat", conv), normal(5, 4 * 7 * 6), normal(5), transB=1))
+
+
+def flattening_channels_last(add, x="x"):
+    conv = add("Conv", "conv", add("Transpose", "first", x, perm=[0, 3, 1, 2]), normal(4, 3, 3, 3))
+    last = add("Relu", "relu", add("Add", "b", add("Transpose", "last", conv, perm=[0, 2, 3, 1]), normal(4)))
+    flat = add("Reshape", "flat", last, np.array([2, -1]))
+    return add.model(add("Add", "bias", add("MatMul", "fc", flat, normal(7 * 6 * 4, 5)), normal(5)))
+
+
+def folded(add, x="x"):
+    conv = add("Relu", "relu", add("Conv", "conv", x, normal(4, 3, 3, 3), normal(4)))
+    return add.model(add("Conv", "last", conv, normal(2, 4, 1, 1), normal(2)))
+
+
+def unfolded(add, x="x"):
+    norm = add("BatchNormalization", "norm", add("Conv", "conv", x, normal(4, 3, 3, 3)), *statistics(4))
+    return add.model(add("Conv", "last", add("Relu", "relu", norm), normal(2, 4, 1, 1), normal(2)))
+
+
+def by_pixel(add, x="x"):
+    last = add("Transpose", "last", add("Conv", "conv", x, normal(4, 3, 3, 3)), perm=[0, 2, 3, 1])
+    dense = add("Add", "bias", add("MatMul", "dense", last, normal(4, 6)), normal(6))
+    return add.model(add("Transpose", "first", add("Relu", "relu", dense), perm=[0, 3, 1, 2]))
+
+
+def by_convolution(add, x="x"):
+    conv = add("Conv", "conv", x, normal(4, 3, 3, 3))
+    return add.model(add("Relu", "relu", add("Conv", "dense", conv, normal(6, 4, 1, 1), normal(6))))
+
+
+def branching(add, x="x", turned=False, operands=("a", "b")):
+    """Branches of the same shapes, listed in one order or the other."""
+
+    def left():
+        return add("Relu", "a", add("Conv", "a1", x, normal(4, 3, 3, 3), pads=[1, 1, 1, 1]))
+
+    def right():
+        return add("Conv", "b2", add("Conv", "b1", x, normal(5, 3, 1, 1)), normal(4, 5, 1, 1))
+
+    made = dict(zip(("b", "a"), (right(), left()), strict=True)) if turned else {"a": left(), "b": right()}
+    both = add("Concat", "cat", *(made[name] for name in operands), axis=1)
+    added = add("Add", "add", made["b"], made["a"]) if turned else add("Add", "add", made["a"], made["b"])
+    return add.model(add("Concat", "all", both, added, axis=1))
+
+
+def turned(add):
+    return branching(add, turned=True)
+
+
+LAST = (2, 9, 8, 3)
+"""The shape of an input with channels last; else it is 2×3×9×8."""
+SAME = {
+    "many nodes, channels last": (small, in_many_nodes, LAST),
+    "one operation each, from many nodes": (in_many_nodes, small, LAST),
+    "another order of flattening": (flattening, flattening_channels_last, LAST),
+    "a normalisation multiplied in": (unfolded, folded, None),
+    "a normalisation more": (folded, unfolded, None),
+    "a dense layer of every pixel": (by_convolution, by_pixel, None),
+    "a convolution for a dense layer": (by_pixel, by_convolution, None),
+    "branches in another order": (branching, turned, None),
+}
+
+
+def pair(tmp_path, first, second, weights="first", probes=("exact", "random"), shapes=((2, 3, 9, 8), (2, 3, 9, 8))):
+    """Two files proved; the second's runs."""
+    names = []
+    for number, (build, shape) in enumerate(zip((first, second), shapes, strict=True)):
+        path = str(tmp_path / f"{number}.onnx")
+        onnx.save(build(Builder(*shape)), path)
+        names.append(parse(path))
+    return prove(names, Request(probes, weights=weights))[len(probes) :]
+
+
+def shapes_of(first, second, last):
+    channels_last = (in_many_nodes, flattening_channels_last)
+    return tuple(last if build in channels_last else (2, 3, 9, 8) for build in (first, second))
+
+
+def differences(runs):
+    layers = (layer for run in runs for row in run.backends for layer in row.layers)
+    return [(layer.name, layer.cause) for layer in layers if layer.verdict == "diverged"]
+
+
+@pytest.mark.parametrize(("first", "second", "last"), SAME.values(), ids=SAME)
+def test_the_same_network_written_otherwise_is_aligned_and_certified(tmp_path, first, second, last):
+    exact, random = pair(tmp_path, first, second, shapes=shapes_of(first, second, last))
+    assert not random.pair.only_first
+    assert not random.pair.only_second
+    assert not random.pair.without_place
+    assert random.pair.aligned == random.nodes
+    assert random.verdict == "certified"
+    assert differences([exact, random]) == []
+    assert len(random.backends[0].layers) >= random.pair.aligned
+
+
+def changed(operator, **attributes):
+    """`small` with other attributes for one of its nodes."""
+
+    def build(add):
+        model = small(add)
+        node = next(node for node in model.graph.node if node.op_type == operator)
+        for name, value in attributes.items():
+            kept = [attribute for attribute in node.attribute if attribute.name != name]
+            del node.attribute[:]
+            node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+        return model
+
+    return build
+
+
+def silu(add):
+    model = small(add)
+    node = next(node for node in model.graph.node if node.op_type == "HardSwish")
+    node.op_type = "Relu"
+    return model
+
+
+DIFFERENT = {
+    "padding": (changed("Conv", pads=[0, 0, 1, 1]), "stem", "padded (0, 0, 1, 1), not (1, 1, 1, 1)"),
+    "pool": (changed("MaxPool", pads=[1, 1, 0, 0]), "pool", "padded (1, 1, 0, 0), not (0, 0, 1, 1)"),
+    "eps": (changed("BatchNormalization", epsilon=1e-3), "norm", "eps is 0.001, not 1e-05"),
+    "activation": (silu, "act", "it is ReLU, not HardSwish"),
+}
+
+
+@pytest.mark.parametrize(("build", "name", "cause"), DIFFERENT.values(), ids=DIFFERENT)
+def test_a_difference_is_found_in_its_layer_and_proved_nothing_else_is_accused(tmp_path, build, name, cause):
+    found = differences(pair(tmp_path, small, build, probes=("random",)))
+    assert {layer for layer, _ in found} == {name}
+    assert all(cause in told for _, told in found)
+
+
+def test_all_differences_are_found_in_one_run(tmp_path):
+    def many(add):
+        model = changed("Conv", pads=[0, 0, 1, 1])(add)
+        other = changed("BatchNormalization", epsilon=1e-3)(Builder(2, 3, 9, 8))
+        for node, wrong in zip(model.graph.node, other.graph.node, strict=True):
+            if node.op_type == "BatchNormalization":
+                node.CopyFrom(wrong)
+            if node.op_type == "MaxPool":
+                node.op_type = "AveragePool"
+        return model
+
+    found = dict(differences(pair(tmp_path, small, many)))
+    assert found.keys() == {"stem", "norm", "pool"}
+    assert "eps is 0.001" in found["norm"]
+
+
+def test_a_concatenation_in_another_order_is_found(tmp_path):
+    def reversed_order(add):
+        return branching(add, operands=("b", "a"))
+
+    found = differences(pair(tmp_path, branching, reversed_order))
+    assert {name for name, _ in found} == {"cat"}
+    assert {cause for _, cause in found} == {"the inputs are in reverse order"}
+
+
+def test_what_has_no_counterpart_is_listed_with_the_nearest(tmp_path):
+    def wider(add):
+        conv = add("Relu", "relu", add("Conv", "conv5", "x", normal(4, 3, 5, 5), pads=[1, 1, 1, 1]))
+        return add.model(add("Softmax", "soft", add("Conv", "last", conv, normal(2, 4, 1, 1), normal(2)), axis=1))
+
+    (random,) = pair(tmp_path, folded, wider, probes=("random",))
+    assert [(found.name, found.nearest) for found in random.pair.only_first] == [("conv", "conv5")]
+    assert [(found.name, found.nearest) for found in random.pair.only_second] == [("conv5", "conv"), ("soft", None)]
+    assert random.pair.aligned == 2
+    assert random.verdict != "certified"
+
+
+def test_with_weights_of_its_own_a_wrong_weight_is_found(tmp_path):
+    def build(add):
+        rng = np.random.default_rng(0)
+        weights = [rng.standard_normal(shape).astype(np.float32) for shape in ((4, 3, 3, 3), (2, 4, 1, 1))]
+        conv = add("Relu", "relu", add("Conv", "conv", "x", weights[0]))
+        return add.model(add("Conv", "last", conv, weights[1]))
+
+    def flipped(add):
+        model = build(add)
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "conv.1")
+        array = onnx.numpy_helper.to_array(tensor)[:, :, ::-1, ::-1]
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(array), tensor.name))
+        return model
+
+    found = differences(pair(tmp_path, build, flipped, weights="own", probes=("random",)))
+    assert {name for name, _ in found} == {"conv"}
+    assert all("flipped" in cause for _, cause in found)
+    assert pair(tmp_path, build, build, weights="own", probes=("random",))[0].verdict == "certified"
+
+
+def test_networks_of_which_nothing_is_alike_are_refused(tmp_path):
+    def other(add):
+        return add.model(add("Conv", "conv", "x", normal(7, 3, 2, 2)))
+
+    with pytest.raises(TriptychError, match="nothing in common"):
+        pair(tmp_path, folded, other)
+    with pytest.raises(TriptychError, match="takes x of shape 2×3×8×8, not 2×3×9×8"):
+        pair(tmp_path, folded, folded, shapes=((2, 3, 9, 8), (2, 3, 8, 8)))
+
+
+SITE = os.environ.get("CASES_SITE", "")
+PAIRS = {
+    "torch_impl:lenet5 keras_impl:lenet5": ("1x1x32x32", [], ["Verdict: certified"]),
+    "torchvision:mobilenet_v2 keras.applications:MobileNetV2": (
+        "1x3x96x96",
+        ["torchvision"],
+        [
+            "Aligned: 151 of 151",
+            "4 × Conv",
+            "padded (0, 0, 1, 1), not (1, 1, 1, 1)",
+            "52 × BatchNormalization",
+            "eps is 0.001",
+        ],
+    ),
+    "timm:legacy_xception keras.applications:Xception": (
+        "1x3x75x75",
+        ["timm", "torchvision"],
+        ["1 × MaxPool", "padded (0, 0, 1, 1), not (1, 1, 1, 1)"],
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("models", PAIRS)
+def test_published_networks(models):
+    shape, packages, told = PAIRS[models]
+    needed = ["torch", "keras", "onnxscript", *packages]
+    path = [*filter(None, [os.environ.get("PYTHONPATH"), SITE])]
+    missing = [name for name in needed if not importlib.util.find_spec(name) and not os.path.isdir(f"{SITE}/{name}")]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    command = [sys.executable, "-m", "common.cli", "prove", *models.split(), "--input-shape", shape]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), *path]), "COLUMNS": "200"}
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert all(sentence in process.stdout for sentence in told), process.stdout + process.stderr
