@@ -19,6 +19,7 @@ from common.prove.judging import UNPROVED, Expected, judge_graph  # noqa: E402
 from common.prove.onnx_run import exposing  # noqa: E402
 from common.prove.results import judged as judged_runtime  # noqa: E402
 from common.prove.runtimes import Recorded, Runtime  # noqa: E402
+from common.prove.sensitivity import Sensitivity, sensitivity_of  # noqa: E402
 
 RNG = np.random.default_rng(7)
 
@@ -305,6 +306,22 @@ def run(*arguments):
     )
 
 
+def test_it_is_measured_what_the_exact_probe_sees():
+    """All but what changes nothing; and, where nothing is injected, little."""
+    model = MODELS["vision"]
+    probe = exact_probe(model, read_graph("mine.onnx", model), recorded(model, feeds_of(model)))
+    found = sensitivity_of(probe)
+    assert found.of > 30
+    assert found.seen + len(found.unseen) == found.of
+    assert found.unseen == ()
+    add = Builder(1, 3, 4, 4)
+    plain = add.model(add("Conv", "c", "x", normal(2, 3, 1, 1), normal(2), dilations=[1, 1], strides=[2, 2]))
+    blind = exact_probe(plain, read_graph("mine.onnx", plain), recorded(plain, feeds_of(plain)))
+    assert sensitivity_of(blind) == Sensitivity(3, 4, ("c: dilations",))
+    blind.expected.given["x"] = np.zeros_like(blind.expected.given["x"])
+    assert sensitivity_of(blind).unseen == ("c: c.1", "c: dilations", "c: strides")
+
+
 def test_the_command(tmp_path):
     path = tmp_path / "mine[bold].onnx"
     onnx.save(MODELS["transformer"], path)
@@ -312,8 +329,10 @@ def test_the_command(tmp_path):
     assert process.returncode == 0, process.stderr
     assert "mine[bold].onnx" in process.stdout
     assert process.stdout.splitlines()[-1] == "Verdict: certified"
-    report = json.loads(run(path, "--probe", "exact", "--json").stdout)
+    report = json.loads(run(path, "--probe", "exact", "--sensitivity", "--json").stdout)
     assert report["verdict"] == "identical"
+    found = report["runs"][0]["sensitivity"]
+    assert (found["seen"], found["unseen"]) == (found["of"], [])
     (row, _) = report["runs"][0]["backends"]
     assert (row["backend"], row["status"], row["path"]) == ("onnxruntime", "ok", None)
     assert {"name", "verdict", "bound_ratio", "precision", "max_ulp", "kind", "source"} <= row["layers"][0].keys()

@@ -22,6 +22,7 @@ from common.prove.judging import UNPROVED
 from common.prove.models import ModelName
 from common.prove.proof import PROBES, WEIGHTS, Request, prove, results_of
 from common.prove.results import ProofRun, RuntimeResult, as_json, told
+from common.prove.sensitivity import Sensitivity
 
 Progress = Callable[[int, Console], AbstractContextManager[Callable[[str], None]]]
 
@@ -68,7 +69,20 @@ def print_model(console: Console, runs: Sequence[ProofRun]) -> None:
     for run in runs:
         if run.exact:
             say(console, f"Exact: {run.exact[0]} of {run.exact[1]} computed values; the others round.", style="dim")
+        if run.sensitivity:
+            say(console, _sensitivity(run.sensitivity), style="dim")
     _print_unproved(console, runs)
+
+
+def _sensitivity(found: Sensitivity) -> str:
+    """How much the exact probe sees, and the first of what it does not."""
+    more = len(found.unseen) - _NAMED
+    named = "; ".join([*found.unseen[:_NAMED], *([f"{more} more"] if more > 0 else [])])
+    seen = f"Sensitivity: {found.seen} of {found.of} tensors of weights and attributes are seen when they change"
+    return f"{seen}; not {named}." if named else f"{seen}."
+
+
+_NAMED = 6
 
 
 def _outcome(result: RuntimeResult) -> Text:

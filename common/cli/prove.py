@@ -34,6 +34,14 @@ def prove(
         typer.Option(help="Of another network: first, moved into it from the first; or own. By default first."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and inputs.")] = 0,
+    sensitivity: Annotated[
+        bool,
+        typer.Option(
+            "--sensitivity",
+            help="Also change each tensor of weights and each attribute, and say which the exact probe does not see; "
+            "takes longer than judging a runtime.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Prove a model of your own: every node of it, in everything that runs it, within its rounding bound of float64."""
@@ -48,6 +56,7 @@ def prove(
         seed=seed,
         inputs=read_inputs(given or ()),
         weights=check_weights(weights),
+        sensitivity=sensitivity,
     )
     console = standard_error(quiet=True) if json else standard_output()
     report = prove_command(console, names, request, progress=progress)

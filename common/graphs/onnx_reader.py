@@ -98,7 +98,7 @@ def read_graph(path: str | Path, model: onnx.ModelProto | None = None) -> Graph:
     inputs = {value.name: _stated_shape(path, value) for value in graph.input if value.name not in constants}
     nodes = []
     for proto in graph.node:
-        nodes += _nodes(proto, constants, shapes, opset)
+        nodes += nodes_of(proto, constants, shapes, opset)
     return Graph(str(path), tuple(nodes), inputs, constants, tuple(value.name for value in graph.output), opset)
 
 
@@ -128,7 +128,7 @@ def _source(proto: onnx.NodeProto) -> str | None:
     return f"{path} ({kind})" if path else kind
 
 
-def _nodes(
+def nodes_of(
     proto: onnx.NodeProto, constants: Mapping[str, np.ndarray], shapes: Mapping[str, Shape], opset: int
 ) -> list[Node]:
     """One for each output that is wanted."""

@@ -128,12 +128,11 @@ class _Maker:
         """What a node reads in place of a value, if anything."""
         value = self._value(name)
         operation = node.operation
-        wants = operation is not None and operation.integers_before
-        computed = name not in self.constants and name not in self.graph.inputs
-        if wants and value is not None and value.dtype == np.float32 and value.size > 1 and computed:
-            factor: float = operation.integers_before if operation else 1
-            if isinstance(operation, LayerNorm | GroupNorm):  # a variance beside which eps is seen
-                factor = 2.0 ** round(float(np.log2(np.sqrt(operation.eps) / 4)))
+        factor: float = operation.integers_before if operation else 0
+        if isinstance(operation, LayerNorm | GroupNorm):  # a variance beside which eps is seen
+            factor = 2.0 ** round(float(np.log2(np.sqrt(operation.eps) / 4)))
+        right_already = name in self.constants or (name in self.graph.inputs and factor == 1)
+        if factor and value is not None and value.dtype == np.float32 and value.size > 1 and not right_already:
             return self._cut(node, name, self._inject(f"{node.output}/reads/{name}", value, factor))
         return self._cut(node, name, self.replaced[name]) if name in self.replaced else name
 

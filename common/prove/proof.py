@@ -20,6 +20,7 @@ from common.prove.matching import corresponding
 from common.prove.models import ModelName
 from common.prove.results import ProofRun, judged
 from common.prove.runtimes import ONNX_RUNTIMES, Recorded, record
+from common.prove.sensitivity import sensitivity_of
 from common.prove.subject import Example, InMemory, Subject, TorchSubject, make_ready
 from common.weights import seeded_generator
 
@@ -43,6 +44,8 @@ class Request:
     """The runtimes of models that are no files; all if None."""
     weights: str | None = None
     """One of `WEIGHTS`: those that other networks are judged with; None: see `is_other_network`."""
+    sensitivity: bool = False
+    """Whether to measure what the exact probe sees."""
 
 
 Advance = Callable[[str], None]
@@ -164,7 +167,8 @@ class _Proof:
             self.advance(f"{self.subject.text}: exact in {runtime.name}")
         values = len(probe.expected.values)
         exact = values, values + len(probe.bounded)
-        return ProofRun(self.subject.text, "exact", results, len(self.graph.nodes), exact)
+        seen = sensitivity_of(probe) if self.request.sensitivity else None
+        return ProofRun(self.subject.text, "exact", results, len(self.graph.nodes), exact, sensitivity=seen)
 
     def run_of(self, other: Subject) -> ProofRun:
         """Another model, judged by this one's specification."""

@@ -14,6 +14,7 @@ from common.parity.results import INCOMPLETE, worst
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL
 from common.prove.judging import UNPROVED, Expected, NodeVerdict, judge_graph
 from common.prove.runtimes import Recorded, Runtime
+from common.prove.sensitivity import Sensitivity
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class ProofRun:
     """The model whose graph it is judged by, where it is not its own."""
     pair: Side | None = None
     """Where that is another network: how the two were laid side by side."""
+    sensitivity: Sensitivity | None = None
+    """Where it was asked for, how much of the model an exact probe sees."""
 
     @property
     def verdict(self) -> str:
@@ -219,6 +222,7 @@ def as_json(runs: Sequence[ProofRun]) -> dict[str, Any]:
                 "published": None,
                 "exact": run.exact,
                 "pair": run.pair and asdict(run.pair),
+                "sensitivity": run.sensitivity and asdict(run.sensitivity),
                 "backends": [asdict(result) | {"path": None} for result in run.backends],
             }
             for run in runs
