@@ -223,6 +223,49 @@ def test_all_differences_are_found_in_one_run(tmp_path):
     assert "eps is 0.001" in found["norm"]
 
 
+def residual(add, skipped="b", pads=(1, 1, 1, 1), activation=True):
+    """A residual block; `skipped` is what goes around it."""
+    around = {"pads": [1, 1, 1, 1]}
+    a = add("Conv", "a", "x", normal(4, 3, 3, 3), normal(4), pads=pads)
+    a = add("Relu", "after a", a) if activation else a
+    b = add("Relu", "after b", add("Conv", "b", a, normal(4, 4, 3, 3), normal(4), **around))
+    c = add("Conv", "c", b, normal(4, 4, 3, 3), normal(4), **around)
+    return add.model(add("Conv", "d", add("Add", "sum", c, {"a": a, "b": b}[skipped]), normal(2, 4, 1, 1)))
+
+
+def pooling(add, around=None):
+    pads = {} if around else {"pads": [1, 1, 1, 1]}
+    x = add("Conv", "conv", "x", normal(4, 3, 3, 3))
+    x = add("Pad", "around", x, np.array([0, 0, 1, 1, 0, 0, 1, 1]), np.array(around, np.float32)) if around else x
+    pool = add("MaxPool", "pool", x, kernel_shape=[3, 3], strides=[2, 2], **pads)
+    return add.model(add("Conv", "last", pool, normal(2, 4, 1, 1)))
+
+
+WIRED = {
+    "what goes around a block": (residual, {"skipped": "a"}, "sum", "it reads after a_out, not after b_out"),
+    "a size that reaches all after it": (
+        residual,
+        {"pads": (0, 0, 0, 0)},
+        "a",
+        "padded (0, 0, 0, 0), not (1, 1, 1, 1)",
+    ),
+    "an activation less": (residual, {"activation": False}, "b", "it reads a_out, not after a_out"),
+    "a padding that can win": (pooling, {"around": 1e-30}, "pool", None),
+}
+
+
+@pytest.mark.parametrize(("build", "options", "name", "cause"), WIRED.values(), ids=WIRED)
+def test_a_difference_in_what_is_read_does_not_reach_what_comes_after(tmp_path, build, options, name, cause):
+    def other(add):
+        return build(add, **options)
+
+    runs = pair(tmp_path, build, other)
+    found = differences(runs)
+    assert {layer for layer, _ in found} == {name}
+    assert cause is None or all(cause in told for _, told in found)
+    assert [alone.name for alone in runs[0].pair.only_first] == (["after a"] if "activation" in options else [])
+
+
 def test_a_concatenation_in_another_order_is_found(tmp_path):
     def reversed_order(add):
         return branching(add, operands=("b", "a"))
@@ -272,6 +315,15 @@ def test_networks_of_which_nothing_is_alike_are_refused(tmp_path):
         pair(tmp_path, folded, other)
     with pytest.raises(TriptychError, match="takes x of shape 2×3×8×8, not 2×3×9×8"):
         pair(tmp_path, folded, folded, shapes=((2, 3, 9, 8), (2, 3, 8, 8)))
+
+
+@pytest.mark.parametrize("operator", ["QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv"])
+def test_a_quantised_model_is_refused_in_a_sentence(tmp_path, operator):
+    def quantised(add):
+        return add.model(add(operator, "q", "x", np.array(0.1, np.float32)))
+
+    with pytest.raises(TriptychError, match=f"is quantised: it holds {operator}; prove the float32 model"):
+        pair(tmp_path, quantised, quantised)
 
 
 SITE = os.environ.get("CASES_SITE", "")

@@ -16,6 +16,7 @@ import numpy as np
 from common.errors import TriptychError
 from common.graphs import Graph, Node
 from common.graphs.canonical import Canonical, canonical
+from common.graphs.views import Surround
 from common.operations import BatchNorm
 from common.operations.rounding import EXACT_LIMIT
 from common.prove.alignment import Alignment, Pair, source_of
@@ -106,6 +107,9 @@ def _transplanted(pair: Pair, other: Node, alignment: Alignment, known: Mapping[
     scaled = (found.operation.eps == 0 for found in (node, other) if isinstance(found.operation, BatchNorm))
     if pair.after is not None or other.operation != pair.second.operation or any(scaled):
         return None  # it is cut in the middle, or of a scale that was computed before, whose eps cannot be told
+    sides = ((node.inputs, alignment.first.makers()), (pair.second.inputs, alignment.second.makers()))
+    if any(name in makers and isinstance(makers[name].operation, Surround) for read, makers in sides for name in read):
+        return None  # what is put around a map is there or not, depending on where the probe cuts
     uncut = [source_of(alignment.second, name) for name in pair.second.inputs]
     inputs = []
     for name in node.inputs:

@@ -36,6 +36,18 @@ KERAS_RUNTIMES = (
 Example: TypeAlias = "Sequence[np.ndarray]"
 
 
+def refuse_quantised(text: str, model: onnx.ModelProto) -> None:
+    """See that a model computes with float32.
+
+    Raises:
+        TriptychError: it rounds to integers of its own scales, of which no bound follows from the arithmetic.
+    """
+    kinds = (node.op_type for node in model.graph.node)
+    kind = next((kind for kind in kinds if "Quantize" in kind or "QLinear" in kind or kind.endswith("Integer")), None)
+    if kind:
+        raise TriptychError(f"{text} is quantised: it holds {kind}; prove the float32 model that it was made of")
+
+
 @dataclass(frozen=True)
 class InMemory:
     """A PyTorch module that the user's own program holds."""
@@ -55,6 +67,7 @@ class Subject:
     def __init__(self, text: str, path: Path, folder: Path, shape: Sequence[int] | None = None) -> None:
         self.text, self.path, self.folder = text, path, folder
         self.model: onnx.ModelProto = read_model(path)
+        refuse_quantised(text, self.model)
         if shape:
             state_shape(self.model, shape, path)
         self.graph: Graph = replace(read_graph(path, self.model), name=text)
