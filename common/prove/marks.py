@@ -48,6 +48,7 @@ class Marks:
         Raises:
             TriptychError: the model has more numbers than there are marks.
         """
+        variables = dict(sorted(variables.items()))  # in whatever order a process or a file lists them
         self.vectors = {name: array for name, array in variables.items() if array.ndim < 2}
         tensors = {name: array for name, array in variables.items() if array.ndim > 1}
         self._names = list(tensors)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from common.errors import TriptychError
 from common.graphs import Graph, Node
@@ -27,8 +28,8 @@ from common.prove.moving import Moved, Names, move, restored
 from common.prove.pair_probe import exact_pair
 from common.prove.regions import Known
 from common.prove.results import Alone, ProofRun, RuntimeResult, Side, judged
-from common.prove.runtimes import ONNX_RUNTIMES, Recorded, Runtime
-from common.prove.subject import Subject
+from common.prove.runtimes import ONNX_RUNTIMES, Recorded, Runtime, record
+from common.prove.subject import Subject, TorchSubject
 from common.prove.variables import changed, read
 
 
@@ -89,10 +90,14 @@ class First:
         return feeds
 
     def _moved_into(self, second: Subject, feeds: Mapping[str, np.ndarray]) -> tuple[Subject, Moved]:
-        own = read(second)
+        has_marks = isinstance(second, TorchSubject) and bool(second.own)
+        own = load_file(second.own) if isinstance(second, TorchSubject) and second.own else read(second)
         marks = Marks(own)
-        marked = changed(second, marks.arrays, "marked")
-        there = _canonical(marked.graph, _recorded(marked, feeds))
+        marked = second if has_marks else changed(second, marks.arrays, "marked")
+        found = record(ONNX_RUNTIMES[0], marked.path, feeds, marked.folder)
+        if found.error:
+            raise TriptychError(f"ONNX Runtime cannot run {second.text}: {found.error}")
+        there = _canonical(marked.graph, {**feeds, **found.values})
         moved = move(align(self.canonical, there), there.graph, marks, own, self.names)
         if not moved.moves and any(len(node.parameters) for node in there.graph.nodes):
             raise TriptychError(

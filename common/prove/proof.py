@@ -79,16 +79,16 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
     require_packages(*(() if only_onnx else ("torch", "onnxscript")), "onnx", "onnxruntime")
     with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as place, ExitStack() as ends:
 
-        def ready(name: Given, number: int, example: Example | None) -> Subject:
+        def ready(name: Given, number: int, example: Example | None, *, marked: bool = False) -> Subject:
             folder = Path(place) / str(number)
             options: dict[str, Any] = {"shape": request.shape, "seed": request.seed, "backends": request.backends}
-            options["turn"] = any(paired)
+            options |= {"turn": any(paired), "marked": marked}
             return make_ready(name, folder, ends, example=example, **options)
 
         proof = _Proof(ready(names[0], 0, request.example), request, advance)
         runs = proof.runs()
         for number, (name, as_pair) in enumerate(zip(others, paired, strict=True), start=1):
-            other = ready(name, number, list(proof.feeds.values()))
+            other = ready(name, number, list(proof.feeds.values()), marked=as_pair == "first")
             runs += proof.pair_with(other) if as_pair else [proof.run_of(other)]
         return runs
 

@@ -85,6 +85,8 @@ class TorchSubject(Subject):
     def __init__(self, text: str, process: Process | Here, folder: Path) -> None:
         super().__init__(text, folder / SPECIFICATION, folder)
         self.process = process
+        self.own: str | None = None
+        """The file of its own variables, where it has others."""
 
     def record(self, runtime: Runtime, feeds: Mapping[str, np.ndarray]) -> Recorded:
         if runtime in TORCH_RUNTIMES or runtime == KERAS_RUNTIMES[0]:
@@ -188,6 +190,7 @@ def make_ready(
     seed: int = 0,
     backends: Sequence[str] | None = None,
     turn: bool = False,
+    marked: bool = False,
 ) -> Subject:
     """A model's graph, and what runs it until `ends` is closed.
 
@@ -200,6 +203,7 @@ def make_ready(
         seed: of the weights of models that come without.
         backends: the runtimes that are wanted of a model that is no file, by name; all if None.
         turn: whether the example may have its channels where another framework has them.
+        marked: whether a model that is no file has marks for weights (`common.prove.marks`); its own are in `own`.
 
     Raises:
         TriptychError: there is no such model, or nothing says what it takes.
@@ -223,6 +227,8 @@ def make_ready(
         "official": official,
         "turn": turn,
     }
+    if marked:
+        asked["own"] = str(folder / "own.safetensors")
     if example is not None:
         file = asked["examples"] = str(folder / "examples.safetensors")
         save_file({f"{place:03}": np.ascontiguousarray(array) for place, array in enumerate(example)}, file)
@@ -232,6 +238,7 @@ def make_ready(
     subject = TorchSubject(name.text, process, folder)
     if answer["keras"]:
         subject = KerasSubject(called, name.text, process, folder, shape)
+    subject.own = asked.get("own")
     if backends:
         subject.runtimes = tuple(runtime for runtime in subject.runtimes if runtime.name in backends)
     return subject

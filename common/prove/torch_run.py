@@ -1,10 +1,11 @@
 """A PyTorch model: exported as specification, and run value by value. In a process of its own that keeps it.
 
-`{"export": MODEL, "shape": …, "examples": …, "folder": …, "seed": …, "official": …}` writes the specification, and
-if so asked the official export, into the folder; `{"feeds": …, "inputs": […], "values": …, "compile": …}` runs the
-model and records every value that has a name in the specification; with `"among": […]` it answers which of these
-values are what a Keras layer makes, and writes the model's weights to `"weights"`. `{"variables": FILE}` writes all
-its variables, `{"set": FILE, "folder": …}` gives it others and writes the specification anew.
+`{"export": MODEL, "shape": …, "examples": …, "folder": …, "seed": …, "official": …}` writes the specification, and if
+so asked the official export, into the folder, with `"own": FILE` of the model with marks for weights, and its own to
+that file; `{"feeds": …, "inputs": […], "values": …, "compile": …}` runs the model and records every value that has a
+name in the specification; with `"among": […]` it answers which of these values are what a Keras layer makes, and
+writes the model's weights to `"weights"`. `{"variables": FILE}` writes all its variables, `{"set": FILE, "folder":
+…}` gives it others and writes the specification anew.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from common.errors import TriptychError
 from common.prove.keras_layers import called_in_graph, recording
+from common.prove.marks import Marks
 from common.prove.models import ModelName, load, parse
 from common.prove.runtimes import serve
 from common.prove.tensors import put, turn_for, turned_shape, variables_of
@@ -195,6 +197,11 @@ class TorchJobs:
             with torch.no_grad():
                 model(*examples)  # which makes the weights of what was not built before
         self.examples = examples
+        if "own" in job:
+            own = variables_of(model)
+            save_file(own, job["own"])
+            model = model if self.given is None else copy.deepcopy(model)
+            put(model, Marks(own).arrays)
         self.exported = Exported(model, examples, Path(job["folder"]), official=job["official"])
         return {"version": torch.__version__, "keras": keras}
 
