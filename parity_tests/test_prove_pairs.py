@@ -328,7 +328,7 @@ def test_a_quantised_model_is_refused_in_a_sentence(tmp_path, operator):
 
 SITE = os.environ.get("CASES_SITE", "")
 PAIRS = {
-    "torch_impl:lenet5 keras_impl:lenet5": ("1x1x32x32", [], ["Verdict: certified"]),
+    "torch_impl:resnet18 keras_impl:resnet18": ("1x3x64x64", [], ["Verdict: certified"]),
     "torchvision:mobilenet_v2 keras.applications:MobileNetV2": (
         "1x3x96x96",
         ["torchvision"],
@@ -343,7 +343,7 @@ PAIRS = {
     "timm:legacy_xception keras.applications:Xception": (
         "1x3x75x75",
         ["timm", "torchvision"],
-        ["1 × MaxPool", "padded (0, 0, 1, 1), not (1, 1, 1, 1)"],
+        ["Aligned: 167 of 167", "40 × Batch", "1 × MaxPool", "padded (0, 0, 1, 1), not (1, 1, 1, 1)"],
     ),
 }
 
