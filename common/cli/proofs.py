@@ -17,6 +17,8 @@ from common.cli.pairs import print_pair
 from common.cli.terminal import say
 from common.cli.verdicts import STYLES, say_verdict
 from common.errors import TriptychError
+from common.explorer.proof import write_proof
+from common.explorer.report import prepare
 from common.parity.results import worst
 from common.prove.judging import UNPROVED
 from common.prove.models import ModelName
@@ -28,19 +30,38 @@ Progress = Callable[[int, Console], AbstractContextManager[Callable[[str], None]
 
 
 def prove_command(
-    console: Console, names: Sequence[ModelName], request: Request, *, progress: Progress
+    console: Console,
+    names: Sequence[ModelName],
+    request: Request,
+    *,
+    progress: Progress,
+    folder: Path | None = None,
+    command: str = "",
 ) -> dict[str, Any]:
     """Prove some models, print what is found, and return the report for programs.
+
+    Args:
+        console: where to.
+        names: of the models.
+        request: on what.
+        progress: shows how far it is.
+        folder: where a page about it is written, if anywhere.
+        command: what was run, for that page.
 
     Raises:
         TriptychError: one of them cannot be had or run.
     """
+    if folder:
+        prepare(folder)
     with progress(results_of(names, request), console) as advance:
         runs = prove(names, request, advance)
     for title in dict.fromkeys(run.title for run in runs):
         print_model(console, [run for run in runs if run.title == title])
+    report = as_json(runs)
+    if folder:
+        say(console, f"Report: {write_proof(folder, runs, report, command)}")
     say_verdict(console, worst([run.verdict for run in runs]))
-    return as_json(runs)
+    return report
 
 
 def print_model(console: Console, runs: Sequence[ProofRun]) -> None:
@@ -79,7 +100,7 @@ def _sensitivity(found: Sensitivity) -> str:
     more = len(found.unseen) - _NAMED
     named = "; ".join([*found.unseen[:_NAMED], *([f"{more} more"] if more > 0 else [])])
     seen = f"Sensitivity: {found.seen} of {found.of} tensors of weights and attributes are seen when they change"
-    return f"{seen}; not {named}." if named else f"{seen}."
+    return f"{seen}; unseen: {named}." if named else f"{seen}."
 
 
 _NAMED = 6

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -42,6 +45,10 @@ def prove(
             "takes longer than judging a runtime.",
         ),
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a page on which the graph is drawn, report.json and junit.xml there."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Prove a model of your own: every node of it, in everything that runs it, within its rounding bound of float64."""
@@ -59,7 +66,8 @@ def prove(
         sensitivity=sensitivity,
     )
     console = standard_error(quiet=True) if json else standard_output()
-    report = prove_command(console, names, request, progress=progress)
+    command = shlex.join(["triptych", *sys.argv[1:]])
+    found = prove_command(console, names, request, progress=progress, folder=report, command=command)
     if json:
-        print_json(report)
-    raise typer.Exit(DIFFERENCE_FOUND if report["verdict"] in ("diverged", "incomplete") else 0)
+        print_json(found)
+    raise typer.Exit(DIFFERENCE_FOUND if found["verdict"] in ("diverged", "incomplete") else 0)

@@ -6,13 +6,14 @@ logits, in the middle, branches above and below it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import log2
 
 from markupsafe import Markup
 
+from common.operations import Shape
 from common.specs.architecture import IMAGE, Architecture, Layer
 
 GROUPS = {
@@ -63,13 +64,25 @@ class Box:
 
 def place(spec: Architecture, scale: float = 1) -> dict[str, Box]:
     """The place of every layer, in the order of the specification; heights are multiplied by `scale`."""
+    return placed(spec.layers, spec.outputs["logits"], spec.shapes, scale)
+
+
+def placed(layers: Sequence[Layer], last: str, shapes: Mapping[str, Shape], scale: float = 1) -> dict[str, Box]:
+    """The place of every layer: in a column, and in a lane, of which the longest way to the last has the middle one.
+
+    Args:
+        layers: in the order in which they can be computed.
+        last: the layer that the trunk leads to.
+        shapes: of their outputs, without the batch.
+        scale: what heights are multiplied by.
+    """
     columns = {IMAGE: 0}
-    for layer in spec.layers:
+    for layer in layers:
         columns[layer.name] = 1 + max(columns[name] for name in layer.inputs)
-    lanes = _lanes(spec, columns)
+    lanes = _lanes(layers, last, columns)
     return {
-        layer.name: Box(layer, columns[layer.name], lanes[layer.name], *_extent(spec.shapes[layer.name], scale))
-        for layer in spec.layers
+        layer.name: Box(layer, columns[layer.name], lanes[layer.name], *_extent(shapes[layer.name], scale))
+        for layer in layers
     }
 
 
@@ -79,17 +92,17 @@ def _extent(shape: tuple[int, ...], scale: float) -> tuple[int, float]:
     return round(scale * (4 + 5.6 * log2(1 + size))), 0.35 + 0.6 * min(1.0, log2(1 + shape[0]) / 12)
 
 
-def _lanes(spec: Architecture, columns: dict[str, int]) -> dict[str, int]:
-    layers = {layer.name: layer for layer in spec.layers}
-    to_logits = _ancestors(layers, spec.outputs["logits"])
+def _lanes(ordered: Sequence[Layer], last: str, columns: dict[str, int]) -> dict[str, int]:
+    layers = {layer.name: layer for layer in ordered}
+    to_last = _ancestors(layers, last)
     lanes = {IMAGE: 0}
-    name = spec.outputs["logits"]
+    name = last
     while name != IMAGE:
         lanes[name] = 0
         name = max(layers[name].inputs, key=lambda before: columns[before])
     taken = {(columns[name], 0) for name in lanes}
-    # Side branches of the trunk stay close to it; what does not lead to the logits goes round them.
-    for layer in sorted(spec.layers, key=lambda layer: layer.name not in to_logits):
+    # Side branches of the trunk stay close to it; what does not lead to the last layer goes round them.
+    for layer in sorted(ordered, key=lambda layer: layer.name not in to_last):
         if layer.name not in lanes:
             column, before = columns[layer.name], lanes[layer.inputs[0]]
             outwards = (sign * distance for distance in range(1, len(layers)) for sign in (1, -1))
@@ -121,8 +134,8 @@ def miniature(spec: Architecture) -> Markup:
     """The same drawing without lines and letters, for the index: one path for each colour."""
     boxes = place(spec)
     lanes = [box.lane for box in boxes.values()]
-    spacing = _spacing(boxes)
-    top = max(_above(boxes, min(lanes), spacing), 24)
+    spacing = spacing_of(boxes)
+    top = max(above(boxes, min(lanes), spacing), 24)
     height = top + max(spacing * max(lanes), 0) + 26
     paths: dict[str, list[str]] = {}
     for box in boxes.values():
@@ -133,19 +146,19 @@ def miniature(spec: Architecture) -> Markup:
     return Markup(f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>')
 
 
-def _spacing(boxes: dict[str, Box]) -> int:
+def spacing_of(boxes: dict[str, Box]) -> int:
     return 6 + max((box.height for box in boxes.values() if box.lane), default=20)
 
 
-def _above(boxes: dict[str, Box], lowest: int, spacing: int) -> int:
+def above(boxes: dict[str, Box], lowest: int, spacing: int) -> int:
     return max(max(box.height for box in boxes.values()) // 2, spacing * -lowest + spacing // 2)
 
 
 def _svg(spec: Architecture, boxes: dict[str, Box], pitch: int) -> Iterator[str]:
     lanes = [box.lane for box in boxes.values()]
-    spacing = _spacing(boxes)
+    spacing = spacing_of(boxes)
     ruler = 26
-    middle = ruler + 14 + _above(boxes, min(lanes), spacing)
+    middle = ruler + 14 + above(boxes, min(lanes), spacing)
     tallest = max(box.height for box in boxes.values() if box.lane == max(lanes))
     bottom = middle + spacing * max(lanes) + max(tallest // 2, 26 if max(lanes) == 0 else 0)
     named = pitch >= 22
@@ -157,7 +170,7 @@ def _svg(spec: Architecture, boxes: dict[str, Box], pitch: int) -> Iterator[str]
         f'aria-label="{len(boxes)} layers from left to right, as high as their maps and as wide as their channels">'
     )
     yield from _ruler(spec, boxes, pitch, ruler, middle, bottom)
-    yield f'<path class="wire" d="{"".join(_wires(boxes, pitch, middle, spacing))}"/>'
+    yield f'<path class="wire" d="{"".join(wires(boxes, pitch, middle, spacing))}"/>'
     for box in boxes.values():
         left = pitch * (box.column + 0.5 - box.width / 2)
         y = middle + box.lane * spacing - box.height / 2
@@ -186,7 +199,7 @@ def _ruler(
             yield f'<text class="size" x="{(left + right) / 2:.4g}" y="{ruler - 10}">{label}</text>'
 
 
-def _wires(boxes: dict[str, Box], pitch: int, middle: int, spacing: int) -> Iterator[str]:
+def wires(boxes: dict[str, Box], pitch: int, middle: int, spacing: int) -> Iterator[str]:
     """A line from every layer to those that read it; one that passes over others of its lane is an arc."""
     for box in boxes.values():
         for name in box.layer.inputs:

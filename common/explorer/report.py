@@ -94,9 +94,9 @@ def _bounded(report: Json, architecture: str) -> dict[str, list[str]]:
     return handled
 
 
-def junit(report: Json) -> str:
+def junit(report: Json, command: str = "triptych parity") -> str:
     """JUnit's XML: a suite for each network, a case for each probe and backend."""
-    root = ElementTree.Element("testsuites", name="triptych parity")
+    root = ElementTree.Element("testsuites", name=command)
     for name in dict.fromkeys(run["architecture"] for run in report["runs"]):
         runs = [run for run in report["runs"] if run["architecture"] == name]
         cases = [(run, row) for run in runs for row in run["backends"]]

@@ -134,8 +134,14 @@ class _Proof:
         first = self.first = self.subject.record(ONNX_RUNTIMES[0], self.feeds)
         if first.error:
             raise TriptychError(f"ONNX Runtime cannot run {self.subject.text}: {first.error}")
+        self.shapes = {name: array.shape for name, array in (self.feeds | first.values).items()}
         made = {"exact": self._exact, "random": self._random}
-        return [made[probe](first) for probe in self.request.probes]
+        runs = [made[probe](first) for probe in self.request.probes]
+        return [self._with_graph(run) for run in runs]
+
+    def _with_graph(self, run: ProofRun) -> ProofRun:
+        """A run, and what its report draws."""
+        return replace(run, graph=self.graph, shapes=self.shapes)
 
     def pair_with(self, other: Subject) -> list[ProofRun]:
         """Another network, judged by this one."""
@@ -143,7 +149,8 @@ class _Proof:
 
         weights = self.request.weights or "first"
         first = First.of(self.subject, self.feeds, self.first)
-        return first.pair_with(other, weights, tuple(self.request.probes), self.advance)
+        runs = first.pair_with(other, weights, tuple(self.request.probes), self.advance)
+        return [self._with_graph(run) for run in runs]
 
     def _random(self, first: Recorded) -> ProofRun:
         results = []
@@ -187,7 +194,8 @@ class _Proof:
             )
             results.append(row)
             self.advance(f"{other.text}: random in {runtime.name}")
-        return ProofRun(other.text, "random", results, len(self.graph.nodes), specification=self.subject.text)
+        nodes = len(self.graph.nodes)
+        return self._with_graph(ProofRun(other.text, "random", results, nodes, specification=self.subject.text))
 
 
 def _fitting(given: Mapping[str, np.ndarray], graph: Graph) -> Mapping[str, np.ndarray]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from common.graphs import Graph
+from common.operations import Shape
 from common.parity.results import INCOMPLETE, worst
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL
 from common.prove.judging import UNPROVED, Expected, NodeVerdict, judge_graph
@@ -95,6 +96,10 @@ class ProofRun:
     """Where that is another network: how the two were laid side by side."""
     sensitivity: Sensitivity | None = None
     """Where it was asked for, how much of the model an exact probe sees."""
+    graph: Graph | None = None
+    """The specification, for the report's drawing."""
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    """Of its values."""
 
     @property
     def verdict(self) -> str:
