@@ -78,7 +78,7 @@ def load(model: ModelName, shape: Sequence[int] | None = None) -> Any:
     if model.home.endswith(".keras"):
         return _imported("keras").saving.load_model(model.home, compile=False)
     if model.home == "keras_impl" and shape:  # whose models are of one size
-        return _imported(model.home).build(model.name, image_size=shape[1])
+        return _imported(model.home).build(model.name, image_size=tuple(shape[1:3]))
     if model.is_library:
         return _imported(model.home).build(model.name)
     module = _module_of_file(Path(model.home)) if model.home.endswith(".py") else _imported(model.home)
