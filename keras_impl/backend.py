@@ -17,14 +17,14 @@ from keras import layers, ops
 from keras.src.backend.common import dtypes
 
 from common import layouts
-from common.cudnn import direct_sums
 from common.errors import Unavailable
 from common.names import keras_layer, layer_of
 from common.operations import Shape
 from common.parity import evidence
-from common.recording import Recording, Unnamed
+from common.parity.cudnn import direct_sums
 from common.specs import get_spec
 from common.specs.architecture import Architecture, with_softmax
+from common.specs.recording import Recording, Unnamed
 from common.training.recipe import kernel_factors
 from common.weights import Weights, check_weights
 from keras_impl.catalogue import BUILDERS

@@ -10,8 +10,8 @@ import numpy as np
 from keras import layers, ops
 
 from common import layouts
-from common.cudnn import direct_sums
 from common.operations.loss import AUXILIARY_WEIGHT
+from common.parity.cudnn import direct_sums
 from common.specs.architecture import IMAGE
 from keras_impl.backend import named_variables, read_weights, to_canonical
 from keras_impl.graph import calls_of, canonical_output, flattened_from, heads_of

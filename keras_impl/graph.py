@@ -10,11 +10,11 @@ import numpy as np
 from keras import layers
 
 from common import layouts
-from common.calls import IMAGE_CALL, Call, named_calls, wired
 from common.errors import TriptychError
 from common.names import keras_layer
 from common.specs import get_spec, list_architectures
 from common.specs.architecture import Architecture, with_softmax
+from common.specs.calls import IMAGE_CALL, Call, named_calls, wired
 
 
 def canonical_names(model: keras.Model) -> dict[str, str]:
@@ -112,7 +112,7 @@ def outputs_of(model: keras.Model) -> dict[str, keras.KerasTensor]:
 
 
 def unnamed_operations(model: keras.Model) -> dict[str, list[str]]:
-    """See `common.recording.Unnamed`: layers and operations as `softmax (Softmax)`."""
+    """See `common.specs.recording.Unnamed`: layers and operations as `softmax (Softmax)`."""
     specified = {layer.name for layer in get_spec(model.name).layers}
     trails: dict[int, list[str]] = {}
     found: dict[str, list[str]] = {}

@@ -19,7 +19,7 @@ import pytest
 from common import TriptychError, list_architectures
 from common.implementations import FRAMEWORKS
 from common.parity.backends import DEVICES, Backend, select
-from common.spared_imports import spare_imports
+from common.process import spare_imports
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")

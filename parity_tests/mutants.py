@@ -28,7 +28,7 @@ from common.parity.results import BackendResult
 from common.parity.returned import judge_returned
 from common.parity.verdicts import CERTIFIED, DIVERGED, LayerVerdict, first_divergence
 from common.probes import Probe, exact_probe, photo_probe
-from common.recording import Recording
+from common.specs.recording import Recording
 from parity_tests.injection import Mutant, imported_with, specification
 from parity_tests.mutations import (
     activations,

@@ -16,9 +16,9 @@ from common import TriptychError, get_spec, list_architectures
 from common.parity.backends import select
 from common.parity.results import Plan
 from common.parity.runner import run_parity
+from common.porting.portable import write_probe
 from common.probes import exact_probe, published, random_probe
 from common.probes.exact import SIGNED, VERSION, WEIGHTS, drawn
-from common.probes.portable import write_probe
 from parity_tests.test_parity import ROOT, finish, triptych
 
 SMALL = ("lenet5", "lenet5_sparse", "lenet_caffe", "alexnet_mnist")

@@ -11,7 +11,7 @@ from common.parity.returned import ALONE, judge_deployed, judge_returned
 from common.parity.verdicts import DIVERGED, first_divergence
 from common.probes import exact_probe, random_probe
 from common.probes.end_to_end import end_to_end_probe
-from common.recording import Recording
+from common.specs.recording import Recording
 from parity_tests.injection import Mutant, imported_with
 from parity_tests.mutations.returned import _KERAS_END, _KERAS_POOL, _TF1_END, _TF1_POOL, _TORCH_END, _torch_forward
 

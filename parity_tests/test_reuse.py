@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from conftest import load_implementation
 
-from common.calls import IMAGE_CALL, Call, named_calls, wired
 from common.operations import Add, Conv, ReLU
 from common.parity.causes import Traced
 from common.parity.judge import judge, judge_structure
 from common.parity.verdicts import DIVERGED, first_divergence
 from common.probes import exact_probe, random_probe
 from common.specs.architecture import IMAGE, Architecture, Layer
+from common.specs.calls import IMAGE_CALL, Call, named_calls, wired
 from parity_tests.injection import Mutant, imported_with, specification
 
 REUSED = {

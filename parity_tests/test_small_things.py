@@ -16,7 +16,7 @@ from common.parity.judge import judge
 from common.parity.results import BackendResult, Run
 from common.parity.verdicts import DIVERGED, IDENTICAL, LayerVerdict
 from common.probes import Probe
-from common.spared_imports import SPARED
+from common.process import SPARED
 from common.specs.architecture import IMAGE, Architecture, Layer
 
 GENERATOR = np.random.default_rng(0)

@@ -22,9 +22,9 @@ from common.errors import Unavailable
 from common.names import PARAMETERS, layer_of
 from common.operations import Shape
 from common.parity import evidence
-from common.recording import Recording, Unnamed
 from common.specs import get_spec
 from common.specs.architecture import softmax_layer
+from common.specs.recording import Recording, Unnamed
 from common.training.recipe import kernel_factors
 from common.weights import Weights, check_weights
 from tf1_style_impl.catalogue import BUILDERS

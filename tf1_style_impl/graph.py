@@ -92,7 +92,7 @@ def returned_by(graph: tf.Graph) -> dict[str, tf.Tensor]:
 
 
 def unnamed_operations(session: tf.Session) -> dict[str, list[str]]:
-    """See `common.recording.Unnamed`: operations as `mul (Mul)`."""
+    """See `common.specs.recording.Unnamed`: operations as `mul (Mul)`."""
     graph = session.graph
     following = following_image(graph)
     found = {name: _before(graph, tensors_entering(graph, name, following), following) for name in layers_of(graph)}

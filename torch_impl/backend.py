@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.calls import named_calls
-from common.cudnn import direct_sums
 from common.errors import Unavailable
 from common.names import TORCH_BATCH_NORM, canonical_from_torch, layer_of, torch_layer
 from common.operations import Shape
-from common.recording import Recording, Unnamed
+from common.parity.cudnn import direct_sums
 from common.specs import get_spec
+from common.specs.calls import named_calls
+from common.specs.recording import Recording, Unnamed
 from common.training.recipe import kernel_factors
 from common.weights import Weights, check_weights
 from torch_impl.catalogue import BUILDERS

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from common.cudnn import direct_sums
-from common.recording import Recording, Unnamed
+from common.parity.cudnn import direct_sums
 from common.specs import get_spec
 from common.specs.architecture import IMAGE
+from common.specs.recording import Recording, Unnamed
 from torch_impl import backend
 from torch_impl.backend import arrays, named_parameters, read_weights, record
 from torch_impl.export import Tracer

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.cudnn import direct_sums
+from common.parity.cudnn import direct_sums
 from common.specs.architecture import IMAGE
 from torch_impl.backend import named_parameters, read_weights
 from torch_impl.graph import hooked

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.calls import IMAGE_CALL, Call, named_calls, wired
 from common.errors import TriptychError
 from common.names import canonical_from_torch, torch_layer
 from common.operations import Shape
 from common.specs import get_spec
 from common.specs.architecture import Architecture
+from common.specs.calls import IMAGE_CALL, Call, named_calls, wired
 
 FLATTENED = "C, H, W"
 """The order in which PyTorch flattens maps."""

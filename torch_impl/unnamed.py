@@ -18,7 +18,7 @@ from torch_impl.graph import dry_runs, hooked, named_outputs
 
 @torch.no_grad()
 def unnamed_operations(model: nn.Module) -> dict[str, list[str]]:
-    """See `common.recording.Unnamed`: functions as `mul (lenet.py, line 40)`, modules as `extra (Softmax)`.
+    """See `common.specs.recording.Unnamed`: functions as `mul (lenet.py, line 40)`, modules as `extra (Softmax)`.
 
     Only shapes are computed; from the first layer of which that cannot be done, nothing is known.
     """

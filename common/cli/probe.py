@@ -24,7 +24,7 @@ def probe(
 ) -> None:
     """Write the exact probe of a network for whoever runs it elsewhere: ONNX file, inputs, right answers, hashes."""
     spec = get_spec(architecture)
-    from common.probes.portable import write_probe
+    from common.porting.portable import write_probe
 
     written = write_probe(spec, out, framework.value if framework else None)
     if json:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from common.cli.training import Training
     from common.training.recipe import Recipe
     from common.training.run import Epoch, Monitor, Step
-    from common.training.training import Training
 
 
 class Augmentation(StrEnum):
@@ -85,8 +85,8 @@ def train(
     verbose: Verbose = False,
 ) -> None:
     """Train a network in one framework's own idiom; checkpoints, weights and a plot go to a folder."""
+    from common.cli.training import prepare
     from common.training.recipe import Recipe
-    from common.training.training import prepare
 
     recipe = Recipe(
         epochs=epochs,

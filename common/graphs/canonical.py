@@ -21,8 +21,9 @@ from common.graphs.padding import with_padding
 from common.graphs.views import Arrange, Surround, View
 from common.operations import Concat, Conv, Dense, GlobalAveragePool
 from common.operations.activations import Softmax
+from common.operations.arrays import Shape
 from common.operations.matmul import Gemm
-from common.operations.operation import Operation, Shape
+from common.operations.operation import Operation
 from common.operations.rearrangement import Rearrangement
 from common.operations.reductions import Reduction
 

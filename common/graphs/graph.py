@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.operations.operation import Operation, Shape
+from common.operations.arrays import Shape
+from common.operations.operation import Operation
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from common.numerics import np
-from common.operations.operation import ArrayOperation, Arrays, Parameters, Shape
+from common.operations.arrays import Arrays, Parameters, Shape, np
+from common.operations.operation import ArrayOperation
 from common.operations.rounding import Reference
 
 

@@ -1,7 +1,7 @@
 """What an implementation of the networks must offer: a package, with a module `backend` and, if it can, `gradients`.
 
-A type checker holds the three to it (the end of this file); docs/add_a_backend.md prints it. `M` is the framework's own
-kind of model.
+A type checker holds the three to it (`parity_tests/held_to_contract.py`); docs/add_a_backend.md prints it. `M` is the
+framework's own kind of model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from common.onnx.options import ExportOptions
     from common.operations import Shape
-    from common.recording import Recording, Unnamed
+    from common.specs.recording import Recording, Unnamed
     from common.training.data import Data
     from common.training.recipe import Recipe
     from common.training.run import Epoch, Monitor
@@ -146,28 +146,3 @@ class Implementation(Protocol[M]):
         monitor: Monitor = ...,
     ) -> list[Epoch]:
         """Train in the framework's own idiom; returns the history."""
-
-
-if TYPE_CHECKING:
-    import keras
-    import torch
-
-    import keras_impl
-    import keras_impl.backend
-    import keras_impl.gradients
-    import tf1_style_impl
-    import tf1_style_impl.backend
-    import tf1_style_impl.gradients
-    import torch_impl
-    import torch_impl.backend
-    import torch_impl.gradients
-
-    _torch: Implementation[torch.nn.Module] = torch_impl
-    _torch_backend: Backend[torch.nn.Module] = torch_impl.backend
-    _torch_gradients: Gradients[torch.nn.Module] = torch_impl.gradients
-    _keras: Implementation[keras.Model] = keras_impl
-    _keras_backend: Backend[keras.Model] = keras_impl.backend
-    _keras_gradients: Gradients[keras.Model] = keras_impl.gradients
-    _tf1: Implementation[object] = tf1_style_impl
-    _tf1_backend: Backend[object] = tf1_style_impl.backend
-    _tf1_gradients: Gradients[object] = tf1_style_impl.gradients

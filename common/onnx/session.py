@@ -15,8 +15,8 @@ import numpy as np
 
 from common.errors import TriptychError, Unavailable
 from common.onnx import webgpu
-from common.recording import Recording
 from common.specs.architecture import IMAGE
+from common.specs.recording import Recording
 
 if TYPE_CHECKING:
     import onnx

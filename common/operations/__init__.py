@@ -8,11 +8,12 @@ made on purpose.
 from common.operations.activations import ReLU, ScaledTanh, Sigmoid, Softmax
 from common.operations.arithmetic import Add
 from common.operations.arrangement import Concat, Dropout, Flatten, SelectChannels
+from common.operations.arrays import Shape, shapes_of
 from common.operations.batch_norm import BatchNorm
 from common.operations.conv import Conv
 from common.operations.dense import Dense
 from common.operations.lrn import LRN
-from common.operations.operation import Operation, Shape, backward, evaluate, evaluated_shape, shapes_of
+from common.operations.operation import Operation, backward, evaluate, evaluated_shape
 from common.operations.pooling import AdaptiveAveragePool, Average, AveragePool, GlobalAveragePool, MaxPool
 from common.operations.sub_sampling import SubSampling
 from common.operations.windows import SAME, Padding, Pair, Windowed, same_padding

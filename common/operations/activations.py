@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-from common.numerics import np
+from common.operations.arrays import Arrays, Parameters, Shape, in_double, np
 from common.operations.mistake import ENOUGH, Fit, Hypothesis, Observation, exchanged, factor_fits
 from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, Unread, reads
-from common.operations.operation import Arrays, Operation, Parameters, Shape, evaluate, in_double
+from common.operations.operation import Operation, evaluate
 from common.operations.overflow import LARGEST, as_it_is, opened
 from common.operations.rounding import (
     CARRIED,

@@ -8,10 +8,10 @@ from functools import partial, reduce
 from typing import ClassVar
 
 from common.errors import TriptychError
-from common.numerics import np
+from common.operations.arrays import Arrays, Parameters, Shape, in_double, np
 from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, factor_fits
 from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, reads
-from common.operations.operation import ArrayOperation, Arrays, Operation, Parameters, Shape, in_double
+from common.operations.operation import ArrayOperation, Operation
 from common.operations.rounding import (
     CARRIED,
     ELEMENTARY_ULP,

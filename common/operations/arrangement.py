@@ -9,10 +9,10 @@ from math import prod
 from typing import ClassVar
 
 from common.errors import TriptychError
-from common.numerics import np
+from common.operations.arrays import Arrays, Parameters, Shape, np
 from common.operations.mistake import ENOUGH, ORDERS, Hypothesis, Observation, exchanged
 from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, reads
-from common.operations.operation import Arrays, Operation, Parameters, Shape
+from common.operations.operation import Operation
 from common.operations.rearrangement import Rearrangement, order_of_inputs
 from common.operations.rounding import SMALLEST_NORMAL, Gradients, Reference, chosen, gamma
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from common.numerics import np
-from common.operations.operation import Arrays, Operation, Parameters, Shape
+from common.operations.arrays import Arrays, Parameters, Shape, np
+from common.operations.operation import Operation
 from common.operations.rounding import SMALLEST_NORMAL, Precision, Reference, gamma, unit_of
 
 

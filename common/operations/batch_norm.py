@@ -8,11 +8,11 @@ from functools import partial
 from itertools import permutations
 from typing import ClassVar
 
-from common.numerics import np
+from common.operations.arrays import Arrays, Parameters, Shape, in_double, np
 from common.operations.mistake import ENOUGH, Fit, Hypothesis, Observation, exchanged
 from common.operations.moments import Moments, moments_of, standardised
 from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, Unread, reads
-from common.operations.operation import Arrays, Operation, Parameters, Shape, in_double
+from common.operations.operation import Operation
 from common.operations.overflow import sums_that_overflow
 from common.operations.rounding import (
     CARRIED,

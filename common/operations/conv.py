@@ -10,9 +10,9 @@ from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
 from common.errors import TriptychError
-from common.numerics import np
+from common.operations.arrays import Arrays, Parameters, Shape, in_double, np
 from common.operations.mistake import Evaluation, Fit, Hypothesis, Observation, exchanged, given, widened
-from common.operations.operation import MAP, Arrays, Parameters, Shape, in_double
+from common.operations.operation import MAP
 from common.operations.rounding import (
     SMALLEST_NORMAL,
     UNIT_ROUNDOFF,

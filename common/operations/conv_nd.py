@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar
 
-from common.numerics import np
+from common.operations.arrays import Arrays, Parameters, Shape, np
 from common.operations.conv import Conv
 from common.operations.mistake import Fit, Hypothesis, Observation, exchanged
 from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, Unread, reads
-from common.operations.operation import ArrayOperation, Arrays, Parameters, Shape
+from common.operations.operation import ArrayOperation
 from common.operations.rounding import CARRIED, Precision, Reference, gamma
 from common.operations.sums import (
     Sums,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.numerics import np
+from common.operations.arrays import np
 from common.operations.rounding import ELEMENTARY_ULP, SECOND_ORDER, SMALLEST_NORMAL, UNIT_ROUNDOFF, Gradient, gamma
 
 AUXILIARY_WEIGHT = 0.3

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-from common.numerics import np
+from common.operations.arrays import Arrays, Parameters, Shape, in_double, np
 from common.operations.mistake import Hypothesis, Observation, exchanged
 from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, reads
-from common.operations.operation import MAP, Arrays, Operation, Parameters, Shape, evaluate, in_double
+from common.operations.operation import MAP, Operation, evaluate
 from common.operations.overflow import LARGEST, opened
 from common.operations.rounding import (
     ELEMENTARY_ULP,

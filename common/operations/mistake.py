@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from common.numerics import np
-from common.operations.operation import Arrays, Operation, Parameters, Shape, evaluate, evaluated_shape
+from common.operations.arrays import Arrays, Parameters, Shape, np
+from common.operations.operation import Operation, evaluate, evaluated_shape
 from common.operations.rounding import SMALLEST_NORMAL, Reference, gamma
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-    from common.operations.operation import Operation, Shape
+    from common.operations.arrays import Shape
+    from common.operations.operation import Operation
 
 Parameter: TypeAlias = "np.ndarray | None"
 """Of a layer that is written: float32, in the canonical layout; None for one that it does not have."""

@@ -11,22 +11,18 @@ Arrays have it: (N, C, H, W) or (N, features). Parameters are in the canonical l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar
 
 from common.errors import TriptychError
-from common.numerics import np
+from common.operations.arrays import Arrays, Parameters, Shape, np, shapes_of
 from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter
 from common.operations.overflow import as_it_is, sums_that_overflow
 from common.operations.rounding import CARRIED, FP32, UNIT_ROUNDOFF, Gradients, Precision, Reference, unit_of, upwards
 
 if TYPE_CHECKING:
     from common.operations.mistake import Fit, Hypothesis, Observation
-
-Shape = tuple[int, ...]
-Arrays: TypeAlias = "list[np.ndarray]"
-Parameters: TypeAlias = "Mapping[str, np.ndarray]"
 
 MAP, FEATURES = (3,), (1,)
 """The ranks of what some operations take: (channels, height, width) only, or (features,) only."""
@@ -275,12 +271,3 @@ def evaluated_shape(operation: Operation, inputs: Arrays, parameters: Parameters
             found = shapes_of([parameters[name]]) if name in parameters else "missing"
             raise TriptychError(f"the {name} of {operation.kind} is {found}, expected {'×'.join(map(str, shape))}")
     return (len(inputs[0]), *output)
-
-
-def shapes_of(arrays: Iterable[np.ndarray]) -> str:
-    """For a message: `2×3×8×8 and 2×10`."""
-    return " and ".join("×".join(map(str, array.shape)) or "a scalar" for array in arrays)
-
-
-def in_double(*arrays: np.ndarray) -> Arrays:
-    return [array.astype(np.float64) for array in arrays]

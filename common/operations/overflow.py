@@ -26,11 +26,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from common.numerics import np
+from common.operations.arrays import np
 from common.operations.rounding import UNIT_ROUNDOFF, Reference
 
 if TYPE_CHECKING:
-    from common.operations.operation import Arrays, Operation, Parameters
+    from common.operations.arrays import Arrays, Parameters
+    from common.operations.operation import Operation
 
 LARGEST = (2 - 2.0**-23) * 2.0**127
 """The largest number of float32."""

@@ -9,11 +9,11 @@ from math import prod
 from typing import ClassVar
 
 from common.errors import TriptychError
-from common.numerics import np
+from common.operations.arrays import Arrays, Parameters, Shape, np
 from common.operations.averages import Averaging
 from common.operations.mistake import Evaluation, Hypothesis, Observation, exchanged, times
 from common.operations.onnx_node import OnnxGraph, Parameter, reads
-from common.operations.operation import MAP, Arrays, Parameters, Shape, evaluate
+from common.operations.operation import MAP, evaluate
 from common.operations.overflow import opened, sums_that_overflow
 from common.operations.rounding import (
     Gradient,

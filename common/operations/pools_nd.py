@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from common.numerics import np
+from common.operations.arrays import Arrays, Parameters, Shape, np
 from common.operations.averages import Averaging
 from common.operations.conv_nd import taps
 from common.operations.mistake import Hypothesis, Observation, exchanged
 from common.operations.onnx_node import Found, OnnxNode, reads
-from common.operations.operation import ArrayOperation, Arrays, Parameters, Shape
+from common.operations.operation import ArrayOperation
 from common.operations.overflow import opened
 from common.operations.pooling import AveragePool, MaxPool
 from common.operations.rounding import CARRIED, Reference

@@ -8,9 +8,9 @@ from functools import cached_property, partial
 from itertools import permutations
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from common.numerics import np
+from common.operations.arrays import Arrays, Parameters, np
 from common.operations.onnx_node import Found, OnnxNode, reads
-from common.operations.operation import ArrayOperation, Arrays, Parameters
+from common.operations.operation import ArrayOperation
 from common.operations.rounding import CARRIED, Reference, upwards
 
 if TYPE_CHECKING:

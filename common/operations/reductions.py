@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
-from common.numerics import np
+from common.operations.arrays import Arrays, Parameters, np
 from common.operations.averages import Averaging
 from common.operations.mistake import Hypothesis, Observation, exchanged, times
 from common.operations.onnx_node import Found, OnnxNode, Unread, reads
-from common.operations.operation import ArrayOperation, Arrays, Parameters
+from common.operations.operation import ArrayOperation
 from common.operations.rounding import CARRIED, ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma, unit_of
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import ClassVar
 
-from common.numerics import np
+from common.operations.arrays import Arrays, Parameters, np
 from common.operations.mistake import Hypothesis, Observation, exchanged
 from common.operations.onnx_node import Found, OnnxNode, Unread, reads
-from common.operations.operation import ArrayOperation, Arrays, Parameters
+from common.operations.operation import ArrayOperation
 from common.operations.rearrangement import Rearrangement
 from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Reference, gamma, unit_of
 

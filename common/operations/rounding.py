@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from common.numerics import np
+from common.operations.arrays import np
 
 if TYPE_CHECKING:
     from common.operations.overflow import Allowed

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from common.numerics import np
 from common.operations.activations import ReLU, logistic
+from common.operations.arrays import Arrays, Parameters, in_double, np
 from common.operations.mistake import Hypothesis, Observation, exchanged
 from common.operations.onnx_node import Found, OnnxNode, reads
-from common.operations.operation import ArrayOperation, Arrays, Parameters, in_double
+from common.operations.operation import ArrayOperation
 from common.operations.rounding import (
     CARRIED,
     ELEMENTARY_ULP,

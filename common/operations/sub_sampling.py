@@ -8,10 +8,10 @@ from functools import partial
 from typing import ClassVar
 
 from common.errors import TriptychError
-from common.numerics import np
+from common.operations.arrays import Arrays, Parameters, Shape, in_double, np
 from common.operations.mistake import Hypothesis, Observation, exchanged
 from common.operations.onnx_node import OnnxGraph, Parameter
-from common.operations.operation import MAP, Arrays, Operation, Parameters, Shape, evaluate, in_double
+from common.operations.operation import MAP, Operation, evaluate
 from common.operations.overflow import sums_that_overflow
 from common.operations.pooling import AveragePool, MaxPool
 from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Gradients, Reference, gamma, summed, upwards

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from common.errors import TriptychError
-from common.numerics import np
+from common.operations.arrays import Shape, np
 from common.operations.mistake import Evaluation, Hypothesis, Observation, exchanged
-from common.operations.operation import MAP, Operation, Shape
+from common.operations.operation import MAP, Operation
 
 if TYPE_CHECKING:
     from common.operations.onnx_node import OnnxNode

@@ -237,7 +237,7 @@ _CUDA_PRECISIONS = {
     "fp32": {
         "NVIDIA_TF32_OVERRIDE": "0",
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-        # A search for the fastest kernel finds the Fourier transform, which is no sum of products; see common.cudnn.
+        # A search for the fastest kernel finds the Fourier transform, no sum of products; see common.parity.cudnn.
         "XLA_FLAGS": "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0",
     },
     "tf32": {

@@ -28,8 +28,8 @@ from common.parity.returned import judge_deployed, judge_returned
 from common.parity.verdicts import LayerVerdict, first_divergence, overall
 from common.probes.end_to_end import EndToEndProbe
 from common.process import ProcessFailure
-from common.recording import Recording, Unnamed
 from common.specs.architecture import Architecture
+from common.specs.recording import Recording, Unnamed
 
 
 class JudgingFailure(Exception):

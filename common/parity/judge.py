@@ -23,8 +23,8 @@ from common.parity.measures import LARGEST_ERRORS, Measure, measure, same_bits, 
 from common.parity.shapes import explain_shape
 from common.parity.verdicts import DIVERGED, IDENTICAL, LayerVerdict, divergence
 from common.probes import Probe
-from common.recording import Unnamed
 from common.specs.architecture import IMAGE, Architecture, Layer
+from common.specs.recording import Unnamed
 
 
 @dataclass(frozen=True)

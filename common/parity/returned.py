@@ -15,8 +15,8 @@ from common.parity.measures import measure, verdict_from
 from common.parity.verdicts import DIVERGED, LayerVerdict, divergence
 from common.probes import Probe
 from common.probes.end_to_end import EndToEndProbe
-from common.recording import Arrays, Recording, Unnamed
 from common.specs.architecture import Architecture
+from common.specs.recording import Arrays, Recording, Unnamed
 
 ALONE = "when the other outputs are not asked for, "
 

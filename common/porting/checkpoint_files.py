@@ -17,8 +17,7 @@ from tempfile import TemporaryDirectory
 from common.errors import TriptychError
 from common.porting.safetensors_files import read_safetensors
 from common.porting.source import Damaged, Source, corrupt, mapped, unanswered, unsupported
-from common.process import ProcessFailure, answering, ask, requests
-from common.spared_imports import spare_imports
+from common.process import ProcessFailure, answering, ask, requests, spare_imports
 
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 """What the index ends with."""

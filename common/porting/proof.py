@@ -25,8 +25,7 @@ from common.porting.matching import Network, understand
 from common.porting.reading import Reading
 from common.porting.targets import Target
 from common.probes import Probe
-from common.process import ProcessFailure, answering, ask, requests
-from common.spared_imports import spare_imports
+from common.process import ProcessFailure, answering, ask, requests, spare_imports
 from common.weights import Weights
 
 TIMEOUT = 1800.0

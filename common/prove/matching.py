@@ -15,7 +15,7 @@ import numpy as np
 from common.errors import TriptychError
 from common.graphs import Graph, Node
 from common.graphs.order import in_order
-from common.operations.operation import Shape
+from common.operations.arrays import Shape
 from common.operations.rearrangement import Rearrangement
 
 _ALIKE = {"Gemm": "MatMul"}

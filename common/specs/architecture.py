@@ -14,7 +14,8 @@ from math import isfinite, prod
 
 from common.errors import TriptychError
 from common.operations.activations import Softmax
-from common.operations.operation import Operation, Shape
+from common.operations.arrays import Shape
+from common.operations.operation import Operation
 
 IMAGE = "image"
 """The name of the network's input, used as a layer name in `Layer.inputs`."""

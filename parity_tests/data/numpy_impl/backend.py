@@ -6,8 +6,8 @@ import numpy as np
 
 from common.errors import TriptychError, Unavailable
 from common.names import layer_of
-from common.recording import Recording
 from common.specs import get_spec
+from common.specs.recording import Recording
 from common.weights import check_weights
 from numpy_impl.lenet import LeNetCaffe
 

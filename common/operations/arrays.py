@@ -1,0 +1,29 @@
+"""What operations compute with: NumPy, imported when it is first used, and what they call arrays and shapes.
+
+`triptych list` asks operations for shapes alone, and answers before NumPy would be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy_loader.load("numpy")
+
+Shape = tuple[int, ...]
+Arrays: TypeAlias = "list[np.ndarray]"
+Parameters: TypeAlias = "Mapping[str, np.ndarray]"
+
+
+def shapes_of(arrays: Iterable[np.ndarray]) -> str:
+    """For a message: `2×3×8×8 and 2×10`."""
+    return " and ".join("×".join(map(str, array.shape)) or "a scalar" for array in arrays)
+
+
+def in_double(*arrays: np.ndarray) -> Arrays:
+    return [array.astype(np.float64) for array in arrays]
