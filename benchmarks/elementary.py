@@ -19,7 +19,9 @@ import numpy as np
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from common.cli.terminal import plain_table, standard_output
+from rich.console import Console
+from rich.table import Table
+
 from common.operations.activations import Sigmoid
 from common.operations.operation import Operation
 from common.operations.rounding import UNIT_ROUNDOFF
@@ -185,10 +187,10 @@ def main() -> None:
         for library, (package, make) in LIBRARIES.items()
         if importlib.util.find_spec(package)
     }
-    table = plain_table("function", *rows)
+    table = Table("function", *rows, box=None, pad_edge=False)
     for place, name in enumerate(RANGES):
         table.add_row(name, *(cells[place] for cells in rows.values()))
-    standard_output(160).print(table)
+    Console(width=160).print(table)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from common.operations import (
     SubSampling,
     evaluate,
 )
-from common.operations.overflow import LARGEST, with_overflow
+from common.operations.evaluation import with_overflow
+from common.operations.overflow import LARGEST
 from common.parity.comparison import compare
 from common.parity.judge import judge
 from common.parity.verdicts import CERTIFIED, DIVERGED

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from common.implementations import import_implementation, standard_error_kept_unless_it_fails
@@ -24,27 +25,28 @@ def summarise(framework: str, architecture: str) -> str:
         framework: `keras`, `torch` or `tf1`.
         architecture: a name that `common.list_architectures` gives.
     """
-    return DESCRIPTIONS[framework](import_implementation(framework).build(architecture))
+    package = import_implementation(framework)
+    return DESCRIPTIONS[framework](package, package.build(architecture))
 
 
-def _keras(model: Any) -> str:
+def _keras(package: ModuleType, model: Any) -> str:
     lines: list[str] = []
     model.summary(line_length=110, print_fn=lines.append)
     return "\n".join(lines)
 
 
-def _torch(model: Any) -> str:
+def _torch(package: ModuleType, model: Any) -> str:
     """`Conv2d(1, 20, kernel_size=(5, 5), stride=(1, 1) → 20×32×32)`: PyTorch leaves a place for what a module adds."""
-    shapes, _ = importlib.import_module("torch_impl.backend").structure(model)
+    shapes, _ = package.backend.structure(model)
     for name, shape in shapes.items():
         module = model.get_submodule(torch_layer(name))
         module.extra_repr = partial(str, f"{module.extra_repr()} → {shape_text(shape)}".lstrip())
     return str(model)
 
 
-def _tf1(session: Any) -> str:
+def _tf1(package: ModuleType, session: Any) -> str:
     tf = importlib.import_module("tensorflow.compat.v1")
-    shapes, _ = importlib.import_module("tf1_style_impl.backend").structure(session)
+    shapes, _ = package.backend.structure(session)
     tensors = [session.graph.get_tensor_by_name(f"{layer}:0") for layer in shapes]
     rows = [("tensor", "operation", "shape")] + [
         (tensor.name, tensor.op.type, shape_text(["?", *tensor.shape[1:]])) for tensor in tensors
@@ -61,5 +63,5 @@ def _tf1(session: Any) -> str:
     return f"{table}\n\n{profile}"
 
 
-DESCRIPTIONS: dict[str, Callable[[Any], str]] = {"keras": _keras, "torch": _torch, "tf1": _tf1}
-"""How each framework describes a model."""
+DESCRIPTIONS: dict[str, Callable[[ModuleType, Any], str]] = {"keras": _keras, "torch": _torch, "tf1": _tf1}
+"""How each framework describes a model of its implementation."""

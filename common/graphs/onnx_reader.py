@@ -11,7 +11,8 @@ import numpy as np
 from common.errors import TriptychError, argument
 from common.graphs.graph import Graph, Node
 from common.operations import Shape
-from common.operations.onnx_node import OnnxNode, Unread, operation_of
+from common.operations.onnx_node import OnnxNode, Unread
+from common.operations.onnx_table import operation_of
 
 if TYPE_CHECKING:
     import onnx

@@ -1,8 +1,8 @@
 """One operation, one room: all that is known of an operation stands in one file of this package.
 
 `conv` and `dense` share `sums`, whatever slides a window shares `windows`; `operation` says what every operation can be
-asked, `rounding` what a bound is, `overflow` what comes of numbers too large for float32, `mistake` how a mistake is
-made on purpose.
+asked, `evaluation` asks it, `rounding` says what a bound is, `overflow` what comes of numbers too large for float32,
+`mistake` how a mistake is made on purpose, `onnx_table` who reads which of ONNX's operators.
 """
 
 from common.operations.activations import ReLU, ScaledTanh, Sigmoid, Softmax
@@ -12,8 +12,9 @@ from common.operations.arrays import Shape, shapes_of
 from common.operations.batch_norm import BatchNorm
 from common.operations.conv import Conv
 from common.operations.dense import Dense
+from common.operations.evaluation import backward, evaluate, evaluated_shape
 from common.operations.lrn import LRN
-from common.operations.operation import Operation, backward, evaluate, evaluated_shape
+from common.operations.operation import Operation
 from common.operations.pooling import AdaptiveAveragePool, Average, AveragePool, GlobalAveragePool, MaxPool
 from common.operations.sub_sampling import SubSampling
 from common.operations.windows import SAME, Padding, Pair, Windowed, same_padding

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-from common.operations.arrays import Arrays, Parameters, Shape, in_double, np
-from common.operations.mistake import ENOUGH, Fit, Hypothesis, Observation, exchanged, factor_fits
-from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, Unread, reads
-from common.operations.operation import Operation, evaluate
+from common.operations.arrays import Arrays, Parameters, Shape, np
+from common.operations.evaluation import evaluate
+from common.operations.mistake import ENOUGH, exchanged, factor_fits
+from common.operations.onnx_node import OnnxGraph, OnnxNode, Parameter, Unread
+from common.operations.onnx_table import reads
+from common.operations.operation import Fit, Found, Hypothesis, Observation, Operation, in_double
 from common.operations.overflow import LARGEST, as_it_is, opened
+from common.operations.rectifiers import ELU, SELU, HardSwish
 from common.operations.rounding import (
     CARRIED,
     ELEMENTARY_ULP,
@@ -25,6 +28,7 @@ from common.operations.rounding import (
     chosen,
     gamma,
 )
+from common.operations.smooth import GELU, Mish, Softplus, Swish, logistic
 
 
 @reads("Relu")
@@ -81,10 +85,6 @@ class ReLU(Operation):
 
 def _other_activations() -> Iterator[tuple[str, Operation]]:
     """What newer networks have in place of a ReLU."""
-    # These build on this module.
-    from common.operations.rectifiers import ELU, SELU, HardSwish
-    from common.operations.smooth import GELU, Mish, Softplus, Swish
-
     yield "an ELU", ELU()
     yield "a SELU", SELU
     yield "a SiLU", Swish()
@@ -93,12 +93,6 @@ def _other_activations() -> Iterator[tuple[str, Operation]]:
     yield "a softplus", Softplus()
     yield "a hard swish", HardSwish()
     yield "a Mish", Mish()
-
-
-def logistic(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(−x)) in float64, which overflows for no x."""
-    value: np.ndarray = np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))
-    return value
 
 
 @reads("Sigmoid")

@@ -8,10 +8,11 @@ from functools import partial, reduce
 from typing import ClassVar
 
 from common.errors import TriptychError
-from common.operations.arrays import Arrays, Parameters, Shape, in_double, np
-from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, factor_fits
-from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, reads
-from common.operations.operation import ArrayOperation, Operation
+from common.operations.arrays import Arrays, Parameters, Shape, np
+from common.operations.mistake import exchanged, factor_fits
+from common.operations.onnx_node import OnnxGraph, OnnxNode, Parameter
+from common.operations.onnx_table import reads
+from common.operations.operation import ArrayOperation, Fit, Found, Hypothesis, Observation, Operation, in_double
 from common.operations.rounding import (
     CARRIED,
     ELEMENTARY_ULP,

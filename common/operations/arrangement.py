@@ -10,9 +10,10 @@ from typing import ClassVar
 
 from common.errors import TriptychError
 from common.operations.arrays import Arrays, Parameters, Shape, np
-from common.operations.mistake import ENOUGH, ORDERS, Hypothesis, Observation, exchanged
-from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, reads
-from common.operations.operation import Operation
+from common.operations.mistake import ENOUGH, ORDERS, exchanged
+from common.operations.onnx_node import OnnxGraph, OnnxNode, Parameter
+from common.operations.onnx_table import reads
+from common.operations.operation import Found, Hypothesis, Observation, Operation
 from common.operations.rearrangement import Rearrangement, order_of_inputs
 from common.operations.rounding import SMALLEST_NORMAL, Gradients, Reference, chosen, gamma
 

@@ -23,7 +23,3 @@ Parameters: TypeAlias = "Mapping[str, np.ndarray]"
 def shapes_of(arrays: Iterable[np.ndarray]) -> str:
     """For a message: `2×3×8×8 and 2×10`."""
     return " and ".join("×".join(map(str, array.shape)) or "a scalar" for array in arrays)
-
-
-def in_double(*arrays: np.ndarray) -> Arrays:
-    return [array.astype(np.float64) for array in arrays]

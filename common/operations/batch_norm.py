@@ -8,11 +8,12 @@ from functools import partial
 from itertools import permutations
 from typing import ClassVar
 
-from common.operations.arrays import Arrays, Parameters, Shape, in_double, np
-from common.operations.mistake import ENOUGH, Fit, Hypothesis, Observation, exchanged
+from common.operations.arrays import Arrays, Parameters, Shape, np
+from common.operations.mistake import ENOUGH, exchanged
 from common.operations.moments import Moments, moments_of, standardised
-from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, Unread, reads
-from common.operations.operation import Operation
+from common.operations.onnx_node import OnnxGraph, OnnxNode, Parameter, Unread
+from common.operations.onnx_table import reads
+from common.operations.operation import Fit, Found, Hypothesis, Observation, Operation, in_double
 from common.operations.overflow import sums_that_overflow
 from common.operations.rounding import (
     CARRIED,
@@ -69,7 +70,7 @@ class BatchNorm(Operation):
 
     def overflowing(self, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
         """Implementations choose which operand is where."""
-        return sums_that_overflow(self, inputs, parameters, largest=self._largest_intermediate)
+        return sums_that_overflow(self.reference, inputs, parameters, largest=self._largest_intermediate)
 
     def _largest_intermediate(self, x: np.ndarray, parameters: Parameters) -> np.ndarray:
         shape = (1, -1, *[1] * (x.ndim - 2))

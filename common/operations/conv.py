@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import permutations
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from common.errors import TriptychError
-from common.operations.arrays import Arrays, Parameters, Shape, in_double, np
-from common.operations.mistake import Evaluation, Fit, Hypothesis, Observation, exchanged, given, widened
-from common.operations.operation import MAP
+from common.operations.arrays import Arrays, Parameters, Shape, np
+from common.operations.mistake import Evaluation, exchanged, given, widened
+from common.operations.operation import MAP, Fit, Hypothesis, Observation, in_double
+from common.operations.preprocessing import Preprocessing
 from common.operations.rounding import (
     SMALLEST_NORMAL,
     UNIT_ROUNDOFF,
@@ -44,9 +45,6 @@ from common.operations.windows import (
     window_mistakes,
     windows_of,
 )
-
-if TYPE_CHECKING:
-    from common.specs.architecture import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 from common.operations.arrays import Arrays, Parameters, Shape, np
 from common.operations.conv import Conv
-from common.operations.mistake import Fit, Hypothesis, Observation, exchanged
-from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, Unread, reads
-from common.operations.operation import ArrayOperation
+from common.operations.mistake import exchanged
+from common.operations.onnx_node import OnnxGraph, OnnxNode, Parameter, Unread
+from common.operations.onnx_table import reads
+from common.operations.operation import ArrayOperation, Fit, Found, Hypothesis, Observation
 from common.operations.rounding import CARRIED, Precision, Reference, gamma
 from common.operations.sums import (
     Sums,

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from common.operations.arrays import Arrays, Parameters, Shape, in_double, np
-from common.operations.mistake import ORDERS, Fit, Hypothesis, Observation, exchanged
+from common.operations.arrays import Arrays, Parameters, Shape, np
+from common.operations.mistake import ORDERS, exchanged
 from common.operations.onnx_node import OnnxGraph, Parameter
-from common.operations.operation import FEATURES, Operation
+from common.operations.operation import FEATURES, Fit, Hypothesis, Observation, Operation, in_double
 from common.operations.rounding import Gradients, Precision, Reference, summed
 from common.operations.sums import (
     Sums,

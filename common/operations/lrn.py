@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-from common.operations.arrays import Arrays, Parameters, Shape, in_double, np
-from common.operations.mistake import Hypothesis, Observation, exchanged
-from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter, reads
-from common.operations.operation import MAP, Operation, evaluate
+from common.operations.arrays import Arrays, Parameters, Shape, np
+from common.operations.evaluation import evaluate
+from common.operations.mistake import exchanged
+from common.operations.onnx_node import OnnxGraph, OnnxNode, Parameter
+from common.operations.onnx_table import reads
+from common.operations.operation import MAP, Found, Hypothesis, Observation, Operation, in_double
 from common.operations.overflow import LARGEST, opened
 from common.operations.rounding import (
     ELEMENTARY_ULP,

@@ -10,57 +10,14 @@ and a mask is called what its own pattern shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
-from common.operations.arrays import Arrays, Parameters, Shape, np
-from common.operations.operation import Operation, evaluate, evaluated_shape
+from common.operations.arrays import Arrays, Parameters, np
+from common.operations.evaluation import evaluate, evaluated_shape
+from common.operations.operation import Fit, Observation, Operation
 from common.operations.rounding import SMALLEST_NORMAL, Reference, gamma
-
-if TYPE_CHECKING:
-    from common.specs.architecture import Preprocessing
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What a backend had before it at a layer, what it made of it, and what it should have used."""
-
-    name: str
-    operation: Operation
-    inputs: Arrays
-    """float32, (N, C, H, W) or (N, features)."""
-    output: np.ndarray
-    parameters: Parameters
-    batch: Arrays
-    """The inputs with all images, of which `inputs` may be some."""
-    input_names: tuple[str, ...] = ()
-    flattened: Shape | None = None
-    """The (C, H, W) of the map whose flattening is the input, if it is one."""
-    preprocessing: Preprocessing | None = None
-    """How the input was made from pixels, if it is the image."""
-    neighbours: Mapping[str, Parameters] = field(default_factory=dict)
-    """Parameters of other layers with the same shapes, by layer."""
-    elsewhere: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """What the image and the layers that the backend computed before pass on, by name."""
-    order: str = "C, H, W"
-    """In which the framework flattens maps, as in `ORDERS`."""
-    reads: Collection[str] | None = None
-    """The layers that it depends on directly, by the model's own structure; None where that is not known."""
-    next_conv: Observation | None = None
-    """The next convolution of the same block, which the stride may have been given to."""
-
-    whole: bool = False
-    """Whether it is to be taken as a whole, since not all of its arrays have the axis of a batch."""
-
-    def of_image(self, index: int) -> Observation:
-        """The same, of one image of the batch."""
-        only = slice(index, index + 1)
-        elsewhere = {name: array[only] for name, array in self.elsewhere.items()}
-        inputs = [array[only] for array in self.inputs]
-        next_conv = self.next_conv and self.next_conv.of_image(index)
-        return replace(self, inputs=inputs, output=self.output[only], elsewhere=elsewhere, next_conv=next_conv)
-
 
 Alteration: TypeAlias = "Callable[[Evaluation, Reference], Reference]"
 """What becomes of the result of an evaluation; it treats each channel or unit by itself."""
@@ -105,13 +62,6 @@ class Evaluation:
         return replace(
             self, operation=fewer, inputs=inputs, parameters={n: p[:count] for n, p in self.parameters.items()}
         )
-
-
-Hypothesis: TypeAlias = "tuple[str, Callable[[], Reference]]"
-"""The mistake in words, and what the layer gives with it."""
-
-Fit = tuple[str, str, Reference]
-"""A summary without the number; the mistake in words; what the layer gives with it."""
 
 
 def exchanged(

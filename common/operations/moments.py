@@ -8,9 +8,10 @@ from math import prod
 from typing import ClassVar
 
 from common.operations.arrays import Arrays, Parameters, np
-from common.operations.mistake import Hypothesis, Observation, exchanged
-from common.operations.onnx_node import Found, OnnxNode, Unread, reads
-from common.operations.operation import ArrayOperation
+from common.operations.mistake import exchanged
+from common.operations.onnx_node import OnnxNode, Unread
+from common.operations.onnx_table import reads
+from common.operations.operation import ArrayOperation, Found, Hypothesis, Observation
 from common.operations.rounding import ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma
 
 

@@ -1,29 +1,20 @@
-"""What an operation reads of an ONNX node and writes as one, and the table of who reads which of ONNX's operators.
-
-A class of this package that ONNX has an operator for says so with `@reads`, and turns a node into itself in
-`Operation.from_onnx`. Opsets 7 to 23 are read.
-"""
+"""What an operation reads of an ONNX node, and what it writes one to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cache, cached_property
-from importlib import import_module
-from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
 
     from common.operations.arrays import Shape
-    from common.operations.operation import Operation
 
 Parameter: TypeAlias = "np.ndarray | None"
 """Of a layer that is written: float32, in the canonical layout; None for one that it does not have."""
-
-OperationClass = TypeVar("OperationClass", bound="type[Operation]")
 
 
 class OnnxGraph(Protocol):
@@ -38,16 +29,6 @@ class OnnxGraph(Protocol):
 
 class Unread(Exception):
     """Why nobody can say what a node's result may be off by."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """The operation that a node is, and which of the node's inputs it takes for what."""
-
-    operation: Operation
-    inputs: tuple[int, ...] = (0,)
-    parameters: Mapping[str, int] = field(default_factory=dict)
-    """By the names of `Operation.parameter_shapes`."""
 
 
 @dataclass(frozen=True)
@@ -101,46 +82,3 @@ class OnnxNode:
         if self.inputs[place] not in self.shapes:
             raise Unread(f"the shape of {what} is not known")
         return self.shapes[self.inputs[place]]
-
-
-_READERS: dict[str, type[Operation]] = {}
-
-
-def reads(*kinds: str) -> Callable[[OperationClass], OperationClass]:
-    """Say of a class that it reads ONNX's operators of these names."""
-
-    def enter(operation: OperationClass) -> OperationClass:
-        _READERS.update(dict.fromkeys(kinds, operation))
-        return operation
-
-    return enter
-
-
-@cache
-def _readers() -> dict[str, type[Operation]]:
-    """The table, when every file of this package has entered what it holds."""
-    import common.operations
-
-    for module in iter_modules(common.operations.__path__):
-        import_module(f"common.operations.{module.name}")
-    return _READERS
-
-
-def operation_of(node: OnnxNode) -> Found:
-    """The operation that gives a node's result.
-
-    Raises:
-        Unread: nobody has said what that may be off by.
-    """
-    if node.proto.domain not in ("", "ai.onnx"):
-        raise Unread(f"it is an operator of {node.proto.domain}")
-    if any(attribute.HasField("g") or attribute.graphs for attribute in node.proto.attribute):
-        raise Unread("it holds another graph (control flow)")
-    reader = _readers().get(node.kind)
-    if reader is None or (node.result and not reader.any_result):
-        raise nobody_knows(node)
-    return reader.from_onnx(node)
-
-
-def nobody_knows(node: OnnxNode) -> Unread:
-    return Unread(f"nobody has said what {node.kind} may be off by")

@@ -11,21 +11,29 @@ Arrays have it: (N, C, H, W) or (N, features). Parameters are in the canonical l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, TypeAlias
 
 from common.errors import TriptychError
-from common.operations.arrays import Arrays, Parameters, Shape, np, shapes_of
-from common.operations.onnx_node import Found, OnnxGraph, OnnxNode, Parameter
+from common.operations.arrays import Arrays, Parameters, Shape, np
+from common.operations.onnx_node import OnnxGraph, OnnxNode, Parameter
 from common.operations.overflow import as_it_is, sums_that_overflow
+from common.operations.preprocessing import Preprocessing
 from common.operations.rounding import CARRIED, FP32, UNIT_ROUNDOFF, Gradients, Precision, Reference, unit_of, upwards
-
-if TYPE_CHECKING:
-    from common.operations.mistake import Fit, Hypothesis, Observation
 
 MAP, FEATURES = (3,), (1,)
 """The ranks of what some operations take: (channels, height, width) only, or (features,) only."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The operation that a node is, and which of the node's inputs it takes for what."""
+
+    operation: Operation
+    inputs: tuple[int, ...] = (0,)
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    """By the names of `Operation.parameter_shapes`."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ class Operation:
         """A reference of large numbers, with what may be infinite or NaN; see `common.operations.overflow`."""
         if reference.magnitude is None:
             return replace(reference, allowed=as_it_is(reference.value))
-        return sums_that_overflow(self, inputs, parameters)
+        return sums_that_overflow(self.reference, inputs, parameters)
 
     def quantum(self, shape: Shape, quantum: float) -> float:
         """The power of two that outputs are multiples of, if inputs of this shape are multiples of `quantum`."""
@@ -156,7 +164,7 @@ class Operation:
 
     @classmethod
     def from_onnx(cls, node: OnnxNode) -> Found:
-        """The operation that a node is, of those that `common.operations.onnx_node.reads` enters this class for.
+        """The operation that a node is, of those that `common.operations.onnx_table.reads` enters this class for.
 
         One without numbers takes all that the node reads.
 
@@ -206,68 +214,52 @@ class ArrayOperation(Operation):
     """
 
 
-def evaluate(operation: Operation, inputs: Arrays, parameters: Parameters) -> Reference:
-    """What an operation should give, in float64, and how far a correct float32 implementation may be from it.
+@dataclass(frozen=True)
+class Observation:
+    """What a backend had before it at a layer, what it made of it, and what it should have used."""
 
-    The bound is about one layer, given that layer's own input: nothing accumulates over the depth of a network.
+    name: str
+    operation: Operation
+    inputs: Arrays
+    """float32, (N, C, H, W) or (N, features)."""
+    output: np.ndarray
+    parameters: Parameters
+    batch: Arrays
+    """The inputs with all images, of which `inputs` may be some."""
+    input_names: tuple[str, ...] = ()
+    flattened: Shape | None = None
+    """The (C, H, W) of the map whose flattening is the input, if it is one."""
+    preprocessing: Preprocessing | None = None
+    """How the input was made from pixels, if it is the image."""
+    neighbours: Mapping[str, Parameters] = field(default_factory=dict)
+    """Parameters of other layers with the same shapes, by layer."""
+    elsewhere: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What the image and the layers that the backend computed before pass on, by name."""
+    order: str = "C, H, W"
+    """In which the framework flattens maps, as in `ORDERS`."""
+    reads: Collection[str] | None = None
+    """The layers that it depends on directly, by the model's own structure; None where that is not known."""
+    next_conv: Observation | None = None
+    """The next convolution of the same block, which the stride may have been given to."""
 
-    Args:
-        operation: from a specification.
-        inputs: float32, (N, C, H, W) or (N, features).
-        parameters: float32, in the canonical layout, keyed `weight`, `bias`, ….
+    whole: bool = False
+    """Whether it is to be taken as a whole, since not all of its arrays have the axis of a batch."""
 
-    Raises:
-        TriptychError: the operation does not take inputs and parameters of these shapes.
-    """
-    if isinstance(operation, ArrayOperation):
-        try:
-            return operation.reference(inputs, parameters)
-        except (ValueError, IndexError) as error:
-            raise TriptychError(f"{operation.kind} does not take {shapes_of(inputs)}: {error}") from None
-    evaluated_shape(operation, inputs, parameters)
-    return operation.reference(inputs, parameters)
-
-
-def backward(
-    operation: Operation, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool = False
-) -> Gradients:
-    """The gradients of Σ dy · y with respect to the inputs and parameters of y = operation(inputs).
-
-    Like `evaluate`, this is about one layer at a time, given its own input and the gradient with respect to its output.
-
-    Args:
-        operation: from a specification.
-        inputs: float32, (N, C, H, W) or (N, features).
-        parameters: float32, in the canonical layout, keyed `weight`, `bias`, ….
-        dy: float32, the gradient with respect to the output.
-        training: whether batch normalisation uses the statistics of the batch.
-
-    Raises:
-        TriptychError: the operation does not take arrays of these shapes.
-    """
-    expected = evaluated_shape(operation, inputs, parameters)
-    if dy.shape != expected:
-        found, of_output = ("×".join(map(str, shape)) for shape in (dy.shape, expected))
-        raise TriptychError(
-            f"the gradient with respect to the output of {operation.kind} is {found}, expected {of_output}"
-        )
-    return operation.gradients(inputs, parameters, dy, training)
+    def of_image(self, index: int) -> Observation:
+        """The same, of one image of the batch."""
+        only = slice(index, index + 1)
+        elsewhere = {name: array[only] for name, array in self.elsewhere.items()}
+        inputs = [array[only] for array in self.inputs]
+        next_conv = self.next_conv and self.next_conv.of_image(index)
+        return replace(self, inputs=inputs, output=self.output[only], elsewhere=elsewhere, next_conv=next_conv)
 
 
-def evaluated_shape(operation: Operation, inputs: Arrays, parameters: Parameters) -> tuple[int, ...]:
-    """The shape of what `evaluate` gives, (N, C, H, W) or (N, features), found without evaluating anything.
+Hypothesis: TypeAlias = "tuple[str, Callable[[], Reference]]"
+"""The mistake in words, and what the layer gives with it."""
 
-    Raises:
-        TriptychError: the operation does not take inputs and parameters of these shapes.
-    """
-    if isinstance(operation, ArrayOperation):
-        return evaluate(operation, inputs, parameters).value.shape
-    if not all(array.ndim for array in inputs) or len({len(array) for array in inputs}) > 1:
-        raise TriptychError(f"{operation.kind} takes batches of equally many images, but is given {shapes_of(inputs)}")
-    shapes = [array.shape[1:] for array in inputs]
-    output = operation.output_shape(*shapes)
-    for name, shape in operation.parameter_shapes(*shapes).items():
-        if name not in parameters or parameters[name].shape != shape:
-            found = shapes_of([parameters[name]]) if name in parameters else "missing"
-            raise TriptychError(f"the {name} of {operation.kind} is {found}, expected {'×'.join(map(str, shape))}")
-    return (len(inputs[0]), *output)
+Fit = tuple[str, str, Reference]
+"""A summary without the number; the mistake in words; what the layer gives with it."""
+
+
+def in_double(*arrays: np.ndarray) -> Arrays:
+    return [array.astype(np.float64) for array in arrays]

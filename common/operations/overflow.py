@@ -23,60 +23,19 @@ and a softmax of infinity, may be anything, since what overflows there is divide
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TypeAlias
 
-from common.operations.arrays import np
-from common.operations.rounding import UNIT_ROUNDOFF, Reference
-
-if TYPE_CHECKING:
-    from common.operations.arrays import Arrays, Parameters
-    from common.operations.operation import Operation
+from common.operations.arrays import Arrays, Parameters, np
+from common.operations.rounding import Allowed, Reference
 
 LARGEST = (2 - 2.0**-23) * 2.0**127
 """The largest number of float32."""
 OVERFLOWS = 2.0**128 - 2.0**103
 """The smallest magnitude that rounding to nearest makes infinity of."""
 
-
-@dataclass(frozen=True)
-class Allowed:
-    """What each element of a result may be; bool, of its shape. Where all is True, nothing is claimed."""
-
-    finite: np.ndarray
-    """A number within the bound; any number where all is True."""
-    plus: np.ndarray
-    """+∞."""
-    minus: np.ndarray
-    """−∞."""
-    nan: np.ndarray
-
-    @property
-    def open(self) -> np.ndarray:
-        """Where nothing is claimed."""
-        return self.finite & self.plus & self.minus & self.nan
-
-    def of(self, output: np.ndarray) -> np.ndarray:
-        """Whether each element is of a kind that it may be."""
-        return (
-            (np.isfinite(output) & self.finite)
-            | ((output == np.inf) & self.plus)
-            | ((output == -np.inf) & self.minus)
-            | (np.isnan(output) & self.nan)
-        )
-
-
-def with_overflow(operation: Operation, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
-    """What `evaluate` gave, with what may be infinite or NaN, if anything may; see the module's description."""
-    sizes = (np.maximum(x.max(initial=0), -x.min(initial=0)) for x in inputs if x.dtype != bool)
-    largest = max(sizes, default=0)  # NaN is below nothing
-    if largest < _FAR and (reference.bound is None or reference.bound.max(initial=0) < UNIT_ROUNDOFF * _FAR):
-        return reference
-    return operation.overflowing(inputs, parameters, reference)
-
-
-_FAR = 2.0**60
-"""Far from overflow: a bound is u times the sum of all magnitudes at least; squares, and sums of 2^30, stay finite."""
+Computation: TypeAlias = "Callable[[Arrays, Parameters], Reference]"
+"""`Operation.reference`: of inputs and parameters, what they give."""
 
 
 def as_it_is(value: np.ndarray) -> Allowed:
@@ -91,7 +50,7 @@ def opened(reference: Reference, where: np.ndarray) -> Reference:
 
 
 def sums_that_overflow(
-    operation: Operation,
+    computed: Computation,
     inputs: Arrays,
     parameters: Parameters,
     *,
@@ -101,27 +60,27 @@ def sums_that_overflow(
     """With what the sum of the module's description may be.
 
     Args:
-        operation: adds up products of its inputs and weights, or its inputs.
+        computed: adds up products of inputs and weights, or inputs.
         inputs: float32.
-        parameters: of the operation.
+        parameters: float32, in the canonical layout.
         scale: what is divided by afterwards: an average may be added up first.
         largest: at least the magnitude of anything that is computed on the way to each element, where implementations
             choose in which order they multiply and add.
     """
     finite = [np.where(np.isfinite(x), x, 0) for x in inputs]
-    rest = operation.reference(finite, parameters)
+    rest = computed(finite, parameters)
     assert rest.bound is not None
     if largest is not None:
         plus = minus = largest(finite[0], parameters) >= OVERFLOWS / 2
     else:
-        plus, minus = (1.01 * part >= OVERFLOWS for part in _parts(operation, finite, parameters, scale))
+        plus, minus = (1.01 * part >= OVERFLOWS for part in _parts(computed, finite, parameters, scale))
     allowed = Allowed(np.abs(rest.value) - rest.bound <= LARGEST, plus, minus, plus & minus)
     if not all(np.isfinite(x).all() for x in inputs):
-        allowed = _with_infinite_terms(operation, inputs, parameters, allowed)
+        allowed = _with_infinite_terms(computed, inputs, parameters, allowed)
     return replace(rest, allowed=allowed)
 
 
-def _parts(operation: Operation, inputs: Arrays, parameters: Parameters, scale: int) -> tuple[np.ndarray, np.ndarray]:
+def _parts(computed: Computation, inputs: Arrays, parameters: Parameters, scale: int) -> tuple[np.ndarray, np.ndarray]:
     """P and N, each a sum of terms of one sign, so that float64 loses nothing to cancellation.
 
     They are multiplied by 1.01 then, which is more than 1 + γ_n for any n below 160,000.
@@ -133,14 +92,14 @@ def _parts(operation: Operation, inputs: Arrays, parameters: Parameters, scale: 
             name: np.maximum((bias if name == "bias" else sign_of_weight) * array, 0) * (name != "bias" or bias != 0)
             for name, array in parameters.items()
         }
-        return scale * operation.reference(signed, weights).value
+        return scale * computed(signed, weights).value
 
     if not parameters:
         return value(1, 1, 0), value(-1, 1, 0)
     return value(1, 1, 1) + value(-1, -1, 0), value(1, -1, -1) + value(-1, 1, 0)
 
 
-def _with_infinite_terms(operation: Operation, inputs: Arrays, parameters: Parameters, rest: Allowed) -> Allowed:
+def _with_infinite_terms(computed: Computation, inputs: Arrays, parameters: Parameters, rest: Allowed) -> Allowed:
     """Of sums that have infinite terms, or NaN, beside finite ones; `rest` is what the finite ones may sum to."""
 
     def counted(marks: Callable[[np.ndarray], np.ndarray], factors: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -149,7 +108,7 @@ def _with_infinite_terms(operation: Operation, inputs: Arrays, parameters: Param
         marked |= {name: np.zeros_like(marked[name]) for name in ("bias", "beta", "mean") if name in marked}
         if "variance" in marked:
             marked["variance"] = np.ones_like(marked["variance"])
-        return operation.reference([marks(x).astype(np.float32) for x in inputs], marked).value
+        return computed([marks(x).astype(np.float32) for x in inputs], marked).value
 
     def infinite(x: np.ndarray) -> np.ndarray:
         return np.where(np.isinf(x), np.sign(x), 0)

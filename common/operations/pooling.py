@@ -11,9 +11,11 @@ from typing import ClassVar
 from common.errors import TriptychError
 from common.operations.arrays import Arrays, Parameters, Shape, np
 from common.operations.averages import Averaging
-from common.operations.mistake import Evaluation, Hypothesis, Observation, exchanged, times
-from common.operations.onnx_node import OnnxGraph, Parameter, reads
-from common.operations.operation import MAP, evaluate
+from common.operations.evaluation import evaluate
+from common.operations.mistake import Evaluation, exchanged, times
+from common.operations.onnx_node import OnnxGraph, Parameter
+from common.operations.onnx_table import reads
+from common.operations.operation import MAP, Hypothesis, Observation
 from common.operations.overflow import opened, sums_that_overflow
 from common.operations.rounding import (
     Gradient,
@@ -140,7 +142,7 @@ class Average(Averaging):
         return quantum / self.count(shape)
 
     def overflowing(self, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
-        return sums_that_overflow(self, inputs, parameters, scale=self.count(inputs[0].shape[1:]))
+        return sums_that_overflow(self.reference, inputs, parameters, scale=self.count(inputs[0].shape[1:]))
 
     def _mean(self, x: np.ndarray, windows: np.ndarray, axes: tuple[int, int], keepdims: bool = False) -> Reference:
         """Of windows of x, whose pixels are along `axes`."""

@@ -9,9 +9,10 @@ from typing import ClassVar
 from common.operations.arrays import Arrays, Parameters, Shape, np
 from common.operations.averages import Averaging
 from common.operations.conv_nd import taps
-from common.operations.mistake import Hypothesis, Observation, exchanged
-from common.operations.onnx_node import Found, OnnxNode, reads
-from common.operations.operation import ArrayOperation
+from common.operations.mistake import exchanged
+from common.operations.onnx_node import OnnxNode
+from common.operations.onnx_table import reads
+from common.operations.operation import ArrayOperation, Found, Hypothesis, Observation
 from common.operations.overflow import opened
 from common.operations.pooling import AveragePool, MaxPool
 from common.operations.rounding import CARRIED, Reference

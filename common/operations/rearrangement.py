@@ -9,14 +9,15 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from common.operations.arrays import Arrays, Parameters, np
-from common.operations.onnx_node import Found, OnnxNode, reads
-from common.operations.operation import ArrayOperation
+from common.operations.onnx_node import OnnxNode
+from common.operations.onnx_table import reads
+from common.operations.operation import ArrayOperation, Found
 from common.operations.rounding import CARRIED, Reference, upwards
 
 if TYPE_CHECKING:
     from onnx.reference import ReferenceEvaluator
 
-    from common.operations.mistake import Hypothesis, Observation
+    from common.operations.operation import Hypothesis, Observation
 
 _EXACT = """
 Identity Reshape Flatten Squeeze Unsqueeze Concat Split Slice Gather GatherND GatherElements Pad Expand Tile Transpose

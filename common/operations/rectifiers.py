@@ -6,12 +6,46 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from common.operations.activations import ReLU
-from common.operations.arrays import Arrays, Parameters, in_double, np
-from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, factor_fits
-from common.operations.onnx_node import Found, OnnxNode, reads
-from common.operations.operation import ArrayOperation
+from common.operations.arrays import Arrays, Parameters, np
+from common.operations.mistake import exchanged, factor_fits
+from common.operations.onnx_node import OnnxNode
+from common.operations.onnx_table import reads
+from common.operations.operation import ArrayOperation, Fit, Found, Hypothesis, Observation, in_double
 from common.operations.rounding import CARRIED, ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma
+
+
+@reads("Clip")
+@dataclass(frozen=True)
+class Clip(ArrayOperation):
+    """x, but not below `low` nor above `high`: a choice, nothing is rounded. Source: ONNX Clip."""
+
+    low: float | None = None
+    high: float | None = None
+    channelwise: ClassVar[bool] = True
+
+    contracts: ClassVar[bool] = True
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        (x,) = inputs
+        for bound, choose in ((self.low, np.maximum), (self.high, np.minimum)):
+            if bound is not None:
+                x = choose(x, x.dtype.type(bound))
+        return Reference(x)
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        return Found(cls(node.scalar(1, "min", None), node.scalar(2, "max", None)))
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        if self.high is not None:
+            yield "it is not capped", exchanged(seen, Clip(self.low))
+        for high in (1.0, 5.0, 6.0, 20.0):
+            if high != self.high:
+                yield f"it is capped at {high:g}", exchanged(seen, Clip(self.low, high))
+
+
+RELU = Clip(low=0.0)
+"""max(x, 0), which is taken in their place by mistake. `ReLU`, the layer, knows these curves as its own mistakes."""
 
 
 @reads("LeakyRelu")
@@ -36,7 +70,7 @@ class LeakyReLU(ArrayOperation):
         return Found(cls(node.attributes.get("alpha", 0.01)))
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
-        yield "a ReLU is taken, not a leaky one", exchanged(seen, ReLU())
+        yield "a ReLU is taken, not a leaky one", exchanged(seen, RELU)
         for slope in (0.01, 0.1, 0.2, 0.25, 0.3):
             if slope != self.slope:
                 yield f"the slope is {slope:g}, not {self.slope:g}", exchanged(seen, replace(self, slope=slope))
@@ -57,7 +91,7 @@ class PReLU(ArrayOperation):
         return Reference(value, np.where(x >= 0, 0, gamma(1) * np.abs(value)) + SMALLEST_NORMAL)
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
-        yield "a ReLU is taken, not a parametric one", exchanged(seen, ReLU(), [seen.inputs[0]])
+        yield "a ReLU is taken, not a parametric one", exchanged(seen, RELU, [seen.inputs[0]])
 
 
 @reads("Elu", "Selu")
@@ -89,43 +123,13 @@ class ELU(ArrayOperation):
         return Found(cls(node.attributes.get("alpha", usual.alpha), node.attributes.get("gamma", usual.scale)))
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
-        yield "a ReLU is taken, not an ELU", exchanged(seen, ReLU())
+        yield "a ReLU is taken, not an ELU", exchanged(seen, RELU)
         if self.alpha != 1:
             yield "alpha is 1", exchanged(seen, ELU())
 
 
 SELU = ELU(alpha=1.6732632423543772, scale=1.0507009873554805)
 """Source: Klambauer et al. 2017, equation 2; ONNX Selu."""
-
-
-@reads("Clip")
-@dataclass(frozen=True)
-class Clip(ArrayOperation):
-    """x, but not below `low` nor above `high`: a choice, nothing is rounded. Source: ONNX Clip."""
-
-    low: float | None = None
-    high: float | None = None
-    channelwise: ClassVar[bool] = True
-
-    contracts: ClassVar[bool] = True
-
-    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
-        (x,) = inputs
-        for bound, choose in ((self.low, np.maximum), (self.high, np.minimum)):
-            if bound is not None:
-                x = choose(x, x.dtype.type(bound))
-        return Reference(x)
-
-    @classmethod
-    def from_onnx(cls, node: OnnxNode) -> Found:
-        return Found(cls(node.scalar(1, "min", None), node.scalar(2, "max", None)))
-
-    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
-        if self.high is not None:
-            yield "it is not capped", exchanged(seen, Clip(self.low))
-        for high in (1.0, 5.0, 6.0, 20.0):
-            if high != self.high:
-                yield f"it is capped at {high:g}", exchanged(seen, Clip(self.low, high))
 
 
 def clipped(unclipped: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -183,5 +187,5 @@ class HardSwish(ArrayOperation):
         return CARRIED * 1.5 * errors[0]
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
-        yield "a ReLU is taken, not a hard swish", exchanged(seen, ReLU())
+        yield "a ReLU is taken, not a hard swish", exchanged(seen, RELU)
         yield "it is not multiplied by x (hard sigmoid)", exchanged(seen, HardSigmoid(1 / 6))

@@ -9,9 +9,10 @@ from typing import ClassVar
 
 from common.operations.arrays import Arrays, Parameters, np
 from common.operations.averages import Averaging
-from common.operations.mistake import Hypothesis, Observation, exchanged, times
-from common.operations.onnx_node import Found, OnnxNode, Unread, reads
-from common.operations.operation import ArrayOperation
+from common.operations.mistake import exchanged, times
+from common.operations.onnx_node import OnnxNode, Unread
+from common.operations.onnx_table import reads
+from common.operations.operation import ArrayOperation, Found, Hypothesis, Observation
 from common.operations.rounding import CARRIED, ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma, unit_of
 
 

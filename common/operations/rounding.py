@@ -10,12 +10,8 @@ absolute terms if an operand or the result underflows and is flushed), and n suc
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from common.operations.arrays import np
-
-if TYPE_CHECKING:
-    from common.operations.overflow import Allowed
 
 UNIT_ROUNDOFF = 2.0**-24
 """u of float32, rounding to nearest."""
@@ -100,6 +96,33 @@ def unit_of(array: np.ndarray) -> float:
     integers = (np.abs(mantissas) * 2**24).astype(np.int64)
     lowest = (integers & -integers).astype(np.float64)  # the last bit of each
     return float((lowest * 2.0 ** (exponents.astype(np.float64) - 24)).min())
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What each element of a result may be; bool, of its shape. Where all is True, nothing is claimed."""
+
+    finite: np.ndarray
+    """A number within the bound; any number where all is True."""
+    plus: np.ndarray
+    """+∞."""
+    minus: np.ndarray
+    """−∞."""
+    nan: np.ndarray
+
+    @property
+    def open(self) -> np.ndarray:
+        """Where nothing is claimed."""
+        return self.finite & self.plus & self.minus & self.nan
+
+    def of(self, output: np.ndarray) -> np.ndarray:
+        """Whether each element is of a kind that it may be."""
+        return (
+            (np.isfinite(output) & self.finite)
+            | ((output == np.inf) & self.plus)
+            | ((output == -np.inf) & self.minus)
+            | (np.isnan(output) & self.nan)
+        )
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from common.operations.activations import ReLU, logistic
-from common.operations.arrays import Arrays, Parameters, in_double, np
-from common.operations.mistake import Hypothesis, Observation, exchanged
-from common.operations.onnx_node import Found, OnnxNode, reads
-from common.operations.operation import ArrayOperation
+from common.operations.arrays import Arrays, Parameters, np
+from common.operations.mistake import exchanged
+from common.operations.onnx_node import OnnxNode
+from common.operations.onnx_table import reads
+from common.operations.operation import ArrayOperation, Found, Hypothesis, Observation, in_double
+from common.operations.rectifiers import RELU
 from common.operations.rounding import (
     CARRIED,
     ELEMENTARY_ULP,
@@ -21,6 +22,12 @@ from common.operations.rounding import (
     Reference,
     gamma,
 )
+
+
+def logistic(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(−x)) in float64, which overflows for no x."""
+    value: np.ndarray = np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))
+    return value
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,7 @@ class Softplus(Smooth):
         return Reference(value, gamma(ELEMENTARY_ULP + 3) * (value + 1))
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
-        yield "a ReLU is taken, not a softplus", exchanged(seen, ReLU())
+        yield "a ReLU is taken, not a softplus", exchanged(seen, RELU)
 
 
 @reads("Swish")
@@ -156,7 +163,7 @@ class Swish(Smooth):
         return Found(cls(node.attributes.get("alpha", 1.0)))
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
-        yield "a ReLU is taken, not a SiLU", exchanged(seen, ReLU())
+        yield "a ReLU is taken, not a SiLU", exchanged(seen, RELU)
         yield "alpha is 1.702 (an approximation of a GELU)", exchanged(seen, replace(self, alpha=1.702))
         yield "a GELU is taken, not a SiLU", exchanged(seen, GELU())
 
@@ -199,7 +206,7 @@ class GELU(Smooth):
         other = "by its approximation with a hyperbolic tangent" if not self.approximate else "exact, not approximated"
         yield f"the GELU is taken {other}", exchanged(seen, GELU(not self.approximate))
         yield "x · σ(1.702 x) is taken, not a GELU", exchanged(seen, Swish(1.702))
-        yield "a ReLU is taken, not a GELU", exchanged(seen, ReLU())
+        yield "a ReLU is taken, not a GELU", exchanged(seen, RELU)
         yield "a SiLU is taken, not a GELU", exchanged(seen, Swish())
 
 

@@ -8,10 +8,11 @@ from functools import partial
 from typing import ClassVar
 
 from common.errors import TriptychError
-from common.operations.arrays import Arrays, Parameters, Shape, in_double, np
-from common.operations.mistake import Hypothesis, Observation, exchanged
+from common.operations.arrays import Arrays, Parameters, Shape, np
+from common.operations.evaluation import evaluate
+from common.operations.mistake import exchanged
 from common.operations.onnx_node import OnnxGraph, Parameter
-from common.operations.operation import MAP, Operation, evaluate
+from common.operations.operation import MAP, Hypothesis, Observation, Operation, in_double
 from common.operations.overflow import sums_that_overflow
 from common.operations.pooling import AveragePool, MaxPool
 from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Gradients, Reference, gamma, summed, upwards
@@ -48,7 +49,7 @@ class SubSampling(Operation):
 
     def overflowing(self, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
         """A window may be added up before its coefficient is applied."""
-        return sums_that_overflow(self, inputs, parameters, largest=self._largest_intermediate)
+        return sums_that_overflow(self.reference, inputs, parameters, largest=self._largest_intermediate)
 
     def _largest_intermediate(self, x: np.ndarray, parameters: Parameters) -> np.ndarray:
         sizes = {name: np.abs(array.astype(np.float64)) for name, array in parameters.items()}

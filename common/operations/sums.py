@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from common.operations.arrays import Arrays, Parameters, np
-from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, factor_fits, given, rounded_to
-from common.operations.operation import Operation
+from common.operations.mistake import exchanged, factor_fits, given, rounded_to
+from common.operations.operation import Fit, Hypothesis, Observation, Operation
 from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Precision, Reference, gamma, unit_of, upwards
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from common.errors import TriptychError
 from common.operations.arrays import Shape, np
-from common.operations.mistake import Evaluation, Hypothesis, Observation, exchanged
-from common.operations.operation import MAP, Operation
+from common.operations.mistake import Evaluation, exchanged
+from common.operations.operation import MAP, Hypothesis, Observation, Operation
 
 if TYPE_CHECKING:
     from common.operations.onnx_node import OnnxNode

@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 
 from common.operations import Dense, Flatten, GlobalAveragePool, MaxPool, ReLU, Sigmoid, evaluate
-from common.operations.mistake import Fit, Hypothesis, Observation, exchanged, factor_fits
+from common.operations.mistake import exchanged, factor_fits
+from common.operations.operation import Fit, Hypothesis, Observation
 from common.operations.rounding import ELEMENTARY_ULP, SMALLEST_NORMAL, UNIT_ROUNDOFF, Reference, gamma
 
 

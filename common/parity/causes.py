@@ -24,7 +24,8 @@ import numpy as np
 from common.errors import TriptychError
 from common.names import parameters_of
 from common.operations import Add, Conv, Dense, Dropout, Flatten, Windowed
-from common.operations.mistake import Evaluation, Observation, exchanged
+from common.operations.mistake import Evaluation, exchanged
+from common.operations.operation import Observation
 from common.operations.rounding import EXACT_LIMIT, Reference
 from common.parity.any_layer import fitted_mistakes, of_any_layer, other_inputs, other_weights
 from common.parity.measures import certifies

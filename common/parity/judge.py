@@ -15,7 +15,7 @@ import numpy as np
 from common.errors import TriptychError
 from common.names import layer_of, parameters_of
 from common.operations import Conv, Dropout, Operation, Shape, evaluate, shapes_of
-from common.operations.overflow import with_overflow
+from common.operations.evaluation import with_overflow
 from common.operations.rounding import FP32, Precision
 from common.parity.causes import UNTRACED, Finding, Traced, alternatives, find_cause, observe
 from common.parity.later_images import sums_are_right

@@ -13,8 +13,7 @@ from itertools import zip_longest
 
 import numpy as np
 
-from common.operations.overflow import Allowed
-from common.operations.rounding import FP32, SMALLEST_NORMAL, UNIT_ROUNDOFF, Precision, Reference
+from common.operations.rounding import FP32, SMALLEST_NORMAL, UNIT_ROUNDOFF, Allowed, Precision, Reference
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict
 
 LARGEST_ERRORS = {"fp32": 180.0, "tf32": 18_500.0, "bf16": 400_000.0}

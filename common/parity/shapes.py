@@ -10,7 +10,7 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.operations import AveragePool, Conv, MaxPool, Operation, Shape
-from common.operations.mistake import Observation
+from common.operations.operation import Observation
 from common.operations.windows import window_mistakes
 from common.specs.architecture import IMAGE, Architecture, Layer
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from common.images import preprocess, read_photograph
 from common.operations.rounding import EXACT_LIMIT, FP32, Precision
+from common.probes.end_to_end import end_to_end_probe
 from common.probes.exact import exact_probe
 from common.probes.probe import Probe, quantum_of
 from common.probes.real import MAGNITUDES, magnitude_probe, photo_probe, random_probe
@@ -51,8 +52,6 @@ def _deployed_probe(
     weights: Weights | None = None,
     precision: Precision = FP32,
 ) -> Probe:
-    from common.probes.end_to_end import end_to_end_probe
-
     return end_to_end_probe(spec, seed=seed, batch=batch, precision=precision)
 
 

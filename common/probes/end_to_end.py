@@ -18,7 +18,8 @@ from common.errors import TriptychError
 from common.names import parameters_of
 from common.operations import Add, BatchNorm, Dense, ReLU, evaluate
 from common.operations.rounding import EXACT_LIMIT, FP32, Precision, Reference
-from common.probes import Probe, integer_parameters
+from common.probes.probe import Probe
+from common.probes.sparse import integer_parameters
 from common.specs.architecture import IMAGE, Architecture
 from common.weights import seeded_generator
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.graphs import Graph, Node
-from common.operations.mistake import Observation
+from common.operations.operation import Observation
 from common.operations.rounding import FP32, Precision
 from common.parity.causes import find_cause
 from common.parity.measures import measure, same_bits, verdict_from

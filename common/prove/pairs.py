@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from common.errors import TriptychError
 from common.graphs import Graph, Node
 from common.graphs.canonical import Canonical, canonical
-from common.operations.operation import evaluate
+from common.operations.evaluation import evaluate
 from common.operations.windows import Windowed
 from common.parity.measures import certifies
 from common.parity.verdicts import DIVERGED

@@ -14,7 +14,7 @@ import numpy as np
 
 from common.graphs import Graph, Node
 from common.operations.arithmetic import Add, Divide, Multiply, Subtract
-from common.operations.overflow import with_overflow
+from common.operations.evaluation import with_overflow
 from common.operations.rounding import (
     ELEMENTARY_ULP,
     EXACT_LIMIT,

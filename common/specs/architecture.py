@@ -6,16 +6,16 @@ order, and therefore which shapes and parameters. It is data, checked when it is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import isfinite, prod
+from math import prod
 
 from common.errors import TriptychError
 from common.operations.activations import Softmax
 from common.operations.arrays import Shape
 from common.operations.operation import Operation
+from common.operations.preprocessing import Preprocessing
 
 IMAGE = "image"
 """The name of the network's input, used as a layer name in `Layer.inputs`."""
@@ -36,42 +36,6 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Preprocessing:
-    """How a photograph becomes the network's input: (pixel − mean) / scale, for each channel in the stated order.
-
-    Pixels are 0…255; `mean` and `scale` follow `channels`.
-    """
-
-    channels: str = "RGB"
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    scale: tuple[float, ...] = (1.0, 1.0, 1.0)
-
-    def as_json(self) -> str:
-        """As it stands in the metadata of files: `{"channels": "BGR", "mean": [104.0, …], "scale": [1.0, …]}`."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Preprocessing:
-        """The inverse of `as_json`.
-
-        Raises:
-            TriptychError: the text is no such thing.
-        """
-        try:
-            found = json.loads(text)
-            recipe = cls(found["channels"], tuple(map(float, found["mean"])), tuple(map(float, found["scale"])))
-        except (ValueError, TypeError, KeyError):
-            raise TriptychError(f"{text!r} is no preprocessing, expected something like {cls().as_json()}") from None
-        lengths = {len(recipe.channels), len(recipe.mean), len(recipe.scale)}
-        finite = all(map(isfinite, (*recipe.mean, *recipe.scale)))
-        if recipe.channels not in ("RGB", "BGR", "L") or len(lengths) > 1 or 0 in recipe.scale or not finite:
-            raise TriptychError(
-                f"{text!r} is no preprocessing: channels are RGB, BGR or L, a mean and a scale for each"
-            )
-        return recipe
-
-
-@dataclass(frozen=True)
 class Architecture:
     """A network: its layers in an order in which they can be computed, and where it comes from.
 
@@ -88,7 +52,7 @@ class Architecture:
     layers: tuple[Layer, ...]
     outputs: Mapping[str, str]
     """The layer that gives each output: first `logits`, then `aux1` and `aux2` where there are auxiliary heads."""
-    preprocessing: Preprocessing = Preprocessing()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
     def __post_init__(self) -> None:
         _ = self.shapes, self.parameter_shapes
