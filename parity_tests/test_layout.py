@@ -61,7 +61,7 @@ def test_no_room_is_imported_by_one_that_it_imports(files):
     for name, below in files.items():
         rooms.setdefault(room_of(name), set()).update(room_of(module) for module in below)
     found = floors({name: below - {name} for name, below in rooms.items()})
-    assert max(found.values()) <= 8
+    assert max(found.values()) <= 9
     assert found["common.errors"] == found["common.process"] == 1
     assert {found[f"common.{room}"] for room in ("onnx", "probes", "training")} == {5}
     assert found["common.parity"] < found["common.porting"] < found["common.cli"]
