@@ -730,16 +730,34 @@ def test_what_has_no_weights(content, words, tmp_path):
 
 
 def test_a_checkpoint_of_the_first_version(tmp_path):
-    """One file, a table as the index of later ones is: it is not called an unknown format, nor damaged."""
+    """One file, as slim's released ones are, or several; its name is no pattern, and no other checkpoint's prefix."""
     tf = pytest.importorskip("tensorflow").compat.v1
+    weights = random_weights("lenet_caffe", seed=3)
+    path = tmp_path / "x[1].ckpt"
     with tf.Graph().as_default(), tf.Session() as session:
-        variable = tf.get_variable("conv1/weights", initializer=np.ones(3, "f4"), use_resource=False)
-        session.run(variable.initializer)
-        saver = tf.train.Saver([variable], write_version=tf.train.SaverDef.V1)
-        saver.save(session, str(tmp_path / "x.ckpt"), write_meta_graph=False)
-    with pytest.raises(TriptychError, match=r"one file, as those before 0\.12 .* and save it again") as caught:
-        read_source(tmp_path / "x.ckpt")
-    assert not isinstance(caught.value, Damaged)
+        variables = [tf.get_variable(name, initializer=array, use_resource=False) for name, array in weights.items()]
+        variables.append(tf.get_variable("global_step", initializer=np.int64(7), use_resource=False))
+        session.run(tf.global_variables_initializer())
+        for name, sharded in ((path, False), (tmp_path / "parts", True)):
+            saver = tf.train.Saver(variables, write_version=tf.train.SaverDef.V1, sharded=sharded)
+            saver.save(session, str(name), write_meta_graph=False, write_state=False)
+    path.with_name(f"{path.name}.index").write_bytes(b"the index of another checkpoint")
+    for file in (path, tmp_path / "parts-00000-of-00001"):
+        source = read_source(file)
+        assert source.files == (file,)
+        assert set(source.tensors) == set(weights)
+        assert all(np.array_equal(source.tensors[name], weights[name]) for name in weights)
+    content = path.read_bytes()
+    changed = bytearray(content)
+    changed[len(content) // 2] ^= 1
+    for damaged in (content[: len(content) // 2], bytes(changed)):
+        path.write_bytes(damaged)
+        with pytest.raises(Damaged, match=r"^cannot read .*x\[1\]\.ckpt: .*; get a fresh copy of the file$") as caught:
+            read_source(path)
+        assert "triptych-" not in str(caught.value)
+    part = (tmp_path / "parts-00000-of-00001").rename(tmp_path / "parts-00000-of-00002")
+    with pytest.raises(TriptychError, match=r"no file .*parts-00001-of-00002"):
+        read_source(part)
 
 
 def test_a_header_of_any_length(tmp_path):

@@ -1,13 +1,14 @@
 """TensorFlow's checkpoints: copied into safetensors, and read there.
 
-Those of a Saver, with the names of the variables; those of objects, which keep the names beside; and the variables of a
-SavedModel. TensorFlow's reader checks a checksum of every tensor, and aborts on some damaged files, so it runs in a
-process of its own.
+Those of a Saver, with the names of the variables, also in the format of before 0.12; those of objects, which keep the
+names beside; and the variables of a SavedModel. TensorFlow's reader checks a checksum of every tensor, and aborts on
+some damaged files, so it runs in a process of its own.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
@@ -20,7 +21,13 @@ from common.porting.source import Damaged, Source, corrupt, mapped, unanswered, 
 from common.process import ProcessFailure, answering, ask, requests, spare_imports
 
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
-"""What the index ends with."""
+"""What the index ends with, and what each file of a checkpoint of the first version does."""
+
+FIRST_VERSION = re.compile(rb"\0\0[\x80-\xff]{0,4}[\1-\x7f]\n[\x80-\xff]{0,4}[\1-\x7f]\n[\x80-\xff]{0,4}[\1-\x7f]\n")
+"""What such a file begins with: the empty key, and below it a message of messages, each of which begins with a name."""
+
+SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})")
+"""The name of one file of such a checkpoint, if its Saver was sharded."""
 
 SPELLED = "spelled"
 """The key of the copy's metadata under which it says what the checkpoint calls the variables."""
@@ -83,18 +90,46 @@ def read_checkpoint(prefix: Path) -> Source:
     Raises:
         TriptychError: TensorFlow is not installed, or cannot read the checkpoint.
     """
+    data = sorted(prefix.parent.glob(f"{prefix.name}.data-*"))
+    return _read(prefix, str(prefix), (prefix.with_name(f"{prefix.name}.index"), *data))
+
+
+def is_first_version(content: memoryview) -> bool:
+    """Whether a file is a checkpoint of the first version, or part of one, perhaps cut off."""
+    return FIRST_VERSION.match(content[:64]) is not None
+
+
+def read_first_version(path: Path) -> Source:
+    """The variables of a checkpoint in the format of before TensorFlow 0.12, by its file, or by one of its files.
+
+    Raises:
+        TriptychError: one of its files is missing; TensorFlow is not installed, or cannot read the checkpoint.
+    """
+    files = [path]
+    if shard := SHARD.fullmatch(path.name):
+        count = int(shard[2])
+        files = [path.with_name(f"{shard[1]}-{index:05}-of-{shard[2]}") for index in range(count)]
+    for file in files:
+        if bytes(mapped(file)[-8:]) != MAGIC:
+            raise corrupt(file, "it is a checkpoint of TensorFlow that is cut off")
+    with TemporaryDirectory(prefix="triptych-") as folder:  # by other names: TensorFlow takes a path for a pattern
+        for index, file in enumerate(files):
+            (Path(folder) / f"part-{index:05}").symlink_to(file.resolve())
+        return _read(path, f"{folder}/part-*", tuple(files))
+
+
+def _read(prefix: Path, pattern: str, files: tuple[Path, ...]) -> Source:
     with TemporaryDirectory(prefix="triptych-") as folder:
         out = Path(folder) / "variables.safetensors"
         try:
-            asked = {"prefix": str(prefix), "out": str(out)}
+            held = sum(file.stat().st_size for file in files if file.suffix != ".index")
+            asked = {"prefix": str(prefix), "pattern": pattern, "held": held, "out": str(out)}
             ask("common.porting.checkpoint_files", asked, timeout=TIMEOUT, TF_CPP_MIN_LOG_LEVEL="3")
         except ProcessFailure as failure:
             if failure.answer:
                 raise (corrupt if failure.answer["damaged"] else unsupported)(prefix, str(failure)) from None
             raise unanswered(prefix, "TensorFlow", failure) from None
         source = read_safetensors(out, mapped(out))  # stays mapped when the folder goes
-    data = sorted(prefix.parent.glob(f"{prefix.name}.data-*"))
-    files = (prefix.with_name(f"{prefix.name}.index"), *data)
     spelled = json.loads(source.metadata.get(SPELLED, "{}"))
     metadata = {key: text for key, text in source.metadata.items() if key not in (SPELLED, "format")}
     return replace(
@@ -113,28 +148,29 @@ def main() -> None:
     answer, asked = answering(), next(requests())
     spare_imports()
     try:
-        _copy(Path(asked["prefix"]), Path(asked["out"]))
+        _copy(asked["pattern"], asked["held"], _metadata(Path(asked["prefix"])), Path(asked["out"]))
     except ImportError:
         told, damaged = "TensorFlow is not installed; pip install -c constraints.txt -e '.[tf1]'", False
     except TriptychError as error:
         told, damaged = str(error), isinstance(error, Damaged)
     except Exception as error:  # TensorFlow's errors have no common base class
-        told, damaged = f"TensorFlow cannot read it ({str(error).splitlines()[0][:200]})", True
+        said = str(error).splitlines()[0].replace(f"{Path(asked['pattern']).parent}/", "")
+        told = f"TensorFlow cannot read it ({said[:200]})"
+        damaged = type(error).__name__ != "UnimplementedError"  # what the first version has in slices, or as float16
     else:
         answer({})
         return
     answer({"error": told, "damaged": damaged})
 
 
-def _copy(prefix: Path, out: Path) -> None:
+def _copy(pattern: str, held: int, metadata: Mapping[str, str], out: Path) -> None:
     import tensorflow.compat.v1 as tf
 
     from common.weights import write_weights_file
 
-    reader = tf.train.NewCheckpointReader(str(prefix))
+    reader = tf.train.NewCheckpointReader(pattern)
     dtypes = reader.get_variable_to_dtype_map()
     shapes: Mapping[str, list[int]] = reader.get_variable_to_shape_map()
-    held = sum(file.stat().st_size for file in prefix.parent.glob(f"{prefix.name}.data-*"))
     promised = sum(prod(shapes[name]) * dtypes[name].size for name in shapes)
     if promised > held:
         raise Damaged(f"its index promises {promised:,} bytes, but its data are {held:,}")
@@ -150,7 +186,7 @@ def _copy(prefix: Path, out: Path) -> None:
         if dtypes[key] not in (tf.float32, tf.float16, tf.float64):
             raise TriptychError(f"{name} has dtype {dtypes[key].name}, expected float32")
         weights[canonical], spelled[canonical] = reader.get_tensor(key), name
-    write_weights_file(out, weights, metadata={**_metadata(prefix), SPELLED: json.dumps(spelled)})
+    write_weights_file(out, weights, metadata={**metadata, SPELLED: json.dumps(spelled)})
 
 
 def _names_of_objects(content: bytes) -> dict[str, str]:

@@ -34,9 +34,9 @@ TEXTS = {
 }
 """What has no weights, and what to say of it."""
 
-FIRST_VERSION = (
-    "it is a checkpoint of TensorFlow in one file, as those before 0.12 and slim's released ones are, or an index by "
-    "another name; restore it with tf.compat.v1.train.Saver and save it again, which writes an .index and its data"
+INDEX = (
+    "it is the index of a checkpoint of TensorFlow by another name; give it the name that its data have, NAME.index "
+    "beside NAME.data-00000-of-00001"
 )
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -54,6 +54,8 @@ def read_source(path: str | Path) -> Source:
     if prefix := checkpoint_files.prefix_of(path):
         return checkpoint_files.read_checkpoint(prefix)
     content = mapped(path)
+    if checkpoint_files.is_first_version(content):
+        return checkpoint_files.read_first_version(path)
     return replace(_read(path, content), content=content)
 
 
@@ -75,7 +77,7 @@ def _read(path: Path, content: memoryview) -> Source:
     if caffe_files.looks_like_net(content):
         return caffe_files.read_caffemodel(path, content)
     if content[-8:] == checkpoint_files.MAGIC:
-        raise unsupported(path, FIRST_VERSION)
+        raise unsupported(path, INDEX)
     for beginning, what in TEXTS.items():
         if re.search(beginning, bytes(content[:4096]), re.IGNORECASE):
             raise unsupported(path, what)
