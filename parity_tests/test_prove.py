@@ -285,6 +285,19 @@ def test_a_normalisation_may_be_done_in_another_order_where_nobody_saw_the_steps
     assert verdict({"norm_out": other, **seen}, fused=True) == DIVERGED
 
 
+@pytest.mark.parametrize(("units", "told"), [(2, CERTIFIED), (8, DIVERGED)])
+def test_a_shift_that_no_factor_multiplies_may_be_off_by_its_own_roundings_alone(units, told):
+    """Three operations; what a factor of a normalisation may be off by is not the shift's to have."""
+    add = Builder(64, 2)
+    scaled = add("Mul", "scaled", add("Sub", "centred", "x", np.zeros(2, np.float32)), np.full(2, 0.37, np.float32))
+    model = add.model(add("Add", "norm", scaled, np.ones(2, np.float32)))
+    x = (1e-3 * np.random.default_rng(0).standard_normal((64, 2))).astype(np.float32)
+    right = 1 + np.float32(0.37) * x.astype(np.float64)
+    values = {"x": x, "norm_out": (right + units * 2.0**-24).astype(np.float32)}
+    (verdict,) = judge_graph(read_graph("mine.onnx", model), values, fused=True)
+    assert verdict.verdict == told, verdict.bound_ratio
+
+
 def test_integers_that_constants_add_up_to_carry_no_error():
     """The mask of a shifted window: a comparison of what is computed of constants alone."""
     add = Builder(1, 4)

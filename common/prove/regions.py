@@ -162,18 +162,25 @@ def unrounded(node: Node, known: Known, reference: Reference) -> Reference | Non
 def reassociated(node: Node, known: Known) -> Reference | None:
     """The last of several products and sums with constants, in another order: x·s + (b − m·s) for (x − m)·s + b.
 
-    As for a batch normalisation, each of n operations rounds at the size of |s| (|x| + |m|) + |b|. An exporter may have
-    computed s, in float32, of a variance that the runtime takes the root of itself: both are off by E + 3 at most.
+    Whatever the order, the result is a sum of products: of x, or of a constant that is added, with the factors that
+    come after it. Each product meets every factor and every sum once at most, and a division may be one by a rounded
+    reciprocal, so that it is off by γ_n of its own size, n being the number of operations, of divisions twice that.
+
+    Where there are factors, the graph's may not be the runtime's own: of a batch normalisation, an exporter has
+    computed g / √(v + ε) in float32, and the runtime does that itself. The sum is off by 1, half of which the root
+    passes on, the root by E = `ELEMENTARY_ULP`, the quotient and the product with g by 1 each: less than E + 3 for
+    both, hence 2 (E + 3) for all that is multiplied by it, and nothing for a shift that is added after.
+
     None if the node is no such, or if what it reads was recorded.
     """
-    steps = 0
+    steps = roundings = 0
 
-    def follow(name: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """The value without rounding, and the size of what is added up."""
-        nonlocal steps
+    def follow(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+        """The value without rounding, the size of all that is added up, of what has a factor, and underflow."""
+        nonlocal steps, roundings
         if name in known.recorded and name != node.output:
             x = known.recorded[name].astype(np.float64)
-            return x, np.abs(x)
+            return x, np.abs(x), np.zeros(x.shape), np.zeros(x.shape)
         maker = known.makers.get(name)
         constants = [known.certain(read) if read in known.fixed else None for read in maker.inputs] if maker else []
         if maker is None or len(constants) != 2 or sum(constant is None for constant in constants) != 1:
@@ -182,21 +189,27 @@ def reassociated(node: Node, known: Known) -> Reference | None:
         found, constant = follow(maker.inputs[place]), constants[1 - place]
         if found is None or constant is None:
             return None
-        (value, size), c = found, constant.astype(np.float64)
-        steps += 1
+        (value, size, scaled, lost), c = found, constant.astype(np.float64)
+        divides = isinstance(maker.operation, Divide)
+        steps, roundings = steps + 1, roundings + 1 + divides
         match maker.operation:
             case Add():
-                return value + c, size + np.abs(c)
+                return value + c, size + np.abs(c), scaled, lost + SMALLEST_NORMAL
             case Subtract():
-                return (value - c if place == 0 else c - value), size + np.abs(c)
+                return (value - c if place == 0 else c - value), size + np.abs(c), scaled, lost + SMALLEST_NORMAL
             case Multiply():
-                return value * c, size * np.abs(c)
+                factor = c
             case Divide() if place == 0:
-                return value / c, size / np.abs(c)
-        return None
+                factor = 1 / c
+            case _:
+                return None
+        size = size * np.abs(factor)
+        lost = lost * np.abs(factor) + SMALLEST_NORMAL * (1 + np.abs(factor) + size)
+        return value * factor, size, size, lost
 
     found = follow(node.output)
     if found is None or steps < 2:
         return None
-    value, size = found
-    return Reference(value, gamma(2 * (ELEMENTARY_ULP + 3) + 2 * steps) * size + steps * SMALLEST_NORMAL * (1 + size))
+    value, size, scaled, lost = found
+    of_factors = gamma(2 * (ELEMENTARY_ULP + 3) + roundings) - gamma(roundings)
+    return Reference(value, gamma(roundings) * size + of_factors * scaled + lost)
