@@ -19,9 +19,7 @@ import numpy as np
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from rich.console import Console
-from rich.table import Table
-
+from common.cli.terminal import plain_table, standard_output
 from common.operations.activations import Sigmoid
 from common.operations.operation import Operation
 from common.operations.rounding import UNIT_ROUNDOFF
@@ -187,10 +185,10 @@ def main() -> None:
         for library, (package, make) in LIBRARIES.items()
         if importlib.util.find_spec(package)
     }
-    table = Table("function", *rows, box=None, pad_edge=False)
+    table = plain_table("function", *rows)
     for place, name in enumerate(RANGES):
         table.add_row(name, *(cells[place] for cells in rows.values()))
-    Console(width=160).print(table)
+    standard_output(160).print(table)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from common.cli.terminal import standard_output
 from common.onnx.summary import read_summary
 from common.specs import get_spec
 from common.weights import random_weights
@@ -181,7 +181,7 @@ def run_in_turn(files: dict[str, Path], architecture: str, runs: int = 11) -> di
 
 def main(architectures: list[str]) -> None:
     """A table for each network."""
-    console = Console(width=120)
+    console = standard_output()
     for architecture in architectures or NETWORKS:
         with tempfile.TemporaryDirectory() as folder:
             paths = {exporter: Path(folder) / f"{number}.onnx" for number, exporter in enumerate(EXPORTERS)}
