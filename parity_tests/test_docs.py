@@ -130,6 +130,9 @@ SHOWN_BY = {
     "triptych port lenet5.onnx --to keras --out lenet5.keras": "test_porting.py::test_the_proof",
     "triptych port lenet5.pth --to keras --out lenet5.keras": "test_porting.py::test_the_proof",
     "triptych classify cat.jpg --weights lenet5.keras": "test_porting.py::test_classify",
+    "triptych show lenet5.keras --filters": (
+        "test_filters.py::test_without_colour_a_filter_is_shaded_and_what_is_nan_is_marked"
+    ),
     "triptych classify cat.jpg --weights lenet5.keras --backend onnx-torch": "test_porting.py::test_classify",
     "triptych probe lenet5 --out probe": "test_published.py::test_the_page_of_a_probe_says_how_to_compare",
     "triptych train lenet_caffe --framework tf1": "test_training.py::test_digits_are_learnt",

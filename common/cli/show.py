@@ -13,7 +13,7 @@ import typer
 
 from common.cli.app import Framework, Json, Verbose, app, complete, print_json
 from common.cli.terminal import plain_table, say, standard_output
-from common.errors import TriptychError
+from common.errors import TriptychError, argument
 from common.specs import CATALOGUE, get_spec
 from common.specs.architecture import Architecture, Layer, shape_text
 
@@ -34,13 +34,21 @@ def show(
     framework: Annotated[
         Framework | None, typer.Option(help="Build it and print this framework's own summary instead.")
     ] = None,
+    filters: Annotated[
+        bool, typer.Option("--filters", help="Draw the filters of the file's first convolution instead.")
+    ] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Show a network's layers: name, operation, output shape, parameters, multiply-adds."""
+    is_file = what not in CATALOGUE and any(Path(name).exists() for name in (what, f"{what}.index"))
+    if framework and filters:
+        raise TriptychError(f"{argument('filters')} are those of a file; leave out {argument('framework')}")
     if framework:
         found = of_framework(get_spec(what), framework.value)
-    elif what not in CATALOGUE and any(Path(name).exists() for name in (what, f"{what}.index")):
+    elif filters:
+        found = of_filters(Path(what), is_file)
+    elif is_file:
         found = of_file(Path(what))
     elif what.endswith(".onnx"):
         raise TriptychError(f"there is no file {what}")
@@ -94,6 +102,22 @@ def of_file(path: Path) -> Description:
         return _of_onnx(path)
     content = describe_file(path)
     return Description(content, partial(print_file, description=content))
+
+
+def of_filters(path: Path, is_file: bool) -> Description:
+    """The filters of the first convolution in a file.
+
+    Raises:
+        TriptychError: it is no file, cannot be read, or has none.
+    """
+    if str(path) in CATALOGUE:
+        raise TriptychError(f"{path} is a network without weights; {argument('filters')} are those of a file")
+    if not is_file:
+        raise TriptychError(f"there is no file {path}; give the path of a file of weights or ONNX")
+    from common.cli.filters import filters_of_file, print_filters
+
+    content, filters, counted = filters_of_file(path)
+    return Description(content, partial(print_filters, path=path, filters=filters, counted=counted))
 
 
 def _of_onnx(path: Path) -> Description:

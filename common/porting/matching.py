@@ -152,7 +152,7 @@ def _nearest(
 
     def judge(placed: Placement) -> _Judged:
         ours = _in_our_names(placed, skip)
-        return _Judged(placed, ours, problems_of(placed, ours, reading.round), (placed.candidate.spec.name,))
+        return _Judged(placed, ours, problems_of(placed, ours, reading), (placed.candidate.spec.name,))
 
     # What the file says that it is, or its graph shows, it is, if nothing is against it.
     named = source.metadata.get("architecture")

@@ -11,18 +11,19 @@ from common.errors import argument
 from common.names import layer_of
 from common.operations import Conv, Shape
 from common.porting.candidates import Candidate, Expected, Placement, absent_heads
+from common.porting.reading import Reading
 from common.specs import nearest
 
 FLOATS = ("float32", "float16", "float64")
 
 
-def problems_of(placed: Placement, skip: Collection[str], rounding: bool) -> list[str]:
+def problems_of(placed: Placement, skip: Collection[str], reading: Reading) -> list[str]:
     """Everything that keeps the tensors from being this network, in one phrase each.
 
     Args:
         placed: the candidate and the tensors.
         skip: layers, by canonical name, that may be anything.
-        rounding: whether float64 may be rounded.
+        reading: whether float64 may be rounded, and whether everything has to be finite.
     """
     candidate, tensors = placed.candidate, placed.tensors
     layers = {layer_of(parameter) for parameter in candidate.spec.parameter_shapes}
@@ -40,10 +41,10 @@ def problems_of(placed: Placement, skip: Collection[str], rounding: bool) -> lis
         spelled = placed.spelled.get(name, name)
         if name not in tensors:
             problems.append(f"{spelled} is missing, expected {shape_text(expected.shapes[0])}")
-        elif found := _unfit(tensors[name], expected, candidate, rounding):
+        elif found := _unfit(tensors[name], expected, candidate, reading):
             problems.append(f"{spelled} {found}")
     for name in candidate.optional:
-        if name in tensors and (found := _not_finite(tensors[name])):
+        if name in tensors and (found := _not_finite(tensors[name], reading)):
             problems.append(f"{placed.spelled.get(name, name)} {found}")
     return problems + [
         f"{placed.spelled.get(name, name)} is unexpected; {nearest(name, candidate.expected)}"
@@ -131,15 +132,15 @@ def _pattern(names: list[str]) -> str:
     return beginning if len(names) == 1 else f"{beginning}*"
 
 
-def _unfit(array: np.ndarray, expected: Expected, candidate: Candidate, rounding: bool) -> str | None:
+def _unfit(array: np.ndarray, expected: Expected, candidate: Candidate, reading: Reading) -> str | None:
     if array.dtype.name not in FLOATS:
         return f"has dtype {array.dtype}, expected float32"
-    if array.dtype == np.float64 and not rounding:
+    if array.dtype == np.float64 and not reading.round:
         return "has dtype float64, expected float32"
-    if array.dtype == np.float64 and array.size and np.abs(array).max() > np.finfo(np.float32).max:
+    if array.dtype == np.float64 and reading.finite and np.abs(array).max(initial=0) > np.finfo(np.float32).max:
         return f"holds {np.abs(array).max():g}, beyond the range of float32"
     if array.shape in expected.shapes:
-        return _not_finite(array)
+        return _not_finite(array, reading)
     wanted = expected.shapes[0]
     message = f"has shape {shape_text(array.shape)}, expected {shape_text(wanted)}"
     if len(array.shape) == len(wanted) > 1 and sorted(array.shape) == sorted(wanted):
@@ -160,7 +161,9 @@ def shape_text(shape: Shape) -> str:
     return "×".join(map(str, shape)) or "a number"
 
 
-def _not_finite(array: np.ndarray) -> str | None:
+def _not_finite(array: np.ndarray, reading: Reading) -> str | None:
+    if not reading.finite:
+        return None
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(array.sum()):  # quicker than to look at each; a sum that overflows proves nothing
             return None

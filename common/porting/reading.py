@@ -30,6 +30,8 @@ class Reading:
     """Whether to take the weights of a network that is not in the catalogue for those of the architecture named."""
     preprocessing: str | None = None
     """How photographs are prepared: a name in `common.porting.preparation.NAMED`, or JSON."""
+    finite: bool = True
+    """Whether NaN and infinity among the numbers are refused, as they are but for somebody who looks for them."""
 
 
 def entries(source: Source, reading: Reading) -> Mapping[str, Mapping[str, np.ndarray]]:
