@@ -105,6 +105,53 @@ def by_convolution(add, x="x"):
     return add.model(add("Relu", "relu", add("Conv", "dense", conv, normal(6, 4, 1, 1), normal(6))))
 
 
+def modern(add, approximate="none"):
+    """As ConvNeXt has it: a layer norm of the channels and a GELU, of maps that are turned for them."""
+    last = add("Transpose", "last", add("Conv", "conv", "x", normal(4, 3, 3, 3)), perm=[0, 2, 3, 1])
+    norm = add("LayerNormalization", "norm", last, normal(4), normal(4), axis=-1, epsilon=1e-6)
+    dense = add("Add", "bias", add("MatMul", "dense", norm, normal(4, 6)), normal(6))
+    act = add("Gelu", "act", dense, approximate=approximate)
+    scaled = add("Mul", "scale", add("Transpose", "first", act, perm=[0, 3, 1, 2]), normal(6, 1, 1))
+    return add.model(add("Conv", "end", scaled, normal(2, 6, 1, 1)))
+
+
+def number(value):
+    return np.array(value, np.float32)
+
+
+def half_erf(add, x):
+    one = add("Add", "one", add("Erf", "erf", add("Div", "root", x, number(np.sqrt(2)))), number(1))
+    return add("Mul", "half", add("Mul", "gated", x, one), number(0.5))
+
+
+def half_tanh(add, x):
+    cube = add("Mul", "small", number(0.044715), add("Pow", "cube", x, number(3)))
+    inner = add("Mul", "inner", add("Add", "both", x, cube), number(np.sqrt(2 / np.pi)))
+    return add(
+        "Mul", "gated", add("Mul", "half", number(0.5), x), add("Add", "one", add("Tanh", "t", inner), number(1))
+    )
+
+
+def written_out(add, gelu=half_erf):
+    """The same in elementary operations, with channels first throughout."""
+    x = add("Conv", "conv", "x", normal(4, 3, 3, 3))
+    centred = add("Sub", "centred", x, add("ReduceMean", "mean", x, np.array([1]), keepdims=1))
+    variance = add("ReduceMean", "variance", add("Pow", "square", centred, number(2)), np.array([1]), keepdims=1)
+    root = add("Sqrt", "deviation", add("Add", "eps", variance, number(1e-6)))
+    scaled = add("Mul", "gamma", add("Div", "standard", centred, root), normal(4, 1, 1))
+    dense = add("Conv", "dense", add("Add", "beta", scaled, normal(4, 1, 1)), normal(6, 4, 1, 1), normal(6))
+    scaled = add("Mul", "scale", gelu(add, dense), normal(6, 1, 1))
+    return add.model(add("Conv", "end", scaled, normal(2, 6, 1, 1)))
+
+
+def approximated(add):
+    return modern(add, "tanh")
+
+
+def written_out_with_tanh(add):
+    return written_out(add, half_tanh)
+
+
 def branching(add, x="x", turned=False, operands=("a", "b")):
     """Branches of the same shapes, listed in one order or the other."""
 
@@ -135,6 +182,9 @@ SAME = {
     "a dense layer of every pixel": (by_convolution, by_pixel, None),
     "a convolution for a dense layer": (by_pixel, by_convolution, None),
     "branches in another order": (branching, turned, None),
+    "a GELU and a layer norm written out": (modern, written_out, None),
+    "a GELU and a layer norm from what is written out": (written_out, modern, None),
+    "a GELU by a tangent written out": (approximated, written_out_with_tanh, None),
 }
 
 
@@ -283,8 +333,62 @@ def test_what_has_no_counterpart_is_listed_with_the_nearest(tmp_path):
     (random,) = pair(tmp_path, folded, wider, probes=("random",))
     assert [(found.name, found.nearest) for found in random.pair.only_first] == [("conv", "conv5")]
     assert [(found.name, found.nearest) for found in random.pair.only_second] == [("conv5", "conv"), ("soft", None)]
+    assert [found.verdict for found in (*random.pair.only_first, *random.pair.only_second)] == ["diverged"] * 3
     assert random.pair.aligned == 2
-    assert random.verdict != "certified"
+    assert random.verdict == "diverged"
+
+
+def test_a_network_that_goes_on_is_another_one(tmp_path):
+    def longer(add):
+        model = folded(add)
+        return add.model(add("Softmax", "soft", model.graph.output[0].name, axis=1))
+
+    for build, other, which in ((folded, longer, "second"), (longer, folded, "first")):
+        for run in pair(tmp_path, build, other):
+            told = differences([run])
+            assert run.verdict == "diverged"
+            assert {cause for _, cause in told} == {
+                f"only one of the networks has it: the {which} network returns what comes of it"
+            }
+
+
+def test_a_scaling_of_the_input_inside_is_named_beside_what_else_is_wrong(tmp_path):
+    def scaling(add, pads=(0, 0, 0, 0)):
+        scaled = add("Sub", "minus", add("Mul", "times", "x", number(0.5)), np.float32([[[1]], [[2]], [[3]]]))
+        weights = normal(4, 3, 3, 3), normal(4)
+        conv = add("Relu", "relu", add("Conv", "conv", scaled, *weights, pads=pads, strides=[2, 2]))
+        return add.model(add("Conv", "last", conv, normal(2, 4, 1, 1), normal(2)))
+
+    def without(add):
+        conv = add("Conv", "conv", "x", normal(4, 3, 3, 3), normal(4), strides=[2, 2])
+        return add.model(add("Conv", "last", add("Relu", "relu", conv), normal(2, 4, 1, 1), normal(2)))
+
+    def padded(add):
+        return scaling(add, (0, 1, 1, 0))
+
+    scaled = "it reads x scaled (x · 0.5 + (-1, -2, -3))"
+    assert set(differences(pair(tmp_path, without, scaling, probes=("random",)))) == {("conv", scaled)}
+    padding = "padded (0, 1, 1, 0), not (0, 0, 0, 0) (top, left, bottom, right)"
+    assert set(differences(pair(tmp_path, without, padded, probes=("random",)))) == {("conv", f"{padding}; {scaled}")}
+
+
+def test_what_differs_by_less_than_the_bound_is_named(tmp_path):
+    (random,) = pair(tmp_path, small, changed("BatchNormalization", epsilon=1.001e-5), probes=("random",))
+    assert random.verdict == "certified"
+    assert random.pair.within == {"norm": "eps is 1.001e-05, not 1e-05"}
+
+
+def test_outputs_in_another_order_are_another_network(tmp_path):
+    def two(add, outputs=("a", "b")):
+        relu = add("Relu", "relu", add("Conv", "conv", "x", normal(4, 3, 3, 3)))
+        made = {"a": add("Conv", "a", relu, normal(2, 4, 1, 1)), "b": add("Conv", "b", relu, normal(3, 4, 1, 1))}
+        return add.model(*(made[name] for name in outputs))
+
+    def exchanged(add):
+        return two(add, ("b", "a"))
+
+    (random,) = pair(tmp_path, two, exchanged, probes=("random",))
+    assert {name for name, _ in differences([random])} == {"outputs"}
 
 
 def test_with_weights_of_its_own_a_wrong_weight_is_found(tmp_path):
@@ -334,7 +438,7 @@ PAIRS = {
         ["torchvision"],
         [
             "Aligned: 151 of 151",
-            "4 × Conv",
+            "5 × Conv",
             "padded (0, 0, 1, 1), not (1, 1, 1, 1)",
             "52 × BatchNormalization",
             "eps is 0.001",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 
 from rich.console import Console
 
@@ -16,11 +17,12 @@ _SHOWN = 3
 
 def print_pair(console: Console, runs: Sequence[ProofRun]) -> None:
     """Everything that differs between two networks, the same thing once; nothing for other runs."""
-    side = next((run.pair for run in runs if run.pair), None)
+    side = next((run.pair for run in sorted(runs, key=lambda run: run.probe != "random") if run.pair), None)
     if side is None:
         return
     say(console, f"Aligned: {side.aligned} of {side.aligned + len(side.only_first)} nodes. {_agreeing(runs)}")
-    for kind, cause, layers, probe in _differences(runs):
+    alone = {node.name for node in side.only_first} | {f"{node.name} of {runs[0].model}" for node in side.only_second}
+    for kind, cause, layers, probe in _differences(runs, alone):
         ratios = [layer.bound_ratio for layer in layers if layer.bound_ratio is not None]
         far = f", up to {max(ratios):.3g} times the bound" if ratios else ""
         say(
@@ -31,9 +33,12 @@ def print_pair(console: Console, runs: Sequence[ProofRun]) -> None:
         )
         for layer in layers[:_SHOWN]:
             name = f"{layer.name} in {layer.source}" if layer.source else layer.name
-            say(console, f"    {name} ↔ {side.counterparts.get(layer.name, '?')}", style="dim")
+            if layer.name in side.counterparts:
+                say(console, f"    {name} ↔ {side.counterparts[layer.name]}", style="dim")
         if len(layers) > _SHOWN:
             say(console, f"    and {len(layers) - _SHOWN} more", style="dim")
+    for told, number in Counter(side.within.values()).items():
+        say(console, f"  Within the bound on these numbers, {number} × {told}", style="yellow")
     for which, nodes in (("first", side.only_first), ("second", side.only_second)):
         for node in nodes:
             say(console, f"  Only in the {which}: {node}", style="yellow")
@@ -50,11 +55,11 @@ def _agreeing(runs: Sequence[ProofRun]) -> str:
     return f"{fewest} of them agree on random numbers, each within its bound."
 
 
-def _differences(runs: Sequence[ProofRun]) -> Iterator[tuple[str, str, list[NodeVerdict], str]]:
-    """The nodes that differ, by operation and cause, each once: kind, cause, nodes, probe."""
+def _differences(runs: Sequence[ProofRun], alone: Collection[str]) -> Iterator[tuple[str, str, list[NodeVerdict], str]]:
+    """The nodes of both networks that differ, by operation and cause, each once: kind, cause, nodes, probe."""
     found: dict[tuple[str, str], list[NodeVerdict]] = {}
     where: dict[tuple[str, str], str] = {}
-    seen = set()
+    seen = set(alone)
     for run in sorted(runs, key=lambda run: run.probe != "random"):
         for result in run.backends:
             for layer in result.layers:

@@ -79,7 +79,7 @@ def print_model(console: Console, runs: Sequence[ProofRun]) -> None:
         ratios = [result.bound_ratio for result in there if result.layers]
         largest = "–" if not ratios else "∞" if None in ratios else f"{max(r for r in ratios if r is not None):.3g}"
         times = (sum(result.timing.get(what, 0.0) for result in there) for what in ("run", "judge"))
-        seen = max(len(result.layers) for result in there)
+        seen = min(max(len(result.layers) for result in there), runs[0].nodes)
         nodes = f"{seen} of {runs[0].nodes}" if seen else "–"
         table.add_row(backend, *verdicts, nodes, largest, *(f"{seconds:.1f} s" for seconds in times))
     console.print(table)

@@ -23,6 +23,7 @@ from common.operations import Concat, Conv, Dense, GlobalAveragePool
 from common.operations.activations import Softmax
 from common.operations.arrays import Shape
 from common.operations.matmul import Gemm
+from common.operations.moments import LayerNorm
 from common.operations.operation import Operation
 from common.operations.rearrangement import Rearrangement
 from common.operations.reductions import Reduction
@@ -190,6 +191,7 @@ class _Reader:
             "Concat": self._concat,
             "MatMul": self._product,
             "Gemm": self._product,
+            "LayerNormalization": self._layer_norm,
         }.get(node.kind)
         if node.kind in _RESHAPES:
             name, view = self.seen[node.inputs[0]]
@@ -275,6 +277,17 @@ class _Reader:
             changed = GlobalAveragePool()
         self._add(node, changed, [name], kept, axes)
         self.seen[node.output] = node.output, self.seen[node.output][1].reshaped(tuple(self.original[node.output]))
+
+    def _layer_norm(self, node: Node) -> bool:
+        """A layer norm of the last axis alone, over that axis wherever it stands here."""
+        axes = self._frame(node)
+        rank, operation = len(axes), node.operation
+        if not isinstance(operation, LayerNorm) or operation.axis % rank != rank - 1:
+            return False
+        name = self._in_frame(node.inputs[0], axes)
+        changed = replace(operation, axis=axes[-1], only=True)
+        self._add(node, changed, [name], self._untransposed(self.original[node.output], axes), axes)
+        return True
 
     def _product(self, node: Node) -> bool:
         """A product with a constant matrix: dense, or a 1×1 convolution where it is of every pixel's channels."""

@@ -4,19 +4,18 @@ a difference, a product and a sum, a hard swish in four nodes. Each is recognise
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from common.graphs.graph import Node
+from common.graphs.region import Constants, Region, applied, close, made
+from common.graphs.written_out import gelu, layer_norm
 from common.operations import BatchNorm, Conv, Dense
 from common.operations.conv_nd import ConvND
-from common.operations.operation import Operation
 from common.operations.rectifiers import Clip, HardSigmoid, HardSwish
 from common.operations.smooth import Swish
-
-Constants = MutableMapping[str, np.ndarray]
 
 
 def recognised(nodes: Sequence[Node], constants: Constants, outputs: Sequence[str]) -> list[Node]:
@@ -28,59 +27,9 @@ def recognised(nodes: Sequence[Node], constants: Constants, outputs: Sequence[st
         outputs: the values that must stay.
     """
     kept = list(nodes)
-    for rule in (_bias, _normalisation, _hard_sigmoid, _gated, _scaled_gate):
-        kept = _applied(rule, kept, constants, set(outputs))
+    for rule in (layer_norm, gelu, _bias, _normalisation, _hard_sigmoid, _gated, _scaled_gate):
+        kept = applied(rule, kept, constants, set(outputs))
     return kept
-
-
-class _Region:
-    """A graph's nodes as the rules see them: from the last of those that are one."""
-
-    def __init__(self, nodes: Sequence[Node], constants: Constants, outputs: set[str]) -> None:
-        self.constants, self.outputs = constants, outputs
-        self.makers = {node.output: node for node in nodes}
-        self.readers: dict[str, int] = {}
-        for node in nodes:
-            for name in node.reads:
-                self.readers[name] = self.readers.get(name, 0) + 1
-
-    def before(self, name: str, *kinds: str) -> Node | None:
-        """The node that makes a value for one reader alone, if it is of such a kind."""
-        node = self.makers.get(name)
-        alone = node is not None and self.readers[name] == 1 and name not in self.outputs
-        return node if node is not None and alone and node.kind in kinds else None
-
-    def split(self, node: Node) -> tuple[str, np.ndarray] | None:
-        """The one value and the one constant that a node of two reads; of a difference or a quotient in this order."""
-        if len(node.inputs) != 2:
-            return None
-        first, second = node.inputs
-        if second in self.constants and first not in self.constants:
-            return first, self.constants[second]
-        if first in self.constants and second not in self.constants and node.kind in ("Add", "Mul"):
-            return second, self.constants[first]
-        return None
-
-    def number(self, node: Node) -> tuple[str, float] | None:
-        """As `split`, where the constant is one number."""
-        found = self.split(node)
-        return (found[0], float(found[1].reshape(()))) if found and found[1].size == 1 else None
-
-
-Rule = Callable[[Node, _Region], "tuple[Node, Sequence[Node]] | None"]
-"""From the last node of several: the one that they are, and those that it takes in besides."""
-
-
-def _applied(rule: Rule, nodes: Sequence[Node], constants: Constants, outputs: set[str]) -> list[Node]:
-    region = _Region(nodes, constants, outputs)
-    taken: set[str] = set()
-    instead: dict[str, Node] = {}
-    for node in nodes:
-        found = rule(node, region)
-        if found and not taken & {other.output for other in found[1]}:
-            instead[node.output] = found[0]
-            taken |= {other.output for other in found[1]}
-    return [instead.get(node.output, node) for node in nodes if node.output not in taken]
 
 
 def _per_channel(array: np.ndarray, channels: int, rank: int) -> np.ndarray | None:
@@ -90,7 +39,7 @@ def _per_channel(array: np.ndarray, channels: int, rank: int) -> np.ndarray | No
     return array.reshape(channels) if right else None
 
 
-def _bias(node: Node, region: _Region) -> tuple[Node, Sequence[Node]] | None:
+def _bias(node: Node, region: Region) -> tuple[Node, Sequence[Node]] | None:
     """A sum with a constant after a product."""
     found = region.split(node) if node.kind == "Add" else None
     before = region.before(found[0], "Conv", "Gemm", "MatMul") if found else None
@@ -110,7 +59,7 @@ def _bias(node: Node, region: _Region) -> tuple[Node, Sequence[Node]] | None:
     return replace(before, operation=operation, output=node.output, parameters=parameters), (before,)
 
 
-def _normalisation(node: Node, region: _Region) -> tuple[Node, Sequence[Node]] | None:
+def _normalisation(node: Node, region: Region) -> tuple[Node, Sequence[Node]] | None:
     """(x − mean) · scale + shift for each channel: with a variance of 1 and no eps."""
     last = region.split(node) if node.kind == "Add" else None
     product = region.before(last[0], "Mul") if last else None
@@ -138,18 +87,13 @@ def _normalisation(node: Node, region: _Region) -> tuple[Node, Sequence[Node]] |
     return made, (product,) if first is None else (product, first)
 
 
-def _close(found: float, wanted: float) -> bool:
-    """Whether a number is the float32 nearest to another."""
-    return abs(found - wanted) <= 2.0**-23 * abs(wanted)
-
-
-def _sixth(node: Node, region: _Region) -> str | None:
+def _sixth(node: Node, region: Region) -> str | None:
     """What a node divides by 6."""
     found = region.number(node) if node.kind in ("Mul", "Div") else None
-    return found[0] if found and _close(found[1], 6.0 if node.kind == "Div" else 1 / 6) else None
+    return found[0] if found and close(found[1], 6.0 if node.kind == "Div" else 1 / 6) else None
 
 
-def _clipped(name: str, region: _Region) -> tuple[str, Sequence[Node]] | None:
+def _clipped(name: str, region: Region) -> tuple[str, Sequence[Node]] | None:
     """The x of a Clip(x + 3, 0, 6)."""
     clip = region.before(name, "Clip")
     if clip is None or clip.operation != Clip(0.0, 6.0):
@@ -159,17 +103,13 @@ def _clipped(name: str, region: _Region) -> tuple[str, Sequence[Node]] | None:
     return (found[0], (clip, shifted)) if found and shifted and found[1] == 3 else None
 
 
-def _made(node: Node, kind: str, operation: Operation, value: str) -> Node:
-    return Node(node.name, kind, operation, (value,), node.output, {}, node.source)
-
-
-def _hard_sigmoid(node: Node, region: _Region) -> tuple[Node, Sequence[Node]] | None:
+def _hard_sigmoid(node: Node, region: Region) -> tuple[Node, Sequence[Node]] | None:
     name = _sixth(node, region)
     found = _clipped(name, region) if name else None
-    return (_made(node, "HardSigmoid", HardSigmoid(1 / 6, 0.5), found[0]), found[1]) if found else None
+    return (made(node, "HardSigmoid", HardSigmoid(1 / 6, 0.5), found[0]), found[1]) if found else None
 
 
-def _gated(node: Node, region: _Region) -> tuple[Node, Sequence[Node]] | None:
+def _gated(node: Node, region: Region) -> tuple[Node, Sequence[Node]] | None:
     """x · sigmoid(x), with the soft sigmoid or the hard one."""
     if node.kind != "Mul" or len(node.inputs) != 2:
         return None
@@ -178,21 +118,21 @@ def _gated(node: Node, region: _Region) -> tuple[Node, Sequence[Node]] | None:
         if gate is None or gate.inputs != (value,):
             continue
         if gate.kind == "Sigmoid":
-            return _made(node, "Swish", Swish(), value), (gate,)
+            return made(node, "Swish", Swish(), value), (gate,)
         hard = gate.operation
-        if isinstance(hard, HardSigmoid) and _close(hard.alpha, 1 / 6) and hard.beta == 0.5:
-            return _made(node, "HardSwish", HardSwish(), value), (gate,)
+        if isinstance(hard, HardSigmoid) and close(hard.alpha, 1 / 6) and hard.beta == 0.5:
+            return made(node, "HardSwish", HardSwish(), value), (gate,)
     return None
 
 
-def _scaled_gate(node: Node, region: _Region) -> tuple[Node, Sequence[Node]] | None:
+def _scaled_gate(node: Node, region: Region) -> tuple[Node, Sequence[Node]] | None:
     """x · Clip(x + 3, 0, 6) / 6."""
     name = _sixth(node, region)
     product = region.before(name, "Mul") if name else None
     for value, clip in _both_ways(product):
         found = _clipped(clip, region)
         if product is not None and found and found[0] == value:
-            return _made(node, "HardSwish", HardSwish(), value), (product, *found[1])
+            return made(node, "HardSwish", HardSwish(), value), (product, *found[1])
     return None
 
 

@@ -63,13 +63,15 @@ def standardised(x: np.ndarray, moments: Moments, eps: float, scale: np.ndarray,
 @reads("LayerNormalization")
 @dataclass(frozen=True)
 class LayerNorm(ArrayOperation):
-    """(x − mean) / √(variance + eps) · gamma + beta over the last axes, from `axis` on.
+    """(x − mean) / √(variance + eps) · gamma + beta over the last axes, from `axis` on; or over `axis` alone.
 
     Source: Ba et al. 2016, equations 3 and 4; ONNX LayerNormalization.
     """
 
     eps: float = 1e-5
     axis: int = -1
+    only: bool = False
+    """Whether it is over that axis alone: the channels of maps that are laid out channels first."""
 
     integers_before: ClassVar[int] = 1
     rounds_once: ClassVar[bool] = False
@@ -77,9 +79,12 @@ class LayerNorm(ArrayOperation):
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """See `standardised`."""
         (x,) = inputs
-        axes = tuple(range(self.axis % x.ndim, x.ndim))
+        axis = self.axis % x.ndim
+        axes = (axis,) if self.only else tuple(range(axis, x.ndim))
         scale = parameters["gamma"].astype(np.float64)
         shift = parameters["beta"].astype(np.float64) if "beta" in parameters else np.zeros(1)
+        if self.only:
+            scale, shift = (array.reshape(-1, *[1] * (x.ndim - 1 - axis)) for array in (scale, shift))
         return standardised(x, moments_of(x, axes), self.eps, scale, shift)
 
     @classmethod

@@ -8,8 +8,7 @@ of the first's. If they certify it, the difference is proved to be these.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -17,19 +16,19 @@ from safetensors.numpy import load_file
 from common.errors import TriptychError
 from common.graphs import Graph, Node
 from common.graphs.canonical import Canonical, canonical
-from common.operations.evaluation import evaluate
-from common.operations.windows import Windowed
-from common.parity.measures import certifies
-from common.parity.verdicts import DIVERGED
-from common.prove.alignment import Alignment, Unaligned, align, moves_only
-from common.prove.judging import Expected, NodeVerdict, with_cause
+from common.parity.results import INCOMPLETE
+from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL
+from common.prove.alignment import align, moves_only
+from common.prove.differences import difference
+from common.prove.explaining import Explainer
+from common.prove.judging import UNPROVED, Expected, NodeVerdict
 from common.prove.marks import Marks
 from common.prove.moving import Moved, Names, move, restored
 from common.prove.pair_probe import exact_pair
-from common.prove.regions import Known
-from common.prove.results import Alone, ProofRun, RuntimeResult, Side, judged
+from common.prove.results import ProofRun, RuntimeResult, Side, judged
 from common.prove.runtimes import ONNX_RUNTIMES, Recorded, Runtime, record
 from common.prove.subject import Subject, TorchSubject
+from common.prove.unaligned import alone_in, difference_of_outputs
 from common.prove.variables import changed, read
 
 
@@ -77,11 +76,7 @@ class First:
             raise TriptychError(f"{second.text} takes {len(theirs)} inputs, but {self.subject.text} {len(ours)}")
         feeds = {}
         for array, (name, shape) in zip(ours, theirs.items(), strict=True):
-            turns = (
-                [(0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2)]
-                if array.ndim == len(shape) == 4
-                else [tuple(range(array.ndim))]
-            )
+            turns = _TURNS if array.ndim == len(shape) == 4 else [tuple(range(array.ndim))]
             fitting = [turn for turn in turns if tuple(array.shape[axis] for axis in turn) == tuple(shape)]
             if not fitting:
                 takes = ["×".join(map(str, sizes)) for sizes in (shape, array.shape)]
@@ -148,7 +143,7 @@ class _PairProof:
             theirs = self.theirs.values({**self.feeds, **found.values})
             shapes, called = self.first.canonical.shapes, self.alignment.values
             values = {name: _of_shape(theirs[other], shapes[name]) for name, other in called.items() if other in theirs}
-            results.append(self._judged(runtime, self.alignment.first, values, found, Expected()))
+            results.append(self._judged(runtime, self.alignment.first, values, found, Expected(), theirs))
             self.advance(f"{self.second.text}: random in {runtime.name}")
         return self._run("random", results)
 
@@ -157,112 +152,97 @@ class _PairProof:
         results = []
         for runtime in ONNX_RUNTIMES:
             found = probe.record(runtime)
-            results.append(self._judged(runtime, probe.graph, probe.values(found), found, probe.expected))
+            results.append(self._judged(runtime, probe.graph, probe.values(found), found, probe.expected, {}))
             self.advance(f"{self.second.text}: exact in {runtime.name}")
         return replace(self._run("exact", results), exact=(len(probe.expected.values), len(probe.graph.nodes)))
 
     def _judged(
-        self, runtime: Runtime, graph: Graph, values: dict[str, np.ndarray], found: Recorded, expected: Expected
+        self,
+        runtime: Runtime,
+        graph: Graph,
+        values: Mapping[str, np.ndarray],
+        found: Recorded,
+        expected: Expected,
+        theirs: Mapping[str, np.ndarray],
     ) -> RuntimeResult:
-        """The row of a runtime, from the second's values by their names in a graph."""
-        row = judged(runtime, graph, {}, replace(found, values=values), expected, causes=False)
-        known = Known(graph, {**graph.constants, **values})
-        layers = [self._explained(graph, known, layer) for layer in row.layers]
-        first = next((layer for layer in layers if layer.name == row.first_divergence), None)
-        return replace(row, layers=layers, likely_cause=first.cause if first else None)
+        """The row of a runtime.
 
-    def _explained(self, graph: Graph, known: Known, layer: NodeVerdict) -> NodeVerdict:
-        """A difference with its cause: the second's own attributes, if they certify it; else a known mistake."""
-        if layer.verdict != DIVERGED:
-            return layer
-        node = next(node for node in graph.nodes if node.name == layer.name)
-        pair = next((pair for pair in self.alignment.pairs if pair.first.name == layer.name), None)
-        told = self._by_attributes(node, pair.second, known) if pair and pair.after is None else None
+        Args:
+            runtime: what made the values.
+            graph: the first's nodes that are judged.
+            values: the second's values, by their names in that graph.
+            found: what the runtime answered.
+            expected: of an exact probe.
+            theirs: the values by the second's names, where both networks' nodes may read different ones.
+        """
+        row = judged(runtime, graph, {}, replace(found, values=dict(values)), expected, causes=False)
+        if not row.layers:
+            return row
+        explainer = Explainer(self.alignment, graph, values, theirs)
+        layers = [explainer.explained(layer) if layer.verdict == DIVERGED else layer for layer in row.layers]
+        beyond = [layer for layer in self._beyond(layers) if layer.verdict == DIVERGED or not expected.values]
+        layers += beyond
+        if any(layer.verdict == UNPROVED for layer in beyond):
+            row = replace(row, verdict=INCOMPLETE)
+        first = next((layer for layer in layers if layer.verdict == DIVERGED), None)
+        if first:
+            row = replace(row, status="diverged", verdict=DIVERGED, first_divergence=first.name)
+            row = replace(row, source=first.source, likely_cause=first.cause)
+        return replace(row, layers=layers)
+
+    def _beyond(self, layers: Sequence[NodeVerdict]) -> Iterator[NodeVerdict]:
+        """What differs, or may, and is not told of an aligned node: what one network alone has or returns."""
+        sides = zip(alone_in(self.alignment, layers), ("", f" of {self.second.text}"), strict=True)
+        for alone, owner in ((alone, owner) for side, owner in sides for alone in side):
+            if alone.returned or alone.verdict == UNPROVED:
+                cause = f"only one of the networks has it: {alone.cause}"
+                yield _without_ratio(f"{alone.name}{owner}", alone.verdict, cause, alone.kind, alone.source)
+        told = difference_of_outputs(self.alignment)
         if told:
-            return replace(layer, cause=told, explanations=(told,))
-        return with_cause(graph, node, known, layer)
-
-    def _by_attributes(self, node: Node, other: Node, known: Known) -> str | None:
-        """What the second's node does otherwise, if that is all that makes the difference."""
-        found = {name: known.certain(name) for name in node.reads}
-        output = known.recorded[node.output]
-        if other.operation is None or any(value is None for value in found.values()) or output.dtype != np.float32:
-            return None
-        read = {name: value for name, value in found.items() if value is not None}
-        inputs = [read[name] for name in node.inputs]
-        told = difference(node, other, inputs)
-        if told is None:
-            return None
-        try:
-            reference = evaluate(other.operation, inputs, {kind: read[name] for kind, name in node.parameters.items()})
-        except (TriptychError, ValueError, IndexError):
-            return None
-        same = output.shape == reference.value.shape and certifies(output, reference, must_be_exact=False)
-        return told if same else None
+            yield _without_ratio("outputs", DIVERGED, told, "Output", None)
 
     def _run(self, probe: str, results: list[RuntimeResult]) -> ProofRun:
-        side = _side(self.alignment, self.moved)
-        nodes = sum(not moves_only(node) for node in self.alignment.first.nodes)
+        aligned = self.alignment
+        layers = sorted(
+            (layer for row in results for layer in row.layers), key=lambda layer: _WORST.index(layer.verdict)
+        )
+        only_first, only_second = alone_in(aligned, layers)
+        side = Side(
+            len(aligned.pairs),
+            only_first,
+            only_second,
+            {pair.first.name: _called(pair.second) for pair in aligned.pairs},
+            None if self.moved is None else [vars(found) for found in self.moved.moves],
+            [] if self.moved is None else self.moved.without_place,
+            dict(self._within(layers)),
+        )
+        nodes = sum(not moves_only(node) for node in aligned.first.nodes) + len(only_second)
         return ProofRun(self.second.text, probe, results, nodes, specification=self.first.subject.text, pair=side)
+
+    def _within(self, layers: Sequence[NodeVerdict]) -> Iterator[tuple[str, str]]:
+        """The nodes whose attributes differ without that it shows beyond the bound, and in what."""
+        agreeing = {layer.name for layer in layers if layer.verdict in (CERTIFIED, IDENTICAL)}
+        differing = {layer.name for layer in layers if layer.verdict == DIVERGED}
+        for pair in self.alignment.pairs:
+            first, second = pair.first, pair.second
+            if first.name in agreeing - differing and type(first.operation) is type(second.operation):
+                told = difference(first, second, self.first.canonical.shapes.get(first.inputs[0], ()))
+                if told:
+                    yield first.name, told
+
+
+_WORST = IDENTICAL, CERTIFIED, UNPROVED, DIVERGED
+
+
+def _called(node: Node) -> str:
+    return f"{node.name} in {node.source}" if node.source else node.name
+
+
+def _without_ratio(name: str, verdict: str, cause: str, kind: str, source: str | None) -> NodeVerdict:
+    return NodeVerdict(name, verdict, None, "other", None, cause=cause, kind=kind, source=source)
 
 
 def _of_shape(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """An array, in a shape that differs by axes of length 1 alone."""
     same = [size for size in array.shape if size != 1] == [size for size in shape if size != 1]
     return array.reshape(shape) if same else array
-
-
-def difference(first: Node, second: Node, inputs: list[np.ndarray]) -> str | None:
-    """What two nodes' operations differ in, in words; None if they do not, or nothing can be said."""
-    one, other = first.operation, second.operation
-    if one is None or other is None or one == other:
-        return None
-    if type(one) is not type(other):
-        return f"it is {other.kind}, not {one.kind}"
-    if isinstance(one, Windowed) and isinstance(other, Windowed) and inputs[0].ndim == 4:
-        shape = inputs[0].shape[1:]
-        new, old = (
-            (top, left, bottom, right) for (top, bottom), (left, right) in (o.window(shape)[2] for o in (other, one))
-        )
-        parts = [f"padded {new}, not {old} (top, left, bottom, right)"] if new != old else []
-        parts += [told for name, told in _changes(one, other) if name != "padding"]
-    else:
-        parts = [told for _, told in _changes(one, other)]
-    return "; ".join(parts) or None
-
-
-def _changes(one: Any, other: Any) -> Iterator[tuple[str, str]]:
-    for entry in fields(one):
-        old, new = getattr(one, entry.name), getattr(other, entry.name)
-        if old != new and entry.name not in ("node", "opset", "bias"):
-            words = _WORDS.get(entry.name)
-            yield entry.name, words[bool(new)] if words else f"{entry.name} is {_number(new)}, not {_number(old)}"
-
-
-_WORDS = {
-    "counts_padding": ("the padding is not counted", "the padding is counted"),
-    "approximate": ("it is exact, not approximated by tanh", "it is approximated by tanh, not exact"),
-}
-"""What is said of an attribute that is false, and of one that is true."""
-
-
-def _number(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _side(alignment: Alignment, moved: Moved | None) -> Side:
-    def alone(found: Unaligned) -> Alone:
-        node, nearest = found.node, found.nearest
-        return Alone(node.name, node.kind, node.source, nearest.name if nearest else None)
-
-    def called(node: Node) -> str:
-        return f"{node.name} in {node.source}" if node.source else node.name
-
-    return Side(
-        len(alignment.pairs),
-        [alone(found) for found in alignment.only_first],
-        [alone(found) for found in alignment.only_second],
-        {pair.first.name: called(pair.second) for pair in alignment.pairs},
-        None if moved is None else [vars(found) for found in moved.moves],
-        [] if moved is None else moved.without_place,
-    )

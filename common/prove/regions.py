@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from common.errors import TriptychError
 from common.graphs import Graph, Node
 from common.operations.arithmetic import Add, Divide, Multiply, Subtract
 from common.operations.evaluation import with_overflow
@@ -87,7 +88,7 @@ class Known:
         """A value that was recorded, or that follows from such without an error; None if there is none."""
         try:
             value, error = self.value(name)
-        except Unknown:
+        except (Unknown, TriptychError, ValueError, IndexError):  # the latter of values that do not fit each other
             return None
         return value if error is None or not error.any() else None
 

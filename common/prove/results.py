@@ -62,6 +62,8 @@ class Side:
     """Of each variable that was given the first's weights: `to`, `source`, `change`, `shape`; None: it has its own."""
     without_place: Sequence[str] = ()
     """The first's weights that the second has no variable for."""
+    within: Mapping[str, str] = field(default_factory=dict)
+    """By the first's node, what the second's does otherwise without that the bound is exceeded on these numbers."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,17 @@ class Alone:
     source: str | None
     nearest: str | None
     """The node of the other network that is most like it, among those without a counterpart."""
+    verdict: str
+    """`diverged`: the networks differ by it; `certified`: they do not, both come to the same; else `unproved`."""
+    cause: str
+    """Why."""
+    returned: bool = False
+    """Whether what comes of it is returned, without that an aligned node is between."""
 
     def __str__(self) -> str:
         source = f" in {self.source}" if self.source else ""
-        return f"{self.name} ({self.kind}){source}" + (f", nearest {self.nearest}" if self.nearest else "")
+        nearest = f", nearest {self.nearest}" if self.nearest else ""
+        return f"{self.name} ({self.kind}){source}{nearest}: {self.verdict}, {self.cause}"
 
 
 @dataclass(frozen=True)
