@@ -40,6 +40,13 @@ DEEPER = (
 )
 """The same builder as another's, with another depth or width: of these, the quick suite examines the structure."""
 
+WIDER = (
+    *("vgg11", "vgg11_bn", "resnet18_tutorial", "resnet50", "resnet50_tutorial", "resnet50_v1_5"),
+    *("googlenet", "googlenet_tutorial"),
+)
+"""Of these too: VGG-16 without its top, ResNet-18 and GoogLeNet with batch normalisations are examined further, and
+other tests are about what these have of their own."""
+
 
 @cache
 def load_implementation(name: str) -> ModuleType:

@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
-from conftest import DEEPER, IMPLEMENTATIONS, load_implementation, release, without_weights
+from conftest import DEEPER, IMPLEMENTATIONS, WIDER, load_implementation, release, without_weights
 
 from common import get_spec, list_architectures
 from common.onnx.options import ExportOptions
@@ -26,13 +26,6 @@ from common.specs.architecture import Architecture
 from parity_tests.injection import WIDE, imported_with, specification, unchanged
 
 NOT_RUN = "not run"
-
-WIDER = (
-    *("vgg11", "vgg11_bn", "resnet18_tutorial", "resnet50", "resnet50_tutorial", "resnet50_v1_5"),
-    *("googlenet", "googlenet_tutorial"),
-)
-"""Of these too: VGG-16 without its top, ResNet-18 and GoogLeNet with batch normalisations are examined further, and
-other tests are about what these have of their own."""
 
 IN_TF1 = (
     *("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg19_gap"),

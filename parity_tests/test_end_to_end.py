@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import IMPLEMENTATIONS
+from conftest import IMPLEMENTATIONS, daily
 
 from common import TriptychError, get_spec
 from common import operations as ops
@@ -59,10 +59,11 @@ def test_no_output_moves_further_than_the_errors_of_the_inputs_allow(name, size)
     assert allowed.max() < 60 * size, "and it is not so large that it allows everything"
 
 
-NETWORKS = ("lenet5_sparse", "lenet_caffe", "alexnet_bvlc", "alexnet_mnist", "vgg16_gap", "googlenet", "resnet152")
+QUICK = ("lenet5_sparse", "lenet_caffe", "alexnet_mnist", "vgg16_gap", "resnet50")
+NETWORKS = (*QUICK, "alexnet_bvlc", "googlenet", "resnet152")
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", daily(*QUICK, of=NETWORKS))
 def test_the_bound_of_a_whole_network_says_something(name):
     for size in ((64, 96), None):
         try:

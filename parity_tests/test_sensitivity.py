@@ -8,10 +8,10 @@ from conftest import IMPLEMENTATIONS, load_implementation
 
 from common import get_spec
 from common.operations import Conv
-from common.parity.judge import judge
+from common.parity.judge import judge, judge_in_order
 from common.parity.later_images import sums_are_right
 from common.parity.measures import UNIT
-from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, overall
+from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, first_divergence, overall
 from common.probes import exact_probe, photo_probe, random_probe
 from parity_tests.sensitivity import DAMAGES, sensitivity, summary
 
@@ -38,18 +38,26 @@ def run(package, architecture, probe):
     return importlib.import_module(f"{package}.backend").record(model, probe.image, probe.injected)
 
 
-@pytest.mark.parametrize("make", [exact_probe, random_probe, photo_probe])
+@pytest.fixture(scope="module", params=[exact_probe, random_probe, photo_probe])
+def two_images(request):
+    """A probe, and what the network makes of it."""
+    probe = request.param(get_spec("lenet_caffe"), batch=2)
+    return probe, run("torch_impl", "lenet_caffe", probe)
+
+
+def test_both_images_are_right(two_images):
+    proved = overall(judge(get_spec("lenet_caffe"), *two_images), two_images[0])
+    assert proved == (IDENTICAL if two_images[0].name == "exact" else CERTIFIED)
+
+
+@pytest.mark.parametrize("image", [0, 1])
 @pytest.mark.parametrize("layer", ["conv1", "relu1", "pool2", "conv2", "fc1", "fc2"])
-def test_one_image_alone_is_enough(make, layer):
-    spec = get_spec("lenet_caffe")
-    probe = make(spec, batch=2)
-    recorded = run("torch_impl", "lenet_caffe", probe)
-    assert overall(judge(spec, probe, recorded), probe) == (IDENTICAL if make is exact_probe else CERTIFIED)
-    for image in (0, 1):
-        wrong = recorded[layer].copy()
-        wrong[image] *= np.float32(1.001)
-        verdicts = judge(spec, probe, {**recorded, layer: wrong})
-        assert next(verdict.name for verdict in verdicts if verdict.verdict == DIVERGED) == layer
+def test_one_image_alone_is_enough(two_images, layer, image):
+    probe, recorded = two_images
+    wrong = recorded[layer].copy()
+    wrong[image] *= np.float32(1.001)
+    verdicts = judge_in_order(get_spec("lenet_caffe"), probe, {**recorded, layer: wrong})
+    assert first_divergence(verdicts).name == layer
 
 
 @pytest.mark.parametrize("groups", [1, 2])

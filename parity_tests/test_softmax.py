@@ -26,9 +26,9 @@ def architecture(request):
 
 @pytest.fixture(scope="module")
 def probe(architecture):
-    """Numbers so small that the probabilities are not all 0 and 1."""
+    """Numbers so small that the probabilities are not all 0 and 1; one image where a network takes large ones."""
     weights = random_weights(architecture, seed=2, num_classes=CLASSES)
-    shape = (3, *get_spec(architecture).input_shape)
+    shape = (3 if architecture == "lenet_caffe" else 1, *get_spec(architecture).input_shape)
     return Probe("random", weights, np.random.default_rng(2).standard_normal(shape, dtype=np.float32) / 8)
 
 

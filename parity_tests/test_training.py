@@ -528,7 +528,7 @@ def test_digits_are_learnt(framework, options, tmp_path):
     ],
 )
 def test_killed_and_resumed_it_ends_in_the_same_weights(framework, number, mnist, tmp_path):
-    command = ("train", "lenet5", "--with", framework, "--data", mnist, "--epochs", 10, "--batch", 4)
+    command = ("train", "lenet5", "--with", framework, "--data", mnist, "--epochs", 5, "--batch", 4)
     assert finish(triptych(*command, "--out", tmp_path / "whole"))[0] == 0
     process = triptych(*command, "--out", tmp_path / "run")
     deadline = time.monotonic() + 120
@@ -542,7 +542,7 @@ def test_killed_and_resumed_it_ends_in_the_same_weights(framework, number, mnist
     assert not (tmp_path / "run" / "weights.safetensors").exists()
     code, out, err = finish(triptych(*command, "--out", tmp_path / "run", "--resume"))
     assert code == 0, err
-    assert 0 < out.count("top-1") <= 10
+    assert 0 < out.count("top-1") <= 5
     first, second = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "run"))
     assert first == second
 
