@@ -60,6 +60,26 @@ def written_atomically(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a path of the same name in a temporary folder beside; move everything there to its place at the end.
+
+    Frameworks go by the names of files, and write several.
+
+    Raises:
+        TriptychError: the folder does not exist, cannot be written to, or is full.
+    """
+    if path.is_dir():
+        raise TriptychError(f"cannot write {path}: it is a folder; give the path of a file")
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as folder:
+            yield Path(folder) / path.name
+            for file in sorted(Path(folder).iterdir(), reverse=True):
+                file.replace(path.parent / file.name)
+    except OSError as error:
+        raise TriptychError(f"cannot write {path}: {os_error_sentence(error)} ({path.parent})") from None
+
+
+@contextmanager
 def folder_written_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it to `path` if the block succeeds, remove it if it does not.
 

@@ -76,6 +76,8 @@ ELSEWHERE = (
     "triptych prove mine.py:build --input-shape 1x3x224x224",  # test_prove.py proves such a model
     # test_prove_pairs.py proves these two, in its slow tests
     "triptych prove timm:legacy_xception keras.applications:Xception --input-shape 1x3x75x75",
+    # test_port_into.py ports between such models
+    "triptych port mine.py:build --into keras_mine.py:build --out mine.weights.h5 --input-shape 1x3x224x224",
     "triptych prove mine.py:build model.onnx --input-shape 1x3x224x224",  # test_prove_api.py, and its export
     ".venv/bin/pre-commit install",  # would change the user's own checkout
     "python -m common.explorer.traps",  # test_explorer.py

@@ -48,7 +48,12 @@ Prefix = Annotated[str | None, typer.Option(help="What stands in front of the na
 Rename = Annotated[list[str] | None, typer.Option(help="OLD=NEW, a tensor or a layer; may be repeated.")]
 Ignore = Annotated[list[str] | None, typer.Option(help="A pattern of tensors to leave out; may be repeated.")]
 Rounding = Annotated[bool, typer.Option("--round", help="Round float64 to float32; the report says what it cost.")]
-Force = Annotated[bool, typer.Option("--force", help="With --arch: take the weights of another network for its own.")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="With --arch or --into: take the weights of another network for its own, as far as they fit."
+    ),
+]
 Preparation = Annotated[
     str | None, typer.Option(help="How photographs are prepared: torchvision, caffe, keras-torch, keras-tf, or JSON.")
 ]

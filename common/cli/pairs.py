@@ -7,10 +7,13 @@ from collections.abc import Collection, Iterator, Sequence
 
 from rich.console import Console
 
-from common.cli.terminal import say
+from common.cli.terminal import plain_table, say
+from common.cli.verdicts import say_verdict
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL
+from common.prove.into import PortedInto
 from common.prove.judging import NodeVerdict
 from common.prove.results import ProofRun, Side
+from common.specs.architecture import shape_text
 
 _SHOWN = 3
 
@@ -84,3 +87,22 @@ def _of_weights(side: Side) -> Iterator[str]:
     if side.without_place:
         more = f" and {len(side.without_place) - _SHOWN} more" if len(side.without_place) > _SHOWN else ""
         yield f"the second has no place for {', '.join(side.without_place[:_SHOWN])}{more}"
+
+
+def print_ported(console: Console, ported: PortedInto) -> None:
+    """Where every tensor of a checkpoint came from, what was changed on the way, and how the two networks compare."""
+    table = plain_table("source", "change", "target", "shape")
+    for move in ported.moved.moves:
+        table.add_row(move.source, move.change, move.to, shape_text(move.shape))
+    console.print(table)
+    for name in ported.moved.kept:
+        say(console, f"kept as {ported.into} has it: {name}")
+    for sentence in (*ported.moved.without_place, *ported.unfilled):
+        say(console, f"left out (--force): {sentence.rstrip(',')}", style="yellow")
+    say(console, f"{ported.target}: {len(ported.moved.moves)} tensors moved, read back in another process bit for bit")
+    for run in ported.runs:
+        for row in run.backends:
+            if row.status == "crashed":
+                say(console, f"  {row.backend} crashed on the {run.probe} probe: {row.reason}")
+    print_pair(console, ported.runs)
+    say_verdict(console, ported.verdict)

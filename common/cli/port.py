@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from common.cli.app import (
+    DIFFERENCE_FOUND,
     Arch,
     Entry,
     Force,
@@ -24,6 +25,7 @@ from common.cli.app import (
     progress,
 )
 from common.cli.terminal import standard_error, standard_output
+from common.errors import TriptychError
 
 
 class PortTarget(StrEnum):
@@ -39,10 +41,25 @@ class PortTarget(StrEnum):
 @app.command()
 def port(
     source: Annotated[
-        Path, typer.Argument(help="Weights: .npy, .npz, safetensors, .pth, .keras, .h5, ONNX, Caffe, TF1.")
+        str,
+        typer.Argument(
+            help="Weights: .npy, .npz, safetensors, .pth, .keras, .h5, ONNX, Caffe, TF1. With --into, a model as "
+            "`triptych prove` takes it."
+        ),
     ],
-    to: Annotated[PortTarget, typer.Option(help="Format to write.")],
     out: Annotated[Path, typer.Option(help="The file to write; for tf1, the checkpoint's prefix.")],
+    to: Annotated[PortTarget | None, typer.Option(help="Format to write.")] = None,
+    into: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Another model of the same network, whose own checkpoint is written: .pth, .safetensors, .weights.h5, "
+            ".keras, .onnx.",
+        ),
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(help="With --into: shape of what the source takes, such as 1x3x224x224.")
+    ] = None,
     arch: Arch = None,
     names: Annotated[
         str | None, typer.Option(help="Names in a state dict: torchvision for torchvision's; ours by default.")
@@ -62,7 +79,12 @@ def port(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Port weights from one format to another, and prove that nothing was lost."""
+    """Port weights from one format to another, or from one model to another, and prove that nothing was lost."""
+    if (to is None) == (into is None):
+        raise TriptychError("give --to FORMAT, or --into MODEL, one of the two")
+    if into is not None:
+        _port_into(source, into, out, input_shape, force=force, json=json)
+    assert to is not None
     from common.cli.tensors import print_report
     from common.porting.port import port as port_weights
     from common.porting.reading import Reading
@@ -70,7 +92,7 @@ def port(
 
     with progress(3, standard_error()) as advance:
         report = port_weights(
-            source,
+            Path(source),
             Target(to.value, out, names),
             architecture=arch,
             skip=skip or (),
@@ -83,3 +105,20 @@ def port(
         print_json(report.as_json())
     else:
         print_report(standard_output(), report)
+
+
+def _port_into(source: str, into: str, out: Path, input_shape: str | None, *, force: bool, json: bool) -> NoReturn:
+    """One model's weights as another's checkpoint; ends with the status of the proof."""
+    from common.cli.pairs import print_ported
+    from common.cli.proofs import read_shape
+    from common.prove.into import port_into
+    from common.prove.models import parse
+
+    console = standard_error(quiet=True) if json else standard_output()
+    with progress(7, standard_error()) as advance:
+        shape = read_shape(input_shape)
+        ported = port_into((parse(source), parse(into)), out, shape=shape, force=force, advance=advance)
+    print_ported(console, ported)
+    if json:
+        print_json(ported.as_json())
+    raise typer.Exit(DIFFERENCE_FOUND if ported.verdict in ("diverged", "incomplete") else 0)

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from common.files import require_space
+from common.files import require_space, written_whole
 from common.porting.formats import read_source
 from common.porting.known import known_file
 from common.porting.matching import DEPARTURES, PRESUMED, Network, understand
 from common.porting.proof import Proof, prove
 from common.porting.reading import Reading
-from common.porting.targets import Target, check_target, write_target, written_whole
+from common.porting.targets import Target, check_target, write_target
 from common.porting.turning import Ported
 
 VERIFIED = "read back in another process, compared bit by bit, certified on a photograph"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
 from common.errors import TriptychError, argument
-from common.files import os_error_sentence
 from common.implementations import FRAMEWORKS, import_implementation
 from common.names import keras_layer, layer_of
 from common.porting.conventions import CONVENTIONS
@@ -83,26 +80,6 @@ def check_target(target: Target, spec: Architecture) -> None:
         _ = target.framework
     if target.kind == "onnx" and not find_spec("onnx"):
         raise TriptychError("onnx is not installed; pip install -c constraints.txt -e '.[onnx]'")
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a path of the same name in a temporary folder beside; move everything there to its place at the end.
-
-    Frameworks go by the names of files, and write several.
-
-    Raises:
-        TriptychError: the folder does not exist, cannot be written to, or is full.
-    """
-    if path.is_dir():
-        raise TriptychError(f"cannot write {path}: it is a folder; give the path of a file")
-    try:
-        with TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as folder:
-            yield Path(folder) / path.name
-            for file in sorted(Path(folder).iterdir(), reverse=True):
-                file.replace(path.parent / file.name)
-    except OSError as error:
-        raise TriptychError(f"cannot write {path}: {os_error_sentence(error)} ({path.parent})") from None
 
 
 def write_target(network: Network, target: Target, metadata: Mapping[str, str]) -> None:

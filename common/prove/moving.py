@@ -99,6 +99,18 @@ def move(alignment: Alignment, marked: Graph, marks: Marks, own: Mapping[str, np
     return _Mover(alignment, marked, marks, own, names).moved
 
 
+def unfilled(alignment: Alignment, marks: Marks, moved: Moved) -> list[str]:
+    """The variables that layers of the second multiply by, and that got nothing from the first, in words."""
+    filled = {found.to for found in moved.moves}
+    found = {}
+    for node in alignment.second.nodes:
+        for name in node.parameters.values():
+            place = marks.place(alignment.second.constants[name]) if name in alignment.second.constants else None
+            if place and place.variable not in filled:
+                found[place.variable] = f"{place.variable}, in {node.source or node.name} ({node.kind}),"
+    return list(found.values())
+
+
 class Names:
     """What the first network's own variables are called, found by their numbers."""
 
@@ -134,6 +146,10 @@ class _Mover:
         self.theirs = marked.makers()
         for pair in alignment.pairs:
             self._pair(pair)
+        for alone in alignment.only_first:
+            for role, name in self._arrays(alone.node, self.first).items():
+                if not role.startswith("operand"):  # which are numbers that it computes with, as for scaling an image
+                    self._tell(alone.node, role, name)
 
     def _pair(self, pair: Pair) -> None:
         node, other = pair.first, self.theirs[pair.second.output]
@@ -188,7 +204,7 @@ class _Mover:
         theirs = _layout_of(place, variable.shape)
         canonical = ", ".join(_LETTERS.get(array.ndim, ""))
         before = layout or canonical
-        change = "as it is" if before == theirs else f"{before} → {theirs}"
+        change = "as it is" if before == theirs or not before else f"{before} → {theirs}"
         self.moved.moves.append(Move(place.variable, source, change, variable.shape))
 
     def _normalisation(

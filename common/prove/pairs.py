@@ -23,7 +23,7 @@ from common.prove.differences import difference
 from common.prove.explaining import Explainer
 from common.prove.judging import UNPROVED, Expected, NodeVerdict
 from common.prove.marks import Marks
-from common.prove.moving import Moved, Names, move, restored
+from common.prove.moving import Moved, Names, move, restored, unfilled
 from common.prove.pair_probe import exact_pair
 from common.prove.results import ProofRun, RuntimeResult, Side, judged
 from common.prove.runtimes import ONNX_RUNTIMES, Recorded, Runtime, record
@@ -63,11 +63,10 @@ class First:
         Raises:
             TriptychError: they do not take the same inputs, or have nothing in common.
         """
-        feeds = self._feeds_of(second)
         moved = None
         if weights == "first":
-            second, moved = self._moved_into(second, feeds)
-        return _PairProof(self, second, feeds, moved, advance).runs(probes)
+            second, moved, _ = self.moved_into(second)
+        return _PairProof(self, second, self._feeds_of(second), moved, advance).runs(probes)
 
     def _feeds_of(self, second: Subject) -> dict[str, np.ndarray]:
         """What the first is given, laid out as the second takes it."""
@@ -84,7 +83,13 @@ class First:
             feeds[name] = np.ascontiguousarray(array.transpose(fitting[0]))
         return feeds
 
-    def _moved_into(self, second: Subject, feeds: Mapping[str, np.ndarray]) -> tuple[Subject, Moved]:
+    def moved_into(self, second: Subject) -> tuple[Subject, Moved, list[str]]:
+        """Another network with this one's weights; what was moved; and which of its weights this one has nothing for.
+
+        Raises:
+            TriptychError: they do not take the same inputs, or no weight could be moved.
+        """
+        feeds = self._feeds_of(second)
         has_marks = isinstance(second, TorchSubject) and bool(second.own)
         own = load_file(second.own) if isinstance(second, TorchSubject) and second.own else read(second)
         marks = Marks(own)
@@ -93,13 +98,14 @@ class First:
         if found.error:
             raise TriptychError(f"ONNX Runtime cannot run {second.text}: {found.error}")
         there = _canonical(marked.graph, {**feeds, **found.values})
-        moved = move(align(self.canonical, there), there.graph, marks, own, self.names)
+        aligned = align(self.canonical, there)
+        moved = move(aligned, there.graph, marks, own, self.names)
         if not moved.moves and any(len(node.parameters) for node in there.graph.nodes):
             raise TriptychError(
                 f"{second.text} has nothing in common with {self.subject.text}: no weight could be moved; "
                 f"prove each for itself"
             )
-        return changed(second, moved.variables, "moved"), moved
+        return changed(second, moved.variables, "moved"), moved, unfilled(aligned, marks, moved)
 
 
 _TURNS: Sequence[tuple[int, ...]] = ((0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2))

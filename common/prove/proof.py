@@ -115,10 +115,7 @@ class _Proof:
 
     def __init__(self, subject: Subject, request: Request, advance: Advance) -> None:
         self.subject, self.request, self.advance = subject, request, advance
-        self.feeds: dict[str, np.ndarray] = {
-            value: seeded_generator(request.seed, value).standard_normal(shape, np.float32)
-            for value, shape in subject.graph.inputs.items()
-        }
+        self.feeds = random_feeds(subject.graph, request.seed)
         if request.example is not None:
             if len(request.example) != len(self.feeds):
                 takes = ", ".join(self.feeds)
@@ -196,6 +193,13 @@ class _Proof:
             self.advance(f"{other.text}: random in {runtime.name}")
         nodes = len(self.graph.nodes)
         return self._with_graph(ProofRun(other.text, "random", results, nodes, specification=self.subject.text))
+
+
+def random_feeds(graph: Graph, seed: int) -> dict[str, np.ndarray]:
+    """Normal random numbers, float32, for all that a model takes."""
+    return {
+        name: seeded_generator(seed, name).standard_normal(shape, np.float32) for name, shape in graph.inputs.items()
+    }
 
 
 def _fitting(given: Mapping[str, np.ndarray], graph: Graph) -> Mapping[str, np.ndarray]:

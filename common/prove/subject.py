@@ -191,6 +191,7 @@ def make_ready(
     backends: Sequence[str] | None = None,
     turn: bool = False,
     marked: bool = False,
+    checkpoint: Path | None = None,
 ) -> Subject:
     """A model's graph, and what runs it until `ends` is closed.
 
@@ -203,6 +204,7 @@ def make_ready(
         seed: of the weights of models that come without.
         backends: the runtimes that are wanted of a model that is no file, by name; all if None.
         turn: whether the example may have its channels where another framework has them.
+        checkpoint: its own, of a model that is no file, from which it has its weights.
         marked: whether a model that is no file has marks for weights (`common.prove.marks`); its own are in `own`.
 
     Raises:
@@ -227,6 +229,8 @@ def make_ready(
         "official": official,
         "turn": turn,
     }
+    if checkpoint:
+        asked["checkpoint"] = str(checkpoint)
     if marked:
         asked["own"] = str(folder / "own.safetensors")
     if example is not None:

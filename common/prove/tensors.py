@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,38 @@ def put(model: Any, arrays: Mapping[str, np.ndarray]) -> None:
     with torch.no_grad():
         for name, array in arrays.items():
             tensors[name].copy_(torch.from_numpy(array))
+
+
+def save(model: Any, file: str) -> None:
+    """Write the model's own checkpoint, in the format that the file's name says."""
+    if hasattr(model, "get_layer"):
+        (model.save if file.endswith(".keras") else model.save_weights)(file)
+        return
+    import torch
+
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    if file.endswith(".safetensors"):
+        from safetensors.torch import save as bytes_of
+
+        Path(file).write_bytes(bytes_of(state))  # `save_file` makes a file that nobody else may read
+    else:
+        torch.save(state, file)
+
+
+def load_weights(model: Any, file: str) -> None:
+    """Read a checkpoint that `save` has written into a model: every tensor of it, into every one of the model's."""
+    if hasattr(model, "get_layer"):
+        model.load_weights(file)
+        return
+    import torch
+
+    if file.endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        state = load_file(file)
+    else:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    model.load_state_dict(state, strict=True)
 
 
 def _tensors(model: Any) -> dict[str, Any]:

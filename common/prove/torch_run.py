@@ -4,8 +4,9 @@
 so asked the official export, into the folder, with `"own": FILE` of the model with marks for weights, and its own to
 that file; `{"feeds": …, "inputs": […], "values": …, "compile": …}` runs the model and records every value that has a
 name in the specification; with `"among": […]` it answers which of these values are what a Keras layer makes, and
-writes the model's weights to `"weights"`. `{"variables": FILE}` writes all its variables, `{"set": FILE, "folder":
-…}` gives it others and writes the specification anew.
+writes the model's weights to `"weights"`. `{"variables": FILE}` writes all its variables, `{"set": FILE, "folder": …}`
+gives it others and writes the specification anew. `{"save": FILE}` writes its own checkpoint; with `"checkpoint": FILE`
+beside `"export"` it has its weights from one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from common.prove.keras_layers import called_in_graph, recording
 from common.prove.marks import Marks
 from common.prove.models import ModelName, load, parse
 from common.prove.runtimes import serve
-from common.prove.tensors import put, turn_for, turned_shape, variables_of
+from common.prove.tensors import load_weights, put, save, turn_for, turned_shape, variables_of
 
 if TYPE_CHECKING:
     import torch
@@ -124,9 +125,11 @@ def _seeded(model: Any, example: torch.Tensor, seed: int) -> None:
             part.weight.data.uniform_(0.5, 1.5, generator=generator)
             if getattr(part, "bias", None) is not None:
                 part.bias.data.uniform_(-0.3, 0.3, generator=generator)
-        if "BatchNorm" in name:
+    model.eval()  # auxiliary heads, which a small image may be too small for, are there in training alone
+    for part in model.modules():
+        if "BatchNorm" in type(part).__name__:
             part.momentum = None  # the statistics are those of what follows
-    model.train()
+            part.train()
     with torch.no_grad():
         model(torch.randn(4, *example.shape[1:], generator=generator))
 
@@ -165,6 +168,7 @@ class TorchJobs:
                 "among": self._layers,
                 "variables": self._variables,
                 "set": self._set,
+                "save": self._save,
                 "values": self._record,
             }
             return next(do for what, do in jobs.items() if what in job)(job)
@@ -197,6 +201,8 @@ class TorchJobs:
             with torch.no_grad():
                 model(*examples)  # which makes the weights of what was not built before
         self.examples = examples
+        if "checkpoint" in job:
+            load_weights(model, job["checkpoint"])
         if "own" in job:
             own = variables_of(model)
             save_file(own, job["own"])
@@ -215,6 +221,11 @@ class TorchJobs:
         model = self.exported.model if self.given is None else copy.deepcopy(self.given)
         put(model, load_file(job["set"]))
         self.exported = Exported(model, self.examples, Path(job["folder"]), official=False)
+        return {}
+
+    def _save(self, job: dict[str, Any]) -> dict[str, Any]:
+        assert self.exported
+        save(self.exported.model, job["save"])
         return {}
 
     def _layers(self, job: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +69,22 @@ def changed(subject: Subject, variables: Mapping[str, np.ndarray], called: str) 
     if isinstance(other, KerasSubject):
         other.layers = None
     return other
+
+
+def save(subject: Subject, file: Path) -> None:
+    """Write a model's own checkpoint: of an ONNX file, the file.
+
+    Raises:
+        TriptychError: it cannot be written.
+    """
+    if isinstance(subject, TorchSubject):
+        _asked(subject, {"save": str(file)}, "saved")
+        return
+    import onnx
+
+    if subject.model.ByteSize() > 2**31 - 1:
+        raise TriptychError(f"{subject.text} is larger than the 2 GB that one ONNX file may be; it was not written")
+    onnx.save(subject.model, file)
 
 
 def _asked(subject: TorchSubject, job: Mapping[str, Any], what: str) -> None:

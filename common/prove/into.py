@@ -1,0 +1,175 @@
+"""A network's weights as the checkpoint of another network that should be the same: `triptych port A --into B`.
+
+Both are laid side by side as for a proof (`common.prove.pairs`), the first one's weights moved into the second, and the
+second's own checkpoint written. It is then loaded into the second again, in another process, and judged by the first.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import TriptychError
+from common.files import require_space, written_whole
+from common.parity.results import worst
+from common.prove.models import ModelName
+from common.prove.moving import Moved
+from common.prove.pairs import First
+from common.prove.proof import PAIRED, PROBES, random_feeds, require_packages
+from common.prove.results import ProofRun, as_json
+from common.prove.runtimes import ONNX_RUNTIMES
+from common.prove.subject import KerasSubject, Subject, TorchSubject, make_ready
+from common.prove.variables import read, save
+
+SUFFIXES = {"PyTorch": (".pth", ".pt", ".safetensors"), "Keras": (".weights.h5", ".keras"), "ONNX": (".onnx",)}
+"""How the checkpoints of each kind of model may be called."""
+
+
+@dataclass(frozen=True)
+class PortedInto:
+    """What was moved where, and whether the two are the same function now."""
+
+    source: str
+    into: str
+    target: Path
+    moved: Moved
+    unfilled: Sequence[str]
+    """The second's variables that are used and that the first has nothing for, in words; written with `force` alone."""
+    runs: Sequence[ProofRun]
+    """Of the second with the file's weights, judged by the first."""
+
+    @property
+    def verdict(self) -> str:
+        return worst([run.verdict for run in self.runs])
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "into": self.into,
+            "target": str(self.target),
+            "tensors": [
+                {"source": move.source, "change": move.change, "target": move.to, "shape": move.shape}
+                for move in self.moved.moves
+            ],
+            "kept": self.moved.kept,
+            "without_place": self.moved.without_place,
+            "unfilled": list(self.unfilled),
+            "proof": as_json(self.runs),
+        }
+
+
+def port_into(
+    names: tuple[ModelName, ModelName],
+    out: Path,
+    *,
+    shape: Sequence[int] | None = None,
+    seed: int = 0,
+    force: bool = False,
+    advance: Callable[[str], None] = lambda done: None,
+) -> PortedInto:
+    """Write one model's weights as the checkpoint of another.
+
+    Args:
+        names: the model that has the weights, and the one that is to have them.
+        out: the file, of a suffix that the second's framework reads: see `SUFFIXES`.
+        shape: of the first one's only input, where it does not say so itself.
+        seed: of the weights of a library's model, and of what both are given.
+        force: write what fits, although some weights have no place or some places have no weights.
+        advance: called after each step.
+
+    Raises:
+        TriptychError: a model cannot be had; the second cannot take the first's weights; the file cannot be written, or
+            does not load into the second again. Nothing is there then.
+    """
+    _check_suffix(out, [suffix for suffixes in SUFFIXES.values() for suffix in suffixes], "a model")
+    require_packages("onnx", "onnxruntime")
+    with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as place, ExitStack() as ends:
+
+        def ready(name: ModelName, called: str, **options: Any) -> Subject:
+            return make_ready(name, Path(place) / called, ends, seed=seed, backends=PAIRED, turn=True, **options)
+
+        one = ready(names[0], "first", shape=shape)
+        feeds = random_feeds(one.graph, seed)
+        recorded = one.record(ONNX_RUNTIMES[0], feeds)
+        if recorded.error:
+            raise TriptychError(f"ONNX Runtime cannot run {one.text}: {recorded.error}")
+        first = First.of(one, feeds, recorded)
+        advance("the first network read")
+        example = list(feeds.values())
+        two = ready(names[1], "second", example=example, marked=True)
+        _check_suffix(out, SUFFIXES[_kind(two)], two.text)
+        changed, moved, unfilled = first.moved_into(two)
+        if not force:
+            _require_all(one.text, two.text, moved, unfilled)
+        advance("weights moved")
+        with written_whole(out) as temporary:
+            require_space(out, int(1.1 * sum(array.nbytes for array in moved.variables.values())) + (1 << 20))
+            save(changed, temporary)
+            again = _loaded_again(ready, names[1], two, temporary, example)
+            _require_same(out, moved, again)
+            advance("written, and read back")
+            runs = [_with_moves(run, moved) for run in first.pair_with(again, "own", PROBES, advance)]
+        return PortedInto(one.text, two.text, out, moved, unfilled, runs)
+
+
+def _with_moves(run: ProofRun, moved: Moved) -> ProofRun:
+    """A run in which the second had its weights already, and which says where it had them from."""
+    assert run.pair is not None
+    moves = [vars(move) for move in moved.moves]
+    return replace(run, pair=replace(run.pair, moved=moves, without_place=moved.without_place))
+
+
+def _kind(subject: Subject) -> str:
+    if not isinstance(subject, TorchSubject):
+        return "ONNX"
+    return "Keras" if isinstance(subject, KerasSubject) else "PyTorch"
+
+
+def _check_suffix(out: Path, suffixes: Sequence[str], called: str) -> None:
+    if not out.name.endswith(tuple(suffixes)):
+        raise TriptychError(f"{out.name} is no checkpoint of {called} by its name; end it in {' or '.join(suffixes)}")
+
+
+def _require_all(first: str, second: str, moved: Moved, unfilled: Sequence[str]) -> None:
+    """See that every weight has a place, and every place a weight."""
+    for owner, things, other in ((second, moved.without_place, first), (first, unfilled, second)):
+        if things:
+            more = f", nor for {len(things) - 1} more" if len(things) > 1 else ""
+            raise TriptychError(
+                f"{owner} has nothing for {things[0]} of {other}{more}; nothing was written; "
+                f"`triptych prove` shows how the two lie side by side, --force writes what fits"
+            )
+
+
+def _loaded_again(
+    ready: Callable[..., Subject], name: ModelName, two: Subject, file: Path, example: Sequence[np.ndarray]
+) -> Subject:
+    """The second network with the weights of a file."""
+    if file.name.endswith((".onnx", ".keras")):
+        copied = two.folder / file.name  # a process may still have it open when the file gets its name
+        shutil.copyfile(file, copied)
+        again = ready(ModelName(name.text, str(copied), ""), "again", example=example)
+        again.text = two.text
+        return again
+    return ready(name, "again", example=example, checkpoint=file)
+
+
+def _require_same(out: Path, moved: Moved, again: Subject) -> None:
+    """See that what was read back has the same bits."""
+    found = list(read(again).items())
+    wanted = list(moved.variables.items())
+    by_name = dict(found)
+    if by_name.keys() != moved.variables.keys():  # a model that Keras has made again counts its layers anew
+        if len(found) != len(wanted):
+            raise TriptychError(f"{out.name} was read back with {len(found)} variables, written with {len(wanted)}")
+        by_name = {name: array for (name, _), (_, array) in zip(wanted, found, strict=True)}
+    for name, array in wanted:
+        if not np.array_equal(by_name[name], array):
+            raise TriptychError(f"{out.name} was read back with other numbers in {name}; nothing was written")
