@@ -79,13 +79,18 @@ def prose(text: str) -> Markup:
 
 
 def write_site(
-    out: Path, *, report: results.Json | None = None, on_page: Callable[[str], None] = lambda name: None
+    out: Path,
+    *,
+    report: results.Json | None = None,
+    live: bool = False,
+    on_page: Callable[[str], None] = lambda name: None,
 ) -> Path:
     """Write all pages into a folder, which is made if it is not there, and return the path of its index.
 
     Args:
         out: the folder.
         report: what `triptych parity --json` gives, to be shown beside the networks that it has.
+        live: with a panel that runs the network in the browser, which needs `common.explorer.live` to serve the pages.
         on_page: called with the name of each network whose page is finished.
 
     Raises:
@@ -101,7 +106,7 @@ def write_site(
         _write(out / name, asset(name))
     files: dict[str, None] = {}
     for spec in specs:
-        page, shown = network_page(spec, report)
+        page, shown = network_page(spec, report, live=live)
         _write(out / f"{spec.name}.html", page)
         files |= dict.fromkeys(shown)
         on_page(spec.name)
@@ -137,7 +142,9 @@ def _verdict(report: results.Json | None, architecture: str) -> str | None:
     return worst(found) if found else None
 
 
-def network_page(spec: Architecture, report: results.Json | None = None) -> tuple[str, list[str]]:
+def network_page(
+    spec: Architecture, report: results.Json | None = None, *, live: bool = False
+) -> tuple[str, list[str]]:
     """The page of one network, and the files whose lines it shows."""
     forms = [("keras", "sequential"), ("keras", ""), ("torch", ""), ("tf1", "")]
     by_name = {framework.name: framework for framework in PANELS}
@@ -156,6 +163,7 @@ def network_page(spec: Architecture, report: results.Json | None = None) -> tupl
         .get_template("network.html")
         .render(
             root="",
+            live=live,
             spec=spec,
             about=_about(spec.name),
             columns=[
@@ -208,7 +216,7 @@ def _cell(line: Line | None, groups: dict[Any, int]) -> Markup:
     code = highlighted(read_module(package, file.removesuffix(".py")).text)[line.number - 1]
     indentation = len(line.text) - len(line.text.lstrip())
     link = f'<a href="source/{package}/{file.removesuffix(".py")}.html#L{line.number}">{line.number}</a>'
-    return Markup(f"<td{lit}>{link}<code style=--i:{indentation}>{code}</code>")
+    return Markup(f"<td{lit}>{link}<code class=i{indentation}>{code}</code>")
 
 
 def _ranges(numbers: Iterable[int]) -> str:

@@ -22,10 +22,12 @@ from common.names import parameters_of
 from common.onnx.files import write_onnx
 from common.onnx.options import ExportOptions
 from common.operations import evaluate
+from common.operations.rounding import FP32, Precision
 from common.probes.exact import VERSION, exact_probe
 from common.probes.probe import Probe
 from common.probes.published import BATCH, SEED, compare, describe
 from common.specs.architecture import IMAGE, Architecture
+from common.weights import Weights
 
 if TYPE_CHECKING:
     import onnx
@@ -54,14 +56,14 @@ def write_probe(spec: Architecture, out: Path, framework: str | None = None) -> 
     Raises:
         TriptychError: the folder exists or cannot be written, or no framework or no ONNX is installed.
     """
-    source = _installed(framework)
+    source = installed(framework)
     if out.exists() or out.is_symlink():
         raise TriptychError(f"{out} exists already; name a folder that does not")
     with folder_written_atomically(out) as folder:
         probe = exact_probe(spec, seed=SEED, batch=BATCH)
         values = [*probe.injected.values(), *probe.expected.values(), probe.image]
         require_space(folder, sum(2 * array.nbytes for array in (*probe.weights.values(), *values)) + (1 << 20))
-        expected, allowed = _answers(spec, probe)
+        expected, allowed = right_answers(spec, probe)
         try:
             layers = _write_model(spec, probe, source, folder)
             given = {IMAGE: probe.image} | {f"{name}/injected": array for name, array in probe.injected.items()}
@@ -86,8 +88,12 @@ def write_probe(spec: Architecture, out: Path, framework: str | None = None) -> 
     }
 
 
-def _installed(framework: str | None) -> str:
-    """The framework to export from."""
+def installed(framework: str | None = None) -> str:
+    """The framework to export from: the one that is named, or the first that is installed.
+
+    Raises:
+        TriptychError: it is not installed, or none is.
+    """
     if find_spec("onnx") is None:
         raise TriptychError("onnx not installed; pip install -c constraints.txt -e '.[onnx]'")
     wanted = [framework] if framework else list(FRAMEWORKS)
@@ -98,7 +104,9 @@ def _installed(framework: str | None) -> str:
     return found
 
 
-def _answers(spec: Architecture, probe: Probe) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def right_answers(
+    spec: Architecture, probe: Probe, precision: Precision = FP32
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Every layer's right output, float32, and, for those that round, how far from it an output may be.
 
     What each layer reads is known, injected or exact, and so is the value of one that rounds; rounding this to float32
@@ -110,6 +118,7 @@ def _answers(spec: Architecture, probe: Probe) -> tuple[dict[str, np.ndarray], d
         if layer.name in probe.bounded:
             inputs = [values[name] for name in layer.inputs]
             reference = evaluate(layer.operation, inputs, parameters_of(layer.name, probe.weights))
+            reference = layer.operation.at_precision(reference, precision)
             assert reference.bound is not None
             expected[layer.name] = value = reference.value.astype(np.float32)
             bound = reference.bound + np.abs(value - reference.value)
@@ -119,25 +128,48 @@ def _answers(spec: Architecture, probe: Probe) -> tuple[dict[str, np.ndarray], d
 
 def _write_model(spec: Architecture, probe: Probe, source: str, folder: Path) -> list[str]:
     """Export the network with the probe's weights, and open it at every layer; the layers that it has."""
-    import onnx
-    from onnx import numpy_helper
-
-    implementation = import_implementation(source)
-    network = implementation.build(spec.name)
-    implementation.load_weights(network, probe.weights)
-    with tempfile.TemporaryDirectory(dir=folder) as beside:
-        closed = Path(beside) / MODEL
-        implementation.export_onnx(network, closed, ExportOptions(tuple(spec.outputs), batch=BATCH))
-        model = onnx.load(closed)
-    initializers = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    del model.graph.initializer[:]
-    layers = _open(model.graph, spec, probe.injected)
+    options = ExportOptions(tuple(spec.outputs), batch=BATCH)
+    model, initializers = exported(spec, probe.weights, source, folder, options)
+    layers = opened(model.graph, spec, probe.injected)
     write_onnx(model, initializers, folder / MODEL)
     return layers
 
 
-def _open(graph: onnx.GraphProto, spec: Architecture, injected: Mapping[str, np.ndarray]) -> list[str]:
-    """Make every layer's value an output under the layer's name, and an input of what its readers are given instead."""
+def exported(
+    spec: Architecture, weights: Weights, source: str, folder: Path, options: ExportOptions
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """A framework's export of a network, without its initializers, and these.
+
+    Args:
+        spec: the network.
+        weights: canonical.
+        source: the framework.
+        folder: on a disk that has room for the export, which is removed.
+        options: of the export.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    implementation = import_implementation(source)
+    network = implementation.build(spec.name, num_classes=spec.num_classes)
+    implementation.load_weights(network, weights)
+    with tempfile.TemporaryDirectory(dir=folder) as beside:
+        closed = Path(beside) / MODEL
+        implementation.export_onnx(network, closed, options)
+        model = onnx.load(closed)
+    initializers = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    del model.graph.initializer[:]
+    return model, initializers
+
+
+def opened(
+    graph: onnx.GraphProto, spec: Architecture, injected: Mapping[str, np.ndarray], batch: int = BATCH
+) -> list[str]:
+    """Make every layer's value an output under the layer's name, and an input of what its readers are given instead.
+
+    Returns:
+        The layers that the graph has.
+    """
     from onnx import TensorProto, helper
 
     names = {node.output[0]: node.name for node in graph.node if node.name in spec.shapes}
@@ -149,7 +181,7 @@ def _open(graph: onnx.GraphProto, spec: Architecture, injected: Mapping[str, np.
     del graph.value_info[:]
 
     def tensor(name: str, layer: str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, *spec.shapes[layer]])
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, *spec.shapes[layer]])
 
     graph.output.extend(tensor(name, name) for name in names.values())
     graph.input.extend(tensor(inlets[value], name) for value, name in names.items() if value in inlets)

@@ -1,0 +1,79 @@
+"""The files that the panel asks for, made when they are first asked for, and some of them kept."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypedDict
+
+from common.errors import TriptychError
+from common.explorer.live.networks import FILES
+from common.process import Process, ProcessFailure
+
+KEPT = 6
+"""Folders of files, of a network and a purpose each: all of the catalogue would fill 10 GB."""
+
+
+class Own(TypedDict):
+    """The user's weights of a network."""
+
+    weights: str
+    """The path of a safetensors file, canonical."""
+    num_classes: int
+    preprocessing: str
+    """See `Preprocessing.as_json`."""
+    labels: list[str] | None
+    origin: str
+    """What to call them."""
+
+
+class Making:
+    """Makes files in a process of its own, which imports the frameworks, one network at a time.
+
+    Args:
+        folder: for the files; whoever made it removes it.
+        own: the user's weights by the network; the others have starting weights.
+    """
+
+    def __init__(self, folder: Path, own: Mapping[str, Own]) -> None:
+        self.folder, self.own = folder, own
+        self.made: list[tuple[str, str]] = []
+        self.one_at_a_time = threading.Lock()
+        self.process: Process | None = None
+
+    def __enter__(self) -> Making:
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        if self.process:
+            self.process.kill()
+
+    def file(self, architecture: str, what: str, name: str) -> Path | None:
+        """The path of a file, which is made if it is not there; None if there is no such file.
+
+        Raises:
+            TriptychError: it cannot be made.
+        """
+        if name not in FILES.get(what, ()):
+            return None
+        out = self.folder / f"{architecture}-{what}"
+        with self.one_at_a_time:
+            if (architecture, what) in self.made:
+                self.made.remove((architecture, what))
+            else:
+                self._make(architecture, what, out)
+            self.made.append((architecture, what))
+            while len(self.made) > KEPT:
+                shutil.rmtree(self.folder / "-".join(self.made.pop(0)), ignore_errors=True)
+        return out / name
+
+    def _make(self, architecture: str, what: str, out: Path) -> None:
+        if self.process is None or not self.process.alive:
+            self.process = Process("common.explorer.live.networks")
+        try:
+            own = self.own.get(architecture)
+            self.process.ask({"architecture": architecture, "what": what, "out": str(out), "own": own})
+        except ProcessFailure as error:
+            raise TriptychError(f"cannot make {architecture} for the browser: {error}") from None
