@@ -83,6 +83,20 @@ def turned(array: ndarray) -> ndarray:
     return result
 
 
+def in_one_piece(array: ndarray) -> ndarray:
+    """The same numbers in the order of the axes, copied only if they lie otherwise.
+
+    NumPy's own copy of a map whose channels lie last takes up to eight times as long as this, row by row; and
+    `numpy.save` writes what is not in one piece four times as slowly as it copies it.
+    """
+    if array.flags.c_contiguous or array.ndim != 4:
+        return np.asarray(array, order="C")
+    result = np.empty(array.shape, array.dtype)
+    for row in range(array.shape[2]):
+        result[:, :, row] = array[:, :, row]
+    return result
+
+
 def per_channel_to_hwc(parameter: ndarray) -> ndarray:
     """(C, 1, 1) → (1, 1, C)."""
     return parameter.transpose(1, 2, 0)

@@ -25,7 +25,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import TriptychError, Unavailable, one_line
+from common.layouts import in_one_piece
 from common.onnx.options import ExportOptions
 from common.onnx.session import DeployedSession, RecordingSession, execution_providers
 from common.parity.backends import BACKENDS, Backend, Hardware
@@ -93,7 +94,8 @@ class Worker:
         if (architecture, image_size) != (self.architecture, self.image_size):
             self._forget()
             device = "cpu" if self.backend.through_onnx else self.hardware.device
-            model = self.implementation.build(architecture, image_size=image_size)
+            with getattr(self.module, "uninitialised", nullcontext)():  # its weights are loaded before it is run
+                model = self.implementation.build(architecture, image_size=image_size)
             self.model = self.module.on_device(model, device, self.hardware.precision)
             shapes, parameter_shapes = self.module.structure(self.model)
             # An export is written layer by layer, in the canonical layout, and refused where anything stands between.
@@ -144,7 +146,7 @@ class Worker:
             (folder / kind).mkdir()
             files[kind] = {name: str(folder / kind / f"{number}.npy") for number, name in enumerate(arrays)}
             for name, path in files[kind].items():
-                np.save(path, arrays[name])
+                np.save(path, in_one_piece(arrays[name]))
         importing, self.importing = self.importing, 0.0  # told once, by the run that had to wait for it
         timing = {"import": importing, "load": loading, "run": running}
         return {
