@@ -42,6 +42,7 @@ from keras_impl.graph import (
     unnamed_operations,
     wiring,
 )
+from keras_impl.initialisation import uninitialised
 from keras_impl.layers import SubSampling
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "run",
     "structure",
     "to_canonical",
+    "uninitialised",
     "unnamed_operations",
     "wiring",
 ]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import DEEPER, WIDER, daily, load_implementation
 
-from common import TriptychError, get_spec, list_architectures
+from common import TriptychError, get_spec, list_architectures, random_weights
 from common.operations import BatchNorm
 from common.training.batches import Batches
 from common.training.data import digits
@@ -70,6 +70,21 @@ def test_and_that_of_what_build_gives(implementation, name):
     shares = np.exp(logits - logits.max(1, keepdims=True))
     shares /= shares.sum(1, keepdims=True)
     assert SMALLEST < -np.log(shares[np.arange(len(labels)), labels]).mean() < LARGEST
+
+
+def test_keras_draws_nothing_where_weights_are_loaded_next():
+    keras_impl = load_implementation("keras_impl")
+    from keras_impl.initialisation import uninitialised
+
+    spec, weights = get_spec("lenet_caffe"), random_weights("lenet_caffe", 0)
+    with uninitialised():
+        model = keras_impl.build("lenet_caffe")
+    kernels = [name for name in spec.parameter_shapes if name.endswith("/weight")]
+    assert not any(keras_impl.read_weights(model)[name].any() for name in kernels)
+    keras_impl.load_weights(model, weights)
+    assert all((array == weights[name]).all() for name, array in keras_impl.read_weights(model).items())
+    drawn = keras_impl.read_weights(keras_impl.build("lenet_caffe"))
+    assert all(np.unique(drawn[name]).size > 1 for name in kernels)
 
 
 class Enough(Exception):

@@ -29,6 +29,9 @@ Arrays = Mapping[str, "np.ndarray"]
 class Backend(Protocol[M]):
     """`PACKAGE.backend`: a model built, given weights, and run with every layer seen.
 
+    Where initialisation takes long, a module may have a context manager `uninitialised` too: what is built in it is
+    given all its weights before it is run.
+
     Layers and parameters go by their canonical names; arrays are float32, kernels (out, in, height, width) and
     (out, in), maps (N, C, H, W), vectors (N, features).
     """

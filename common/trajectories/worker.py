@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,7 +162,8 @@ def train_in_steps(job: Job, backend: Backend, answer: Callable, wait: Callable)
     height, width = job.image_size
     spec = get_spec(job.architecture, num_classes=job.num_classes, image_size=(height, width))
     build = module.build_float64 if job.dtype == "float64" else module.build
-    model = build(job.architecture, num_classes=job.num_classes, image_size=(height, width))
+    with getattr(module, "uninitialised", nullcontext)():
+        model = build(job.architecture, num_classes=job.num_classes, image_size=(height, width))
     weights = he_weights(spec, job.seed)  # with which a hundred small steps go far
     package.load_weights(model, _shortened(weights) if job.rounded else weights)
     monitor = _Export(
