@@ -357,19 +357,18 @@ def test_ctrl_c_ends_it_and_nothing_is_left(tmp_path):
     port = int(address[1])
     ready = type("Ready", (), {"server_address": ("127.0.0.1", port), "address": f"http://127.0.0.1:{port}/"})
     assert get(ready, "/lenet5.html")[0] == 200
-    waiting = threading.Thread(target=lambda: get(ready, "/live/lenet5/photo/photo.json"))
-    waiting.start()
-    workers = []
-    while not workers:
-        workers = psutil.Process(process.pid).children(recursive=True)
-    start = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    code, _, err = finish(process)
-    assert time.monotonic() - start < 5
-    assert (code, err) == (130, "triptych: interrupted; nothing half-done was left behind\n")
-    assert not any(worker.is_running() for worker in workers)
-    assert list(tmp_path.iterdir()) == []
-    waiting.join(timeout=20)
+    with socket.create_connection(ready.server_address) as waiting:
+        waiting.sendall(f"GET /live/lenet5/photo/photo.json HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        workers = []
+        while not workers:
+            workers = psutil.Process(process.pid).children(recursive=True)
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        code, _, err = finish(process)
+        assert time.monotonic() - start < 5
+        assert (code, err) == (130, "triptych: interrupted; nothing half-done was left behind\n")
+        assert not any(worker.is_running() for worker in workers)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_port_in_use_is_one_sentence():

@@ -40,15 +40,18 @@ class Making:
     def __init__(self, folder: Path, own: Mapping[str, Own]) -> None:
         self.folder, self.own = folder, own
         self.made: list[tuple[str, str]] = []
-        self.one_at_a_time = threading.Lock()
+        self.one_at_a_time, self.starting = threading.Lock(), threading.Lock()
         self.process: Process | None = None
+        self.ended = False
 
     def __enter__(self) -> Making:
         return self
 
     def __exit__(self, *ended: object) -> None:
-        if self.process:
-            self.process.kill()
+        with self.starting:  # what another thread starts at this moment is ended too
+            self.ended = True
+            if self.process:
+                self.process.kill()
 
     def file(self, architecture: str, what: str, name: str) -> Path | None:
         """The path of a file, which is made if it is not there; None if there is no such file.
@@ -70,10 +73,21 @@ class Making:
         return out / name
 
     def _make(self, architecture: str, what: str, out: Path) -> None:
-        if self.process is None or not self.process.alive:
-            self.process = Process("common.explorer.live.networks")
+        request = {"architecture": architecture, "what": what, "out": str(out), "own": self.own.get(architecture)}
         try:
-            own = self.own.get(architecture)
-            self.process.ask({"architecture": architecture, "what": what, "out": str(out), "own": own})
+            self._running().ask(request)
         except ProcessFailure as error:
             raise TriptychError(f"cannot make {architecture} for the browser: {error}") from None
+
+    def _running(self) -> Process:
+        """The process, started if it does not run.
+
+        Raises:
+            ProcessFailure: nothing is made any more.
+        """
+        with self.starting:
+            if self.ended:
+                raise ProcessFailure("it is being ended")
+            if self.process is None or not self.process.alive:
+                self.process = Process("common.explorer.live.networks")
+            return self.process
