@@ -19,7 +19,6 @@ import numpy as np
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from common.cli.terminal import plain_table, standard_output
 from common.operations.activations import Sigmoid
 from common.operations.operation import Operation
 from common.operations.rounding import UNIT_ROUNDOFF
@@ -185,10 +184,9 @@ def main() -> None:
         for library, (package, make) in LIBRARIES.items()
         if importlib.util.find_spec(package)
     }
-    table = plain_table("function", *rows)
+    print(f"{'function':10}", *(f"{library:>20}" for library in rows))
     for place, name in enumerate(RANGES):
-        table.add_row(name, *(cells[place] for cells in rows.values()))
-    standard_output(160).print(table)
+        print(f"{name:10}", *(f"{cells[place]:>20}" for cells in rows.values()))
 
 
 if __name__ == "__main__":

@@ -24,14 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
-from common.cli.terminal import standard_output
 from common.onnx.summary import read_summary
 from common.specs import get_spec
-from common.weights import random_weights
+from common.specs.seeded import random_weights
 
 NETWORKS = ("lenet_caffe", "alexnet_bvlc", "vgg11", "googlenet", "resnet50", "densenet121")
+HEADINGS = ("seconds", "÷ writing the bytes", "memory ÷ weights", "nodes", "ONNX Runtime, ms")
 ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
 
 
@@ -181,7 +180,6 @@ def run_in_turn(files: dict[str, Path], architecture: str, runs: int = 11) -> di
 
 def main(architectures: list[str]) -> None:
     """A table for each network."""
-    console = standard_output()
     for architecture in architectures or NETWORKS:
         with tempfile.TemporaryDirectory() as folder:
             paths = {exporter: Path(folder) / f"{number}.onnx" for number, exporter in enumerate(EXPORTERS)}
@@ -189,24 +187,20 @@ def main(architectures: list[str]) -> None:
             files = {exporter: path for exporter, path in paths.items() if "error" not in rows[exporter]}
             speeds = run_in_turn(files, architecture)
             nodes = {exporter: len(read_summary(path).layers) for exporter, path in files.items()}
-        table = Table(title=architecture, title_justify="left", title_style="bold")
-        table.add_column("exporter")
-        for heading in ("seconds", "÷ writing the bytes", "memory ÷ weights", "nodes", "ONNX Runtime, ms"):
-            table.add_column(heading, justify="right")
+        print(f"{architecture:30}", *(f"{heading:>20}" for heading in HEADINGS))
         for exporter, row in rows.items():
             if "error" in row:
-                table.add_row(exporter, row["error"])
+                print(f"{exporter:30} {row['error']}")
                 continue
             speed = speeds[exporter]
-            table.add_row(
-                exporter,
+            cells = (
                 f"{row['seconds']:.2f}",
                 f"{row['seconds'] / row['writing']:.1f}",
                 f"{row['bytes'] / row['weights']:.1f}",
                 str(nodes[exporter]),
                 speed if isinstance(speed, str) else f"{speed:.1f}",
             )
-        console.print(table)
+            print(f"{exporter:30}", *(f"{cell:>20}" for cell in cells))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch_impl
 from common.onnx.options import ExportOptions
 from common.onnx.session import DeployedSession
 from common.specs import get_spec
-from common.weights import random_weights
+from common.specs.seeded import random_weights
 
 NETWORKS = ("alexnet_bvlc", "googlenet")
 FORMS = ("node", "nodes")

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "errors": ["TriptychError"],
         "specs": ["get_spec", "list_architectures"],
-        "weights": ["random_weights", "read_weights_file", "write_weights_file"],
+        "specs.seeded": ["random_weights"],
+        "weights": ["read_weights_file", "write_weights_file"],
     },
 )

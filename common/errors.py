@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 MARK = "\N{INFORMATION SEPARATOR TWO}"
 """Stands around an argument in a message: a character that names and files have no use for."""
@@ -38,6 +40,14 @@ class TriptychError(ValueError):
 
 class Unavailable(TriptychError):
     """What was asked for is not available on this machine, such as a GPU."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: those that begin with it or resemble it, or all."""
+    known = list(known)
+    close = [other for other in known if name and other.startswith(name)]
+    close = close or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}."
 
 
 def one_line(error: Exception) -> str:

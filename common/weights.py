@@ -1,4 +1,4 @@
-"""Weights in the canonical layout: made from a seed, read, written, checked.
+"""Weights in the canonical layout: read, written, checked.
 
 Weights are a mapping from canonical parameter names (`conv1/weight`) to float32 arrays in the canonical layout (see
 `common.layouts`). On disk they are a safetensors file with the same keys.
@@ -7,59 +7,19 @@ Weights are a mapping from canonical parameter names (`conv1/weight`) to float32
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
-from math import prod, sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.errors import TriptychError
+from common.errors import TriptychError, nearest
 from common.files import os_error_sentence, written_atomically
 from common.names import layer_of
 from common.operations import Shape
-from common.specs import get_spec, list_architectures, nearest
-from common.specs.architecture import Architecture
 
 Weights = Mapping[str, np.ndarray]
-
-
-def seeded_generator(seed: int, name: str) -> np.random.Generator:
-    """A generator that depends on a seed and a name only, so that tensors do not depend on each other's order."""
-    return np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
-
-
-def random_weights(
-    name: str, seed: int = 0, *, num_classes: int | None = None, image_size: tuple[int, int] | None = None
-) -> dict[str, np.ndarray]:
-    """Seeded weights for an architecture, float32, in the canonical layout, keyed by canonical parameter name.
-
-    Kernels are normal with variance 2 / fan-in (He et al. 2015, section 2.2), which keeps activations of one size
-    through the depth; biases are normal with standard deviation 0.1, so that a missing bias shows, and so are beta and
-    mean of a batch normalisation, gamma and variance around 1. In every fourth channel gamma is 2^8 and variance 2^16
-    times smaller: their scale is of the same size, but there eps matters, as it does in trained networks.
-
-    Raises:
-        TriptychError: the architecture is unknown or does not take these options.
-    """
-    return initial_weights(get_spec(name, num_classes=num_classes, image_size=image_size), seed)
-
-
-def initial_weights(spec: Architecture, seed: int) -> dict[str, np.ndarray]:
-    """`random_weights` for a specification at hand."""
-    return {name: _initial(name, shape, seeded_generator(seed, name)) for name, shape in spec.parameter_shapes.items()}
-
-
-def _initial(name: str, shape: Shape, generator: np.random.Generator) -> np.ndarray:
-    parameter = name.rpartition("/")[2]
-    deviation = sqrt(2 / prod(shape[1:])) if parameter == "weight" else 0.1
-    array = generator.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
-    if parameter in ("gamma", "variance"):
-        array = np.abs(array + 1) if parameter == "variance" else array + 1
-        array[::4] *= np.float32(2.0**-16 if parameter == "variance" else 2.0**-8)
-    return array
 
 
 def weights_sha256(weights: Weights) -> str:
@@ -73,34 +33,6 @@ def weights_sha256(weights: Weights) -> str:
         little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         digest.update(little.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def identify(weights: Weights, architecture: str | None = None) -> Architecture:
-    """The network that weights belong to, with as many classes as they have.
-
-    Args:
-        weights: of a whole network, by canonical name.
-        architecture: the one they are said to belong to; any of the catalogue if None.
-
-    Raises:
-        TriptychError: no network has these parameters, or several have, or the one that was named has others.
-    """
-    fitting = []
-    for name in [architecture] if architecture else list_architectures():
-        spec = get_spec(name)
-        head = weights.get(f"{spec.outputs['logits']}/weight")
-        if head is not None and head.ndim and len(head):
-            spec = get_spec(name, num_classes=len(head))
-        if {key: tuple(array.shape) for key, array in weights.items()} == spec.parameter_shapes:
-            fitting.append(spec)
-    if architecture and not fitting:
-        check_weights(spec.parameter_shapes, weights)  # says what is wrong with them
-    if not fitting:
-        raise TriptychError("the weights belong to no network of the catalogue; `triptych show ARCH` lists its layers")
-    if len(fitting) > 1:
-        names = ", ".join(spec.name for spec in fitting)
-        raise TriptychError(f"the weights fit {names}, which have the same parameters; name the architecture")
-    return fitting[0]
 
 
 def check_weights(expected: Mapping[str, Shape], weights: Weights, *, skip: Collection[str] = ()) -> None:

@@ -171,8 +171,9 @@ ALL = {path.name: list(dict.fromkeys(commands(path.read_text()))) for path in PA
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A copy of the project to run commands in, with the files that they mention, and `triptych` on the path."""
-    from common.images import photograph
-    from common.weights import random_weights, write_weights_file
+    from common.specs.photographs import photograph
+    from common.specs.seeded import random_weights
+    from common.weights import write_weights_file
 
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("triptych", "common", "torch_impl", "keras_impl", "tf1_style_impl", "parity_tests"):

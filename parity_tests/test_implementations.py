@@ -15,7 +15,7 @@ from common.layouts import conv_from_hwio, conv_to_hwio, to_channels_first, to_c
 from common.parity.judge import judge
 from common.parity.verdicts import CERTIFIED, DIVERGED, overall
 from common.probes import Probe, exact_probe
-from common.weights import initial_weights
+from common.specs.seeded import initial_weights
 from parity_tests.injection import imported_with, specification, unchanged
 
 ROOT = Path(__file__).parents[1]

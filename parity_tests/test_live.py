@@ -228,7 +228,7 @@ def test_the_graphs_compute_with_the_weights_beside_them(made):
     import onnxruntime
 
     import torch_impl
-    from common.images import photographs
+    from common.specs.photographs import photographs
 
     spec = get_spec("lenet_caffe")
     image = photographs(spec, 1)

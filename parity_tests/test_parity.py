@@ -218,7 +218,7 @@ def test_the_backward_pass_of_a_killed_backend_is_a_row_and_the_next_probe_gets_
 
 
 def test_the_backward_pass_on_weights_and_pictures_that_are_given_is_reported_like_the_forward_pass(tmp_path):
-    from common.images import photograph
+    from common.specs.photographs import photograph
 
     photograph(1).save(tmp_path / "cat.jpg")
     write_weights_file(tmp_path / "w.safetensors", random_weights("lenet_caffe", seed=9))

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from common import TriptychError, get_spec
 from common.cli.verdicts import print_network, print_verdict
-from common.images import read_photograph
 from common.operations import Conv
 from common.parity.gradients import GradientVerdict, by_layer
 from common.parity.judge import judge
@@ -18,6 +17,7 @@ from common.parity.verdicts import DIVERGED, IDENTICAL, LayerVerdict
 from common.probes import Probe
 from common.process import SPARED
 from common.specs.architecture import IMAGE, Architecture, Layer
+from common.specs.photographs import read_photograph
 
 GENERATOR = np.random.default_rng(0)
 GREY = GENERATOR.integers(0, 256, (5, 7)).astype(np.uint8)

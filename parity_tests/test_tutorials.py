@@ -12,7 +12,7 @@ import pytest
 from conftest import daily, load_implementation
 
 from common import layouts, random_weights
-from common.weights import initial_weights, seeded_generator
+from common.specs.seeded import initial_weights, seeded_generator
 from parity_tests.injection import imported_with, specification, unchanged
 
 CLASSES = 7

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from common.errors import TriptychError
     from common.prove.api import assert_same, prove
     from common.specs import get_spec, list_architectures
-    from common.weights import random_weights, read_weights_file, write_weights_file
+    from common.specs.seeded import random_weights
+    from common.weights import read_weights_file, write_weights_file
     from triptych.networks import build, export, load, parity, port
 
 _HOMES = {
@@ -32,7 +33,7 @@ _HOMES = {
     "parity": "triptych.networks",
     "port": "triptych.networks",
     "prove": "common.prove.api",
-    "random_weights": "common.weights",
+    "random_weights": "common.specs.seeded",
     "read_weights_file": "common.weights",
     "write_weights_file": "common.weights",
 }

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from common.errors import TriptychError
+from common.errors import TriptychError, nearest
 from common.explorer.anatomy import LayerFacts, layer_facts
 from common.explorer.modules import read_module
 from common.explorer.sources import PANELS, Panel, read_network
-from common.specs import nearest
 from common.specs.architecture import Architecture
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.errors import TriptychError
-from common.specs import nearest
+from common.errors import TriptychError, nearest
 from common.specs.architecture import Preprocessing
 
 ELEMENTS = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from shutil import which
 
-from common.errors import TriptychError, Unavailable, argument
+from common.errors import TriptychError, Unavailable, argument, nearest
 from common.onnx.adapters import find_adapters, require_adapter
 from common.parity.environment import gpu
 from common.parity.paths import THREADS, KernelPath, paths_of, with_variables
-from common.specs import nearest
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from common.operations import BatchNorm, backward, evaluate
 from common.operations.loss import AUXILIARY_WEIGHT, cross_entropy
 from common.operations.rounding import DOUBLE, UNIT_ROUNDOFF, gamma
 from common.specs.architecture import IMAGE, Architecture
-from common.weights import Weights, seeded_generator
+from common.specs.seeded import seeded_generator
+from common.weights import Weights
 
 DEVIATIONS = 15.0
 """t √2 for t above 10, an honest element in 10^22; two passes round, the backend's and this one. Chosen."""

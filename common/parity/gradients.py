@@ -32,7 +32,8 @@ from common.parity.measures import measure, verdict_from
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict
 from common.probes import PROBES, Probe, make_probe, quantum_of, sparse_probe
 from common.specs.architecture import IMAGE, Architecture, Layer
-from common.weights import Weights, initial_weights, seeded_generator
+from common.specs.seeded import initial_weights, seeded_generator
+from common.weights import Weights
 
 USUAL_FOR_GRADIENTS = ("exact", "random")
 """The probes that are run if none is named."""

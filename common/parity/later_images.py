@@ -19,7 +19,7 @@ import numpy as np
 
 from common.operations import Conv, evaluate
 from common.operations.rounding import SMALLEST_NORMAL, UNIT_ROUNDOFF
-from common.weights import seeded_generator
+from common.specs.seeded import seeded_generator
 
 
 def sums_are_right(

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import TriptychError, argument
-from common.images import read_photograph
 from common.parity.backends import (
     Backend,
     Hardware,
@@ -23,6 +22,7 @@ from common.parity.results import Plan, Run, compared_with_cpu
 from common.parity.runner import run_parity
 from common.probes import PROBES, USUAL
 from common.specs import get_spec
+from common.specs.photographs import read_photograph
 from common.weights import read_weights_file
 
 

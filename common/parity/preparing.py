@@ -19,7 +19,8 @@ from common.probes import Probe, make_probe
 from common.probes.end_to_end import EndToEndProbe
 from common.probes.published import Compared, compare
 from common.specs.architecture import Architecture
-from common.weights import Weights, initial_weights, write_weights_file
+from common.specs.seeded import initial_weights
+from common.weights import Weights, write_weights_file
 
 
 @dataclass(frozen=True)

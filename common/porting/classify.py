@@ -14,7 +14,6 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.files import os_error_sentence
-from common.images import preprocess, read_photograph
 from common.implementations import FRAMEWORKS, import_implementation
 from common.parity.backends import Backend
 from common.porting.formats import read_source
@@ -22,6 +21,7 @@ from common.porting.matching import Network, understand
 from common.porting.preparation import known_preparation
 from common.porting.reading import Reading
 from common.specs.architecture import Architecture
+from common.specs.photographs import preprocess, read_photograph
 
 TOP = 5
 

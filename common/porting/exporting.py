@@ -11,7 +11,7 @@ from common.onnx.options import ExportOptions
 from common.porting.formats import read_source
 from common.porting.matching import understand
 from common.specs import get_spec
-from common.weights import random_weights
+from common.specs.seeded import random_weights
 
 
 def export_network(

@@ -24,7 +24,7 @@ from common.porting.statistics import canonical_statistics, rounding_error
 from common.porting.turning import Ported, layout_change
 from common.specs import CATALOGUE, get_spec
 from common.specs.architecture import Architecture, Preprocessing
-from common.weights import initial_weights
+from common.specs.seeded import initial_weights
 
 MOST_PROBLEMS = 20
 """How many are told; the others are counted."""

@@ -6,10 +6,9 @@ whoever trained it in PyTorch; with the wrong preparation it answers with confid
 
 from __future__ import annotations
 
-from common.errors import TriptychError
+from common.errors import TriptychError, nearest
 from common.porting.known import known_file
 from common.porting.source import Source
-from common.specs import nearest
 from common.specs.architecture import Architecture, Preprocessing
 from common.specs.googlenet import FROM_MINUS_1_TO_1
 from common.specs.resnet import CAFFE, TORCHVISION

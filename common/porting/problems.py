@@ -7,12 +7,11 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from common.errors import argument
+from common.errors import argument, nearest
 from common.names import layer_of
 from common.operations import Conv, Shape
 from common.porting.candidates import Candidate, Expected, Placement, absent_heads
 from common.porting.reading import Reading
-from common.specs import nearest
 
 FLOATS = ("float32", "float16", "float64")
 

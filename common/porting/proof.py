@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from common.errors import TriptychError, argument
-from common.images import photograph, preprocess
 from common.implementations import import_implementation
 from common.parity.judge import judge
 from common.parity.verdicts import DIVERGED, first_divergence, overall
@@ -26,6 +25,7 @@ from common.porting.reading import Reading
 from common.porting.targets import Target
 from common.probes import Probe
 from common.process import ProcessFailure, answering, ask, requests, spare_imports
+from common.specs.photographs import photograph, preprocess
 from common.weights import Weights
 
 TIMEOUT = 1800.0

@@ -9,12 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from common.errors import TriptychError, argument
+from common.errors import TriptychError, argument, nearest
 from common.implementations import FRAMEWORKS, import_implementation
 from common.names import keras_layer, layer_of
 from common.porting.conventions import CONVENTIONS
 from common.porting.matching import Network
-from common.specs import nearest
 from common.specs.architecture import Architecture
 from common.weights import write_weights_file
 

@@ -17,7 +17,6 @@ from functools import partial
 
 import numpy as np
 
-from common.images import preprocess, read_photograph
 from common.operations.rounding import EXACT_LIMIT, FP32, Precision
 from common.probes.end_to_end import end_to_end_probe
 from common.probes.exact import exact_probe
@@ -25,7 +24,9 @@ from common.probes.probe import Probe, quantum_of
 from common.probes.real import MAGNITUDES, magnitude_probe, photo_probe, random_probe
 from common.probes.sparse import integer_parameters, sparse_probe
 from common.specs.architecture import Architecture
-from common.weights import Weights, initial_weights
+from common.specs.photographs import preprocess, read_photograph
+from common.specs.seeded import initial_weights
+from common.weights import Weights
 
 __all__ = [
     "EXACT_LIMIT",

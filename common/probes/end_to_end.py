@@ -21,7 +21,7 @@ from common.operations.rounding import EXACT_LIMIT, FP32, Precision, Reference
 from common.probes.probe import Probe
 from common.probes.sparse import integer_parameters
 from common.specs.architecture import IMAGE, Architecture
-from common.weights import seeded_generator
+from common.specs.seeded import seeded_generator
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.images import photographs
 from common.operations import LRN
 from common.probes.probe import Probe
 from common.specs.architecture import IMAGE, Architecture
-from common.weights import Weights, initial_weights, seeded_generator
+from common.specs.photographs import photographs
+from common.specs.seeded import initial_weights, seeded_generator
+from common.weights import Weights
 
 
 def random_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, weights: Weights | None = None) -> Probe:

@@ -18,7 +18,7 @@ from common.operations import BatchNorm, Conv, Dense, evaluate
 from common.operations.rounding import EXACT_LIMIT
 from common.probes.probe import Probe
 from common.specs.architecture import IMAGE, Architecture, Layer
-from common.weights import seeded_generator
+from common.specs.seeded import seeded_generator
 
 
 def sparse_probe(spec: Architecture, *, seed: int = 0, batch: int = 2) -> Probe:

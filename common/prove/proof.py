@@ -22,7 +22,7 @@ from common.prove.results import ProofRun, judged
 from common.prove.runtimes import ONNX_RUNTIMES, Recorded, record
 from common.prove.sensitivity import sensitivity_of
 from common.prove.subject import Example, InMemory, Subject, TorchSubject, make_ready
-from common.weights import seeded_generator
+from common.specs.seeded import seeded_generator
 
 PROBES = ("exact", "random")
 WEIGHTS = ("first", "own")

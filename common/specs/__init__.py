@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
-from common.errors import TriptychError
+from common.errors import TriptychError, nearest
 from common.specs import (
     alexnet,
     alexnet_tutorial,
@@ -66,14 +65,6 @@ CATALOGUE: dict[str, Callable[..., Architecture]] = {
     "densenet169": densenet.densenet169,
     "densenet201": densenet.densenet201,
 }
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: those that begin with it or resemble it, or all."""
-    known = list(known)
-    close = [other for other in known if name and other.startswith(name)]
-    close = close or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}."
 
 
 def list_architectures(pattern: str = "*") -> list[str]:

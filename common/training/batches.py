@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.images import fitted
 from common.specs.architecture import Architecture
+from common.specs.photographs import fitted
+from common.specs.seeded import seeded_generator
 from common.training.data import Data, Split
 from common.training.recipe import Recipe
-from common.weights import seeded_generator
 
 ENLARGED = 8 / 7
 """How much larger than the network's input a picture is where crops are taken from it: 256 pixels for 224."""

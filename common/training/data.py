@@ -16,8 +16,8 @@ import numpy as np
 
 from common.errors import TriptychError, argument
 from common.files import os_error_sentence
-from common.images import read_photograph
-from common.weights import seeded_generator
+from common.specs.photographs import read_photograph
+from common.specs.seeded import seeded_generator
 
 HELD_OUT = 0.2
 """The share of each class that is held out for testing where the data are not split already."""

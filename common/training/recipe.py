@@ -10,7 +10,7 @@ import numpy as np
 from common.errors import TriptychError
 from common.operations import BatchNorm, Dense, Dropout, ReLU, Shape
 from common.specs.architecture import IMAGE, Architecture, Preprocessing
-from common.weights import seeded_generator
+from common.specs.seeded import seeded_generator
 
 AUGMENTATIONS = ("crop", "flip", "colour")
 """Random crops, horizontal flips and shifts along the colours' principal components (see `common.training.batches`).

@@ -24,10 +24,11 @@ from common.parity.backends import BACKENDS, Backend
 from common.process import answering, requests, spare_imports
 from common.specs import get_spec
 from common.specs.architecture import Architecture
+from common.specs.seeded import seeded_generator
 from common.training.data import Data, Split
 from common.training.recipe import Recipe, he_weights
 from common.training.run import Monitor, Step
-from common.weights import Weights, seeded_generator
+from common.weights import Weights
 
 ENVELOPE_BITS = 18
 """How precise the parameters are that a float32 trajectory is held against.
@@ -110,7 +111,7 @@ def recipe_for(job: Job) -> Recipe:
 
 def pictures_for(job: Job) -> Data:
     """Sections of the photographs that ship with scikit-image; the class says which photograph."""
-    from common.images import photograph
+    from common.specs.photographs import photograph
 
     generator = seeded_generator(job.seed, "sections")
     sections, size = [], 96

@@ -28,7 +28,8 @@ from common.probes.published import BATCH, SEED, published
 from common.process import answering, requests
 from common.specs import get_spec
 from common.specs.architecture import IMAGE, Architecture
-from common.weights import Weights, initial_weights, read_weights_file, write_weights_file
+from common.specs.seeded import initial_weights
+from common.weights import Weights, read_weights_file, write_weights_file
 
 if TYPE_CHECKING:
     import onnx

@@ -1,4 +1,4 @@
-// A photograph as a network's input, with the same numbers as `common.images.preprocess` gives: Pillow's bicubic filter
+// A photograph as a network's input, with the same numbers as `common.specs.photographs.preprocess` gives: Pillow's bicubic filter
 // with its antialiasing, in the same fixed-point arithmetic. A browser's own resizing is another filter in each browser.
 
 const BITS = 22; // of a coefficient's fraction: 32 less 8 of a pixel and 2 of what a sum may reach
