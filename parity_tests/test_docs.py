@@ -95,6 +95,12 @@ SHOWN_BY = {
     ),
     "triptych show lenet5 --framework keras": "test_explorer.py::test_show_prints_the_frameworks_own_summary",
     "triptych explore": "test_explorer.py::test_every_network_has_a_page_below_the_limit",
+    "triptych explore --out pages --weights lenet5.keras": (
+        "test_inside.py::test_without_a_photograph_filters_and_values_are_shown_and_nan_with_its_place"
+    ),
+    "triptych explore --out pages --weights lenet5.keras --image cat.jpg": (
+        "test_inside.py::test_every_layer_and_the_likeliest_classes_are_there"
+    ),
     "triptych explore --out pages": "test_explorer.py::test_every_network_has_a_page_below_the_limit",
     "triptych explore --out pages --report results": "test_explorer.py::test_results_are_shown_beside_their_network",
     "triptych parity lenet5": "test_parity.py::test_six_backends_are_one_function",

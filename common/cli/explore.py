@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from common.cli.app import app, progress
+from common.cli.app import Arch, Entry, Force, Ignore, Prefix, Preparation, Rename, Verbose, app, progress
 from common.cli.terminal import say, standard_output
 from common.errors import TriptychError, argument
 from common.specs import CATALOGUE
@@ -29,19 +30,49 @@ def explore(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="With --serve: 8000 if not given; 0 for any that is free.")
     ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(help="Weights to look into, in any format that `triptych port` reads; twice to compare."),
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="A photograph to send through them; may be repeated to compare.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="The names of the classes, one a line; those in the weights' file if not given.")
+    ] = None,
+    arch: Arch = None,
+    entry: Entry = None,
+    prefix: Prefix = None,
+    rename: Rename = None,
+    ignore: Ignore = None,
+    force: Force = False,
+    preprocessing: Preparation = None,
+    verbose: Verbose = False,
 ) -> None:
     """Write the pages that show every network in three columns of source; open index.html in a browser."""
+    from common.explorer.inside.filters import LOOKING
+    from common.explorer.inside.page import inside, read_subject
     from common.explorer.results import read_report
-    from common.explorer.site import write_site
+    from common.explorer.site import prepare_folder, write_site
 
     if port is not None and not serve:
         raise TriptychError(f"{argument('port')} is for {argument('serve')}; give both, or neither")
     results = read_report(report) if report else None
+    if (image or labels) and not weights:
+        raise TriptychError(f"{argument('image' if image else 'labels')} needs {argument('weights', 'FILE')}")
+    reading = replace(LOOKING, entry=entry, prefix=prefix, force=force, preprocessing=preprocessing)
+    reading = replace(reading, rename=tuple(rename or ()), ignore=tuple(ignore or ()))
+    subject = read_subject(weights, image or (), arch, reading, labels) if weights else None
     console = standard_output()
 
     def write(folder: Path) -> Path:
-        with progress(len(CATALOGUE), console) as advance:
-            return write_site(folder, report=results, live=serve, on_page=advance)
+        prepare_folder(folder)
+        with progress(len(CATALOGUE) + (subject.steps if subject else 0), console) as advance:
+            found = inside(subject, advance) if subject else None
+            index = write_site(folder, report=results, inside=found, live=serve, on_page=advance)
+        if found:
+            say(console, f"{found.architecture}: {found.told}")
+        return index
 
     if not serve:
         say(console, f"{write(out or Path('explorer'))}: {len(CATALOGUE)} networks")

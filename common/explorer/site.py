@@ -19,6 +19,8 @@ from common.explorer.alignment import Block, Line, align
 from common.explorer.anatomy import layer_facts
 from common.explorer.drawing import LEGEND, draw, group_of, miniature
 from common.explorer.highlighting import highlighted
+from common.explorer.inside.page import Inside
+from common.explorer.inside.pictures import PICTURES, ULP_LABELS, Album
 from common.explorer.modules import read_module
 from common.explorer.runnable import runnable
 from common.explorer.sources import PANELS, builder, read_network
@@ -51,6 +53,7 @@ def environment() -> Environment:
     made.globals |= {
         "scale": list(zip(results.SCALE, results.STEPS, strict=True)),
         "ulp_label": results.ulp_label,
+        "ulp_scale": list(zip(results.SCALE, ULP_LABELS, strict=True)),
         "asset": asset,
         "families": FAMILIES,
     }
@@ -83,6 +86,7 @@ def write_site(
     *,
     report: results.Json | None = None,
     live: bool = False,
+    inside: Inside | None = None,
     on_page: Callable[[str], None] = lambda name: None,
 ) -> Path:
     """Write all pages into a folder, which is made if it is not there, and return the path of its index.
@@ -91,29 +95,53 @@ def write_site(
         out: the folder.
         report: what `triptych parity --json` gives, to be shown beside the networks that it has.
         live: with a panel that runs the network in the browser, which needs `common.explorer.live` to serve the pages.
+        inside: what there is to see of the user's own weights, for the page of their network.
         on_page: called with the name of each network whose page is finished.
 
     Raises:
         TriptychError: the folder cannot be written.
     """
     specs = [get_spec(name) for name in CATALOGUE]
+    prepare_folder(out)
+    album = inside.album if inside else Album()
+    with album.written(out / PICTURES):
+        _write_pages(out, specs, report, inside, live, on_page)
+    return out / "index.html"
+
+
+def prepare_folder(out: Path) -> None:
+    """Make the folders of the site, before minutes of computing go into what would be written there.
+
+    Raises:
+        TriptychError: they cannot be made.
+    """
     try:
         for folder in (out, *(out / "source" / framework.package for framework in PANELS)):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TriptychError(f"cannot write into {out}: {os_error_sentence(error)}") from None
-    for name in ("style.css", "explorer.js"):
+
+
+def _write_pages(
+    out: Path,
+    specs: Sequence[Architecture],
+    report: results.Json | None,
+    inside: Inside | None,
+    live: bool,
+    on_page: Callable[[str], None],
+) -> None:
+    for name in ("style.css", "explorer.js", *(("inside.css", "inside.js") if inside else ())):
         _write(out / name, asset(name))
     files: dict[str, None] = {}
     for spec in specs:
-        page, shown = network_page(spec, report, live=live)
+        looked = inside if inside and inside.architecture == spec.name else None
+        page, shown = network_page(spec, report, looked, live=live)
         _write(out / f"{spec.name}.html", page)
         files |= dict.fromkeys(shown)
         on_page(spec.name)
     for file in sorted(files):
         _write(out / "source" / Path(file).with_suffix(".html"), source_page(file))
     _write(out / "index.html", index_page(specs, report))
-    return out / "index.html"
 
 
 def _write(path: Path, text: str) -> None:
@@ -143,7 +171,7 @@ def _verdict(report: results.Json | None, architecture: str) -> str | None:
 
 
 def network_page(
-    spec: Architecture, report: results.Json | None = None, *, live: bool = False
+    spec: Architecture, report: results.Json | None = None, inside: Inside | None = None, *, live: bool = False
 ) -> tuple[str, list[str]]:
     """The page of one network, and the files whose lines it shows."""
     forms = [("keras", "sequential"), ("keras", ""), ("torch", ""), ("tf1", "")]
@@ -181,6 +209,7 @@ def network_page(
             preludes=preludes(),
             views=results.views(report, spec.name) if report else [],
             verdict=_verdict(report, spec.name),
+            inside=inside,
             siblings=[name for name in CATALOGUE if get_spec(name).family == spec.family],
         )
     )

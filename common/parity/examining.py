@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -76,13 +76,21 @@ def skipped(backend: Backend, reason: str | None, plan: Plan) -> BackendResult:
     return BackendResult(backend.name, "skipped", verdict, reason, backend.path_name)
 
 
+Recorded = Mapping[str, Mapping[str, np.ndarray]]
+"""By kind and name, as a worker answers; the arrays are views of files that are gone when nobody holds them."""
+
+OnRecorded = Callable[[str, str, Recorded], None]
+"""Is given the backend's name, the label of the run and what was recorded, before it is judged."""
+
+
 class Examiner:
     """Has backends run the probes of a network, each in its turn, and judges what they record."""
 
-    def __init__(self, spec: Architecture, plan: Plan, folder: Path) -> None:
+    def __init__(self, spec: Architecture, plan: Plan, folder: Path, on_recorded: OnRecorded | None = None) -> None:
         self.spec = spec
         self.plan = plan
         self.folder = folder
+        self.on_recorded = on_recorded
         self.seats = threading.Semaphore(plan.jobs)
         """Held by whoever computes: a backend's process, or the judge."""
         self.judging = threading.Lock()
@@ -93,7 +101,8 @@ class Examiner:
         found, trace = _Recorded(), None
         try:
             # Numbers that do not fit together stop a network from running at all; its shapes tell which layer it is.
-            structure, seconds = self._ask(worker, {"build": self.spec.name, "image_size": self.spec.input_shape[1:]})
+            sizes = {"num_classes": self.spec.num_classes, "image_size": self.spec.input_shape[1:]}
+            structure, seconds = self._ask(worker, {"build": self.spec.name, **sizes})
             with _judging():
                 verdicts = judge_structure(self.spec, structure["shapes"], structure["parameter_shapes"])
             try:
@@ -155,6 +164,8 @@ class Examiner:
                 kind: {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
                 for kind, paths in answer["recorded"].items()
             }
+            if self.on_recorded:
+                self.on_recorded(backend.name, prepared.label, recorded)
             with self.judging, self.seats:
                 started = time.perf_counter()
                 places, judged = answer["places"], self._judge(prepared, recorded, unnamed, traced)
@@ -175,7 +186,7 @@ class Examiner:
     def _judge(
         self,
         prepared: PreparedProbe,
-        recorded: Mapping[str, Mapping[str, np.ndarray]],
+        recorded: Recorded,
         unnamed: Unnamed,
         traced: Traced,
     ) -> list[LayerVerdict]:

@@ -64,6 +64,8 @@ class Preparation:
 
     def _probes(self) -> dict[str, Probe]:
         plan = self.plan
+        if plan.made:
+            return dict(plan.made)
         if plan.gradients:
             found = gradient_probes(self.spec, plan.probes, seed=plan.seed, batch=plan.batch, weights=plan.weights)
             return {labelled(probe.name, probe.mode): probe for probe in found}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from common.parity.backends import Backend, Hardware, row_label
 from common.parity.comparison import Comparison, compare_all
 from common.parity.gradients import modes
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict
-from common.probes import USUAL
+from common.probes import USUAL, Probe
 from common.specs.architecture import Architecture
 from common.weights import Weights
 
@@ -159,8 +159,12 @@ class Plan:
     """Seconds that one backend may take for one probe."""
     required: bool = False
     """Whether a backend that is not installed makes the result incomplete."""
+    made: Mapping[str, Probe] = field(default_factory=dict)
+    """Probes at hand, by what their runs are called: where there are some, they are all that is run."""
 
     def runs(self, spec: Architecture) -> dict[str, tuple[str, str | None]]:
         """What a network is run on: probe and, in a backward pass, mode, by what the run is called."""
+        if self.made:
+            return {label: (probe.name, getattr(probe, "mode", None)) for label, probe in self.made.items()}
         pairs = [(probe, mode) for probe in self.probes for mode in (modes(spec) if self.gradients else (None,))]
         return {labelled(*pair): pair for pair in pairs}

@@ -17,7 +17,7 @@ from common.files import os_error_sentence
 from common.parity.agreement import cross_checked
 from common.parity.backends import Backend
 from common.parity.comparison import compare_all
-from common.parity.examining import Examiner, skipped
+from common.parity.examining import Examiner, OnRecorded, skipped
 from common.parity.journal import Entry, Journal
 from common.parity.preparing import Preparation, PreparedProbe
 from common.parity.processes import Workers
@@ -35,6 +35,7 @@ def run_parity(
     on_progress: Progress = lambda backend, label: None,
     workers: Workers | None = None,
     journal: Journal | None = None,
+    on_recorded: OnRecorded | None = None,
 ) -> list[Run]:
     """Run every backend on every probe, forward or backward.
 
@@ -49,6 +50,7 @@ def run_parity(
         on_progress: told of every backend and probe that is done.
         workers: processes to take and give back, for another network to use; new ones, ended here, if None.
         journal: what has been finished before, which is not run again; what is finished now is added to it.
+        on_recorded: is given what every backend recorded on every probe.
 
     Raises:
         TriptychError: the weights do not fit the network, or the journal cannot be written.
@@ -60,7 +62,8 @@ def run_parity(
             tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder,
             Workers(plan.hardware) if workers is None else nullcontext(workers) as processes,
         ):
-            return _Runner(spec, plan, Path(folder), on_progress, processes, journal).run()
+            examiner = Examiner(spec, plan, Path(folder), on_recorded)
+            return _Runner(spec, plan, Path(folder), on_progress, processes, journal, examiner).run()
     except TriptychError as error:
         reason = str(error)
     except OSError as error:
@@ -84,6 +87,7 @@ class _Runner:
         on_progress: Progress,
         workers: Workers,
         journal: Journal | None,
+        examiner: Examiner,
     ) -> None:
         self.spec = spec
         self.plan = plan
@@ -94,7 +98,7 @@ class _Runner:
         self.journal = journal
         self.finished = journal.finished(spec.name) if journal else {}
         self.stopped = threading.Event()
-        self.examiner = Examiner(spec, plan, folder)
+        self.examiner = examiner
 
     def run(self) -> list[Run]:
         """Start workers, so that they import their frameworks while the probes are made; then feed and judge them."""

@@ -2,9 +2,9 @@
 
 Reads one JSON request a line from standard input and answers each with one JSON line on standard output:
 
-- `{"build": ARCHITECTURE, "image_size": [HEIGHT, WIDTH]}`: build that network, unless it is there already; the shapes
-  of the model, what stands between its layers, which layers each depends on directly, and in which order it flattens
-  maps.
+- `{"build": ARCHITECTURE, "num_classes": CLASSES, "image_size": [HEIGHT, WIDTH]}`: build that network, unless it is
+  there already; the shapes of the model, what stands between its layers, which layers each depends on directly, and in
+  which order it flattens maps.
 - `{"weights": FILE, "image": FILE, "injected": {LAYER: FILE}, "deployed": BOOL, "output": FOLDER}`: run it. Arrays
   travel as files: the weights as safetensors, the others as npy, which the other side maps into memory; the answer
   names one for every layer's output, and for all that the network returns. As deployed, nothing else is recorded.
@@ -73,7 +73,8 @@ class Worker:
 
     def _forget(self) -> None:
         self.architecture: str | None = None
-        self.image_size: tuple[int, int] | None = None
+        self.options: dict[str, Any] = {}
+        """What it was built with beside its name."""
         self.model: Any = None
         self.structure: dict[str, Any] = {}
         self.unnamed: Unnamed = {}
@@ -85,17 +86,18 @@ class Worker:
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out one request; see the module's description."""
         if "build" in request:
-            return self._build(request["build"], tuple(request["image_size"]))
+            sizes = {"num_classes": request["num_classes"], "image_size": tuple(request["image_size"])}
+            return self._build(request["build"], sizes)
         if "release" in request:
             return self._release()
         return self._run(request)
 
-    def _build(self, architecture: str, image_size: tuple[int, int]) -> dict[str, Any]:
-        if (architecture, image_size) != (self.architecture, self.image_size):
+    def _build(self, architecture: str, options: dict[str, Any]) -> dict[str, Any]:
+        if (architecture, options) != (self.architecture, self.options):
             self._forget()
             device = "cpu" if self.backend.through_onnx else self.hardware.device
             with getattr(self.module, "uninitialised", nullcontext)():  # its weights are loaded before it is run
-                model = self.implementation.build(architecture, image_size=image_size)
+                model = self.implementation.build(architecture, **options)
             self.model = self.module.on_device(model, device, self.hardware.precision)
             shapes, parameter_shapes = self.module.structure(self.model)
             # An export is written layer by layer, in the canonical layout, and refused where anything stands between.
@@ -108,7 +110,7 @@ class Worker:
                 "order": "C, H, W" if exported else self.module.FLATTENED,
                 "reads": {} if exported else self.module.wiring(self.model),
             }
-            self.architecture, self.image_size = architecture, image_size
+            self.architecture, self.options = architecture, options
         return self.structure
 
     def _run(self, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def classify(
     recipe = known_preparation(network.preprocessing, network.source.path)
     spec = replace(network.spec, preprocessing=recipe)
     inputs = [preprocess(read_photograph(path), spec)[None] for path in images]
-    return [_guesses(logits, labels) for logits in _logits(inputs, network, backend)]
+    return [likeliest(logits, labels) for logits in _logits(inputs, network, backend)]
 
 
 def _logits(inputs: Sequence[np.ndarray], network: Network, backend: Backend) -> list[np.ndarray]:
@@ -113,8 +113,8 @@ def _logits(inputs: Sequence[np.ndarray], network: Network, backend: Backend) ->
     return [predict(model, image)["logits"][0] for image in inputs]
 
 
-def _guesses(logits: np.ndarray, labels: Sequence[str] | None) -> list[Guess]:
-    """The `TOP` largest, the first of equals first; softmax in float64."""
+def likeliest(logits: np.ndarray, labels: Sequence[str] | None) -> list[Guess]:
+    """The `TOP` likeliest classes by the logits, the first of equals first; softmax in float64."""
     values = logits.astype(np.float64)
     exponentials = np.exp(values - values.max())
     probabilities = exponentials / exponentials.sum()
