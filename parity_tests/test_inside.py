@@ -20,8 +20,8 @@ from common.explorer.inside.page import inside, read_subject
 from common.explorer.inside.pictures import ACROSS, COLOURS, LIMIT, Album
 from common.explorer.results import SCALE
 from common.explorer.site import network_page
-from common.images import photograph
 from common.porting.reading import Reading
+from common.specs.photographs import photograph
 
 READING = Reading(round=True, finite=False)
 

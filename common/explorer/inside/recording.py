@@ -14,7 +14,6 @@ import numpy as np
 from PIL.Image import Image
 
 from common.errors import TriptychError
-from common.images import preprocess, read_photograph
 from common.parity.backends import BACKENDS, Backend, Hardware
 from common.parity.gradients import GradientProbe
 from common.parity.processes import Workers
@@ -24,6 +23,7 @@ from common.porting.matching import Network
 from common.porting.preparation import known_preparation
 from common.probes import Probe
 from common.specs.architecture import IMAGE, Architecture
+from common.specs.photographs import preprocess, read_photograph
 
 FRAMEWORKS = {
     "Keras": ("keras-tensorflow", "keras-jax", "keras-torch"),
