@@ -18,6 +18,7 @@ from common.operations import (
     SubSampling,
     evaluate,
 )
+from common.operations.mistake import Evaluation
 from common.operations.sums import rounded
 from common.parity.judge import judge
 from common.parity.verdicts import CERTIFIED, DIVERGED
@@ -255,3 +256,23 @@ def test_a_fast_algorithm_is_told_from_a_sum_by_integers_only():
     (verdict,) = judge(spec, probe, {"layer": winograd(integers, weight)})
     assert verdict.verdict == DIVERGED
     assert "integers are not summed exactly, as by a fast algorithm" in verdict.cause
+
+
+@pytest.mark.parametrize(
+    ("groups", "filters"), [(1, 12), (2, 12), (4, 12), (6, 12), (12, 12), (3, 6), (1, 4), (12, 24)]
+)
+def test_the_first_filters_are_those_of_the_whole(groups, filters):
+    """What excludes most mistakes: filters of the first group, or whole groups, such as of a depthwise convolution."""
+    operation = Conv(3, 2, 1, filters=filters, groups=groups)
+    x, *_ = arrays = [np.random.default_rng(0).standard_normal((2, 12, 7, 9)).astype(np.float32)]
+    parameters = {
+        name: np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+        for name, shape in operation.parameter_shapes(x.shape[1:]).items()
+    }
+    whole = Evaluation(operation, arrays, parameters)
+    first = whole.of_first(4)
+    if filters == 4 or filters // groups == 3:
+        assert first is None
+    else:
+        np.testing.assert_array_equal(first().value, whole().value[:, :4])
+        assert first().value.shape[1] == 4

@@ -5,7 +5,7 @@ from math import prod
 
 import numpy as np
 import pytest
-from conftest import load_implementation, without_weights
+from conftest import daily, load_implementation, without_weights
 
 from common import TriptychError, get_spec, layouts, list_architectures
 from common.probes import sparse_probe
@@ -53,7 +53,7 @@ def test_image_sizes():
         get_spec("vgg16_gap", image_size=(31, 96))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", daily("vgg11", "vgg11_bn", "vgg16_gap", of=NAMES))
 def test_keras_sequential_is_the_functional_model(name):
     load_implementation("keras_impl")
     from keras_impl import vgg

@@ -119,8 +119,14 @@ class Conv(Windowed):
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         return carried_by_products(self, errors, parameters)
 
-    def of_first(self, count: int) -> Conv | None:
-        return replace(self, filters=count) if self.groups == 1 and self.filters > count else None
+    def of_first(self, count: int, inputs: Arrays) -> tuple[Conv, Arrays] | None:
+        """Some filters of the first group, or some whole groups."""
+        groups, left_over = divmod(count, self.filters // self.groups)
+        if self.filters <= count or (groups and left_over):
+            return None
+        groups = groups or 1
+        read = inputs[0].shape[1] // self.groups * groups
+        return replace(self, filters=count, groups=groups), [inputs[0][:, :read]]
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         (x,), weight = seen.inputs, seen.parameters["weight"]

@@ -84,8 +84,8 @@ class Dense(Operation):
         values = graph.constants(name, weight=parameters["weight"], bias=parameters["bias"])
         return graph.node("Gemm", name, *inputs, *values, transB=1)
 
-    def of_first(self, count: int) -> Dense | None:
-        return replace(self, units=count) if self.units > count else None
+    def of_first(self, count: int, inputs: Arrays) -> tuple[Dense, Arrays] | None:
+        return (replace(self, units=count), inputs) if self.units > count else None
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         weight = seen.parameters["weight"]

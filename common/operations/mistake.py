@@ -51,17 +51,14 @@ class Evaluation:
 
     def of_first(self, count: int) -> Evaluation | None:
         """The same of the first few channels or units; None if there are no more, or all are computed together."""
-        fewer = self.operation.of_first(count)
-        x = self.inputs[0]
-        if fewer is None and self.operation.channelwise and x.shape[1] > count:
-            fewer, inputs = self.operation, [x[:, :count] for x in self.inputs]
-        elif fewer is not None:
-            inputs = self.inputs
-        else:
+        fewer = self.operation.of_first(count, self.inputs)
+        if fewer is None and self.operation.channelwise and self.inputs[0].shape[1] > count:
+            fewer = self.operation, [x[:, :count] for x in self.inputs]
+        if fewer is None:
             return None
-        return replace(
-            self, operation=fewer, inputs=inputs, parameters={n: p[:count] for n, p in self.parameters.items()}
-        )
+        operation, inputs = fewer
+        parameters = {name: array[:count] for name, array in self.parameters.items()}
+        return replace(self, operation=operation, inputs=inputs, parameters=parameters)
 
 
 def exchanged(

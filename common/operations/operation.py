@@ -148,8 +148,9 @@ class Operation:
 
     # Mistakes
 
-    def of_first(self, count: int) -> Operation | None:
-        """It with its first few units alone, each of which has a kernel of its own; None if it has no more."""
+    def of_first(self, count: int, inputs: Arrays) -> tuple[Operation, Arrays] | None:
+        """It with its first few units alone, each of which has a kernel of its own, and what of the inputs these read;
+        None if it has no more."""
         return None
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
