@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
@@ -24,8 +24,9 @@ def print_pair(console: Console, runs: Sequence[ProofRun]) -> None:
     if side is None:
         return
     say(console, f"Aligned: {side.aligned} of {side.aligned + len(side.only_first)} nodes. {_agreeing(runs)}")
-    alone = {node.name for node in side.only_first} | {f"{node.name} of {runs[0].model}" for node in side.only_second}
-    for kind, cause, layers, probe in _differences(runs, alone):
+    if side.end_to_end is not None:
+        say(console, f"End to end, what they return differs by {side.end_to_end:.2g} of the largest value at most.")
+    for kind, cause, layers, probe in differences(runs):
         ratios = [layer.bound_ratio for layer in layers if layer.bound_ratio is not None]
         far = f", up to {max(ratios):.3g} times the bound" if ratios else ""
         say(
@@ -58,11 +59,14 @@ def _agreeing(runs: Sequence[ProofRun]) -> str:
     return f"{fewest} of them agree on random numbers, each within its bound."
 
 
-def _differences(runs: Sequence[ProofRun], alone: Collection[str]) -> Iterator[tuple[str, str, list[NodeVerdict], str]]:
+def differences(runs: Sequence[ProofRun]) -> Iterator[tuple[str, str, list[NodeVerdict], str]]:
     """The nodes of both networks that differ, by operation and cause, each once: kind, cause, nodes, probe."""
+    sides = [run.pair for run in runs if run.pair]
+    alone = {node.name for side in sides for node in side.only_first}
+    alone |= {f"{node.name} of {runs[0].model}" for side in sides for node in side.only_second}
     found: dict[tuple[str, str], list[NodeVerdict]] = {}
     where: dict[tuple[str, str], str] = {}
-    seen = set(alone)
+    seen = alone
     for run in sorted(runs, key=lambda run: run.probe != "random"):
         for result in run.backends:
             for layer in result.layers:

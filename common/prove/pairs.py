@@ -18,7 +18,7 @@ from common.graphs import Graph, Node
 from common.graphs.canonical import Canonical, canonical
 from common.parity.results import INCOMPLETE
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL
-from common.prove.alignment import align, moves_only
+from common.prove.alignment import align, moves_only, source_of
 from common.prove.differences import difference
 from common.prove.explaining import Explainer
 from common.prove.judging import UNPROVED, Expected, NodeVerdict
@@ -41,13 +41,16 @@ class First:
     canonical: Canonical
     """With its normalisations as its author wrote them."""
     names: Names
+    values: Mapping[str, np.ndarray]
+    """What it computed, in canonical layout."""
 
     @classmethod
     def of(cls, subject: Subject, feeds: Mapping[str, np.ndarray], recorded: Recorded) -> First:
         """From what ONNX Runtime made of it."""
         variables = read(subject)
         found = _canonical(subject.graph, {**feeds, **recorded.values})
-        return cls(subject, feeds, replace(found, graph=restored(found.graph, variables)), Names(variables))
+        values = found.values({**feeds, **recorded.values})
+        return cls(subject, feeds, replace(found, graph=restored(found.graph, variables)), Names(variables), values)
 
     def pair_with(
         self, second: Subject, weights: str, probes: tuple[str, ...], advance: Callable[[str], None]
@@ -221,9 +224,20 @@ class _PairProof:
             None if self.moved is None else [vars(found) for found in self.moved.moves],
             [] if self.moved is None else self.moved.without_place,
             dict(self._within(layers)),
+            self._end_to_end(),
         )
         nodes = sum(not moves_only(node) for node in aligned.first.nodes) + len(only_second)
         return ProofRun(self.second.text, probe, results, nodes, specification=self.first.subject.text, pair=side)
+
+    def _end_to_end(self) -> float | None:
+        """See `Side.end_to_end`."""
+        theirs, called, apart = self.theirs.values(self.recorded), self.alignment.values, []
+        for name in self.alignment.first.outputs:
+            one = self.first.values.get(source_of(self.alignment.first, name))
+            other = theirs.get(called.get(source_of(self.alignment.first, name), ""))
+            if one is not None and other is not None and one.size == other.size and one.any():
+                apart.append(float(np.abs(one.reshape(-1) - other.reshape(-1)).max() / np.abs(one).max()))
+        return max(apart, default=None)
 
     def _within(self, layers: Sequence[NodeVerdict]) -> Iterator[tuple[str, str]]:
         """The nodes whose attributes differ without that it shows beyond the bound, and in what."""

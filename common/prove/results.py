@@ -64,6 +64,9 @@ class Side:
     """The first's weights that the second has no variable for."""
     within: Mapping[str, str] = field(default_factory=dict)
     """By the first's node, what the second's does otherwise without that the bound is exceeded on these numbers."""
+    end_to_end: float | None = None
+    """How far apart what both return is, divided by the largest value that the first returns: given the same, each with
+    its own values all the way. What one of them alone does at its end is left out."""
 
 
 @dataclass(frozen=True)
