@@ -19,8 +19,9 @@ def prove(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="FILE.onnx, FILE.keras; FILE.py:NAME, which is run; package.module:NAME, timm:NAME, torchvision:NAME. "
-            "Those after the first are judged by the first one's graph: an export of it, or another network.",
+            help="FILE.onnx, FILE.keras, FILE.tflite (not first); FILE.py:NAME, which is run; package.module:NAME, "
+            "timm:NAME, torchvision:NAME. Those after the first are judged by the first one's graph: an export of it, "
+            "or another network.",
         ),
     ],
     probe: Annotated[

@@ -1,7 +1,8 @@
 """A Keras model on the backend that `KERAS_BACKEND` names, every layer's output recorded; a process of its own.
 
 `{"load": MODEL, "shape": …, "weights": …, "feeds": …, "inputs": […], "values": …}` runs it as `model.predict` does,
-compiled, with the weights that the model has elsewhere (`.npz`, in the model's own order).
+compiled, with the weights that the model has elsewhere (`.npz`, in the model's own order). With
+`"export": FILE.tflite` it is written for LiteRT in place of being run.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     model(given, training=False)  # which makes the weights of what was not built before
     with np.load(job["weights"]) as file:
         model.set_weights([file[name] for name in file.files])
+    if "export" in job:
+        model.export(job["export"], format="litert", verbose=False)
+        return {"version": keras.__version__}
     recorder, names = recorder_of(model)
     recorder.predict_on_batch(given)
     started = time.perf_counter()

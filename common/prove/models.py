@@ -14,7 +14,8 @@ from common.errors import TriptychError
 from common.implementations import FRAMEWORKS
 
 KINDS = (
-    "FILE.onnx, FILE.keras, FILE.py:NAME, package.module:NAME, torchvision:NAME, timm:NAME, keras.applications:NAME, "
+    "FILE.onnx, FILE.keras, FILE.tflite after another model, FILE.py:NAME, package.module:NAME, torchvision:NAME, "
+    "timm:NAME, keras.applications:NAME, "
     "torch_impl:ARCH or keras_impl:ARCH"
 )
 LIBRARIES = ("torchvision", "timm", "keras.applications", *(framework.package for framework in FRAMEWORKS.values()))
@@ -33,6 +34,10 @@ class ModelName:
         return not self.name and self.home.endswith(".onnx")
 
     @property
+    def is_tflite(self) -> bool:
+        return not self.name and self.home.endswith(".tflite")
+
+    @property
     def is_library(self) -> bool:
         return self.home in LIBRARIES
 
@@ -43,7 +48,7 @@ def parse(text: str) -> ModelName:
     Raises:
         TriptychError: it is none of `KINDS`.
     """
-    if text.endswith((".onnx", ".keras")):
+    if text.endswith((".onnx", ".keras", ".tflite")):
         if not Path(text).is_file():
             raise TriptychError(f"there is no file {text}")
         return ModelName(text, text, "")

@@ -26,7 +26,7 @@ from common.prove.marks import Marks
 from common.prove.moving import Moved, Names, move, restored, unfilled
 from common.prove.pair_probe import exact_pair
 from common.prove.results import ProofRun, RuntimeResult, Side, judged
-from common.prove.runtimes import ONNX_RUNTIMES, Recorded, Runtime, record
+from common.prove.runtimes import FILE_RUNTIMES, ONNX_RUNTIMES, Recorded, Runtime, record
 from common.prove.subject import Subject, TorchSubject
 from common.prove.unaligned import alone_in, difference_of_outputs
 from common.prove.variables import changed, read
@@ -159,7 +159,7 @@ class _PairProof:
     def _exact(self) -> ProofRun:
         probe = exact_pair(self.alignment, self.second, self.recorded, self.theirs.axes)
         results = []
-        for runtime in ONNX_RUNTIMES:
+        for runtime in FILE_RUNTIMES:
             found = probe.record(runtime)
             results.append(self._judged(runtime, probe.graph, probe.values(found), found, probe.expected, {}))
             self.advance(f"{self.second.text}: exact in {runtime.name}")

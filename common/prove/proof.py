@@ -16,10 +16,11 @@ from common.errors import TriptychError
 from common.graphs import Graph
 from common.prove.exact import exact_probe
 from common.prove.judging import Expected
+from common.prove.litert import LITERT, record_file
 from common.prove.matching import corresponding
 from common.prove.models import ModelName
 from common.prove.results import ProofRun, judged
-from common.prove.runtimes import ONNX_RUNTIMES, Recorded, record
+from common.prove.runtimes import FILE_RUNTIMES, ONNX_RUNTIMES, Recorded, record
 from common.prove.sensitivity import sensitivity_of
 from common.prove.subject import Example, InMemory, Subject, TorchSubject, make_ready
 from common.specs.seeded import seeded_generator
@@ -56,7 +57,7 @@ def results_of(names: Sequence[Given], request: Request) -> int:
     """How many rows on how many probes there will be."""
     files = [isinstance(name, ModelName) and name.is_onnx for name in names]
     rows = sum(len((Subject if is_file else TorchSubject).runtimes) for is_file in files)
-    return sum({"exact": len(ONNX_RUNTIMES), "random": rows}[probe] for probe in request.probes)
+    return sum({"exact": len(FILE_RUNTIMES), "random": rows}[probe] for probe in request.probes)
 
 
 def prove(names: Sequence[Given], request: Request = Request(), advance: Advance = lambda done: None) -> list[ProofRun]:
@@ -75,7 +76,9 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
         raise TriptychError("several models are compared on random numbers; leave out --probe, or add --probe random")
     if any(paired) and request.backends is None:
         request = replace(request, backends=PAIRED)
-    only_onnx = all(isinstance(name, ModelName) and name.is_onnx for name in names)
+    if isinstance(names[0], ModelName) and names[0].is_tflite:
+        raise TriptychError(f"{names[0].text} is judged by the model that it was made of; name that before it")
+    only_onnx = all(isinstance(name, ModelName) and (name.is_onnx or name.is_tflite) for name in names)
     require_packages(*(() if only_onnx else ("torch", "onnxscript")), "onnx", "onnxruntime")
     with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as place, ExitStack() as ends:
 
@@ -88,24 +91,27 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
         proof = _Proof(ready(names[0], 0, request.example), request, advance)
         runs = proof.runs()
         for number, (name, as_pair) in enumerate(zip(others, paired, strict=True), start=1):
+            if isinstance(name, ModelName) and name.is_tflite:
+                runs.append(proof.run_of_litert(name))
+                continue
             other = ready(name, number, list(proof.feeds.values()), marked=as_pair == "first")
             runs += proof.pair_with(other) if as_pair else [proof.run_of(other)]
         return runs
 
 
-PAIRED = ("torch", "keras-torch", "onnxruntime")
+PAIRED = ("torch", "keras-torch", "onnxruntime", "openvino")
 """The runtimes of two networks: what else runs one of them is proved by naming it alone."""
 
 
 def is_other_network(name: Given) -> str | None:
     """Which weights a second model has if nothing is said: the first's, where it is built by name, without its own.
 
-    Returns `first`; or None for an ONNX file, which is taken for an export of the first, and `own` for what else has
-    weights of its own.
+    Returns `first`; or None for an ONNX or LiteRT file, which is taken for an export of the first, and `own` for what
+    else has weights of its own.
     """
     if isinstance(name, InMemory):
         return None
-    if name.is_onnx:
+    if name.is_onnx or name.is_tflite:
         return None
     return "first" if name.name else "own"
 
@@ -165,7 +171,7 @@ class _Proof:
         large = probe.model.ByteSize() > 1 << 30
         onnx.save(probe.model, file, save_as_external_data=large, location="exact.data")
         results = []
-        for runtime in ONNX_RUNTIMES:
+        for runtime in FILE_RUNTIMES:
             found = record(runtime, file, probe.feeds, self.subject.folder)
             results.append(judged(runtime, probe.graph, probe.feeds, found, probe.expected))
             self.advance(f"{self.subject.text}: exact in {runtime.name}")
@@ -193,6 +199,23 @@ class _Proof:
             self.advance(f"{other.text}: random in {runtime.name}")
         nodes = len(self.graph.nodes)
         return self._with_graph(ProofRun(other.text, "random", results, nodes, specification=self.subject.text))
+
+    def run_of_litert(self, name: ModelName) -> ProofRun:
+        """A `.tflite` file, judged by this model's specification."""
+        if self.request.weights:
+            raise TriptychError(f"{name.text} keeps its own weights, and is judged as an export; leave out --weights")
+        folder = self.subject.folder
+        found = record_file(Path(name.home), name.text, self.graph, {**self.feeds, **self.first.values}, folder)
+        if found.error and not found.skipped:
+            raise TriptychError(found.error)
+        row = judged(LITERT, self.graph, self.feeds, found, Expected())
+        seen = [node for node in self.graph.nodes if node.output in found.values and node.name != row.first_divergence]
+        if row.first_divergence and seen:
+            last = f"the last value that the file has in common with it is that of {seen[-1].name}"
+            row = replace(row, note=last + (f" in {seen[-1].source}" if seen[-1].source else ""))
+        self.advance(f"{name.text}: random in {LITERT.name}")
+        nodes = len(self.graph.nodes)
+        return self._with_graph(ProofRun(name.text, "random", [row], nodes, specification=self.subject.text))
 
 
 def random_feeds(graph: Graph, seed: int) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,10 +24,20 @@ class Runtime:
     optimise: bool
     """Whether it may fuse operations and do them in another way."""
     needs: str | None = None
-    """The package without which it is skipped."""
+    """The package without which it is skipped, or, of an ONNX file, left out."""
+    module: str = "common.prove.onnx_run"
+    """What runs an ONNX file so, as a program."""
+
+    @property
+    def is_there(self) -> bool:
+        return self.needs is None or importlib.util.find_spec(self.needs) is not None
 
 
 ONNX_RUNTIMES = (Runtime("onnxruntime", False), Runtime("onnxruntime-optimised", True))
+OTHERS = (Runtime("openvino", True, needs="openvino", module="common.prove.openvino_run"),)
+FILE_RUNTIMES = (*ONNX_RUNTIMES, *(runtime for runtime in OTHERS if runtime.is_there))
+"""What runs an ONNX file here: ONNX Runtime, whose values without optimisations all else starts from, and what more is
+installed."""
 
 
 @dataclass
@@ -52,7 +63,7 @@ def record(runtime: Runtime, model: Path, feeds: Mapping[str, np.ndarray], folde
         folder: for what the two processes tell each other.
     """
     job = {"model": str(model), "optimise": runtime.optimise}
-    with Process("common.prove.onnx_run") as process:
+    with Process(runtime.module) as process:
         return process.record(job, feeds, folder)
 
 

@@ -16,8 +16,9 @@ from common.errors import TriptychError
 from common.graphs import Graph, read_graph
 from common.graphs.onnx_reader import read_model, state_shape
 from common.prove.keras_layers import layer_of
+from common.prove.litert import LITERT, record_file
 from common.prove.models import ModelName
-from common.prove.runtimes import ONNX_RUNTIMES, Here, Process, Recorded, Runtime, record
+from common.prove.runtimes import FILE_RUNTIMES, ONNX_RUNTIMES, Here, Process, Recorded, Runtime, record
 from common.prove.torch_run import OFFICIAL, SPECIFICATION, TorchJobs
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class InMemory:
 class Subject:
     """An ONNX file."""
 
-    runtimes: tuple[Runtime, ...] = ONNX_RUNTIMES
+    runtimes: tuple[Runtime, ...] = FILE_RUNTIMES
 
     def __init__(self, text: str, path: Path, folder: Path, shape: Sequence[int] | None = None) -> None:
         self.text, self.path, self.folder = text, path, folder
@@ -80,7 +81,7 @@ class Subject:
 class TorchSubject(Subject):
     """A PyTorch module: itself, compiled, its specification in ONNX Runtime, and what it is usually exported to."""
 
-    runtimes: tuple[Runtime, ...] = (*TORCH_RUNTIMES, *ONNX_RUNTIMES, EXPORT)
+    runtimes: tuple[Runtime, ...] = (*TORCH_RUNTIMES, *FILE_RUNTIMES, EXPORT)
 
     def __init__(self, text: str, process: Process | Here, folder: Path) -> None:
         super().__init__(text, folder / SPECIFICATION, folder)
@@ -110,7 +111,13 @@ class TorchSubject(Subject):
 class KerasSubject(TorchSubject):
     """A Keras model: on PyTorch value by value, on its other backends layer by layer."""
 
-    runtimes: tuple[Runtime, ...] = (*KERAS_RUNTIMES, TORCH_RUNTIMES[1], *ONNX_RUNTIMES, EXPORT)
+    runtimes: tuple[Runtime, ...] = (
+        *KERAS_RUNTIMES,
+        TORCH_RUNTIMES[1],
+        *FILE_RUNTIMES,
+        *([LITERT] if LITERT.is_there else []),
+        EXPORT,
+    )
 
     def __init__(self, called: str, text: str, process: Process | Here, folder: Path, shape: Any) -> None:
         super().__init__(text, process, folder)
@@ -121,16 +128,33 @@ class KerasSubject(TorchSubject):
     def record(self, runtime: Runtime, feeds: Mapping[str, np.ndarray]) -> Recorded:
         if self.layers is None:
             self._find_layers(feeds)
+        if runtime == LITERT:
+            return self._in_litert(feeds)
         if runtime not in KERAS_RUNTIMES[1:]:
             return super().record(runtime, feeds)
         if runtime.needs and importlib.util.find_spec(runtime.needs) is None:
             return Recorded(error=f"{runtime.needs} is not installed; pip install {runtime.needs}", skipped=True)
         variables = {"KERAS_BACKEND": runtime.name.removeprefix("keras-"), "JAX_PLATFORMS": "cpu"}
-        job = {"load": self.called, "shape": self.shape, "weights": self._weights, "inputs": list(self.graph.inputs)}
         with Process("common.prove.keras_run", variables) as process:
-            found = process.record(job, feeds, self.folder)
+            found = process.record(self._job, feeds, self.folder)
         assert self.layers is not None
         return replace(found, values={self.layers[call]: v for call, v in found.values.items() if call in self.layers})
+
+    @property
+    def _job(self) -> dict[str, Any]:
+        """What another backend is told of the model."""
+        told = {"load": self.called, "shape": self.shape, "weights": self._weights}
+        return told | {"inputs": list(self.graph.inputs)}
+
+    def _in_litert(self, feeds: Mapping[str, np.ndarray]) -> Recorded:
+        """What LiteRT makes of the file that the model is exported to, on TensorFlow."""
+        known = super().record(ONNX_RUNTIMES[0], feeds)
+        file, given = self.folder / "export.tflite", self.folder / "layers.safetensors"
+        with Process("common.prove.keras_run", {"KERAS_BACKEND": "tensorflow"}) as process:
+            answer = process.ask(self._job | {"export": str(file), "feeds": str(given)})
+        if "error" in answer or known.error:
+            return Recorded(error=answer.get("error") or known.error)
+        return record_file(file, self.text, self.graph, {**feeds, **known.values}, self.folder)
 
     @property
     def _weights(self) -> str:

@@ -1,0 +1,73 @@
+"""LiteRT: a `.tflite` file judged by the model that it was made of, and what a Keras model exports to.
+
+Such a file has tensors with other names and other layouts, and fewer of them. Which of the specification's values one
+of them is, is seen from its numbers, as for Keras' layers. What was fused is judged as one region. No verdict hangs on
+that: each tensor is judged by what it was computed from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from common.graphs import Graph
+from common.prove.keras_layers import called_in_graph
+from common.prove.runtimes import Process, Recorded, Runtime
+
+LITERT = Runtime("litert", optimise=True, needs="ai_edge_litert")
+_TURNS = {4: ((0, 1, 2, 3), (0, 3, 1, 2), (0, 2, 3, 1)), 3: ((0, 1, 2), (0, 2, 1))}
+"""How a tensor may have to be turned to be a value of the specification."""
+
+
+def record_file(file: Path, called: str, graph: Graph, known: Mapping[str, np.ndarray], folder: Path) -> Recorded:
+    """What LiteRT computes, by the names of a specification's values.
+
+    Args:
+        file: the `.tflite` file.
+        called: what the user calls it.
+        graph: the specification.
+        known: what another runtime made of each value, what it was given included.
+        folder: for what the two processes tell each other.
+    """
+    if not LITERT.is_there:
+        return Recorded(error="LiteRT is not installed; pip install -c constraints.txt -e '.[litert]'", skipped=True)
+    feeds = {f"{place:03}": known[name] for place, name in enumerate(graph.inputs)}
+    given, made = folder / "litert feeds.safetensors", folder / "litert values.safetensors"
+    save_file({name: np.ascontiguousarray(array) for name, array in feeds.items()}, given)
+    job = {"model": str(file), "called": called, "feeds": str(given), "values": str(made)}
+    with Process("common.prove.litert_run") as process:
+        answer = process.ask(job)
+    if "error" in answer:
+        return Recorded(error=answer["error"])
+    tensors = load_file(made)
+    makers = graph.makers()
+    values = {name: array for name, array in known.items() if name in makers and array.dtype == np.float32}
+    outputs = dict(zip(answer["outputs"], graph.outputs, strict=False))
+    found = _named({name: array for name, array in tensors.items() if name not in outputs}, values)
+    found |= {ours: _like(tensors[name], known[ours].shape) for name, ours in outputs.items()}
+    return Recorded(found, answer["seconds"])
+
+
+def _named(tensors: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Tensors by the names of the values that have their numbers, turned as these are."""
+    found: dict[str, np.ndarray] = {}
+    for turn in (None, *(turn for ways in _TURNS.values() for turn in ways[1:])):
+        turned = {
+            name: array if turn is None else np.ascontiguousarray(array.transpose(turn))
+            for name, array in tensors.items()
+            if turn is None or array.ndim == len(turn)
+        }
+        left = {name: value for name, value in values.items() if name not in found}
+        for name, ours in called_in_graph(turned, left).items():
+            found[ours] = turned[name]
+    return found
+
+
+def _like(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """An output in the shape of the specification's, if it is no more than turned."""
+    fitting = (turn for turn in _TURNS.get(array.ndim, ()) if tuple(array.shape[axis] for axis in turn) == shape)
+    turn = next(fitting, None)
+    return np.ascontiguousarray(array.transpose(turn)) if turn else array

@@ -1,0 +1,81 @@
+"""Runs a `.tflite` file in LiteRT on the CPU with every tensor recorded; a process of its own.
+
+A job has `model`, the file; `feeds`, what it is given, in the order of its inputs; and `values`, the path of where to
+write its float32 tensors, by number. It runs LiteRT's own kernels: what is handed to XNNPACK has no tensors within.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from common.errors import TriptychError
+from common.prove.runtimes import serve
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """What the module's description says; returns the numbers of its outputs, and the seconds of a second run.
+
+    Raises:
+        TriptychError: the file is no such model, is quantised, or takes something else.
+    """
+    import ai_edge_litert
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    try:
+        interpreter = Interpreter(
+            job["model"], experimental_preserve_all_tensors=True, experimental_op_resolver_type=plain
+        )
+    except ValueError as error:
+        raise TriptychError(f"{job['called']} is no model that LiteRT reads: {error}") from None
+    refuse_quantised(job["called"], interpreter.get_tensor_details())
+    feeds = load_file(job["feeds"])
+    inputs = interpreter.get_input_details()
+    given = [feeds[name] for name in sorted(feeds)]
+    if len(given) != len(inputs):
+        raise TriptychError(f"{job['called']} takes {len(inputs)} inputs, but is given {len(given)}")
+    for array, found in zip(given, inputs, strict=True):
+        _require_shape(job["called"], array.shape, found)
+        interpreter.resize_tensor_input(found["index"], array.shape)
+    interpreter.allocate_tensors()
+    for array, found in zip(given, inputs, strict=True):
+        interpreter.set_tensor(found["index"], array)
+    interpreter.invoke()
+    started = time.perf_counter()
+    interpreter.invoke()
+    seconds = time.perf_counter() - started
+    arrays = {}
+    for tensor in interpreter.get_tensor_details():
+        if tensor["dtype"] is np.float32:
+            arrays[f"{tensor['index']:06}"] = np.ascontiguousarray(interpreter.get_tensor(tensor["index"]))
+    save_file(arrays, job["values"])
+    outputs = [f"{tensor['index']:06}" for tensor in interpreter.get_output_details()]
+    return {"seconds": seconds, "outputs": outputs, "version": ai_edge_litert.__version__}
+
+
+def refuse_quantised(called: str, tensors: list[dict[str, Any]]) -> None:
+    """See that a model computes with float32.
+
+    Raises:
+        TriptychError: one of its tensors is of integers with a scale, or of float16.
+    """
+    for tensor in tensors:
+        if len(tensor["quantization_parameters"]["scales"]) or tensor["dtype"] is np.float16:
+            kind = np.dtype(tensor["dtype"]).name
+            told = f"{called} is quantised: its tensor {tensor['name'].partition(';')[0]} is {kind}"
+            raise TriptychError(f"{told}; prove the float32 model that it was made of")
+
+
+def _require_shape(called: str, shape: tuple[int, ...], found: dict[str, Any]) -> None:
+    stated = [int(size) for size in found["shape_signature"]] or [int(size) for size in found["shape"]]
+    if len(stated) != len(shape) or any(size not in (-1, own) for size, own in zip(stated[1:], shape[1:], strict=True)):
+        takes = "×".join("any" if size == -1 else str(size) for size in stated)
+        raise TriptychError(f"{called} takes {takes}, but is given {'×'.join(map(str, shape))}")
+
+
+if __name__ == "__main__":
+    serve(run)

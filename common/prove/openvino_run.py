@@ -1,0 +1,39 @@
+"""Runs an ONNX file in OpenVINO on the CPU with every value recorded; a process of its own, jobs as for `onnx_run`.
+
+OpenVINO takes bfloat16 or float16 where a CPU has them, unless float32 is asked for.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from common.prove.onnx_run import exposing
+from common.prove.runtimes import serve
+
+
+def run(job: dict) -> dict[str, float | str]:
+    """What the module's description says; returns the seconds of the second of two runs."""
+    import openvino
+
+    from common.graphs.onnx_reader import read_model
+
+    model = read_model(job["model"])
+    names = exposing(model)
+    core, precise = openvino.Core(), {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", precise)
+    feeds = load_file(job["feeds"])
+    given = {port: array for port in compiled.inputs for name, array in feeds.items() if name in port.get_names()}
+    compiled(given)
+    started = time.perf_counter()
+    found = compiled(given)
+    seconds = time.perf_counter() - started
+    arrays = {name: np.ascontiguousarray(found[place]) for place, name in enumerate(names)}
+    save_file(arrays, job["values"])
+    return {"seconds": seconds, "version": openvino.__version__}
+
+
+if __name__ == "__main__":
+    serve(run)
