@@ -172,7 +172,7 @@ def test_a_wrong_layer_lights_up_in_the_map_of_differences():
     assert panel.ulp > 1e4
     assert panel.first.channels[0] == channel
     assert (panel.first.side, panel.first.across, panel.rest, panel.left_out) == ((12, 9), ACROSS, None, 0)
-    with Image.open(BytesIO(album.files[panel.first.distance.source])) as picture:
+    with Image.open(BytesIO(album.files[panel.first.distance.source.rpartition("/")[2]])) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     assert (pixels[:12, :9] == COLOURS[7]).all(), "one per cent is 2^16 to 2^17 numbers"
     assert (pixels[:12, 9:] == COLOURS[0]).all()
@@ -195,7 +195,7 @@ def test_what_is_not_finite_is_never_black():
     (panel,) = draw_layers(album, ["a"], 1, lambda name, view: {"PyTorch": maps})["a"]
     assert panel.first.channels == (0, 1)
     assert (panel.first.distance, panel.ulp) == (None, None)
-    with Image.open(BytesIO(album.files[panel.first.pictures["PyTorch"].source])) as picture:
+    with Image.open(BytesIO(album.files[panel.first.pictures["PyTorch"].source.rpartition("/")[2]])) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     assert (pixels[2:4, :8] == (255, 0, 255)).all()
     assert (pixels[4:, :8] == 0).all()

@@ -104,3 +104,23 @@ def test_axe_finds_no_serious_violation(visit, scheme, size):  # noqa: F811
     assert [
         (v["id"], v["nodes"][0]["html"]) for v in found["violations"] if v["impact"] in ("serious", "critical")
     ] == []
+
+
+def test_a_model_of_ones_own_is_looked_into_on_the_page_of_its_proof(visit, site):  # noqa: F811
+    pytest.importorskip("onnx")
+    from foreign_models import foreign
+    from test_prove_report import as_json, feeds_of, page, proof_of, recorded, replace
+
+    model = foreign("inception")
+    _, (run,) = proof_of(model, model)
+    values = {name: array[0] for name, array in recorded(model, feeds_of(model)).items() if array.ndim == 4}
+    runs = [replace(run, recorded={"one": values, "other": values})]
+    (site / "proof.html").write_text(page(runs, as_json(runs), "triptych prove"), encoding="utf-8")
+    window = visit("proof.html#m0-0")
+    window.find_element(By.CSS_SELECTOR, "#m0-0 .enlarge").send_keys(keys.ENTER)
+    is_open, _, texts = enlarged(window)
+    assert is_open
+    assert [text.rpartition(", ")[2] for text in texts] == ["one", "other", "ULP apart"]
+    window.switch_to.active_element.send_keys(keys.ESCAPE)
+    window.find_element(By.CSS_SELECTOR, ".filter").send_keys(keys.ENTER)
+    assert " filter 0, from " in enlarged(window)[1]

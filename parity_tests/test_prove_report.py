@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -15,9 +16,12 @@ from foreign_models import foreign  # noqa: E402
 from test_prove import Builder, constant, feeds_of, recorded, run  # noqa: E402
 from test_prove_mutants import with_fault  # noqa: E402
 
+from common.explorer.inside.pictures import LIMIT  # noqa: E402
 from common.explorer.proof import colour, page  # noqa: E402
 from common.graphs import read_graph  # noqa: E402
 from common.prove.judging import Expected, NodeVerdict  # noqa: E402
+from common.prove.models import parse  # noqa: E402
+from common.prove.proof import Request, prove  # noqa: E402
 from common.prove.results import ProofRun, as_json, judged  # noqa: E402
 from common.prove.runtimes import Recorded, Runtime  # noqa: E402
 
@@ -112,3 +116,32 @@ def test_the_command_writes_it(tmp_path):
     process = run(path, "--report", tmp_path / "file" / "report")
     assert process.returncode == 2
     assert "cannot write the report into" in process.stderr
+
+
+def test_what_was_recorded_is_drawn_beside_what_is_said_of_each_node():
+    model = foreign("inception")
+    graph, (run_,) = proof_of(model, model)
+    values = recorded(model, feeds_of(model))
+    made = {node.output for node in graph.nodes}
+    first = {name: array[0] for name, array in values.items() if name in made and array.ndim in (2, 4)}
+    nudged = {name: np.nextafter(array, np.float32(np.inf)) for name, array in first.items()}
+    runs = [replace(run_, recorded={"one": first, "other": nudged})]
+    text = page(runs, as_json(runs), "triptych prove '<mine>.onnx'")
+    assert text.count("What it made of random numbers: up to 1 ULP apart") == len(first)
+    images = [dict(re.findall(r'(\w+)="([^"]*)"', tag)) for tag in re.findall(r"<img ([^>]*)>", text)]
+    assert all(each["src"].startswith("data:image/webp") and each["alt"] and each["width"] for each in images)
+    assert sum(len(each["src"]) for each in images) < LIMIT
+    kernel = next(graph.constants[node.parameters["weight"]] for node in graph.nodes if node.kind == "Conv")
+    stem = next(node.name for node in graph.nodes if node.kind == "Conv")
+    filters = [each["alt"] for each in images if each["alt"].startswith(f"{stem} filter ")]
+    assert len(filters) == len(kernel) * (2 if kernel.shape[1] == 3 else 1)
+    assert "<dialog" in text
+    assert "<dialog" not in page([run_], as_json([run_]), "")
+
+
+def test_what_was_recorded_is_kept_for_a_report_alone(tmp_path, monkeypatch):
+    onnx.save(foreign("inception"), tmp_path / "mine.onnx")
+    for keep in (False, True):
+        (random,) = prove([parse(str(tmp_path / "mine.onnx"))], Request(("random",), keep=keep))
+        assert set(random.recorded) == {"onnxruntime", "onnxruntime-optimised"}
+        assert all(bool(values) == keep for values in random.recorded.values())

@@ -65,6 +65,7 @@ def prove(
         inputs=read_inputs(given or ()),
         weights=check_weights(weights),
         sensitivity=sensitivity,
+        keep=report is not None,
     )
     console = standard_error(quiet=True) if json else standard_output()
     command = shlex.join(["triptych", *sys.argv[1:]])

@@ -13,6 +13,7 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from common.explorer.drawing import Box, above, placed, spacing_of, wires
+from common.explorer.inside.models import ModelInside, look_at
 from common.explorer.report import junit
 from common.explorer.results import Json, step
 from common.explorer.site import environment
@@ -52,6 +53,8 @@ class ModelView:
     nodes: Sequence[NodeView]
     drawing: Markup
     problems: Sequence[str]
+    inside: ModelInside | None
+    """Where what was recorded was kept."""
 
 
 def write_proof(folder: Path, runs: Sequence[ProofRun], report: Json, command: str) -> Path:
@@ -80,11 +83,13 @@ def write_proof(folder: Path, runs: Sequence[ProofRun], report: Json, command: s
 def page(runs: Sequence[ProofRun], report: Json, command: str) -> str:
     """The report as one file of HTML, which needs nothing else."""
     titles = dict.fromkeys(run.title for run in runs)
-    models = [_view(f"m{n}", [run for run in runs if run.title == title]) for n, title in enumerate(titles)]
+    models = [
+        _view(f"m{n}", [run for run in runs if run.title == title], len(titles)) for n, title in enumerate(titles)
+    ]
     return environment().get_template("proof.html").render(models=models, report=report, command=command)
 
 
-def _view(prefix: str, runs: Sequence[ProofRun]) -> ModelView:
+def _view(prefix: str, runs: Sequence[ProofRun], models: int) -> ModelView:
     problems = [
         f"{result.backend} on the {run.probe} probe: {sentence}"
         for run in runs
@@ -94,7 +99,9 @@ def _view(prefix: str, runs: Sequence[ProofRun]) -> ModelView:
     graph = runs[0].graph
     nodes = _nodes(prefix, graph, runs[0].shapes, runs) if graph else []
     drawing = draw(graph, runs[0].shapes, nodes) if graph else Markup()
-    return ModelView(runs[0].title, runs, nodes, drawing, problems)
+    recorded = next((run.recorded for run in runs if any(run.recorded.values())), None)
+    inside = look_at(runs[0].title, graph, recorded, models) if graph and recorded else None
+    return ModelView(runs[0].title, runs, nodes, drawing, problems, inside)
 
 
 def _nodes(prefix: str, graph: Graph, shapes: Mapping[str, Shape], runs: Sequence[ProofRun]) -> list[NodeView]:

@@ -47,6 +47,8 @@ class Request:
     """One of `WEIGHTS`: those that other networks are judged with; None: see `is_other_network`."""
     sensitivity: bool = False
     """Whether to measure what the exact probe sees."""
+    keep: bool = False
+    """Whether what was recorded on random numbers is kept, to be looked at."""
 
 
 Advance = Callable[[str], None]
@@ -156,12 +158,19 @@ class _Proof:
         return [self._with_graph(run) for run in runs]
 
     def _random(self, first: Recorded) -> ProofRun:
-        results = []
+        results, kept = [], {}
         for runtime in self.subject.runtimes:
             found = first if runtime == ONNX_RUNTIMES[0] else self.subject.record(runtime, self.feeds)
             results.append(judged(runtime, self.graph, self.feeds, found, Expected()))
+            kept[runtime.name] = self._kept(found.values)
             self.advance(f"{self.subject.text}: random in {runtime.name}")
-        return ProofRun(self.subject.text, "random", results, len(self.graph.nodes))
+        return ProofRun(self.subject.text, "random", results, len(self.graph.nodes), recorded=kept)
+
+    def _kept(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What there is to look at, of the first of the batch, if that was asked for."""
+        if not self.request.keep:
+            return {}
+        return {name: a[0].copy() for name, a in values.items() if a.ndim in (2, 3, 4) and a.dtype == np.float32}
 
     def _exact(self, first: Recorded) -> ProofRun:
         import onnx
@@ -187,7 +196,7 @@ class _Proof:
             raise TriptychError(f"{other.text} takes {takes[0]}, but {self.subject.text} {takes[1]}")
         called = corresponding(self.graph, other.graph)
         feeds = dict(zip(other.graph.inputs, self.feeds.values(), strict=True))
-        results = []
+        results, kept = [], {}
         for runtime in other.runtimes:
             found = other.record(runtime, feeds)
             values = {name: found.values[theirs] for name, theirs in called.items() if theirs in found.values}
@@ -196,9 +205,10 @@ class _Proof:
                 replace(runtime, optimise=True), self.graph, self.feeds, replace(found, values=values), Expected()
             )
             results.append(row)
+            kept[runtime.name] = self._kept(values)
             self.advance(f"{other.text}: random in {runtime.name}")
-        nodes = len(self.graph.nodes)
-        return self._with_graph(ProofRun(other.text, "random", results, nodes, specification=self.subject.text))
+        run = ProofRun(other.text, "random", results, len(self.graph.nodes), recorded=kept)
+        return self._with_graph(replace(run, specification=self.subject.text))
 
     def run_of_litert(self, name: ModelName) -> ProofRun:
         """A `.tflite` file, judged by this model's specification."""

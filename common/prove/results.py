@@ -112,6 +112,8 @@ class ProofRun:
     """The specification, for the report's drawing."""
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     """Of its values."""
+    recorded: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict, repr=False)
+    """By runtime and the specification's value, the first of the batch, for the report's pictures; if it was kept."""
 
     @property
     def verdict(self) -> str:

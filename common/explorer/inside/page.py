@@ -187,6 +187,19 @@ def inside(subject: Subject, advance: Callable[[str], None] = lambda done: None)
 
 def _file(album: Album, network: Network) -> FileView:
     filters = filters_of(network)
+    strange, counted = _strange(network, filters), censuses(network.spec, network.weights)
+    return file_view(album, network.source.path.name, filters, strange, counted, network.notes)
+
+
+def file_view(
+    album: Album,
+    name: str,
+    filters: Filters,
+    strange: Sequence[str],
+    counted: Sequence[Census],
+    notes: Sequence[str] = (),
+) -> FileView:
+    """What there is to show of weights without a photograph; the filters' pictures are added to the album."""
     drawn = {order: colours(kernel) for order, kernel in _orders(filters).items()}
     shown = tuple(
         FilterView(
@@ -196,14 +209,7 @@ def _file(album: Album, network: Network) -> FileView:
         )
         for number, kernel in enumerate(filters.kernel)
     )
-    return FileView(
-        network.source.path.name,
-        filters,
-        shown,
-        tuple(_strange(network, filters)),
-        tuple(censuses(network.spec, network.weights)),
-        network.notes,
-    )
+    return FileView(name, filters, shown, tuple(strange), tuple(counted), tuple(notes))
 
 
 def _strange(network: Network, filters: Filters) -> Sequence[str]:

@@ -51,7 +51,7 @@ class Picture:
     """A picture of an album."""
 
     source: str
-    """The name of its file, or a data URI."""
+    """The path of its file from the pages, or a data URI."""
     width: int
     height: int
 
@@ -81,11 +81,11 @@ class Album:
     def add(self, pixels: np.ndarray, content: bytes) -> Picture:
         """A picture in a file of its own."""
         self.files[_name(content)] = content
-        return Picture(_name(content), pixels.shape[1], pixels.shape[0])
+        return Picture(f"{PICTURES}/{_name(content)}", pixels.shape[1], pixels.shape[0])
 
-    def add_inline(self, pixels: np.ndarray) -> Picture:
-        """A small picture, lossless, in the page itself."""
-        data = b64encode(encoded(pixels, lossless=True)).decode()
+    def add_inline(self, pixels: np.ndarray, content: bytes | None = None) -> Picture:
+        """A picture in the page itself; lossless if it is not encoded yet."""
+        data = b64encode(content or encoded(pixels, lossless=True)).decode()
         self.inline += len(data)
         return Picture(f"data:image/webp;base64,{data}", pixels.shape[1], pixels.shape[0])
 
@@ -112,6 +112,16 @@ class Album:
             _remove(new, folder)
             raise
         _remove([path for path in folder.glob("*.webp") if _OURS(path.name) and path.name not in self.files], folder)
+
+
+class InlineAlbum(Album):
+    """The pictures of a page that needs no other file."""
+
+    def cost(self, contents: Sequence[bytes]) -> int:
+        return sum((len(content) + 2) // 3 * 4 for content in contents)
+
+    def add(self, pixels: np.ndarray, content: bytes) -> Picture:
+        return self.add_inline(pixels, content)
 
 
 _OURS = re.compile(r"[0-9a-f]{16}\.webp").fullmatch

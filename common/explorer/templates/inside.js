@@ -49,7 +49,7 @@
   // One channel, cut out of each mosaic.
   function showChannel(mosaics, place) {
     const { view, across, side, from, count } = mosaics.dataset;
-    const { layer, channels } = mosaics.closest(".map").dataset;
+    const { layer, channels } = mosaics.closest("[data-channels]").dataset;
     const [height, width] = side.split(" ").map(Number);
     const numbers = channels.split(" ").slice(Number(from), Number(from) + Number(count));
     const parts = [...mosaics.querySelectorAll("figure")].map((figure) => {
