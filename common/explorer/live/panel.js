@@ -139,7 +139,7 @@ function row({ number, label, probability, logit }) {
 
 function paint(canvas, pixels, [width, height]) {
   [canvas.width, canvas.height] = [width, height];
-  canvas.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
+  canvas.getContext("2d", { willReadFrequently: true }).putImageData(new ImageData(pixels, width, height), 0, 0);
 }
 
 // The mosaic of the layer that is chosen, from its channel at that place on.
