@@ -79,6 +79,8 @@ ELSEWHERE = (
     # test_port_into.py ports between such models
     "triptych port mine.py:build --into keras_mine.py:build --out mine.weights.h5 --input-shape 1x3x224x224",
     "triptych prove mine.py:build model.onnx --input-shape 1x3x224x224",  # test_prove_api.py, and its export
+    "triptych explore --serve",  # ends when it is told to: test_live.py, test_live_in_browser.py
+    "triptych explore --serve --port 8080 --weights lenet5.keras",  # and this
     ".venv/bin/pre-commit install",  # would change the user's own checkout
     "python -m common.explorer.traps",  # test_explorer.py
     "make mutants",  # test_mutants.py

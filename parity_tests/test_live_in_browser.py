@@ -16,7 +16,7 @@ from common.explorer.live.making import Making
 from common.explorer.live.routes import Routes
 from common.explorer.live.server import Server
 from common.explorer.site import asset, network_page
-from common.images import fitted, photograph, preprocess, read_photograph
+from common.specs.photographs import fitted, photograph, preprocess, read_photograph
 
 pytestmark = pytest.mark.skipif(
     not CHROMIUM or not DRIVER, reason="no Chromium and chromedriver here; on Debian, apt-get install chromium-driver"

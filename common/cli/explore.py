@@ -84,4 +84,6 @@ def explore(
         write,
         lambda address: say(console, f"{address}: {len(CATALOGUE)} networks; Ctrl-C ends it"),
         pages=out,
+        network=subject.networks[0] if subject else None,
+        labels=subject.labels if subject else None,
     )

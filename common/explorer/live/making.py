@@ -22,8 +22,8 @@ class Own(TypedDict):
     weights: str
     """The path of a safetensors file, canonical."""
     num_classes: int
-    preprocessing: str
-    """See `Preprocessing.as_json`."""
+    preprocessing: str | None
+    """See `Preprocessing.as_json`; None where nobody knows."""
     labels: list[str] | None
     origin: str
     """What to call them."""

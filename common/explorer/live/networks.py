@@ -23,6 +23,7 @@ from common.onnx.webgpu import computed_wrongly_in_nhwc
 from common.operations.preprocessing import Preprocessing
 from common.operations.rounding import FP32, FP32_IN_WGSL
 from common.porting.portable import exported, installed, opened, right_answers
+from common.porting.preparation import known_preparation
 from common.probes.exact import exact_probe
 from common.probes.published import BATCH, SEED, published
 from common.process import answering, requests
@@ -168,9 +169,9 @@ def make(request: Mapping[str, Any]) -> None:
             spec, initial_weights(spec, SEED), out, origin=f"starting weights, seed {SEED}: it has learnt nothing"
         )
     else:
-        spec = replace(
-            get_spec(name, num_classes=own["num_classes"]), preprocessing=Preprocessing.from_json(own["preprocessing"])
-        )
+        said = own["preprocessing"] and Preprocessing.from_json(own["preprocessing"])
+        recipe = known_preparation(said, own["origin"])
+        spec = replace(get_spec(name, num_classes=own["num_classes"]), preprocessing=recipe)
         write_photo(spec, read_weights_file(own["weights"]), out, origin=own["origin"], labels=own["labels"])
 
 
