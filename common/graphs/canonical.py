@@ -17,12 +17,12 @@ import numpy as np
 from common.graphs.graph import Graph, Node
 from common.graphs.idioms import recognised
 from common.graphs.order import in_order
-from common.graphs.padding import with_padding
+from common.graphs.padding import surrounding, with_padding
+from common.graphs.products import factor_of
 from common.graphs.views import Arrange, Surround, View
 from common.operations import Concat, Conv, Dense, GlobalAveragePool
 from common.operations.activations import Softmax
 from common.operations.arrays import Shape
-from common.operations.matmul import Gemm
 from common.operations.moments import LayerNorm
 from common.operations.operation import Operation
 from common.operations.rearrangement import Rearrangement
@@ -73,6 +73,15 @@ def canonical(
 
 
 class _Reader:
+    """Goes through a graph from its inputs on, and writes the canonical one.
+
+    Each value of the original is *seen* from a canonical value of the same numbers by a `View`. What only moves numbers
+    changes the view and adds no node. What computes adds a node of the same name, in one of three *frames*: element by
+    element it takes whatever frame its largest input has; a product takes channels first; what is not understood takes
+    its inputs as the original has them, for which an `Arrange` node is put before it where that is another arrangement.
+    A frame is `axes` such that the original is the canonical value transposed by `axes`.
+    """
+
     def __init__(self, graph: Graph, shapes: Mapping[str, Shape]) -> None:
         self.graph, self.original = graph, {**shapes, **{name: c.shape for name, c in graph.constants.items()}}
         self.constants: dict[str, np.ndarray] = dict(graph.constants)
@@ -234,24 +243,13 @@ class _Reader:
         return True
 
     def _pad(self, node: Node) -> bool:
-        assert isinstance(node.operation, Rearrangement)
-        given = [self.constants.get(name) for name in node.inputs[1:]]
-        attributes = node.operation.attributes
-        rank = len(self.original[node.inputs[0]])
-        pads = given[0].tolist() if given and given[0] is not None else attributes.get("pads")
-        mode = attributes.get("mode", "constant")
-        unknown = any(array is None for array in given) or len(given) > 2
-        if unknown or mode not in ("constant", "edge") or not pads or len(pads) != 2 * rank or min(pads) < 0:
+        """Something around a map: remembered, so that what reads it can do the padding itself."""
+        around = surrounding(node, self.constants, len(self.original[node.inputs[0]]))
+        if around is None:
             return False
-        fill: float | None = (
-            float(given[1]) if len(given) > 1 and given[1] is not None else attributes.get("value", 0.0)
-        )
-        fill = None if mode == "edge" else fill
         axes = self._frame(node)
+        operation = replace(around, sides=tuple(around.sides[axis] for axis in np.argsort(axes)))
         name = self._in_frame(node.inputs[0], axes)
-        back = np.argsort(axes)
-        sides = tuple((pads[axis], pads[axis + rank]) for axis in back)
-        operation = Surround(sides, fill)
         self._add(node, operation, [name], self._untransposed(self.original[node.output], axes), axes)
         self.padded[node.output] = name, operation
         return True
@@ -291,49 +289,29 @@ class _Reader:
 
     def _product(self, node: Node) -> bool:
         """A product with a constant matrix: dense, or a 1×1 convolution where it is of every pixel's channels."""
-        operation, value = node.operation, node.inputs[0]
-        bias = node.parameters.get("bias")
-        if isinstance(operation, Dense):
-            weight = self.constants.get(node.parameters["weight"])
-        else:
-            if isinstance(operation, Gemm) and (operation.alpha, operation.beta, operation.transposes[0]) != (
-                1,
-                1,
-                False,
-            ):
-                return False
-            weight = self.constants.get(node.inputs[1])
-            if (
-                weight is not None
-                and weight.ndim == 2
-                and not (isinstance(operation, Gemm) and operation.transposes[1])
-            ):
-                weight = weight.T
-            bias = node.inputs[2] if len(node.inputs) > 2 else None
-            if bias is not None and (bias not in self.constants or self.constants[bias].ndim != 1):
-                return False
-        if weight is None or weight.ndim != 2 or value in self.constants:
+        found, value = factor_of(node, self.constants), node.inputs[0]
+        if found is None or value in self.constants:
             return False
-        name, view = self.seen[value]
+        (matrix, bias), (name, view) = found, self.seen[value]
         parameters = {"weight": f"{node.output}/weight"} | ({"bias": bias} if bias else {})
-        units = len(weight)
+        units = len(matrix)
         if len(self.original[value]) == 2:
             batch = self.original[value][0]
-            if not view.keeps_order:
+            if not view.keeps_order:  # a flatten in another order, which its columns are put into
                 if view.axes[0] != 0 or view.shape[0] != batch:
                     return False
-                columns = View((units, *view.shape[1:]), view.axes, weight.shape)
-                weight = columns.undone(weight).reshape(weight.shape)
-            given = self._arranged(name, View.plain((batch, weight.shape[1])), value)
+                columns = View((units, *view.shape[1:]), view.axes, matrix.shape)
+                matrix = columns.undone(matrix).reshape(matrix.shape)
+            given = self._arranged(name, View.plain((batch, matrix.shape[1])), value)
             self._add(node, Dense(units), [given], (batch, units), parameters=parameters)
-        elif view.is_turned and len(view.axes) == 4 and view.axes == CHANNELS_LAST and view.shape == self.shapes[name]:
+        elif view.is_turned and view.axes == CHANNELS_LAST and view.shape == self.shapes[name]:
             conv = Conv(1, filters=units, bias=bias is not None)
-            weight = weight[:, :, None, None]
+            matrix = matrix[:, :, None, None]
             shape = self._untransposed(self.original[node.output], CHANNELS_LAST)
             self._add(node, conv, [name], shape, CHANNELS_LAST, parameters)
         else:
             return False
-        self.constants[parameters["weight"]] = np.ascontiguousarray(weight)
+        self.constants[parameters["weight"]] = np.ascontiguousarray(matrix)
         return True
 
     def _windowed(self, node: Node) -> None:

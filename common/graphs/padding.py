@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from common.graphs.graph import Node
 from common.graphs.views import Surround
 from common.operations import Conv, MaxPool
 from common.operations.conv_nd import ConvND
 from common.operations.operation import Operation
 from common.operations.pooling import AveragePool
 from common.operations.pools_nd import AveragePoolND
+from common.operations.rearrangement import Rearrangement
+
+
+def surrounding(node: Node, constants: Mapping[str, np.ndarray], rank: int) -> Surround | None:
+    """What a `Pad` puts around an array of so many axes; None if that is computed, is cut off, or repeats more than the
+    border."""
+    assert isinstance(node.operation, Rearrangement)
+    given, attributes = [constants.get(name) for name in node.inputs[1:]], node.operation.attributes
+    pads = given[0].tolist() if given and given[0] is not None else attributes.get("pads")
+    mode = attributes.get("mode", "constant")
+    unknown = any(array is None for array in given) or len(given) > 2
+    if unknown or mode not in ("constant", "edge") or not pads or len(pads) != 2 * rank or min(pads) < 0:
+        return None
+    value: Any = given[1] if len(given) > 1 else attributes.get("value", 0.0)
+    return Surround(tuple(zip(pads[:rank], pads[rank:], strict=True)), None if mode == "edge" else float(value))
 
 
 def with_padding(operation: Operation, around: Surround, not_negative: bool) -> Operation | None:

@@ -7,7 +7,8 @@ through in an order that the branches' own structure gives. What is left is alig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from zlib import crc32
@@ -165,10 +166,20 @@ class _Side:
 
 
 def _complete(ours: _Side, theirs: _Side, partners: dict[str, Node]) -> None:
-    """Align what is left by what it reads and what reads it; at last what is of another kind but in the same place."""
-    same: Callable[[Node, Node], bool] = lambda a, b: ours.of[a.output] == theirs.of[b.output]  # noqa: E731
-    alike: Callable[[Node, Node], bool] = lambda a, b: not (ours.of[a.output][2] or theirs.of[b.output][2])  # noqa: E731
-    for fits, both in ((same, False), (alike, True)):
+    """Align what the common subsequence has left, one node at a time, until nothing more can be.
+
+    First what is the same operation and has the same neighbour on one side: what it reads, or what reads it. Then what
+    stands in the same place, both before and after, and is of another kind, so that a difference of kind is one node
+    that differs and not two without a counterpart; but nothing that has weights.
+    """
+
+    def same(one: Node, other: Node) -> bool:
+        return ours.of[one.output] == theirs.of[other.output]
+
+    def weightless(one: Node, other: Node) -> bool:
+        return not (ours.of[one.output][2] or theirs.of[other.output][2])
+
+    for fits, both in ((same, False), (weightless, True)):
         while _extended(ours, theirs, partners, fits, both):
             pass
 
@@ -176,7 +187,15 @@ def _complete(ours: _Side, theirs: _Side, partners: dict[str, Node]) -> None:
 def _extended(
     ours: _Side, theirs: _Side, partners: dict[str, Node], fits: Callable[[Node, Node], bool], both: bool
 ) -> bool:
-    """Whether one more could be aligned: `both` asks that what it reads and what reads it be so."""
+    """Whether one more could be aligned: one for which there is exactly one candidate.
+
+    Args:
+        ours: the first network.
+        theirs: the second.
+        partners: what is aligned, to which it is added: the second's node by the value of the first's.
+        fits: whether two nodes may be each other's counterpart.
+        both: whether what it reads and what reads it must be aligned; else one of the two is enough.
+    """
     taken = {node.output for node in partners.values()}
     names = dict(zip(ours.graph.inputs, theirs.graph.inputs, strict=False))
     names |= {output: node.output for output, node in partners.items()}
@@ -185,20 +204,37 @@ def _extended(
             continue
         reads = [names.get(name) for name in ours.sources(node)]
         readers = {partners[r.output].output for r in ours.readers(node) if r.output in partners}
-        candidates = []
-        for other in theirs.nodes:
-            if other.output in taken or not fits(node, other):
-                continue
-            before = bool(reads) and None not in reads and sorted(map(str, reads)) == sorted(theirs.sources(other))
-            behind = {r.output for r in theirs.readers(other)}
-            last = not (ours.readers(node) or theirs.readers(other))
-            after = last or (bool(readers) and readers <= behind)
-            if (before and after) if both else (before or (bool(readers) and after)):
-                candidates.append(other)
+        place = _Place(reads, readers, last=not ours.readers(node))
+        free = [other for other in theirs.nodes if other.output not in taken and fits(node, other)]
+        candidates = [other for other in free if place.is_of(other, theirs, both)]
         if len(candidates) == 1:
             partners[node.output] = candidates[0]
             return True
     return False
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a node of the first network stands, in the second's names."""
+
+    reads: Sequence[str | None]
+    """What it reads; None for what has no counterpart."""
+    readers: Collection[str]
+    """What those that read it make, as far as they have counterparts."""
+    last: bool
+    """Whether nothing reads it."""
+
+    def is_of(self, other: Node, theirs: _Side, both: bool) -> bool:
+        """Whether a node of the second stands there too: after the same and before the same, or one of the two."""
+        before = _alike(self.reads, theirs.sources(other))
+        readers = {reader.output for reader in theirs.readers(other)}
+        after = bool(self.readers) and readers.issuperset(self.readers)
+        return (before and (after or (self.last and not readers))) if both else (before or after)
+
+
+def _alike(names: Sequence[str | None], others: Sequence[str | None]) -> bool:
+    """Whether both are the same values, in whatever order, and all of them known."""
+    return bool(names) and None not in names and Counter(names) == Counter(others)
 
 
 def _folded(
