@@ -41,19 +41,19 @@ first's. The weights are seeded, not trained: this is about what the code comput
 networks may do what their authors meant, and each was trained as it is. It matters to whoever moves weights from one to
 the other.
 
-*End to end* is how far apart the logits are, divided by the largest, with the same weights and the same input. Trained
-weights give another number.
+*Error ÷ bound* is the largest of the layers named. It is ∞ where a layer that rounds nothing has other values, or
+another shape. *End to end* is how far apart the logits are, divided by the largest, with the same weights and the same
+input. Trained weights give another number.
 
-`python -m benchmarks.gallery` wrote this page, with {versions}, on random numbers.
+`python -m benchmarks.gallery` wrote this page, on random numbers, with {versions}.
 """
 
 
 def section(first: str, second: str, shape: str, runs: Sequence[ProofRun]) -> Iterator[str]:
     """What is said of a pair."""
     (side,) = (run.pair for run in runs if run.pair)
-    verdict = "the same network" if runs[0].verdict in ("identical", "certified") else "not the same network"
-    yield f"## {first} and {second}: {verdict}\n"
-    yield f"```\ntriptych prove {first} {second} --input-shape {shape} --probe random\n```\n"
+    yield f"## {first} and {second}: {_verdict(runs)}\n"
+    yield f"```text\ntriptych prove {first} {second} --input-shape {shape} --probe random\n```\n"
     aligned = f"{side.aligned} of {side.aligned + len(side.only_first)} nodes of the first have a counterpart"
     moved = f"{len(side.moved or ())} tensors were moved"
     far = "" if side.end_to_end is None else f" End to end: {side.end_to_end:.2g}."
@@ -66,6 +66,12 @@ def section(first: str, second: str, shape: str, runs: Sequence[ProofRun]) -> It
         yield f"Written differently, but within the bound on these numbers, {number} times: {told}.\n"
 
 
+def _verdict(runs: Sequence[ProofRun]) -> str:
+    if all(run.verdict in ("identical", "certified") for run in runs):
+        return "the same network"
+    return "not the same network" if list(differences(runs)) else "the same, but for its end"
+
+
 def _rows(runs: Sequence[ProofRun]) -> Iterator[str]:
     (side,) = (run.pair for run in runs if run.pair)
     for kind, cause, layers, _ in differences(runs):
@@ -73,7 +79,8 @@ def _rows(runs: Sequence[ProofRun]) -> Iterator[str]:
         where = places[0] + (f" and {len(places) - 1} more" if len(places) > 1 else "")
         ratios = [layer.bound_ratio for layer in layers]
         finite = [ratio for ratio in ratios if ratio is not None]
-        yield f"| {len(layers)} × {kind}: {cause} | {where} | {f'{max(finite):.2g}' if finite else 'another shape'} |"
+        far = "∞" if not finite else "> 1e9" if max(finite) > 1e9 else f"{max(finite):.2g}"
+        yield f"| {len(layers)} × {kind}: {cause} | {where} | {far} |"
     for which, nodes in (("first", side.only_first), ("second", side.only_second)):
         for node in nodes:
             if node.verdict != "certified" and node.returned:

@@ -83,6 +83,7 @@ ELSEWHERE = (
     "triptych explore --serve --port 8080 --weights lenet5.keras",  # and this
     ".venv/bin/pre-commit install",  # would change the user's own checkout
     "python -m common.explorer.traps",  # test_explorer.py
+    "python -m benchmarks.gallery",  # takes three quarters of an hour
     "make mutants",  # test_mutants.py
     "make no-false-alarms",  # test_no_false_alarms.py runs some, the others take minutes
 )

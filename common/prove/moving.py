@@ -138,6 +138,10 @@ def _numbers(array: np.ndarray) -> bytes:
 
 
 class _Mover:
+    """Goes through the aligned pairs. Each constant of the marked second is looked up among the marks, which gives the
+    variable, and which of its elements each number is; into these the first's constant is written, element by element,
+    so that no layout has to be known. The layouts are worked out afterwards, for the report alone."""
+
     def __init__(
         self, alignment: Alignment, marked: Graph, marks: Marks, own: Mapping[str, np.ndarray], names: Names
     ) -> None:
@@ -191,6 +195,7 @@ class _Mover:
             self._write(place, np.zeros(theirs.shape, np.float32), f"none: {pair.first.name} has no {role}", None)
             return
         if _squeezed(array.shape) != _squeezed(theirs.shape) and pair.first.kind != pair.second.kind:
+            # A MatMul has its matrix (in, out), a Gemm and a convolution have it (out, in).
             array = array.T if _squeezed(array.T.shape) == _squeezed(theirs.shape) else array
         if _squeezed(array.shape) != _squeezed(theirs.shape):
             self._tell(pair.first, role, source)
@@ -211,6 +216,11 @@ class _Mover:
         self, node: Node, ours: dict[str, np.ndarray], sources: Mapping[str, str], eps: float, other: Node
     ) -> None:
         """A batch normalisation's numbers into another one.
+
+        A graph has all four of a normalisation, or its scale γ / √(variance + eps) and its shift alone. Where the
+        second's variables were made into a scale, `Marks.scale` finds them. Where the first has the scale alone, it
+        becomes the second's gamma, with the variance 1 − eps, so that the second's root is 1. Where the second has a
+        variable for the scale alone, it gets the first one's scale.
 
         Args:
             node: of the first.
