@@ -98,7 +98,7 @@ def test_a_network_that_nobody_here_knows_is_drawn_too(tmp_path):
     found = filters_in(path)
     assert (found.layer, found.channels) == ("b.stem.weight", None)
     assert np.array_equal(found.kernel, stem)
-    assert "is no network of the catalogue" in found.notes[0]
+    assert "is not recognised as a network of the catalogue" in found.notes[0]
     np.savez(tmp_path / "mine.npz", **{"first/weights": stem.transpose(2, 3, 1, 0), "second/weights": wide})
     assert np.array_equal(filters_in(tmp_path / "mine.npz").kernel, stem)
 

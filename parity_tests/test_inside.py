@@ -21,7 +21,7 @@ from common.explorer.inside.pictures import ACROSS, COLOURS, LIMIT, Album
 from common.explorer.results import SCALE
 from common.explorer.site import network_page
 from common.porting.reading import Reading
-from common.specs.photographs import photograph
+from common.specs.photographs import photograph, read_photograph
 
 READING = Reading(round=True, finite=False)
 
@@ -39,7 +39,7 @@ def cat(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def looked(tmp_path_factory):
-    """The site that shows LeNet's weights from two seeds on a photograph."""
+    """The site that shows LeNet's weights from two seeds, for seven classes, on a photograph."""
     return site_of_lenet(tmp_path_factory.getbasetemp())
 
 
@@ -53,8 +53,8 @@ def site_of_lenet(base):
     paths = []
     for seed in (1, 2):
         paths.append(folder / f"seed{seed}.safetensors")
-        metadata = prepared("lenet_caffe") | {"classes": json.dumps([f"digit {n}" for n in range(10)])}
-        write_weights_file(paths[-1], random_weights("lenet_caffe", seed=seed), metadata=metadata)
+        metadata = prepared("lenet_caffe") | {"classes": json.dumps([f"digit {n}" for n in range(7)])}
+        write_weights_file(paths[-1], random_weights("lenet_caffe", seed=seed, num_classes=7), metadata=metadata)
     options = ["--image", cat, "--out", folder / "site", "--arch", "lenet_caffe"]
     with pytest.MonkeyPatch.context() as patch:
         assert run(patch, "explore", "--weights", paths[0], "--weights", paths[1], *options) == 0
@@ -84,6 +84,7 @@ def test_every_layer_and_the_likeliest_classes_are_there(looked):
         assert f'data-layer="{layer.name}"' in part
     assert part.count("digit ") >= 10
     assert part.count('<span class="v certified">certified</span> every gradient of every layer') == 6
+    assert part.count("every output of every layer") == 6
     assert "diverged" not in part
 
 
@@ -235,8 +236,7 @@ def test_pictures_of_every_kind_are_shown_as_a_person_sees_them(kind, tmp_path):
         Image.new("RGBA", (30, 20), (0, 0, 0, 0)).save(path)
     else:
         Image.new("L", (30, 20), 255).save(path)
-    (picture,) = recording.read_photographs([path])
-    shown = pictures.original(picture)
+    shown = pictures.original(read_photograph(path))
     assert shown.shape == {"one pixel": (1, 1, 3), "turned": (30, 20, 3)}.get(kind, (20, 30, 3))
     expected = (255, 0, 0) if kind in ("one pixel", "CMYK", "turned") else (255, 255, 255)
     assert (abs(shown.astype(int) - expected) < 6).all()

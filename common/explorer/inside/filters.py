@@ -51,28 +51,21 @@ class Filters:
         return self.kernel[:, ::-1] if self.channels == "BGR" else self.kernel
 
 
-def filters_in(path: Path, architecture: str | None = None, reading: Reading = LOOKING) -> Filters:
+def filters_in(path: Path) -> Filters:
     """The first convolution in a file of weights, or in an ONNX model, of whatever network.
 
-    Args:
-        path: of the file.
-        architecture: the file's network; if None, that which its content says, or whatever else it is.
-        reading: what else the file does not say itself.
-
     Raises:
-        TriptychError: the file cannot be read, is not the network that is named, or has no such tensor.
+        TriptychError: the file cannot be read, or has no such tensor.
     """
     try:
         source = read_source(path)
     except TriptychError:
-        if architecture or not path.is_file() or not is_onnx(path):
+        if not path.is_file() or not is_onnx(path):
             raise
         return _of_model(path)
     try:
-        return filters_of(understand(source, architecture, reading=reading))
+        return filters_of(understand(source, reading=LOOKING))
     except TriptychError as error:
-        if architecture:
-            raise
         return _of_tensors(source, error)
 
 
@@ -88,7 +81,7 @@ def first_convolution(spec: Architecture) -> str:
     return next(layer.name for layer in spec.layers if isinstance(layer.operation, Conv))
 
 
-UNKNOWN = "is no network of the catalogue; {} is its first tensor that could be a first convolution"
+UNKNOWN = "is not recognised as a network of the catalogue; {} is {}"
 
 
 def _of_model(path: Path) -> Filters:
@@ -101,8 +94,8 @@ def _of_model(path: Path) -> Filters:
         if node.op_type == "Conv" and node.input[1] in constants:
             kernel = numpy_helper.to_array(constants[node.input[1]])
             if kernel.ndim == 4:
-                notes = (f"{path} is no network of the catalogue; {node.name} is its first convolution",)
-                return Filters(node.name, kernel.astype(np.float32), None, notes)
+                note = f"{path} {UNKNOWN.format(node.name, 'its first convolution')}"
+                return Filters(node.name, kernel.astype(np.float32), None, (note,))
     raise TriptychError(f"{path} has no convolution of maps whose weights are in it")
 
 
@@ -115,8 +108,8 @@ def _of_tensors(source: Source, unknown: TriptychError) -> Filters:
             found = [kernel for kernel in found if max(kernel.shape[2:]) <= LARGEST]
             if len(found) == 1:
                 spelled = source.spelled.get(name, name)
-                notes = (f"{source.path} {UNKNOWN.format(spelled)}",)
-                return Filters(spelled, found[0].astype(np.float32), None, notes)
+                note = f"{source.path} {UNKNOWN.format(spelled, 'its first tensor that could be a first convolution')}"
+                return Filters(spelled, found[0].astype(np.float32), None, (note,))
     raise TriptychError(f"{unknown}; and no tensor in it is clearly a first convolution, of 1 or 3 channels")
 
 

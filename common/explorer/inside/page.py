@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -24,13 +24,14 @@ from common.explorer.inside.pictures import (
     strengths,
     ulp_map,
 )
-from common.explorer.inside.recording import FRAMEWORKS, Look, check_runnable, look, read_photographs, steps
+from common.explorer.inside.recording import FRAMEWORKS, Look, check_runnable, look, steps
 from common.parity.results import Run, worst
 from common.parity.verdicts import DIVERGED
 from common.porting.classify import Guess, likeliest, own_labels, read_labels, understand_weights
 from common.porting.matching import Network
 from common.porting.reading import Reading
 from common.specs.architecture import Layer, shape_text
+from common.specs.photographs import read_photograph
 
 MOST_FILES, MOST_PHOTOGRAPHS = 2, 4
 """That stand beside each other."""
@@ -73,7 +74,7 @@ def read_subject(
     for many, most, what in ((weights, MOST_FILES, "files of weights"), (photographs, MOST_PHOTOGRAPHS, "photographs")):
         if len(many) > most:
             raise TriptychError(f"there are {len(many)} {what}; up to {most} stand beside each other")
-    pictures = read_photographs(photographs)
+    pictures = [read_photograph(path) for path in photographs]
     networks = [understand_weights(path, architecture, reading) for path in weights]
     if len({(network.spec.name, network.spec.num_classes) for network in networks}) > 1:
         told = " and ".join(f"{n.source.path} is {n.spec.name} with {n.spec.num_classes} classes" for n in networks)
@@ -136,8 +137,8 @@ class Inside:
     files: tuple[FileView, ...]
     photographs: tuple[PhotographView, ...]
     layers: tuple[LayerView, ...]
-    gradients: tuple[tuple[str, str, str], ...]
-    """Of each file and framework: its name, the verdict on its backward pass, the same in words."""
+    runs: tuple[tuple[str, str, str], ...]
+    """Of each file, direction and framework: its name, the verdict, and the same in words."""
     album: Album
 
     @property
@@ -181,8 +182,8 @@ def inside(subject: Subject, advance: Callable[[str], None] = lambda done: None)
         )
         for layer in spec.layers
     )
-    gradients = tuple(told for found in looks for told in _backward(found, len(looks) > 1))
-    return Inside(subject.architecture, files, photographs, layers, gradients, album)
+    runs = tuple(told for found in looks for told in _runs(found, len(looks) > 1))
+    return Inside(subject.architecture, files, photographs, layers, runs, album)
 
 
 def _file(album: Album, network: Network) -> FileView:
@@ -313,13 +314,11 @@ def _guesses(
     )
 
 
-def _backward(found: Look, several: bool) -> list[tuple[str, str, str]]:
-    """The verdict on the gradients of each framework."""
-    told = []
-    for framework in FRAMEWORKS:
-        rows = [row for row in found.backward.backends if row.backend in FRAMEWORKS[framework]]
-        for row in rows:
-            name = f"{framework}, {found.network.source.path.name}" if several else framework
-            within = f"every gradient of every layer lies within its bound, at most {row.bound_ratio or 0:.2g} of it"
-            told.append((name, row.verdict, row.reason or within))
-    return told
+def _runs(found: Look, several: bool) -> Iterator[tuple[str, str, str]]:
+    """What was found of each framework, forward and back; also of one that crashed, which no picture shows."""
+    for run, what in ((found.forward, "output"), (found.backward, "gradient")):
+        for framework, names in FRAMEWORKS.items():
+            for row in (row for row in run.backends if row.backend in names):
+                name = f"{framework}, {found.network.source.path.name}" if several else framework
+                within = f"every {what} of every layer lies within its bound, at most {row.bound_ratio or 0:.2g} of it"
+                yield name, row.verdict, row.reason or within

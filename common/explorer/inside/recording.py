@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from PIL.Image import Image
@@ -17,13 +16,13 @@ from common.errors import TriptychError
 from common.parity.backends import BACKENDS, Backend, Hardware
 from common.parity.gradients import GradientProbe
 from common.parity.processes import Workers
-from common.parity.results import BackendResult, Plan, Run
+from common.parity.results import Plan, Run
 from common.parity.runner import run_parity
 from common.porting.matching import Network
 from common.porting.preparation import known_preparation
 from common.probes import Probe
 from common.specs.architecture import IMAGE, Architecture
-from common.specs.photographs import preprocess, read_photograph
+from common.specs.photographs import preprocess
 
 FRAMEWORKS = {
     "Keras": ("keras-tensorflow", "keras-jax", "keras-torch"),
@@ -56,10 +55,6 @@ class Look:
     """That class, for each photograph."""
     forward: Run
     backward: Run
-
-    def row(self, run: Run, framework: str) -> BackendResult:
-        """What was found of a framework in one of the two runs."""
-        return next(row for row in run.backends if row.backend in FRAMEWORKS[framework])
 
 
 def backends() -> dict[str, Backend]:
@@ -167,12 +162,3 @@ def _driven(spec: Architecture, weights: Arrays, images: np.ndarray, classes: Se
 
 def _by_framework(kept: Mapping[str, Arrays], chosen: Mapping[str, Backend]) -> dict[str, Arrays]:
     return {framework: kept[backend.name] for framework, backend in chosen.items() if backend.name in kept}
-
-
-def read_photographs(paths: Sequence[Path]) -> list[Image]:
-    """The pictures in some files.
-
-    Raises:
-        TriptychError: one is none.
-    """
-    return [read_photograph(path) for path in paths]
