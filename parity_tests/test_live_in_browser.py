@@ -160,7 +160,7 @@ def test_the_exact_probe_is_proved_in_this_browser(panel, network, device):
     assert said.startswith("The exact probe was computed by"), said
     assert verdict.startswith("identical " + {"wasm": "WebAssembly", "webgpu": "WebGPU on"}[device])
     counted = {
-        "lenet5": "8 layers give the published bits, 4 that round",
+        "lenet5": "8 layers give the published bits and 4 that round",
         "lenet_caffe": "10 layers give the published",
     }
     assert counted[network] in verdict
@@ -219,6 +219,27 @@ def test_one_wrong_number_is_seen(panel, serving, name, change, words):
         _, verdict = panel("lenet_caffe").prove()
     assert verdict.startswith("diverged WebAssembly")
     assert words in verdict
+
+
+def with_a_node_that_no_gpu_has(content):
+    """The graph with an LRN as one node, for which ONNX Runtime has no kernel on WebGPU."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    model = onnx.load_model_from_string(content)
+    model.graph.node.append(helper.make_node("LRN", ["image"], ["more"], name="more", size=3))
+    model.graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, None))
+    return model.SerializeToString()
+
+
+@pytest.mark.slow
+def test_what_ran_on_the_cpu_is_not_claimed_for_the_gpu(panel, serving, browser):
+    with changed(serving, "exact/layers.onnx", with_a_node_that_no_gpu_has):
+        shown = panel("lenet_caffe")
+        shown.click("webgpu")
+        _, verdict = shown.prove()
+    assert "ran that on the CPU" in verdict
+    browser.get_log("browser")  # ONNX Runtime's own complaint
 
 
 @pytest.mark.slow

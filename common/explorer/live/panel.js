@@ -64,7 +64,8 @@ async function decoded(file) {
   const address = URL.createObjectURL(file);
   try {
     await new Promise((resolve, reject) => {
-      [image.onload, image.onerror] = [resolve, () => reject(new Error(`${file.name} is not an image that this browser reads`))];
+      image.onload = resolve;
+      image.onerror = () => reject(new Error(`${file.name} is not an image that this browser reads`));
       image.src = address;
     });
   } finally {
@@ -83,7 +84,7 @@ async function decoded(file) {
   context.fillRect(0, 0, 1, 1);
   const [red, green, blue] = context.getImageData(0, 0, 1, 1).data;
   if (red !== 0x0f || green !== 0x1e || blue !== 0x2d) {
-    throw new Error("this browser changes the pixels that a page reads, to hide who you are; allow this page to read them");
+    throw new Error("this browser changes the pixels that pages read, to hide who you are; allow this page to read them");
   }
   context.fillStyle = "white";
   context.fillRect(0, 0, bitmap.width, bitmap.height);
@@ -112,12 +113,14 @@ async function classify(file) {
   at("seen-text").textContent = `as ${network} gets it, ${found.size.join("×")}, before the mean is subtracted`;
   at("top").replaceChildren(...found.top.map(row));
   const { usual, first, runs } = found.times;
-  const often = runs ? `median of ${runs} ${runs === 1 ? "run" : "runs"}; the first took ${milliseconds(first)}` : "the first run";
+  const many = `median of ${runs} ${runs === 1 ? "run" : "runs"}; the first took ${milliseconds(first)}`;
+  const often = runs ? many : "the first run";
   const threads = device() === "wasm" ? `, ${found.threads} ${found.threads === 1 ? "thread" : "threads"}` : "";
   at("times").textContent = `${milliseconds(usual)} (${often}), ${computer()}${threads}. Weights: ${found.origin}.`;
   layers = found.layers;
   at("layer").replaceChildren(...layers.map(({ name }) => new Option(name)));
   at("answer").hidden = false;
+  // For scripts: all logits, without the rounding of what is shown.
   section.dataset.answer = JSON.stringify({ logits: [...found.logits], top: found.top });
   status(`${file.name}, computed by ${computer()}.`);
   await look(0);
@@ -185,16 +188,18 @@ function explanation(found) {
   const exact = found.layers.filter((layer) => layer.exact).length;
   const bounded = found.layers.length - exact;
   return [
-    `${on}: ${exact} layers give the published bits${bounded ? `, ${bounded} that round are within their bounds` : ""}`,
+    `${on}: ${exact} layers give the published bits`,
+    bounded ? `and ${bounded} that round are within their bounds` : "",
     `(SHA-256 ${found.sha256.slice(0, 16)}…, version ${found.version}, ${short(found.seconds, 3)} s).`,
     found.whole ? "" : "ONNX Runtime has no kernel on the GPU for some of it, and ran that on the CPU.",
-    found.nchw.length ? `Run in the layout NCHW: in the other, ONNX Runtime has computed ${found.nchw.join(", ")} wrongly.` : "",
+    found.nchw.length ? `Run in NCHW: in its own layout, ONNX Runtime has computed ${found.nchw.join(", ")} wrongly.` : "",
   ].filter(Boolean).join(" ");
 }
 
 // As the browser calls itself; it does not tell which one it is otherwise.
 function browser() {
-  const brands = navigator.userAgentData?.brands.filter(({ brand }) => !/not.?a.?brand/i.test(brand.replace(/[^a-z ]/gi, " ")));
+  const named = ({ brand }) => !/not.?a.?brand/i.test(brand.replace(/[^a-z ]/gi, " "));
+  const brands = navigator.userAgentData?.brands.filter(named);
   return brands?.length ? brands.map(({ brand, version }) => `${brand} ${version}`).at(-1) : navigator.userAgent.split(" ").at(-1);
 }
 

@@ -1,5 +1,5 @@
-// A photograph as a network's input, with the same numbers as `common.specs.photographs.preprocess` gives: Pillow's bicubic filter
-// with its antialiasing, in the same fixed-point arithmetic. A browser's own resizing is another filter in each browser.
+// A photograph as a network's input, as `common.specs.photographs.preprocess` makes it: with Pillow's bicubic filter and
+// its antialiasing, in the same fixed-point arithmetic. A browser's own resizing is another filter in each browser.
 
 const BITS = 22; // of a coefficient's fraction: 32 less 8 of a pixel and 2 of what a sum may reach
 const SUPPORT = 2; // pixels on each side that a cubic reads
@@ -54,7 +54,8 @@ function pass(from, to, taps, lines, { along, across, toAlong, toAcross }) {
 // The part of a picture that is to be read, [left, top, right, bottom]: the largest at its centre of these proportions.
 function centre(width, height, toWidth, toHeight) {
   const [ratio, wanted] = [width / height, toWidth / toHeight];
-  const [w, h] = ratio === wanted ? [width, height] : ratio > wanted ? [wanted * height, height] : [width, width / wanted];
+  const w = ratio > wanted ? wanted * height : width;
+  const h = ratio < wanted ? width / wanted : height;
   const [left, top] = [(width - w) * 0.5, (height - h) * 0.5];
   return [left, top, left + w, top + h];
 }

@@ -9,7 +9,8 @@ export function safetensors(buffer) {
   for (const [name, { shape, data_offsets: [first, end] }] of Object.entries(header)) {
     const place = 8 + size + first;
     const aligned = place % 4 === 0;
-    const data = aligned ? new Float32Array(buffer, place, (end - first) / 4) : new Float32Array(buffer.slice(place, place + end - first));
+    const [from, at] = aligned ? [buffer, place] : [buffer.slice(place, place + end - first), 0];
+    const data = new Float32Array(from, at, (end - first) / 4);
     arrays.set(name, { shape, data });
   }
   return arrays;

@@ -94,7 +94,7 @@ async function photo({ network, device, pixels, width, height }) {
   await open.release();
   activations = new Map(about.layers.map(({ name, shape }) => [name, { shape, data: layers[name].data }]));
   return {
-    seen, size: [toWidth, toHeight], input: feeds.image.data, logits, times, threads: ort.env.wasm.numThreads,
+    seen, size: [toWidth, toHeight], logits, times, threads: ort.env.wasm.numThreads,
     top: likeliest(logits, about.labels),
     origin: about.origin,
     layers: about.layers.map((layer) => ({ ...layer, ...statistics(activations.get(layer.name).data) })),
@@ -149,12 +149,14 @@ async function exact({ network, device }) {
   const weights = safetensors(await bytes(`${folder}/${WEIGHTS}`));
   const published = about.hashes;
   say("comparing what is given with what is published");
-  if (await digest([["image", given.get("image")]]) !== published.image) return differs("the image is not as published");
+  const image = await digest([["image", given.get("image")]]);
+  if (image !== published.image) return differs("the image is not as published");
   for (const [name, { given: hash }] of Object.entries(published.layers)) {
-    const parameters = [...weights].filter(([key]) => key.startsWith(`${name}/`) && !key.slice(name.length + 1).includes("/"));
+    const parameters = [...weights].filter(([key]) => key.slice(0, key.lastIndexOf("/")) === name);
     const arrays = parameters.sort(([left], [right]) => (left < right ? -1 : 1));
     if (given.has(`${name}/injected`)) arrays.push([`${name}/injected`, given.get(`${name}/injected`)]);
-    if ((arrays.length ? await digest(arrays) : undefined) !== hash) return differs(`what is given to ${name} is not as published`);
+    const found = arrays.length ? await digest(arrays) : undefined;
+    if (found !== hash) return differs(`what is given to ${name} is not as published`);
   }
   const { open, whole } = await openOn(folder, device, about.nchw);
   say("running the exact probe");
