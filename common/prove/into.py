@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from common.parity.results import worst
 from common.prove.models import ModelName
 from common.prove.moving import Moved
 from common.prove.pairs import First
-from common.prove.proof import PAIRED, PROBES, random_feeds, require_packages
+from common.prove.proof import PAIRED, PROBES, like, random_feeds, require_packages
 from common.prove.results import ProofRun, as_json
 from common.prove.runtimes import ONNX_RUNTIMES
 from common.prove.subject import KerasSubject, Subject, TorchSubject, make_ready
@@ -102,8 +102,8 @@ def port_into(
             raise TriptychError(f"ONNX Runtime cannot run {one.text}: {recorded.error}")
         first = First.of(one, feeds, recorded)
         advance("the first network read")
-        example = list(feeds.values())
-        two = ready(names[1], "second", example=example, marked=True)
+        options = like(feeds)
+        two = ready(names[1], "second", marked=True, **options)
         _check_suffix(out, SUFFIXES[_kind(two)], two.text)
         changed, moved, unfilled = first.moved_into(two)
         if not force:
@@ -112,7 +112,7 @@ def port_into(
         with written_whole(out) as temporary:
             require_space(out, int(1.1 * sum(array.nbytes for array in moved.variables.values())) + (1 << 20))
             save(changed, temporary)
-            again = _loaded_again(ready, names[1], two, temporary, example)
+            again = _loaded_again(ready, names[1], two, temporary, options)
             _require_same(out, moved, again)
             advance("written, and read back")
             runs = [_with_moves(run, moved) for run in first.pair_with(again, "own", PROBES, advance)]
@@ -149,16 +149,16 @@ def _require_all(first: str, second: str, moved: Moved, unfilled: Sequence[str])
 
 
 def _loaded_again(
-    ready: Callable[..., Subject], name: ModelName, two: Subject, file: Path, example: Sequence[np.ndarray]
+    ready: Callable[..., Subject], name: ModelName, two: Subject, file: Path, options: Mapping[str, Any]
 ) -> Subject:
     """The second network with the weights of a file."""
     if file.name.endswith((".onnx", ".keras")):
         copied = two.folder / file.name  # a process may still have it open when the file gets its name
         shutil.copyfile(file, copied)
-        again = ready(ModelName(name.text, str(copied), ""), "again", example=example)
+        again = ready(ModelName(name.text, str(copied), ""), "again", **options)
         again.text = two.text
         return again
-    return ready(name, "again", example=example, checkpoint=file)
+    return ready(name, "again", checkpoint=file, **options)
 
 
 def _require_same(out: Path, moved: Moved, again: Subject) -> None:

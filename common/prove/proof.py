@@ -84,19 +84,17 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
     require_packages(*(() if only_onnx else ("torch", "onnxscript")), "onnx", "onnxruntime")
     with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as place, ExitStack() as ends:
 
-        def ready(name: Given, number: int, example: Example | None, *, marked: bool = False) -> Subject:
-            folder = Path(place) / str(number)
-            options: dict[str, Any] = {"shape": request.shape, "seed": request.seed, "backends": request.backends}
-            options |= {"turn": any(paired), "marked": marked}
-            return make_ready(name, folder, ends, example=example, **options)
+        def ready(name: Given, number: int, **options: Any) -> Subject:
+            options |= {"seed": request.seed, "backends": request.backends, "turn": any(paired)}
+            return make_ready(name, Path(place) / str(number), ends, **options)
 
-        proof = _Proof(ready(names[0], 0, request.example), request, advance)
+        proof = _Proof(ready(names[0], 0, example=request.example, shape=request.shape), request, advance)
         runs = proof.runs()
         for number, (name, as_pair) in enumerate(zip(others, paired, strict=True), start=1):
             if isinstance(name, ModelName) and name.is_tflite:
                 runs.append(proof.run_of_litert(name))
                 continue
-            other = ready(name, number, list(proof.feeds.values()), marked=as_pair == "first")
+            other = ready(name, number, marked=as_pair == "first", **like(proof.feeds))
             runs += proof.pair_with(other) if as_pair else [proof.run_of(other)]
         return runs
 
@@ -226,6 +224,12 @@ class _Proof:
         self.advance(f"{name.text}: random in {LITERT.name}")
         nodes = len(self.graph.nodes)
         return self._with_graph(ProofRun(name.text, "random", [row], nodes, specification=self.subject.text))
+
+
+def like(feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What another model is to be made ready for: what the first is given, and its shape, for which some are built."""
+    arrays = list(feeds.values())
+    return {"example": arrays, "shape": list(arrays[0].shape) if len(arrays) == 1 else None}
 
 
 def random_feeds(graph: Graph, seed: int) -> dict[str, np.ndarray]:
