@@ -1,14 +1,31 @@
 """The oracle against plain loops, and its bounds against float32 arithmetic of every kind."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.operations import LRN, Conv, Dense, Flatten, MaxPool, ReLU, evaluate
-from common.operations.rounding import gamma
+from common.operations import (
+    LRN,
+    BatchNorm,
+    Conv,
+    Dense,
+    Flatten,
+    MaxPool,
+    ReLU,
+    Softmax,
+    arrays,
+    conv,
+    dense,
+    evaluate,
+)
+from common.operations import operation as operations
+from common.operations.evaluation import evaluate_in_pieces
+from common.operations.rounding import FP32, gamma
+from common.parity.measures import _ulp_distances, measure, measure_in_pieces, sizes_of_errors, verdict_from
 
 SHAPE = (2, 4, 7, 5)  # N, C, H, W: all different, H and W odd
 
@@ -50,6 +67,85 @@ def test_convolution_is_the_definition(groups, stride, padding):
     np.testing.assert_allclose(reference.magnitude, magnitude, rtol=1e-6)
     spread = np.sqrt(convolve_by_definition(image**2, weight**2, 0 * bias, stride, padding, groups))
     np.testing.assert_allclose(reference.spread, spread, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3), (3, 1)])
+@pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((1, 2), (0, 1)), ((0, 0), (2, 0))])
+def test_convolution_by_depth_is_the_definition(stride, padding):
+    operation = Conv((3, 2), stride=stride, padding=padding, filters=4, groups=4)
+    image, weight, bias = normal(*SHAPE), normal(4, 1, 3, 2, seed=1), normal(4, seed=2)
+    reference = evaluate(operation, [image], {"weight": weight, "bias": bias})
+    expected = convolve_by_definition(image, weight, bias, stride, padding, 4)
+    np.testing.assert_allclose(reference.value, expected, rtol=1e-13, atol=1e-13)
+    magnitude = convolve_by_definition(abs(image), abs(weight), abs(bias), stride, padding, 4)
+    np.testing.assert_allclose(reference.magnitude, magnitude, rtol=1e-6)
+    spread = np.sqrt(convolve_by_definition(image**2, weight**2, 0 * bias, stride, padding, 4))
+    np.testing.assert_allclose(reference.spread, spread, rtol=1e-5)
+
+
+STATISTICS = {"gamma": normal(4, seed=1), "beta": normal(4, seed=2), "mean": normal(4, seed=3), "variance": np.ones(4)}
+PIECEMEAL = {
+    "convolution": (Conv((3, 2), padding=1, filters=6, bias=False), SHAPE, {"weight": normal(6, 4, 3, 2, seed=1)}),
+    "in groups": (Conv(3, padding=1, filters=6, groups=2, bias=False), SHAPE, {"weight": normal(6, 2, 3, 3, seed=1)}),
+    "by depth": (Conv(3, stride=2, filters=4, groups=4, bias=False), SHAPE, {"weight": normal(4, 1, 3, 3, seed=1)}),
+    "normalisation": (BatchNorm(1e-5), SHAPE, {name: array.astype(np.float32) for name, array in STATISTICS.items()}),
+    "pool": (MaxPool(2), SHAPE, {}),
+    "dense": (Dense(9), (2, 35), {"weight": normal(9, 35, seed=1), "bias": normal(9, seed=2)}),
+    "in one": (Softmax(), (2, 9), {}),
+}
+
+
+@pytest.mark.parametrize("called", PIECEMEAL)
+@pytest.mark.parametrize("wrong", [0.0, 3e-7, 1e-3])
+def test_a_verdict_is_the_same_in_pieces(called, wrong, monkeypatch):
+    """Each unit is wrong by another factor, so that what belongs to one must not be counted for another."""
+    operation, shape, parameters = PIECEMEAL[called]
+    inputs = [normal(*shape)]
+    whole = evaluate(operation, inputs, parameters)
+    units = np.arange(whole.value.shape[1]).reshape(-1, *[1] * (whole.value.ndim - 2))
+    output = (whole.value * (1 + wrong * units)).astype(np.float32)
+    expected = verdict_from(called, [measure(output, whole)], FP32)
+    for room in (arrays, conv, dense, operations):
+        monkeypatch.setattr(room, "ELEMENTS_AT_ONCE", 8)
+    pieces = list(evaluate_in_pieces(operation, inputs, parameters))
+    assert (len(pieces) == 1) == (called == "in one")
+    found = measure_in_pieces(output, pieces)
+    verdict = verdict_from(called, [found], FP32)
+    assert replace(verdict, bound_ratio=None) == replace(expected, bound_ratio=None)
+    assert (verdict.bound_ratio or 0) == pytest.approx(expected.bound_ratio or 0, rel=1e-6)
+    sizes = [sizes_of_errors(each.squares, each.counted) for each in (found, measure(output, whole))]
+    assert sizes[0] == pytest.approx(sizes[1], rel=1e-4)
+    assert measure_in_pieces(output[:, 1:], pieces) is None
+    assert measure_in_pieces(np.concatenate([output, output], axis=1), pieces) is None
+
+
+def test_what_grows_too_large_is_judged_in_pieces_too(monkeypatch):
+    """One channel overflows; the other must not."""
+    operation, x = BatchNorm(1e-5), normal(1, 2, 3, 3)
+    parameters = {name: np.ones(2, np.float32) for name in STATISTICS} | {"gamma": np.float32([1, 3e38])}
+    monkeypatch.setattr(operations, "ELEMENTS_AT_ONCE", 8)
+    with np.errstate(over="ignore"):
+        output = evaluate(operation, [x], parameters).value.astype(np.float32)
+    assert np.isinf(output[:, 1]).any()
+    for changed, overflow in ((output, "right"), (np.where(np.isinf(output), np.float32(0), output), "needed")):
+        pieces = evaluate_in_pieces(operation, [x], parameters)
+        found = measure_in_pieces(changed, pieces)
+        assert found.overflow == overflow
+    wrong = output.copy()
+    wrong[0, 0, 1, 1] = np.inf
+    assert measure_in_pieces(wrong, evaluate_in_pieces(operation, [x], parameters)).overflow == "wrong"
+
+
+def test_distances_in_units_in_the_last_place():
+    """Through zero, of zeros of both signs, of subnormal and of far numbers; counted as 0, 1, 2–3, 4–7, …"""
+    numbers = np.float32([0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0, np.nextafter(np.float32(1), np.float32(2)), 3e38])
+    left, right = (array.reshape(-1) for array in np.meshgrid(numbers, numbers))
+    places = [(int(n.view(np.int32)) & 0x7FFFFFFF) * (-1 if np.signbit(n) else 1) for n in numbers]
+    apart = [abs(one - other) for other in places for one in places]
+    expected = np.bincount([distance.bit_length() for distance in apart])
+    assert _ulp_distances(left, right) == (max(apart), tuple(expected))
+    assert _ulp_distances(np.float32([1, np.inf]), np.float32([1, 1])) == (None, ())
+    assert _ulp_distances(np.float32([]), np.float32([])) == (0, (0,))
 
 
 def test_convolution_of_an_empty_batch():

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 else:
     np = lazy_loader.load("numpy")
 
+ELEMENTS_AT_ONCE = 1 << 15
+"""How many numbers are computed with at once: few enough for what comes of them to stay in the processor's cache."""
+
 Shape = tuple[int, ...]
 Arrays: TypeAlias = "list[np.ndarray]"
 Parameters: TypeAlias = "Mapping[str, np.ndarray]"

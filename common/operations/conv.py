@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import permutations
+from itertools import permutations, product
 from math import prod
 from typing import ClassVar
 
 from common.errors import TriptychError
-from common.operations.arrays import Arrays, Parameters, Shape, np
+from common.operations.arrays import ELEMENTS_AT_ONCE, Arrays, Parameters, Shape, np
 from common.operations.mistake import Evaluation, exchanged, given, widened
 from common.operations.operation import MAP, Fit, Hypothesis, Observation, in_double
 from common.operations.preprocessing import Preprocessing
@@ -19,6 +19,7 @@ from common.operations.rounding import (
     UNIT_ROUNDOFF,
     Gradient,
     Gradients,
+    Piece,
     Precision,
     Reference,
     gamma,
@@ -36,8 +37,8 @@ from common.operations.sums import (
     weights_or_bias_fits,
 )
 from common.operations.windows import (
-    ELEMENTS_AT_ONCE,
     Padding,
+    Pair,
     Windowed,
     border_mistakes,
     pair,
@@ -79,19 +80,54 @@ class Conv(Windowed):
         Valid for every order of summation, with and without fused multiply-add (Higham, section 3.1). It also holds
         after a ReLU, which brings no two numbers further apart.
         """
-        windows = windows_of(inputs[0], *self.window(inputs[0].shape[1:]), fill=0.0)
-        batch, _, height, width = windows.shape[:4]
-        weight = parameters["weight"]
-        terms = prod(weight.shape[1:])
-        sums = Sums((batch, self.filters, height, width), weight, inputs[0])
-        kernels = sums.scaled_weight(weight.reshape(self.groups, -1, terms))
-        rows_at_once = max(1, ELEMENTS_AT_ONCE // (terms * width * self.groups))
-        for image in range(batch):
-            for top in range(0, height, rows_at_once):
-                rows = slice(top, top + rows_at_once)
-                columns = windows[image, :, rows].transpose(0, 3, 4, 1, 2).reshape(self.groups, terms, -1)
-                sums.fill((image, slice(None), rows), kernels, columns)
-        return sums.reference(parameters.get("bias"), terms)
+        shape = (len(inputs[0]), *self.output_shape(inputs[0].shape[1:]))
+        return Reference.joined(shape, self.pieces(inputs, parameters))
+
+    def pieces(self, inputs: Arrays, parameters: Parameters) -> Iterator[Piece]:
+        """Some rows of some filters each; of several groups where these are small."""
+        (x,), weight, bias = inputs, parameters["weight"], parameters.get("bias")
+        if self.groups == self.filters == x.shape[1]:
+            yield from self._pieces_by_depth(x, weight, bias)
+            return
+        windows = windows_of(x, *self.window(x.shape[1:]), fill=0.0)
+        batch, channels, height, width = windows.shape[:4]
+        terms, own, read = prod(weight.shape[1:]), self.filters // self.groups, channels // self.groups
+        sums = Sums(weight, x)
+        kernels = sums.scaled(weight.reshape(self.groups, own, terms), 0)
+        most = 8 * ELEMENTS_AT_ONCE // (terms * width)
+        groups_at_once = min(self.groups, max(1, most // height))
+        rows_at_once = max(1, most // groups_at_once)
+        for image, group, top in product(
+            range(batch), range(0, self.groups, groups_at_once), range(0, height, rows_at_once)
+        ):
+            groups, rows = slice(group, group + groups_at_once), slice(top, top + rows_at_once)
+            block = windows[image, group * read : (group + groups_at_once) * read, rows].transpose(0, 3, 4, 1, 2)
+            columns = sums.scaled(block.reshape(-1, terms, block.shape[3] * width), 1)
+            filters_at_once = own if groups_at_once > 1 else max(1, ELEMENTS_AT_ONCE // (block.shape[3] * width))
+            for first in range(0, own, filters_at_once):
+                of_group = slice(first, first + filters_at_once)
+                products = [left[groups, of_group] @ right for left, right in zip(kernels, columns, strict=True)]
+                count = products[0].shape[0] * products[0].shape[1]
+                filters = slice(group * own + first, group * own + first + count)
+                maps = [array.reshape(1, count, -1, width) for array in products]
+                place = slice(image, image + 1), filters, rows
+                yield place, sums.reference(maps, None if bias is None else bias[filters], terms)
+
+    def _pieces_by_depth(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> Iterator[Piece]:
+        """Some channels each, where each has a kernel of its own."""
+        kernel, stride, padding = self.window(x.shape[1:])
+        size = self._positions((x.shape[1:],))
+        sums = Sums(weight, x)
+        kernels = sums.scaled(weight.reshape(-1, *kernel, 1), 0)
+        channels_at_once = max(1, ELEMENTS_AT_ONCE // prod(size))
+        for image, first in product(range(len(x)), range(0, self.filters, channels_at_once)):
+            channels = slice(first, first + channels_at_once)
+            products = [
+                _summed_by_depth(maps, own[channels], stride, padding, size)[None]
+                for own, maps in zip(kernels, sums.scaled(x[image, channels], 1), strict=True)
+            ]
+            place = slice(image, image + 1), channels
+            yield place, sums.reference(products, None if bias is None else bias[channels], prod(kernel))
 
     def unit(self, inputs: Arrays, parameters: Parameters) -> float:
         return unit_of_products(inputs, parameters)
@@ -188,6 +224,28 @@ class Conv(Windowed):
         yield from weights_or_bias_fits(seen, right)
 
 
+def _summed_by_depth(maps: np.ndarray, kernels: np.ndarray, stride: Pair, padding: Padding, size: Pair) -> np.ndarray:
+    """Maps (C, H, W), each with its own kernel, (C, kernel height, kernel width, 1): maps of that size.
+
+    The maps are parted into the phases of the stride, so that all that a place of the kernel meets lies in one piece,
+    row after row. What comes of the ends of rows that no window begins in is dropped.
+    """
+    (down, across), (height, width) = stride, size
+    rows, columns = (length + sum(pads) for length, pads in zip(maps.shape[1:], padding, strict=True))
+    below = -rows % down + down * ((kernels.shape[1] - 1) // down + 1)  # the last places reach beyond the last row
+    (top, bottom), (left, right) = padding
+    padded = np.pad(maps, ((0, 0), (top, bottom + below), (left, right - columns % -across)))
+    row = padded.shape[2] // across
+    phases = padded.reshape(len(maps), -1, down, row, across).transpose(0, 2, 4, 1, 3)
+    phases = phases.reshape(len(maps), down, across, -1)
+    total = np.zeros((len(maps), height * row), maps.dtype)
+    term = np.empty_like(total)
+    for i, j in np.ndindex(*kernels.shape[1:3]):
+        first = i // down * row + j // across
+        total += np.multiply(phases[:, i % down, j % across, first : first + height * row], kernels[:, i, j], out=term)
+    return np.ascontiguousarray(total.reshape(len(maps), height, row)[..., :width])
+
+
 def _products(operation: Conv, x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """∂x and ∂w in the precision of the factors, a few rows at a time."""
     kernel, stride, padding = operation.window(x.shape[1:])
@@ -197,7 +255,7 @@ def _products(operation: Conv, x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> 
     (top, bottom), (left, right) = padding
     dx = np.zeros((batch, channels, x.shape[2] + top + bottom, x.shape[3] + left + right), x.dtype)
     dw = np.zeros_like(w_by_group)
-    rows_at_once = max(1, ELEMENTS_AT_ONCE // (channels * prod(kernel) * width))
+    rows_at_once = max(1, 8 * ELEMENTS_AT_ONCE // (channels * prod(kernel) * width))
     for image in range(batch):
         for first in range(0, height, rows_at_once):
             block = windows[image, :, first : first + rows_at_once]

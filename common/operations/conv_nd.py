@@ -71,11 +71,10 @@ class ConvND(ArrayOperation):
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """A sum of n − 1 products and a bias: |ŷ − y| ≤ γ_n (Σ|w·a| + |b|), n = fan-in + 1; see `Conv`."""
         (x,), weight = inputs, parameters["weight"]
-        sums = Sums((), weight, x)
-        sums.value, sums.magnitude, sums.squares = (
-            self._summed(a, w) for a, w in zip(sums.scaled(x, 1), sums.scaled(weight, 0), strict=True)
-        )
-        return sums.reference(parameters.get("bias"), self._terms(weight))
+        sums = Sums(weight, x)
+        factors = zip(sums.scaled(x, 1), sums.scaled(weight, 0), strict=True)
+        products = [self._summed(a, w) for a, w in factors]
+        return sums.reference(products, parameters.get("bias"), self._terms(weight))
 
     def _terms(self, weight: np.ndarray) -> int:
         """How many products an element sums, at most."""

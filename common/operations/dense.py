@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from common.operations.arrays import Arrays, Parameters, Shape, np
+from common.operations.arrays import ELEMENTS_AT_ONCE, Arrays, Parameters, Shape, np
 from common.operations.mistake import ORDERS, exchanged
 from common.operations.onnx_node import OnnxGraph, Parameter
 from common.operations.operation import FEATURES, Fit, Hypothesis, Observation, Operation, in_double
-from common.operations.rounding import Gradients, Precision, Reference, summed
+from common.operations.rounding import Gradients, Piece, Precision, Reference, summed
 from common.operations.sums import (
     Sums,
     bias_mistakes,
@@ -21,7 +21,6 @@ from common.operations.sums import (
     unit_of_products,
     weights_or_bias_fits,
 )
-from common.operations.windows import ELEMENTS_AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,19 @@ class Dense(Operation):
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """As a convolution: |ŷ − y| ≤ γ_n (Σ|w·a| + |b|), n = fan-in + 1."""
-        (features,) = inputs
-        weight = parameters["weight"]
-        sums = Sums((len(features), self.units), weight, features)
-        units_at_once = max(1, ELEMENTS_AT_ONCE // weight.shape[1])
+        return Reference.joined((len(inputs[0]), self.units), self.pieces(inputs, parameters))
+
+    def pieces(self, inputs: Arrays, parameters: Parameters) -> Iterator[Piece]:
+        """Some units each."""
+        (features,), weight, bias = inputs, parameters["weight"], parameters.get("bias")
+        sums = Sums(weight, features)
+        columns = sums.scaled(features, 1)
+        units_at_once = max(1, 8 * ELEMENTS_AT_ONCE // weight.shape[1])
         for first in range(0, self.units, units_at_once):
             units = slice(first, first + units_at_once)
-            sums.fill((slice(None), units), sums.scaled_weight(weight[units]), features.T)
-        return sums.reference(parameters.get("bias"), terms=weight.shape[1])
+            rows = sums.scaled(weight[units], 0)
+            products = [right @ left.T for left, right in zip(rows, columns, strict=True)]
+            yield (slice(None), units), sums.reference(products, None if bias is None else bias[units], weight.shape[1])
 
     def unit(self, inputs: Arrays, parameters: Parameters) -> float:
         return unit_of_products(inputs, parameters)
@@ -63,7 +67,7 @@ class Dense(Operation):
         x, dy = in_double(inputs[0], dy)
         weight, batch = parameters["weight"], len(x)
         dx, magnitude = np.zeros_like(x), np.zeros_like(x)
-        units_at_once = max(1, ELEMENTS_AT_ONCE // weight.shape[1])
+        units_at_once = max(1, 8 * ELEMENTS_AT_ONCE // weight.shape[1])
         for first in range(0, self.units, units_at_once):
             units = slice(first, first + units_at_once)
             w = weight[units].astype(np.float64)

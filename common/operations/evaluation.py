@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from common.errors import TriptychError
 from common.operations.arrays import Arrays, Parameters, np, shapes_of
 from common.operations.operation import ArrayOperation, Operation
-from common.operations.rounding import UNIT_ROUNDOFF, Gradients, Reference
+from common.operations.rounding import FP32, UNIT_ROUNDOFF, Gradients, Piece, Precision, Reference
 
 
 def evaluate(operation: Operation, inputs: Arrays, parameters: Parameters) -> Reference:
@@ -26,7 +28,7 @@ def evaluate(operation: Operation, inputs: Arrays, parameters: Parameters) -> Re
             return operation.reference(inputs, parameters)
         except (ValueError, IndexError) as error:
             raise TriptychError(f"{operation.kind} does not take {shapes_of(inputs)}: {error}") from None
-    evaluated_shape(operation, inputs, parameters)
+    check_shapes(operation, inputs, parameters)
     return operation.reference(inputs, parameters)
 
 
@@ -75,13 +77,59 @@ def evaluated_shape(operation: Operation, inputs: Arrays, parameters: Parameters
     return (len(inputs[0]), *output)
 
 
+def evaluate_in_pieces(
+    operation: Operation, inputs: Arrays, parameters: Parameters, precision: Precision = FP32
+) -> Iterator[Piece]:
+    """What `evaluate` gives, in pieces that cover it, with what may be infinite or NaN, and at a precision.
+
+    Whether the shapes are those of the specification, `check_shapes` says. Where something may overflow, the last
+    piece is all of it, in place of those before.
+
+    Raises:
+        TriptychError: nothing can be computed of arrays of these shapes.
+    """
+    try:
+        if not _far(inputs):
+            for place, piece in operation.pieces(inputs, parameters):
+                if _grown(piece):
+                    break
+                yield place, operation.at_precision(piece, precision)
+            else:
+                return
+        whole = operation.overflowing(inputs, parameters, operation.reference(inputs, parameters))
+        yield (...,), operation.at_precision(whole, precision)
+    except (ValueError, IndexError) as error:
+        if not isinstance(operation, ArrayOperation):
+            raise
+        raise TriptychError(f"{operation.kind} does not take {shapes_of(inputs)}: {error}") from None
+
+
+def check_shapes(operation: Operation, inputs: Arrays, parameters: Parameters) -> None:
+    """See that an operation takes arrays of these shapes; one on arrays of any rank says so when it is evaluated.
+
+    Raises:
+        TriptychError: it does not.
+    """
+    if not isinstance(operation, ArrayOperation):
+        evaluated_shape(operation, inputs, parameters)
+
+
 def with_overflow(operation: Operation, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
     """What `evaluate` gave, with what may be infinite or NaN, if anything may; see the module's description."""
+    if _far(inputs) or _grown(reference):
+        return operation.overflowing(inputs, parameters, reference)
+    return reference
+
+
+def _far(inputs: Arrays) -> bool:
+    """Whether some input is so large that something may overflow."""
     sizes = (np.maximum(x.max(initial=0), -x.min(initial=0)) for x in inputs if x.dtype != bool)
-    largest = max(sizes, default=0)  # NaN is below nothing
-    if largest < _FAR and (reference.bound is None or reference.bound.max(initial=0) < UNIT_ROUNDOFF * _FAR):
-        return reference
-    return operation.overflowing(inputs, parameters, reference)
+    return any(not size < _FAR for size in sizes)  # NaN is below nothing
+
+
+def _grown(reference: Reference) -> bool:
+    """Whether what comes of the inputs is so large."""
+    return reference.bound is not None and not reference.bound.max(initial=0) < UNIT_ROUNDOFF * _FAR
 
 
 _FAR = 2.0**60

@@ -17,6 +17,13 @@ from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Precision, Refe
 from common.operations.sums import Sums, of_shorter_factors, rounded
 
 
+def _product(left: np.ndarray, right: np.ndarray, terms: int) -> Reference:
+    """left · right over the last two axes, the others broadcast."""
+    sums = Sums(left, right)
+    factors = zip(sums.scaled(left, 0), sums.scaled(right, 1), strict=True)
+    return sums.reference([a @ b for a, b in factors], None, terms)
+
+
 @reads("MatMul")
 @dataclass(frozen=True)
 class MatMul(ArrayOperation):
@@ -30,7 +37,7 @@ class MatMul(ArrayOperation):
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """A sum of n products: |ŷ − y| ≤ γ_n Σ|a·b|, in every order (Higham, section 3.1)."""
         left, right = inputs
-        return Sums.of_matrices(left, right).reference(None, terms=left.shape[-1] - 1)
+        return _product(left, right, terms=left.shape[-1] - 1)
 
     def unit(self, inputs: Arrays, parameters: Parameters) -> float:
         return unit_of(inputs[0]) * unit_of(inputs[1])
@@ -75,9 +82,8 @@ class Gemm(MatMul):
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """As a product of matrices, with an addition, a product with each factor and the rounding of each factor."""
         left, right = (x.T if turned else x for x, turned in zip(inputs[:2], self.transposes, strict=True))
-        sums = Sums.of_matrices(left, right)
         operations = left.shape[-1] + 5
-        product = sums.reference(None, terms=operations)
+        product = _product(left, right, terms=operations)
         alpha, beta = np.float64(np.float32(self.alpha)), np.float64(np.float32(self.beta))
         assert product.magnitude is not None
         assert product.bound is not None

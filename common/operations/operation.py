@@ -13,14 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import ClassVar, TypeAlias
 
 from common.errors import TriptychError
-from common.operations.arrays import Arrays, Parameters, Shape, np
+from common.operations.arrays import ELEMENTS_AT_ONCE, Arrays, Parameters, Shape, np
 from common.operations.onnx_node import OnnxGraph, OnnxNode, Parameter
 from common.operations.overflow import as_it_is, sums_that_overflow
 from common.operations.preprocessing import Preprocessing
-from common.operations.rounding import CARRIED, FP32, UNIT_ROUNDOFF, Gradients, Precision, Reference, unit_of, upwards
+from common.operations.rounding import (
+    CARRIED,
+    FP32,
+    UNIT_ROUNDOFF,
+    Gradients,
+    Piece,
+    Precision,
+    Reference,
+    unit_of,
+    upwards,
+)
 
 MAP, FEATURES = (3,), (1,)
 """The ranks of what some operations take: (channels, height, width) only, or (features,) only."""
@@ -82,6 +93,19 @@ class Operation:
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """The value in float64 and the bound that float32 keeps; see `evaluate`."""
         raise NotImplementedError(f"nobody has said what {self.kind} computes")
+
+    def pieces(self, inputs: Arrays, parameters: Parameters) -> Iterator[Piece]:
+        """`reference`, in pieces that cover it, so that what is computed on the way to one stays in the cache."""
+        x = inputs[0]
+        if not self.channelwise or x.ndim < 2 or x.size <= ELEMENTS_AT_ONCE:
+            yield (...,), self.reference(inputs, parameters)
+            return
+        count = max(1, ELEMENTS_AT_ONCE // x[0, 0].size)
+        for image, first in product(range(len(x)), range(0, x.shape[1], count)):
+            channels = slice(first, first + count)
+            place = slice(image, image + 1), channels
+            own = {name: array[channels] for name, array in parameters.items()}
+            yield place, self.reference([array[place] for array in inputs], own)
 
     def at_precision(self, reference: Reference, precision: Precision) -> Reference:
         """A reference, its bound widened to a precision below float32's.

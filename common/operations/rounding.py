@@ -9,7 +9,10 @@ absolute terms if an operand or the result underflows and is flushed), and n suc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from types import EllipsisType
+from typing import Any, TypeAlias
 
 from common.operations.arrays import np
 
@@ -145,6 +148,24 @@ class Reference:
     def rounds(self) -> bool:
         """Whether it rounds whatever it is given: integers do not make it exact."""
         return self.bound is not None and self.magnitude is None
+
+    @classmethod
+    def joined(cls, shape: tuple[int, ...], pieces: Iterable[Piece]) -> Reference:
+        """The whole, of a shape, from pieces that cover it."""
+        arrays: dict[str, Any] = {}
+        for place, piece in pieces:
+            for name in ("value", "bound", "magnitude", "spread"):
+                array = getattr(piece, name)
+                if array is not None:
+                    arrays.setdefault(name, np.empty(shape, array.dtype))[place] = array
+        return cls(**arrays) if arrays else cls(np.empty(shape), np.empty(shape))
+
+
+Place: TypeAlias = "tuple[slice | EllipsisType, ...]"
+"""Where in an output something belongs: slices of its first axes; all of it if an ellipsis stands there."""
+
+Piece: TypeAlias = tuple[Place, Reference]
+"""What belongs at a place."""
 
 
 @dataclass(frozen=True)

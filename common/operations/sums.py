@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 from common.operations.arrays import Arrays, Parameters, np
 from common.operations.mistake import exchanged, factor_fits, given, rounded_to
 from common.operations.operation import Fit, Hypothesis, Observation, Operation
 from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Precision, Reference, gamma, unit_of, upwards
-
-if TYPE_CHECKING:
-    pass
 
 Scaled = tuple["np.ndarray", "np.ndarray", "np.ndarray"]
 """Factors in float64; their magnitudes, and the squares of these, in float32 and divided by a power of two."""
@@ -24,54 +20,39 @@ class Sums:
     two so that nothing overflows; `reference` makes up for what their rounding may lose.
     """
 
-    def __init__(self, shape: tuple[int, ...], weight: np.ndarray, operand: np.ndarray) -> None:
-        self.value = np.empty(shape, np.float64)
-        self.magnitude = np.empty(shape, np.float32)
-        self.squares = np.empty(shape, np.float32)
+    def __init__(self, weight: np.ndarray, operand: np.ndarray) -> None:
         self.exponents = binary_exponent(weight), binary_exponent(operand)
-
-    @classmethod
-    def of_matrices(cls, left: np.ndarray, right: np.ndarray) -> Sums:
-        """left · right over the last two axes, the others broadcast."""
-        sums = cls((), left, right)
-        factors = zip(sums.scaled(left, 0), sums.scaled(right, 1), strict=True)
-        sums.value, sums.magnitude, sums.squares = (a @ b for a, b in factors)
-        return sums
 
     def scaled(self, array: np.ndarray, factor: int) -> Scaled:
         """Some of the first factor, 0, or the second, 1, prepared to be multiplied."""
-        return _scaled(array, self.exponents[factor])
+        exponent = self.exponents[factor]
+        # A product with a power of two is as exact as `ldexp`, and faster, where float32 has that power.
+        down = array * np.float32(2.0**-exponent) if abs(exponent) < 126 else np.ldexp(array, -exponent)
+        magnitude = np.abs(down, out=down).astype(np.float32, copy=False)
+        return array.astype(np.float64), magnitude, np.square(magnitude)
 
-    def scaled_weight(self, weight: np.ndarray) -> Scaled:
-        """Weights (units, terms), of each group where there are several, prepared for `fill`."""
-        return self.scaled(weight, 0)
+    def reference(self, products: Sequence[np.ndarray], bias: np.ndarray | None, terms: int) -> Reference:
+        """Of what the prepared factors, each with its like, were multiplied to.
 
-    def fill(self, where: tuple, weight: Scaled, columns: np.ndarray) -> None:
-        """Multiply prepared weights by columns (terms, positions), group by group, into the elements at `where`."""
-        targets: tuple[np.ndarray, ...] = (self.value, self.magnitude, self.squares)
-        for target, left, right in zip(targets, weight, _scaled(columns, self.exponents[1]), strict=True):
-            place = target[where]
-            product = left @ right
-            place[...] = (product if target.ndim == 4 else product.T).reshape(place.shape)
-
-    def reference(self, bias: np.ndarray | None, terms: int) -> Reference:
+        Args:
+            products: the three, (N, units, …); the first is changed.
+            bias: of the units, if there is one.
+            terms: how many products an element sums.
+        """
+        value, scaled, squares = products
         scale = 2.0 ** sum(self.exponents)
-        magnitude = self.magnitude * np.float64(scale)
+        magnitude = scaled * np.float64(scale)
         if bias is not None:
-            per_unit = bias.astype(np.float64).reshape(-1, *[1] * (self.value.ndim - 2))
-            self.value += per_unit
+            per_unit = bias.astype(np.float64).reshape(-1, *[1] * (value.ndim - 2))
+            value += per_unit
             magnitude += np.abs(per_unit)
         operations = terms + 1
         # The float32 magnitude is at least (1 − γ_n) of the true one; the second γ_n more than covers float64's errors.
         bound = gamma(operations) / (1 - 2 * gamma(operations)) * magnitude
         # What underflow takes from a product or a sum, from a factor that is flushed, from the magnitude itself.
         bound += operations * SMALLEST_NORMAL * (1 + sum(2.0**exponent for exponent in self.exponents) + scale)
-        return Reference(self.value, bound, magnitude, np.sqrt(self.squares) * np.float64(scale))
-
-
-def _scaled(array: np.ndarray, exponent: int) -> Scaled:
-    magnitude = np.abs(np.ldexp(array, -exponent)).astype(np.float32, copy=False)
-    return array.astype(np.float64), magnitude, np.square(magnitude)
+        spread = np.float32(scale) if 2.0**-60 < scale < 2.0**60 else scale
+        return Reference(value, bound, magnitude, np.sqrt(squares) * spread)
 
 
 def binary_exponent(array: np.ndarray) -> int:

@@ -145,10 +145,6 @@ def scattered(windows: np.ndarray, shape: tuple[int, ...], kernel: Pair, stride:
     return image[:, :, top : top + shape[2], left : left + shape[3]]
 
 
-ELEMENTS_AT_ONCE = 1 << 18
-"""How many factors are laid out at once: few enough to stay in the processor's cache."""
-
-
 def window_mistakes(operation: Windowed, seen: Observation) -> Iterator[tuple[str, Evaluation]]:
     """Another padding, stride or rounding of the number of windows."""
     kernel, stride, padding = operation.window(seen.inputs[0].shape[1:])

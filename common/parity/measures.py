@@ -5,15 +5,15 @@ The bound decides; the size of the errors tells the precision that they were mad
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
+from math import prod
 
 import numpy as np
 
-from common.operations.rounding import FP32, SMALLEST_NORMAL, UNIT_ROUNDOFF, Allowed, Precision, Reference
+from common.operations.rounding import FP32, SMALLEST_NORMAL, UNIT_ROUNDOFF, Allowed, Piece, Place, Precision, Reference
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict
 
 LARGEST_ERRORS = {"fp32": 180.0, "tf32": 18_500.0, "bf16": 400_000.0}
@@ -60,6 +60,8 @@ class Measure:
     """How many these are."""
     summed: bool = True
     """Whether the layer sums products, so that the size of errors tells the precision."""
+    chosen: bool = False
+    """Whether nothing is computed: its elements are among those that it was made of."""
     overflow: str | None = None
     """What is infinite or NaN is `right`; some is finite that must not be, `needed`; or it is `wrong`."""
 
@@ -77,31 +79,99 @@ def measure(output: np.ndarray, reference: Reference, *, must_be_exact: bool = F
     if reference.allowed is not None:
         return _measure_overflowing(output, reference, reference.allowed)
     rounded = reference.value.astype(np.float32, copy=False)
-    if same_bits(output, rounded):
-        return Measure(output.size, histogram=(output.size,))
-    ulp, histogram = _ulp_distances(output, rounded)
     if reference.bound is None:
-        # A choice between numbers; a subnormal one may have been flushed to zero.
-        flushed = (output == 0) & (np.abs(rounded) < SMALLEST_NORMAL)
-        only_flushed = same_bits(output, np.where(flushed, np.float32(0), rounded))
-        ratio = float(np.abs(rounded[flushed]).max() / SMALLEST_NORMAL) if only_flushed else np.inf
-        required = must_be_exact or not only_flushed
-        return Measure(output.size, False, required, ratio, ulp, histogram, summed=False)
+        return _measure_chosen(output, rounded, must_be_exact=must_be_exact)
+    ulp, histogram = _ulp_distances(output, rounded)
+    same = ulp == 0 and output.dtype == np.float32
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        error = np.abs(output - reference.value)
+        error = output.astype(np.float64)
+        error -= reference.value
+        np.abs(error, out=error)
         ratio = float(np.max(error / reference.bound, initial=0.0))
     squares, counted = scaled_errors(error, reference)
     summed = reference.spread is not None
-    return Measure(output.size, False, must_be_exact, ratio, ulp, histogram, squares, counted, summed)
+    # What is said of errors counts where another piece of the same output has not the same bits.
+    return Measure(output.size, same, must_be_exact and not same, ratio, ulp, histogram, squares, counted, summed)
+
+
+def _measure_chosen(output: np.ndarray, right: np.ndarray, *, must_be_exact: bool) -> Measure:
+    """Of a choice between numbers; a subnormal one may have been flushed to zero."""
+    if same_bits(output, right):
+        return Measure(output.size, histogram=(output.size,), chosen=True)
+    ulp, histogram = _ulp_distances(output, right)
+    flushed = (output == 0) & (np.abs(right) < SMALLEST_NORMAL)
+    only_flushed = same_bits(output, np.where(flushed, np.float32(0), right))
+    ratio = float(np.abs(right[flushed]).max() / SMALLEST_NORMAL) if only_flushed else np.inf
+    required = must_be_exact or not only_flushed
+    return Measure(output.size, False, required, ratio, ulp, histogram, summed=False, chosen=True)
+
+
+def measure_in_pieces(output: np.ndarray, pieces: Iterable[Piece], *, must_be_exact: bool = False) -> Measure | None:
+    """Compare a layer's output with what it should be, piece by piece; None if it does not have its shape.
+
+    Args:
+        output: float32.
+        pieces: of its reference.
+        must_be_exact: as for `measure`.
+    """
+    measures: list[Measure] = []
+    places: list[Place] = []
+    for place, reference in pieces:
+        try:
+            part = output[place]
+        except IndexError:
+            return None
+        if part.shape != reference.value.shape:
+            return None
+        if place == (...,):  # all of it, in place of what was before
+            measures.clear()
+            places.clear()
+        measures.append(measure(part, reference, must_be_exact=must_be_exact))
+        places.append(place)
+    if sum(measure.elements for measure in measures) != output.size:
+        return None
+    return _joined(measures, places, output.shape[1] if output.ndim > 1 else 1) if measures else Measure(0)
+
+
+def _joined(measures: Sequence[Measure], places: Sequence[Place] | None = None, units: int = 0) -> Measure:
+    """The measure of all of an output from those of its parts: pieces at places, or images with all units."""
+    if len(measures) == 1:
+        return measures[0]
+    ulps = [measure.ulp for measure in measures]
+    sums: dict[str, np.ndarray | float] = {"squares": 0.0, "counted": 0.0}
+    for name in sums:
+        if places is None:
+            sums[name] = sum(np.asarray(getattr(measure, name)) for measure in measures)
+        else:
+            array = sums[name] = np.zeros(units)
+            for measure, place in zip(measures, places, strict=True):
+                array[place[1] if len(place) > 1 else slice(None)] += getattr(measure, name)
+    return Measure(
+        sum(measure.elements for measure in measures),
+        all(measure.same for measure in measures),
+        any(measure.must_be_same for measure in measures),
+        float(np.max([measure.ratio for measure in measures])),
+        None if None in ulps else max(ulp for ulp in ulps if ulp is not None),
+        tuple(map(sum, zip_longest(*(measure.histogram for measure in measures), fillvalue=0))),
+        sums["squares"],
+        sums["counted"],
+        all(measure.summed for measure in measures),
+        all(measure.chosen for measure in measures),
+        next((found for found in _OVERFLOWS if found in {measure.overflow for measure in measures}), None),
+    )
+
+
+_OVERFLOWS = ("needed", "wrong", "right")
+"""What is told of overflow, the worst first."""
 
 
 def _measure_overflowing(output: np.ndarray, reference: Reference, allowed: Allowed) -> Measure:
     right = allowed.of(output)
     if not right.all():
         wrong = np.isfinite(output[~right])
-        return Measure(
-            output.size, False, ratio=np.inf, ulp=None, summed=False, overflow="needed" if wrong.all() else "wrong"
-        )
+        kind = "needed" if wrong.all() else "wrong"
+        chosen = reference.bound is None
+        return Measure(output.size, False, ratio=np.inf, ulp=None, summed=False, chosen=chosen, overflow=kind)
     compared = np.isfinite(output) & ~allowed.open
     bound, spread = (array if array is None else array[compared] for array in (reference.bound, reference.spread))
     found = measure(output[compared], Reference(reference.value[compared], bound, spread=spread))
@@ -110,40 +180,37 @@ def _measure_overflowing(output: np.ndarray, reference: Reference, allowed: Allo
 
 def verdict_from(name: str, measures: Sequence[Measure], allowed: Precision) -> LayerVerdict:
     """The verdict on a layer from measures of its parts."""
-    histogram = tuple(map(sum, zip_longest(*(measure.histogram for measure in measures), fillvalue=0)))
-    if all(measure.same for measure in measures):
+    measured = _joined(measures)
+    ulp, ratio, histogram = measured.ulp, measured.ratio, measured.histogram
+    if measured.same:
         return LayerVerdict(name, IDENTICAL, ulp_histogram=histogram)
-    ulps = [measure.ulp for measure in measures]
-    ulp = None if None in ulps else max(ulp for ulp in ulps if ulp is not None)
-    ratio = float(np.max([measure.ratio for measure in measures]))
     verdict = partial(LayerVerdict, name, max_ulp=ulp, ulp_histogram=histogram if ulp is not None else ())
-    overflow = {measure.overflow for measure in measures}
-    if "needed" in overflow or "wrong" in overflow:
-        told = "does not overflow where float32 must" if "needed" in overflow else "overflows where float32 need not"
+    if measured.overflow in ("needed", "wrong"):
+        needed = measured.overflow == "needed"
+        told = "does not overflow where float32 must" if needed else "overflows where float32 need not"
         return verdict(DIVERGED, None, "other", cause=f"{name} {told}", overflows=True)
-    verdict = partial(verdict, overflows="right" in overflow)
+    verdict = partial(verdict, overflows=measured.overflow == "right")
     if not np.isfinite(ratio):
-        chosen = any(measure.must_be_same and measure.ratio == np.inf for measure in measures) and ulp is not None
+        chosen = measured.must_be_same and ratio == np.inf and ulp is not None
         return verdict(DIVERGED, None, "other", cause=None if chosen else f"{name} holds NaN or infinity")
-    precision = _precision(measures, ratio)
-    if ratio <= 1 and any(measure.must_be_same for measure in measures):
+    precision = _precision(measured)
+    if ratio <= 1 and measured.must_be_same:
         cause = "integers are not summed exactly, as by a fast algorithm (Winograd, FFT) or a small wrong number"
         return verdict(DIVERGED, ratio, precision, cause=cause)
     enough = precision in _AS_PRECISE[allowed.name]
     return verdict(CERTIFIED if ratio <= 1 and enough else DIVERGED, ratio, precision)
 
 
-def _precision(measures: Sequence[Measure], ratio: float) -> str:
+def _precision(measured: Measure) -> str:
     """The precision whose rounding errors have this size; by the bound where nothing is summed."""
-    if not all(measure.summed for measure in measures):
-        return "fp32" if ratio <= 1 else "other"
-    size = max(sizes_of_errors(measures))
+    if not measured.summed:
+        return "fp32" if measured.ratio <= 1 else "other"
+    size = max(sizes_of_errors(measured.squares, measured.counted))
     return next((name for name, largest in LARGEST_ERRORS.items() if size <= largest), "other")
 
 
-def sizes_of_errors(measures: Sequence[Measure]) -> tuple[float, float]:
+def sizes_of_errors(squares: np.ndarray | float, counted: np.ndarray | float) -> tuple[float, float]:
     """The RMS of error ÷ (u·√Σp²) over a layer, and the largest of a unit, divided by `UNIT`."""
-    squares, counted = (sum(np.asarray(getattr(m, name)) for m in measures) for name in ("squares", "counted"))
     of_units = np.divide(squares, counted, out=np.zeros_like(squares, np.float64), where=np.greater(counted, 0))
     of_layer = np.sum(squares) / max(np.sum(counted), 1)
     return float(np.sqrt(of_layer)), float(np.sqrt(np.max(of_units, initial=0.0)) / UNIT)
@@ -158,41 +225,50 @@ def scaled_errors(error: np.ndarray, reference: Reference) -> tuple[np.ndarray |
     """
     if reference.spread is None:
         return 0.0, 0.0
-    typical = (np.abs(reference.value) <= 4 * reference.spread) & (
-        reference.spread > SMALLEST_NORMAL / UNIT_ROUNDOFF**2
-    )
-    over = (0, *range(2, error.ndim))
+    spread = reference.spread
+    typical = np.abs(reference.value) <= 4 * spread
+    typical &= spread > _LEAST_SPREAD
+    counted = typical.astype(np.float32)  # which is multiplied with: to choose by truths takes ten times as long
+    units = (error.shape[0], error.shape[1] if error.ndim > 1 else 1, prod(error.shape[2:]))
     with np.errstate(over="ignore"):
-        scaled = np.divide(error, UNIT_ROUNDOFF * reference.spread, out=np.zeros(error.shape), where=typical)
-        return np.square(scaled).sum(axis=over), typical.sum(axis=over, dtype=np.float64)
+        scaled = error.astype(np.float32)
+        scaled /= np.maximum(spread, _LEAST_SPREAD).astype(np.float32, copy=False)
+        np.minimum(scaled, _MOST, out=scaled)
+        scaled *= counted
+        squares = np.einsum("ijk,ijk->j", *2 * [scaled.reshape(units)]).astype(np.float64) / UNIT_ROUNDOFF**2
+    return squares, counted.reshape(units).sum(axis=(0, 2), dtype=np.float32).astype(np.float64)
+
+
+_LEAST_SPREAD = np.float32(SMALLEST_NORMAL / UNIT_ROUNDOFF**2)
+_MOST = np.float32(2.0**50)
+"""An error, in units of the spread, that is of no precision; and the square of which is finite."""
 
 
 def _ulp_distances(left: np.ndarray, right: np.ndarray) -> tuple[int | None, tuple[int, ...]]:
     """The largest distance in units in the last place, and how many elements are 0, 1, 2–3, 4–7, … apart."""
-    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+    left, right = (np.ascontiguousarray(array, np.float32) for array in (left, right))
+    with np.errstate(over="ignore", invalid="ignore"):  # where the sum of products is finite, all numbers are
+        finite = np.isfinite(np.vdot(left, right)) or (np.isfinite(left).all() and np.isfinite(right).all())
+    if not finite:
         return None, ()
-    bits, others = (np.ascontiguousarray(array, np.float32).view(np.int32) for array in (left, right))
-    distances = np.abs(bits - others)  # of one sign, float32 numbers are in the order of their bits
-    opposite = (bits ^ others) < 0
-    apart = np.array([], np.int64)
-    if opposite.any():
-        below, above = (array[opposite].astype(np.int64) & 0x7FFFFFFF for array in (bits, others))
-        apart = below + above  # through zero
-        distances[opposite] = 0
-    far = distances >= _COUNTED
-    counts = np.bincount(distances[~far] if far.any() else distances.ravel(), minlength=1)
-    counts[0] -= apart.size
-    apart = np.concatenate([apart, distances[far]])
-    bins = Counter({0: int(counts[0])})
-    for low in (1 << bit for bit in range((len(counts) - 1).bit_length())):
-        bins[low.bit_length()] += int(counts[low : 2 * low].sum())
-    bins.update(distance.bit_length() for distance in apart.tolist())
-    largest = max(int(apart.max(initial=0)), len(counts) - 1)
-    return largest, tuple(bins[number] for number in range(max(bins) + 1))
-
-
-_COUNTED = 1 << 16
-"""Distances below this are counted each for itself."""
+    bits, others = left.view(np.int32).reshape(-1), right.view(np.int32).reshape(-1)
+    distances = np.abs(bits - others).view(np.uint32)  # of one sign, float32 numbers are in the order of their bits
+    # Finite numbers of opposite signs come out further apart than 2^23. Their distance is that through zero.
+    places = np.flatnonzero(distances >= np.uint32(1 << 23)) if distances.max(initial=0) >= 1 << 23 else ()
+    far = np.zeros(0, np.int64)
+    if len(places):
+        one, other = (array[places].astype(np.int64) for array in (bits, others))
+        through_zero = (one & 0x7FFFFFFF) + (other & 0x7FFFFFFF)
+        far = np.where((one ^ other) < 0, through_zero, np.abs(one - other))
+        distances[places] = 0
+    # How many bits a number has, its exponent tells.
+    exponents = (distances.astype(np.float32).view(np.uint32) >> np.uint32(23)).astype(np.uint8)
+    counts = np.zeros(34, np.int64)
+    near = np.bincount(exponents, minlength=1)
+    counts[0], counts[1 : 1 + max(len(near) - 127, 0)] = near[0] - far.size, near[127:]
+    counts += np.bincount(np.frexp(far.astype(np.float64))[1], minlength=34)
+    largest = max(int(distances.max(initial=0)), int(far.max(initial=0)))
+    return largest, tuple(counts[: largest.bit_length() + 1].tolist())
 
 
 def certifies(output: np.ndarray, reference: Reference, must_be_exact: bool) -> bool:

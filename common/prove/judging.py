@@ -9,10 +9,12 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.graphs import Graph, Node
+from common.operations import shapes_of
+from common.operations.evaluation import evaluate_in_pieces
 from common.operations.operation import Observation
 from common.operations.rounding import FP32, Precision
 from common.parity.causes import find_cause
-from common.parity.measures import measure, same_bits, verdict_from
+from common.parity.measures import Measure, measure, measure_in_pieces, same_bits, verdict_from
 from common.parity.verdicts import DIVERGED, IDENTICAL, LayerVerdict
 from common.prove.regions import Known, Unknown, reassociated, unrounded
 
@@ -84,31 +86,53 @@ def _judge_node(node: Node, known: Known, expected: Expected, precision: Precisi
     exact = expected.values.get(node.output)
     if exact is not None and same_bits(output, exact):
         return verdict(LayerVerdict(node.name, IDENTICAL, ulp_histogram=(output.size,)), exact=True)
-    try:
-        reference = known.reference(node)
-    except Unknown as reason:
-        return told(UNPROVED, str(reason))
-    except (TriptychError, ValueError, IndexError) as error:
-        return told(DIVERGED, f"it cannot follow from what it reads: {error}")
-    if output.shape != reference.value.shape:
-        shapes = ("×".join(map(str, array.shape)) or "a scalar" for array in (output, reference.value))
-        return told(DIVERGED, "{} has shape {}, expected {}".format(node.output, *shapes))
-    if output.dtype != np.float32:
-        same = np.array_equal(output, reference.value)
-        return verdict(LayerVerdict(node.name, IDENTICAL)) if same else told(DIVERGED, "other integers, or truths")
-    assert node.operation is not None
-    reference = node.operation.at_precision(reference, precision)
     given_expected = exact is not None and all(
         name in known.recorded and np.array_equal(known.recorded[name], expected.given.get(name, known.recorded[name]))
         for name in node.reads
     )
-    measured = measure(output, reference, must_be_exact=given_expected)
+    try:
+        measured = _measured(node, known, output, precision, given_expected)
+        if measured is None:
+            shapes = shapes_of([output]), shapes_of([known.reference(node).value])
+            return told(DIVERGED, "{} has shape {}, expected {}".format(node.output, *shapes))
+    except Unknown as reason:
+        return told(UNPROVED, str(reason))
+    except (TriptychError, ValueError, IndexError) as error:
+        return told(DIVERGED, f"it cannot follow from what it reads: {error}")
+    if output.dtype != np.float32:
+        same = verdict(LayerVerdict(node.name, IDENTICAL))
+        return same if measured.same else told(DIVERGED, "other integers, or truths")
     found = verdict_from(node.name, [measured], precision)
     if fused and found.verdict == DIVERGED and not given_expected:
+        assert node.operation is not None
+        reference = node.operation.at_precision(known.reference(node), precision)
         for otherwise in (unrounded(node, known, reference), reassociated(node, known)):
             if otherwise and found.verdict == DIVERGED:
                 found = verdict_from(node.name, [measure(output, otherwise)], precision)
-    return verdict(found, exact=given_expected or reference.bound is None)
+    return verdict(found, exact=given_expected or measured.chosen)
+
+
+def _measured(
+    node: Node, known: Known, output: np.ndarray, precision: Precision, must_be_exact: bool
+) -> Measure | None:
+    """How far what was recorded of a node is from what it should be; None if it does not have its shape.
+
+    Raises:
+        Unknown: nobody can say what it should be.
+        TriptychError, ValueError, IndexError: it cannot be made of what the node reads.
+    """
+    if output.dtype == np.float32 and node.operation is not None and known.recorded.keys() >= set(node.reads):
+        inputs = [known.recorded[name] for name in node.inputs]
+        parameters = {kind: known.recorded[name] for kind, name in node.parameters.items()}
+        pieces = evaluate_in_pieces(node.operation, inputs, parameters, precision)
+        return measure_in_pieces(output, pieces, must_be_exact=must_be_exact)
+    reference = known.reference(node)
+    if output.shape != reference.value.shape:
+        return None
+    if output.dtype != np.float32:
+        return Measure(output.size, np.array_equal(output, reference.value))
+    assert node.operation is not None
+    return measure(output, node.operation.at_precision(reference, precision), must_be_exact=must_be_exact)
 
 
 def with_cause(graph: Graph, node: Node, known: Known, verdict: NodeVerdict) -> NodeVerdict:
