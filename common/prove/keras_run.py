@@ -7,6 +7,7 @@ compiled, with the weights that the model has elsewhere (`.npz`, in the model's 
 
 from __future__ import annotations
 
+import importlib
 import time
 from typing import Any
 
@@ -43,8 +44,10 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     feeds = load_file(job["feeds"])
     given: Any = [feeds[name] for name in job["inputs"]]
     given = given[0] if len(given) == 1 else given
-    model = load(parse(job["load"]), job["shape"])
-    model(given, training=False)  # which makes the weights of what was not built before
+    with importlib.import_module("keras_impl.initialisation").uninitialised():
+        model = load(parse(job["load"]), job["shape"])
+        if not model.built:
+            model(given, training=False)  # which makes its weights
     with np.load(job["weights"]) as file:
         model.set_weights([file[name] for name in file.files])
     if "export" in job:
