@@ -1,15 +1,16 @@
 """The cost of a proof beside that of comparing: in one thread, of one PyTorch model and its export, every value of it.
 
-Run it with `.venv/bin/python -m benchmarks.prove [MODEL]`, a MODEL of `triptych prove`; usually
-`torchvision:mobilenet_v2`. Printed are the medians in seconds of the forward pass in ONNX Runtime, of our judging of
-every node, of torch.onnx.verification's comparison of every value, and of Polygraphy's of two runs of the file if it is
-installed; and each ÷ the forward pass. The peers' times are those of running and comparing, ours of judging what was
-recorded.
+Run it with `.venv/bin/python -m benchmarks.prove [MODEL]`, a MODEL of `triptych prove` that takes one image, in PyTorch
+or in Keras on it; `keras.applications:MobileNetV2` if none is named. Printed are the medians in seconds of the forward
+pass in ONNX Runtime, of our judging of every node, of torch.onnx.verification's comparison of every value, and of
+Polygraphy's of two runs of the file if it is installed; and each ÷ the forward pass. The peers' times are those of
+running and comparing, ours of judging what was recorded.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import statistics
 import sys
 import tempfile
@@ -74,8 +75,10 @@ def main() -> None:
     threadpool_limits(1)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = load(parse(sys.argv[1] if len(sys.argv) > 1 else "torchvision:mobilenet_v2")).eval()
-    example = torch.randn(1, 3, 224, 224)
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    model = load(parse(sys.argv[1] if len(sys.argv) > 1 else "keras.applications:MobileNetV2")).eval()
+    stated = getattr(model, "input_shape", (None, 3, 224, 224))  # of a Keras model, channels last
+    example = torch.randn(1, *stated[1:])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / SPECIFICATION
         Exported(model, [example], Path(folder), official=False)
