@@ -149,10 +149,10 @@ class Inside:
         parts = [
             f"{len(self.files[0].shown)} filters of {self.files[0].filters.layer}",
             *([f"{strange} of its tensors or filters hold NaN or infinity"] if strange else []),
-            *([f"{len(self.layers)} layers on {len(self.photographs)} pictures"] if self.photographs else []),
+            *([f"{len(self.layers)} layers, photographs: {len(self.photographs)}"] if self.photographs else []),
             *([f"{wrong[0]} is the first layer that differs"] if wrong else []),
         ]
-        return f"{', '.join(parts)}; pictures of {self.album.size / 1e6:.2f} MB"
+        return f"{', '.join(parts)}; {self.album.size / 1e6:.2f} MB of pictures"
 
 
 def inside(subject: Subject, advance: Callable[[str], None] = lambda done: None) -> Inside:
