@@ -24,8 +24,9 @@ from common.operations import (
 )
 from common.operations import operation as operations
 from common.operations.evaluation import evaluate_in_pieces
-from common.operations.rounding import FP32, gamma
+from common.operations.rounding import FP32, Reference, gamma
 from common.parity.measures import _ulp_distances, measure, measure_in_pieces, sizes_of_errors, verdict_from
+from common.parity.verdicts import DIVERGED, IDENTICAL
 
 SHAPE = (2, 4, 7, 5)  # N, C, H, W: all different, H and W odd
 
@@ -146,6 +147,22 @@ def test_distances_in_units_in_the_last_place():
     assert _ulp_distances(left, right) == (max(apart), tuple(expected))
     assert _ulp_distances(np.float32([1, np.inf]), np.float32([1, 1])) == (None, ())
     assert _ulp_distances(np.float32([]), np.float32([])) == (0, (0,))
+
+
+def test_where_no_error_is_allowed_only_what_differs_is_off_and_nothing_is_called_nan():
+    """As of outputs on whose way nothing rounds: the bound is 0, and so are most errors."""
+    right = np.arange(12.0).reshape(2, 6)
+    reference = Reference(right, np.zeros((2, 6)))
+    output = right.astype(np.float32)
+    assert measure(output, reference).ratio == 0
+    assert verdict_from("fc", [measure(output, reference)], FP32).verdict == IDENTICAL
+    output[1, 2] += 1
+    assert measure(output, reference).ratio == np.inf
+    found = verdict_from("fc", [measure(output, reference)], FP32)
+    assert (found.verdict, found.cause) == (DIVERGED, None)
+    output[0, 3] = np.nan
+    found = verdict_from("fc", [measure(output, reference)], FP32)
+    assert (found.verdict, found.cause) == (DIVERGED, "fc holds NaN or infinity")
 
 
 def test_convolution_of_an_empty_batch():

@@ -88,6 +88,8 @@ def measure(output: np.ndarray, reference: Reference, *, must_be_exact: bool = F
         error -= reference.value
         np.abs(error, out=error)
         ratio = float(np.max(error / reference.bound, initial=0.0))
+        if np.isnan(ratio):  # 0 / 0 is no error where none is allowed; an error that is NaN stays one
+            ratio = float(np.max(np.divide(error, reference.bound, out=np.zeros_like(error), where=error != 0)))
     squares, counted = scaled_errors(error, reference)
     summed = reference.spread is not None
     # What is said of errors counts where another piece of the same output has not the same bits.
@@ -191,8 +193,7 @@ def verdict_from(name: str, measures: Sequence[Measure], allowed: Precision) -> 
         return verdict(DIVERGED, None, "other", cause=f"{name} {told}", overflows=True)
     verdict = partial(verdict, overflows=measured.overflow == "right")
     if not np.isfinite(ratio):
-        chosen = measured.must_be_same and ratio == np.inf and ulp is not None
-        return verdict(DIVERGED, None, "other", cause=None if chosen else f"{name} holds NaN or infinity")
+        return verdict(DIVERGED, None, "other", cause=f"{name} holds NaN or infinity" if ulp is None else None)
     precision = _precision(measured)
     if ratio <= 1 and measured.must_be_same:
         cause = "integers are not summed exactly, as by a fast algorithm (Winograd, FFT) or a small wrong number"
