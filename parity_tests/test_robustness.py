@@ -1,6 +1,7 @@
 """The prover does not fall over what it judges: every operation, hypothesis and judge, thrown at every shape."""
 
-from contextlib import suppress
+import tempfile
+from contextlib import nullcontext, suppress
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from common import TriptychError, get_spec
 from common import operations as ops
 from common.names import parameters_of
 from common.operations import SAME, Shape, backward, evaluate
-from common.parity import examining
+from common.parity import examining, networks
 from common.parity.backends import BACKENDS
 from common.parity.comparison import compare_all
 from common.parity.gradients import gradient_probes, judge_gradients
 from common.parity.judge import judge, judge_structure
+from common.parity.preparing import Preparation
 from common.parity.results import Plan
 from common.parity.runner import run_parity
 from common.parity.verdicts import DIVERGED
@@ -186,8 +188,8 @@ class RightWorker:
     alive = True
 
     def ask(self, request, timeout):
-        spec = get_spec("lenet5")
         if "build" in request:
+            spec = self.spec = get_spec(request["build"])
             wiring = {layer.name: layer.inputs for layer in spec.layers}
             return {
                 "shapes": spec.shapes,
@@ -196,9 +198,9 @@ class RightWorker:
                 "reads": wiring,
                 "unnamed": {},
             }
-        values, paths = {IMAGE: np.load(request["image"])}, {}
+        values, paths, last = {IMAGE: np.load(request["image"])}, {}, self.spec.layers[-1].name
         weights = read_weights_file(request["weights"])
-        for number, layer in enumerate(spec.layers):
+        for number, layer in enumerate(self.spec.layers):
             inputs = [values[name] for name in layer.inputs]
             output = evaluate(layer.operation, inputs, parameters_of(layer.name, weights)).value.astype(np.float32)
             paths[layer.name] = f"{request['output']}/{number}.npy"
@@ -206,7 +208,7 @@ class RightWorker:
             injected = request["injected"].get(layer.name)
             values[layer.name] = np.load(injected) if injected else output
         return {
-            "recorded": {"outputs": paths, "returned": {"logits": paths["output"]}, "alone": {}, "given": {}},
+            "recorded": {"outputs": paths, "returned": {"logits": paths[last]}, "alone": {}, "given": {}},
             "places": {},
             "evidence": {},
             "note": None,
@@ -249,6 +251,31 @@ def test_a_judge_that_fails_costs_its_own_row(fails, monkeypatch):
     assert "judge_that_fails" in failed.traceback
     assert (other.status, other.verdict, other.traceback) == ("ok", "identical", None)
     assert run.verdict == "incomplete"
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_the_probes_of_the_next_network_are_made_while_one_is_run(failing, monkeypatch, tmp_path):
+    told = []
+    make = Preparation._probes
+    failures = {"lenet_caffe": OSError("no space just now")} if failing else {}
+
+    def noted(self):
+        told.append(f"{self.spec.name} prepared")
+        if self.spec.name in failures:
+            raise failures.pop(self.spec.name)
+        return make(self)
+
+    monkeypatch.setattr(Preparation, "_probes", noted)
+    monkeypatch.setattr(networks, "Workers", lambda hardware: nullcontext(RightWorkers()))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    plan = Plan([BACKENDS["torch"]], ["exact"], jobs=2)
+    runs = networks.prove_networks(
+        ["lenet5", "lenet_caffe"], plan, on_network=lambda found: told.append(f"{found[0].architecture} finished")
+    )
+    again = ["lenet_caffe prepared"] if failing else []
+    assert told == ["lenet5 prepared", "lenet_caffe prepared", "lenet5 finished", *again, "lenet_caffe finished"]
+    assert [run.verdict for run in runs] == ["identical"] * 2
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_hypothesis_that_fails_costs_itself_alone(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from common.parity.backends import (
 )
 from common.parity.gradients import USUAL_FOR_GRADIENTS, check_differentiable
 from common.parity.journal import Journal
+from common.parity.preparing import Preparation
 from common.parity.processes import Workers
 from common.parity.results import Plan, Run, compared_with_cpu
-from common.parity.runner import run_parity
+from common.parity.runner import run_parity, run_prepared
 from common.probes import PROBES, USUAL
 from common.specs import get_spec
 from common.specs.photographs import read_photograph
@@ -114,10 +116,17 @@ def prove_networks(
     require(plan.hardware)
     on_cpu = _on_cpu(plan)
     runs: list[Run] = []
-    with Workers(plan.hardware) as workers, Workers(Hardware.shared(plan.jobs)) as workers_on_cpu:
-        for name in names:
+    with (
+        Workers(plan.hardware) as workers,
+        Workers(Hardware.shared(plan.jobs)) as workers_on_cpu,
+        ExitStack() as ends,
+    ):
+        prepared = [ends.enter_context(Preparation(get_spec(name), plan)) for name in names]
+        for name, preparation, following in zip(names, prepared, [*prepared[1:], None], strict=True):
             done = lambda *what, name=name: on_result(" ".join((name, *what)))  # noqa: E731
-            found = run_parity(get_spec(name), plan, done, workers, journal)
+            if following and journal and journal.finished(following.spec.name):
+                following = None  # there may be nothing left to run it on
+            found = run_prepared(preparation, done, workers, journal, following=following)
             if on_cpu:
                 pairs = zip(found, run_parity(get_spec(name), on_cpu, done, workers_on_cpu), strict=True)
                 found = [compared_with_cpu(run, before) for run, before in pairs]

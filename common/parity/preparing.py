@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +45,40 @@ class PreparedProbe:
 
 
 class Preparation:
-    """Makes the probes of a network, and writes their arrays into a folder."""
+    """The probes of a network, made when first asked for. Their arrays are files until the `with` block ends."""
 
-    def __init__(self, spec: Architecture, plan: Plan, folder: Path) -> None:
+    def __init__(self, spec: Architecture, plan: Plan) -> None:
         self.spec = spec
         self.plan = plan
-        self.folder = folder
         self.files: dict[int, tuple[Path, np.ndarray | Weights]] = {}
         """What probes are made of, on disk; kept, so that nothing else gets its identity."""
 
-    def prepare(self) -> list[PreparedProbe]:
+    def __enter__(self) -> Preparation:
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        if "_temporary" in vars(self):
+            self._temporary.cleanup()
+        for made in ("_temporary", "probes"):
+            vars(self).pop(made, None)
+        self.files.clear()
+
+    @property
+    def folder(self) -> Path:
+        return Path(self._temporary.name)
+
+    @cached_property
+    def _temporary(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True)
+
+    @cached_property
+    def probes(self) -> list[PreparedProbe]:
+        """In the order of the plan.
+
+        Raises:
+            TriptychError: the network has no such probe.
+            OSError: there is no space for the files.
+        """
         return [
             PreparedProbe(label, probe, self._request(probe), self._compare(probe))
             for label, probe in self._probes().items()

@@ -6,9 +6,8 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
-from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
@@ -55,15 +54,28 @@ def run_parity(
     Raises:
         TriptychError: the weights do not fit the network, or the journal cannot be written.
     """
+    return run_prepared(Preparation(spec, plan), on_progress, workers, journal, on_recorded)
+
+
+def run_prepared(
+    preparation: Preparation,
+    on_progress: Progress,
+    workers: Workers | None,
+    journal: Journal | None,
+    on_recorded: OnRecorded | None = None,
+    following: Preparation | None = None,
+) -> list[Run]:
+    """As `run_parity`, on probes that may be there already; those of the `following` network are made meanwhile."""
+    spec, plan = preparation.spec, preparation.plan
     if plan.weights is not None:
         check_weights(spec.parameter_shapes, plan.weights)
     try:
         with (
-            tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder,
+            preparation,
             Workers(plan.hardware) if workers is None else nullcontext(workers) as processes,
         ):
-            examiner = Examiner(spec, plan, Path(folder), on_recorded)
-            return _Runner(spec, plan, Path(folder), on_progress, processes, journal, examiner).run()
+            examiner = Examiner(spec, plan, preparation.folder, on_recorded)
+            return _Runner(preparation, following, on_progress, processes, journal, examiner).run()
     except TriptychError as error:
         reason = str(error)
     except OSError as error:
@@ -81,18 +93,18 @@ class _Runner:
 
     def __init__(
         self,
-        spec: Architecture,
-        plan: Plan,
-        folder: Path,
+        preparation: Preparation,
+        following: Preparation | None,
         on_progress: Progress,
         workers: Workers,
         journal: Journal | None,
         examiner: Examiner,
     ) -> None:
-        self.spec = spec
-        self.plan = plan
+        self.spec = spec = preparation.spec
+        self.plan = plan = preparation.plan
         self.wanted = plan.runs(spec)
-        self.folder = folder
+        self.preparation = preparation
+        self.following = following
         self.on_progress = on_progress
         self.workers = workers
         self.journal = journal
@@ -133,9 +145,10 @@ class _Runner:
                     executor.submit(self._run_paths, [each for each in backends if each.name == name], prepared)
                     for name in names
                 ]
-                prepared.set_result(Preparation(self.spec, self.plan, self.folder).prepare())
+                prepared.set_result(self.preparation.probes)
                 # Unlimited, NumPy's products take all cores, and wait for threads that the backends keep from running.
                 with threadpool_limits(self.plan.hardware.threads, user_api="blas"):
+                    self._prepare_ahead()
                     for future in as_completed(futures):
                         results |= future.result()
             except BaseException as error:
@@ -146,6 +159,12 @@ class _Runner:
                 self.workers.kill()
                 raise
         return prepared.result()
+
+    def _prepare_ahead(self) -> None:
+        """Make the next network's probes: one thread, and this one, which a Ctrl-C reaches."""
+        if self.following and self.plan.jobs > 1:
+            with suppress(Exception):  # it is tried again when that network's turn comes, and told then
+                _ = self.following.probes
 
     def _of_label(self, label: str, batch: int, bounded: dict[str, str], results: _Results) -> Run:
         rows = [
