@@ -42,6 +42,10 @@ class Unavailable(TriptychError):
     """What was asked for is not available on this machine, such as a GPU."""
 
 
+class Damaged(TriptychError):
+    """Bytes of a file are missing, or contradict each other: a fresh copy may help."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: those that begin with it or resemble it, or all."""
     known = list(known)

@@ -19,6 +19,7 @@ from test_hostile import DATA, run
 
 from common import TriptychError, get_spec, list_architectures, random_weights, write_weights_file
 from common.cli.flags import with_flags
+from common.errors import Damaged
 from common.layouts import conv_to_hwio
 from common.porting.conventions import CONVENTIONS
 from common.porting.formats import HDF5, read_source
@@ -26,7 +27,7 @@ from common.porting.matching import understand
 from common.porting.port import port
 from common.porting.preparation import NAMED
 from common.porting.reading import Reading
-from common.porting.source import Damaged, Source
+from common.porting.source import Source
 from common.porting.targets import Target
 from common.process import ProcessFailure
 from common.specs.architecture import Preprocessing

@@ -10,6 +10,7 @@ import numpy as np
 
 from common.errors import TriptychError, argument
 from common.graphs.graph import Graph, Node
+from common.graphs.onnx_files import axes_of, constant_of, load, shapes_of
 from common.operations import Shape
 from common.operations.onnx_node import OnnxNode, Unread
 from common.operations.onnx_table import operation_of
@@ -25,25 +26,18 @@ def read_model(path: str | Path) -> onnx.ModelProto:
     """An ONNX file with its weights, every constant an initializer, every node with a name of its own.
 
     Raises:
-        TriptychError: it is no ONNX file.
+        TriptychError: it cannot be read, or is no ONNX file.
     """
-    import onnx
-    from onnx import numpy_helper
-    from onnx.reference import ReferenceEvaluator
-
-    try:
-        model = onnx.load(str(path))
-    except FileNotFoundError as error:
-        raise TriptychError(f"there is no file {error.filename or path}") from None
-    except Exception as error:  # protobuf's and onnx's own have no common base class
-        raise TriptychError(f"{path} cannot be read as ONNX: {error}") from None
-    if not model.graph.node:
-        raise TriptychError(f"{path} is no ONNX file, or one without a single node")
+    model = load(path)
     kept, names = [], set()
     for number, node in enumerate(model.graph.node):
         if node.op_type == "Constant":
-            (value,) = ReferenceEvaluator(node).run(None, {})
-            model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), node.output[0]))
+            if (held := constant_of(node)) is None:
+                raise TriptychError(
+                    f"{path} has a Constant {node.output[0]!r} that is sparse or empty; make it a plain tensor"
+                )
+            model.graph.initializer.add().CopyFrom(held)
+            model.graph.initializer[-1].name = node.output[0]
             continue
         if not node.name or node.name in names:
             node.name = f"{node.op_type}_{number}"
@@ -84,18 +78,15 @@ def read_graph(path: str | Path, model: onnx.ModelProto | None = None) -> Graph:
     Raises:
         TriptychError: it is no ONNX file, or does not say of which shape its inputs are.
     """
-    from onnx import numpy_helper, shape_inference
-
     model = model or read_model(path)
     graph = model.graph
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    inferred = shape_inference.infer_shapes(model).graph
+    constants = {tensor.name: _array(path, tensor) for tensor in graph.initializer}
     shapes: dict[str, Shape] = {name: array.shape for name, array in constants.items()}
-    for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        dimensions = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dimensions):
-            shapes.setdefault(value.name, tuple(dim.dim_value for dim in dimensions))
+    for name, axes in shapes_of(path, model).items():
+        known = tuple(axis for axis in axes if isinstance(axis, int))
+        if len(known) == len(axes):
+            shapes.setdefault(name, known)
     inputs = {value.name: _stated_shape(path, value) for value in graph.input if value.name not in constants}
     nodes = []
     for proto in graph.node:
@@ -103,18 +94,28 @@ def read_graph(path: str | Path, model: onnx.ModelProto | None = None) -> Graph:
     return Graph(str(path), tuple(nodes), inputs, constants, tuple(value.name for value in graph.output), opset)
 
 
+def _array(path: str | Path, tensor: onnx.TensorProto) -> np.ndarray:
+    from onnx import numpy_helper
+
+    try:
+        return numpy_helper.to_array(tensor)
+    except (KeyError, TypeError, ValueError):
+        what = f"{tensor.name}, which does not have the data of its shape and type"
+        raise TriptychError(f"{path} has a constant {what}; get a fresh copy of the file") from None
+
+
 def _stated_shape(path: str | Path, value: onnx.ValueInfoProto) -> Shape:
-    dimensions = value.type.tensor_type.shape.dim
     if value.type.tensor_type.elem_type != 1:
         raise TriptychError(f"{path} takes {value.name}, which is not float32; such models cannot be proved")
-    sizes = [dim.dim_value or None for dim in dimensions]
-    if sizes and sizes[0] is None:
-        sizes[0] = 1
-    if None in sizes:
-        found = "×".join(str(size or dim.dim_param or "?") for size, dim in zip(sizes, dimensions, strict=True))
+    axes = axes_of(value) or ()
+    sizes = [size if isinstance(size, int) else 0 for size in axes]
+    if sizes and not sizes[0]:
+        sizes[0] = 1  # of the batch
+    if 0 in sizes:
+        found = "×".join(str(size or "?") for size in axes)
         which = argument("shape", [1, 3, 224, 224])
         raise TriptychError(f"{path} takes {value.name} of shape {found}; say which with {which}")
-    return tuple(size for size in sizes if size is not None)
+    return tuple(sizes)
 
 
 def _source(proto: onnx.NodeProto) -> str | None:

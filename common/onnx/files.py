@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from common.files import written_atomically
+from common.graphs.onnx_files import GRAPH, INITIALIZER, RAW_DATA
+from common.graphs.protobufs import beginning
 
 if TYPE_CHECKING:
     import onnx
@@ -94,19 +96,18 @@ def _write_whole(model: onnx.ModelProto, initializers: Mapping[str, np.ndarray],
     """
     import onnx
 
-    initializer = _tag(onnx.GraphProto, "initializer")
     entries = []
     for name, array in sorted(initializers.items()):
         header = onnx.TensorProto(name=name, dims=array.shape, data_type=_data_type(array)).SerializeToString()
-        header += _tag(onnx.TensorProto, "raw_data") + _varint(array.nbytes)
-        entries.append((initializer + _varint(len(header) + array.nbytes) + header, array))
+        header += beginning(RAW_DATA, array.nbytes)
+        entries.append((beginning(INITIALIZER, len(header) + array.nbytes) + header, array))
     graph = model.graph.SerializeToString()
     rest = type(model)()
     rest.CopyFrom(model)
     rest.ClearField("graph")
     file.write(rest.SerializeToString())
     size = len(graph) + sum(len(header) + array.nbytes for header, array in entries)
-    file.write(_tag(onnx.ModelProto, "graph") + _varint(size) + graph)
+    file.write(beginning(GRAPH, size) + graph)
     for header, array in entries:
         file.write(header)
         file.write(_raw(array))
@@ -122,17 +123,3 @@ def _raw(array: np.ndarray) -> memoryview:
     """The array's bytes, little-endian and in C order, copied only if they are not."""
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     return little.reshape(-1).view(np.uint8).data
-
-
-def _tag(message: type, field: str) -> bytes:
-    """The key of a length-delimited field (protobuf encoding, wire type 2)."""
-    return _varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)  # type: ignore[attr-defined]
-
-
-def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first, the top bit set on all but the last (protobuf encoding, base 128)."""
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*encoded, number])

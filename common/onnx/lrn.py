@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.graphs.onnx_files import constant_of
+from common.operations.onnx_node import attributes_of
+
 if TYPE_CHECKING:
     import onnx
 
@@ -31,10 +34,7 @@ def write_as_nodes(graph: OnnxGraph, node: onnx.NodeProto) -> None:
     bias is k. It pads, averages, scales and shifts at once, and reads nothing but its window: a square that overflows
     to infinity makes its neighbours' quotients 0, as it does in one node, and no others NaN.
     """
-    from onnx import helper
-
-    name, (x,) = node.name, node.input
-    numbers = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    name, (x,), numbers = node.name, node.input, attributes_of(node)
     size = numbers["size"]
     before = (size - 1) // 2
     window, k, exponent, axis = graph.constants(
@@ -87,12 +87,12 @@ def find_lrn(last: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], constan
             value, k = walk.with_number(value, "Add")
             value, alpha = walk.with_number(walk.through(value, _LAYOUT), "Mul")
             pool = walk.node(walk.through(value, _LAYOUT), "AveragePool")
-            size, *others = next(a.ints for a in pool.attribute if a.name == "kernel_shape")
+            size, *others = attributes_of(pool)["kernel_shape"]
             if set(others) != {1}:
                 return None
             value = walk.through(pool.input[0], ("Pad",))
         squares = walk.node(walk.through(value, _LAYOUT), "Mul")
-    except (LookupError, ValueError, StopIteration):
+    except (LookupError, ValueError):
         return None
     if set(squares.input) != {x}:
         return None
@@ -106,9 +106,8 @@ def find_lrns(graph: onnx.GraphProto) -> dict[str, DecomposedLRN]:
     makers = {value: node for node in graph.node for value in node.output}
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        for attribute in node.attribute if node.op_type == "Constant" else ():
-            if attribute.name == "value":
-                tensors[node.output[0]] = attribute.t
+        if node.op_type == "Constant" and (held := constant_of(node)) is not None:
+            tensors[node.output[0]] = held
 
     def constant(name: str) -> np.ndarray | None:
         tensor = tensors.get(name)

@@ -31,6 +31,16 @@ class Unread(Exception):
     """Why nobody can say what a node's result may be off by."""
 
 
+def attributes_of(proto: onnx.NodeProto) -> dict[str, Any]:
+    """A node's attributes by name: numbers, lists of them, tensors, text."""
+    from onnx import helper
+
+    found = {attribute.name: helper.get_attribute_value(attribute) for attribute in proto.attribute}
+    return {
+        name: value.decode(errors="replace") if isinstance(value, bytes) else value for name, value in found.items()
+    }
+
+
 @dataclass(frozen=True)
 class OnnxNode:
     """One result of a node, and what is known of the values that the node reads."""
@@ -55,10 +65,7 @@ class OnnxNode:
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
-        from onnx import helper
-
-        found = {attribute.name: helper.get_attribute_value(attribute) for attribute in self.proto.attribute}
-        return {name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()}
+        return attributes_of(self.proto)
 
     def has(self, place: int) -> bool:
         """Whether the input at a place is given."""

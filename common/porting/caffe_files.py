@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import TriptychError
-from common.porting.protobufs import fields, integers, text_of
-from common.porting.source import DTYPES, Damaged, Source, itemsize, numbers, told_of
+from common.errors import Damaged, TriptychError
+from common.graphs.protobufs import fields, integers, text_of
+from common.porting.source import DTYPES, Source, itemsize, numbers, told_of
 
 NET_NAME, NET_OLD_LAYERS, NET_LAYERS = 1, 2, 100
 LAYER = {"name": 1, "type": 2, "bottom": 3, "blobs": 7}

@@ -15,9 +15,9 @@ from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from common.errors import TriptychError
+from common.errors import Damaged, TriptychError
 from common.porting.safetensors_files import read_safetensors
-from common.porting.source import Damaged, Source, corrupt, mapped, unanswered, unsupported
+from common.porting.source import Source, corrupt, mapped, unanswered, unsupported
 from common.process import ProcessFailure, answering, ask, requests, spare_imports
 
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")

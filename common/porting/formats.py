@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import TriptychError
+from common.graphs.onnx_files import looks_like_model
 from common.porting import (
     caffe_files,
     checkpoint_files,
@@ -70,7 +71,7 @@ def _read(path: Path, content: memoryview) -> Source:
         return safetensors_files.read_safetensors(path, content)
     if content[:1] == b"\x80":
         return torch_files.read_legacy(path, content)
-    if onnx_files.looks_like_model(content):
+    if looks_like_model(content):
         return onnx_files.read_onnx(path, content)
     if graph_defs.looks_like_graph(content):
         return onnx_files.read_frozen(path, content)
@@ -90,7 +91,7 @@ def is_onnx(path: Path) -> bool:
     Raises:
         TriptychError: there is no such file.
     """
-    return onnx_files.looks_like_model(mapped(path))
+    return looks_like_model(mapped(path))
 
 
 def _read_archive(path: Path, archive: Archive) -> Source:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import TriptychError
-from common.porting.protobufs import fields, integers, signed, text_of
-from common.porting.source import Damaged, itemsize, numbers
+from common.errors import Damaged, TriptychError
+from common.graphs.protobufs import fields, integers, signed, text_of
+from common.porting.source import itemsize, numbers
 
 NODE, NAME, OP, INPUT, ATTRIBUTE = 1, 1, 2, 3, 5
 LIST, TEXT, INTEGER, NUMBER, FLAG, TENSOR = 1, 2, 3, 4, 5, 8

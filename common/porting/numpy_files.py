@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import TriptychError
+from common.errors import Damaged, TriptychError
 from common.porting.archives import Archive
 from common.porting.pickles import ENCODE, Call, PickleMachine, Symbol
-from common.porting.source import DTYPES, Damaged, Source, itemsize, numbers, told_of
+from common.porting.source import DTYPES, Source, itemsize, numbers, told_of
 
 RECONSTRUCT = frozenset(
     Symbol(module, "_reconstruct") for module in ("numpy.core.multiarray", "numpy._core.multiarray")

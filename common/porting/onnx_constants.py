@@ -1,35 +1,32 @@
-"""The constants of an ONNX graph: initializers, in the model or in a file beside it, and what is made of them."""
+"""The constants of an ONNX graph: initializers, in the model or in a file beside it, and what is made of them.
+
+`prove` lets onnx read them. Here a file may be hostile or larger than the memory, and a report says what was done to
+each parameter. So they are views of the mapped file, read only when they are asked for and checked against the size
+of the data; each remembers which initializer it was made of, and how.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.errors import TriptychError
-from common.porting.source import Damaged, mapped
+from common.errors import Damaged, TriptychError
+from common.graphs.onnx_files import constant_of
+from common.operations.onnx_node import OnnxNode
+from common.porting.source import mapped
 
 if TYPE_CHECKING:
     import onnx
 
-REARRANGING = (
-    "Identity",
-    "Reshape",
-    "Flatten",
-    "Transpose",
-    "Unsqueeze",
-    "Squeeze",
-    "Cast",
-    "Constant",
-    "ConstantOfShape",
-    "Expand",
-)
+REARRANGING = ("Identity", "Reshape", "Flatten", "Transpose", "Unsqueeze", "Squeeze", "Cast", "ConstantOfShape")
 """Operators that only rearrange, which are carried out on constants."""
 
 
-class Constants:
+class Constants(Mapping[str, np.ndarray]):
     """Every constant by the name of its value, read when it is asked for."""
 
     def __init__(self, path: Path, graph: onnx.GraphProto, raw: list[memoryview | None]) -> None:
@@ -45,12 +42,20 @@ class Constants:
         self.changes: dict[str, str] = {}
         """What was changed about an initializer's layout."""
 
-    def get(self, name: str) -> np.ndarray | None:
-        """The constant of that name, if it is one."""
-        if name not in self.arrays and name in self.tensors:
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.arrays:
             self.arrays[name] = self.array(self.tensors[name])
             self.origins[name] = name
-        return self.arrays.get(name)
+        return self.arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self.tensors, **self.arrays})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.arrays or name in self.tensors
+
+    def __len__(self) -> int:
+        return len({**self.tensors, **self.arrays})
 
     def named(self, name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
         """The initializer that a constant was made of, and what was made of it."""
@@ -62,7 +67,10 @@ class Constants:
 
         if tensor.data_type == TensorProto.STRING:
             raise TriptychError(f"{tensor.name} is made of text, expected float32")
-        shape, dtype = tuple(tensor.dims), helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        try:
+            shape, dtype = tuple(tensor.dims), helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        except KeyError:
+            raise Damaged(f"{tensor.name} is of type {tensor.data_type}, which ONNX does not have") from None
         data = self._external(tensor) if tensor.data_location == TensorProto.EXTERNAL else self.raw.get(tensor.name)
         size = prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or (size > 8 * tensor.ByteSize() + 64 if data is None else size != len(data)):
@@ -85,17 +93,18 @@ class Constants:
             raise Damaged(f"{tensor.name} lies before the beginning of {location}")
         return self.files[location][offset : offset + length]
 
-    def fold(self, node: onnx.NodeProto, attributes: dict[str, Any]) -> None:
+    def fold(self, node: OnnxNode) -> None:
         """Carry out an operator on constants, if it only rearranges."""
-        output, operator = node.output[0], node.op_type
-        inputs = [self.get(name) for name in node.input if name]
-        array = inputs[0] if inputs else None
+        output, operator, attributes = node.proto.output[0], node.kind, node.attributes
         if operator == "Constant":
-            self._constant(output, attributes)
+            if (held := constant_of(node.proto)) is not None:
+                self.tensors[output] = held
             return
+        array = node.constant(0)
         if array is None or operator not in REARRANGING:
             return
-        sizes = [int(n) for n in inputs[1].reshape(-1)] if len(inputs) > 1 and inputs[1] is not None else None
+        second = node.constant(1)
+        sizes = None if second is None else [int(n) for n in second.reshape(-1)]
         if operator == "ConstantOfShape":
             value = self.array(attributes["value"]).reshape(()) if "value" in attributes else np.float32(0)
             folded = np.broadcast_to(value, tuple(int(n) for n in array.reshape(-1)))
@@ -111,21 +120,10 @@ class Constants:
             folded = array.transpose(attributes.get("perm", range(array.ndim)[::-1]))
         elif operator == "Unsqueeze":
             folded = np.expand_dims(array, tuple(sizes if sizes is not None else attributes["axes"]))
-        elif operator == "Squeeze":
+        else:
             axes = sizes if sizes is not None else attributes.get("axes")
             folded = np.squeeze(array, tuple(axes) if axes is not None else None)
-        else:
-            return
         self.arrays[output] = folded
-        self.origins[output] = origin = self.origins.get(node.input[0], output)
+        self.origins[output] = origin = self.origins.get(node.inputs[0], output)
         if operator not in ("Identity", "Cast", "ConstantOfShape"):
             self.changes[origin] = f"{operator} {tuple(array.shape)} → {tuple(folded.shape)}"
-
-    def _constant(self, output: str, attributes: dict[str, Any]) -> None:
-        if "value" in attributes:
-            self.arrays[output], self.origins[output] = self.array(attributes["value"]), output
-        elif "value_ints" in attributes or "value_int" in attributes:
-            self.arrays[output] = np.array(attributes.get("value_ints", attributes.get("value_int")))
-        elif "value_float" in attributes or "value_floats" in attributes:
-            numbers = attributes.get("value_floats", attributes.get("value_float"))
-            self.arrays[output] = np.array(numbers, np.float32)

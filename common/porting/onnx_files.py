@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common.errors import TriptychError
+from common.graphs.onnx_files import without_weights
 from common.operations import BatchNorm
 from common.porting import frozen_graphs
 from common.porting.conventions import CONVENTIONS, Convention
@@ -19,19 +19,9 @@ from common.porting.graph_defs import GraphDef
 from common.porting.graph_matches import Match, identify
 from common.porting.onnx_graphs import Graph, unit_variance
 from common.porting.onnx_images import Affine, formula, proved, whole
-from common.porting.protobufs import fields
 from common.porting.skeletons import Node, pairs
 from common.porting.source import Source, corrupt, told_of
 from common.specs.architecture import Architecture, Preprocessing
-
-if TYPE_CHECKING:
-    import onnx
-
-IR_VERSION, GRAPH = 1, 7
-"""Fields of a ModelProto."""
-
-INITIALIZER, RAW_DATA = 5, 9
-"""Of a GraphProto, and of the TensorProto that it is."""
 
 FROZEN = "frozen TensorFlow graph"
 
@@ -61,15 +51,6 @@ FOLDED = (
 )
 
 
-def looks_like_model(content: memoryview) -> bool:
-    """Whether a file is a ModelProto: a version, a graph and the versions of the operators."""
-    try:
-        found = {number: value for number, value, _ in fields(content)}
-    except TriptychError:
-        return False
-    return isinstance(found.get(IR_VERSION), int) and isinstance(found.get(GRAPH), memoryview)
-
-
 def read_onnx(path: Path, content: memoryview) -> Source:
     """The weights of an ONNX model under canonical names.
 
@@ -81,7 +62,7 @@ def read_onnx(path: Path, content: memoryview) -> Source:
     except ImportError:
         raise TriptychError(f"cannot read {path}: onnx is not installed; pip install onnx") from None
     try:
-        model, raw = _parse(content)
+        model, raw = without_weights(content)
         graph = Graph(path, model.graph, raw)
         outputs = graph.skeletons()
         metadata = {entry.key: entry.value for entry in model.metadata_props}
@@ -151,32 +132,6 @@ def _matched(
         unprepared="" if affine.identity or recipe else UNPREPARED.format(formula(affine)),
         departures=match.departures,
     )
-
-
-def _parse(content: memoryview) -> tuple[onnx.ModelProto, list[memoryview | None]]:
-    """The model with its initializers' data left in the file, and where those are.
-
-    A protobuf message is the concatenation of its fields, so those with the data can be left out before it is parsed.
-    """
-    import onnx
-
-    rest, raw = bytearray(), []
-    graph = onnx.GraphProto()
-    for number, value, piece in fields(content):
-        if number != GRAPH or not isinstance(value, memoryview):
-            rest += piece
-            continue
-        for inner, tensor, field_of_graph in fields(value):
-            if inner != INITIALIZER or not isinstance(tensor, memoryview):
-                graph.MergeFromString(bytes(field_of_graph))
-                continue
-            parts = list(fields(tensor))
-            data = [part for which, part, _ in parts if which == RAW_DATA]
-            raw.append(data[-1] if data and isinstance(data[-1], memoryview) else None)
-            graph.initializer.add().MergeFromString(b"".join(part for which, _, part in parts if which != RAW_DATA))
-    model = onnx.ModelProto.FromString(bytes(rest))
-    model.graph.CopyFrom(graph)
-    return model, raw
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,9 @@
-"""An ONNX graph as a skeleton: walked node by node, each operator that matters read by the method for it."""
+"""An ONNX graph as a skeleton: walked node by node, each operator that matters read by the method for it.
+
+`prove` reads a node as the operation that it is (`common.graphs`), for which all shapes must be known. Here none are: a
+file is read whatever size of image it is for, a frozen graph states no shapes at all, and what only has to be compared
+with the catalogue's networks needs no bound. So the same `OnnxNode` is read for what tells one network from another.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.onnx.lrn import find_lrn
+from common.operations.onnx_node import OnnxNode
 from common.porting.onnx_constants import Constants
 from common.porting.onnx_images import Affine, channels_taken, joined
 from common.porting.skeletons import SUM, Between, Node, image_node, join, lrn_entry, sign
@@ -62,7 +68,7 @@ class Graph:
         for node in self.graph.node:
             self.makers |= dict.fromkeys(node.output, node)
             if node.output:
-                self._read(node)
+                self._read(OnnxNode(node, self.constants, {}, 0))
             first = next(iter(node.output), "")
             for other in filter(None, node.output[1:]) if first in self.made else ():
                 self.made[other] = self.made[first]  # a part, say, of which nothing is known but what it is of
@@ -70,25 +76,19 @@ class Graph:
                 self.images[other] = self.images.get(first, Affine())
         return [self.made[value.name] for value in self.graph.output if value.name in self.made]
 
-    def _read(self, node: onnx.NodeProto) -> None:
-        from onnx import helper
-
-        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        dynamic = [name for name in node.input if name in self.made]
-        output = node.output[0]
+    def _read(self, node: OnnxNode) -> None:
+        dynamic = [name for name in node.inputs if name in self.made]
+        output = node.proto.output[0]
         if not dynamic:
-            self.constants.fold(node, attributes)
+            self.constants.fold(node)
             return
         values = [name for name in dynamic if self.made[name] is not self.sizes]
-        if node.op_type == "Shape" or not values:
+        if node.kind == "Shape" or not values:
             self.made[output], self.passed[output] = self.sizes, []
             return
-        constants = [self.constants.get(name) for name in node.input if name]
-        if all(self.made[name] is self.image for name in values) and self._of_image(
-            node, attributes, constants, values
-        ):
+        if all(self.made[name] is self.image for name in values) and self._of_image(node, values):
             return
-        made = self._READERS.get(node.op_type, Graph._other)(self, node, attributes, constants, values)
+        made = self._READERS.get(node.kind, Graph._other)(self, node, values)
         if isinstance(made, Node):
             kept = made.name == self.made[values[0]].name  # a bias, say, after what may have turned the map
             self.made[output] = sign(made)
@@ -101,15 +101,15 @@ class Graph:
             if values[0] in self.images:
                 self.images[output] = self.images[values[0]]
 
-    def _of_image(self, node: Any, attributes: dict[str, Any], constants: list[Any], values: list[str]) -> bool:
+    def _of_image(self, node: OnnxNode, values: list[str]) -> bool:
         """Whether this is done to the image before the first layer, and is understood."""
-        constant = next((array for array in constants if array is not None), None)
-        before, first = self.images[values[0]], node.input[0] == values[0]
-        kind = node.op_type
+        constant = self._constant(node)
+        before, first = self.images[values[0]], node.inputs[0] == values[0]
+        kind = node.kind
         if kind in ("Mul", "Div", "Add", "Sub") and constant is not None and len(values) == 1:
             if any(entry[0] == "Pad" for entry in self.passed[values[0]]):
                 return False  # a border of zeros is one of something else then
-            number = np.asarray(constant, np.float64)
+            number = np.asarray(constant[1], np.float64)
             if kind == "Div" and (not first or not np.all(number)):
                 return False
             made = {
@@ -118,23 +118,23 @@ class Graph:
                 "Add": lambda: before.then(shift=number),
                 "Sub": lambda: before.then(shift=-number) if first else before.then(scale=-1.0, shift=number),
             }[kind]()
-        elif kind == "BatchNormalization" and all(array is not None for array in constants[1:5]):
-            gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in constants[1:5])
-            scale = gamma / np.sqrt(variance + attributes.get("epsilon", 1e-5))
+        elif kind == "BatchNormalization" and (found := _normalisation(node)):
+            gamma, beta, mean, variance = (array.astype(np.float64) for array in found)
+            scale = gamma / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
             made = before.then(scale=scale, shift=beta - mean * scale)
-        elif kind == "Concat" and len(values) == len(node.input):
+        elif kind == "Concat" and len(values) == len(node.inputs):
             made = joined([self.images[name] for name in values])
-        elif kind in ("Gather", "Slice") and (channels := channels_taken(kind, attributes, constants)) is not None:
+        elif kind in ("Gather", "Slice") and (channels := channels_taken(node)) is not None:
             made = before.select(channels)
         else:
             return False
-        self.made[node.output[0]], self.passed[node.output[0]] = self.image, list(self.passed[values[0]])
-        self.images[node.output[0]] = made
+        output = node.proto.output[0]
+        self.made[output], self.passed[output], self.images[output] = self.image, list(self.passed[values[0]]), made
         return True
 
-    def _other(self, node: Any, attributes: dict[str, Any], constants: list[Any], values: list[str]) -> Between:
+    def _other(self, node: OnnxNode, values: list[str]) -> Between:
         """What is worth comparing of an operator without parameters."""
-        kind = node.op_type
+        kind, attributes = node.kind, node.attributes
         if kind == "MaxPool":
             kernel, strides = tuple(attributes["kernel_shape"]), tuple(attributes.get("strides", (1, 1)))
             pads = "ceil" if attributes.get("ceil_mode") else _pads(attributes, kernel, strides)
@@ -145,25 +145,27 @@ class Graph:
         if kind == "Transpose":
             return [(kind, tuple(attributes.get("perm", ())))]
         if kind == "Pad":
-            return [(kind, _border(attributes, constants))]
+            return [(kind, _border(node))]
         if kind in NEUTRAL:
             return [(kind,)] if kind == "GlobalAveragePool" else []
         if kind == "Gather" and attributes.get("axis") in (1, 2, 3):
             return []  # channels, or places of a mean, that the shapes of the weights show
         return [(kind, "of several values")] if len(values) > 1 else [(kind,)]
 
-    def _node(self, kind: str, node: Any, x: str, **rest: Any) -> Node:
-        return Node(
-            kind, node.name or node.output[0], (self.made[x],), between=(_compared(self.passed[x]),), value=x, **rest
-        )
+    def _constant(self, node: OnnxNode) -> tuple[str, np.ndarray] | None:
+        """The first constant that a node reads, and its name."""
+        return next(((name, self.constants[name]) for name in node.inputs if name in self.constants), None)
 
-    def _conv(self, node: Any, attributes: dict[str, Any], constants: list[Any], values: list[str]) -> Node | Between:
-        if len(constants) < 2 or constants[1] is None or constants[1].ndim != 4:
+    def _node(self, kind: str, node: OnnxNode, x: str, **rest: Any) -> Node:
+        return Node(kind, _name(node), (self.made[x],), between=(_compared(self.passed[x]),), value=x, **rest)
+
+    def _conv(self, node: OnnxNode, values: list[str]) -> Node | Between:
+        weight, bias, attributes = node.constant(1), node.constant(2), node.attributes
+        if weight is None or weight.ndim != 4:
             return [("Conv", "without weights")]
-        weight = constants[1]
-        parameters = {"weight": self.constants.named(node.input[1], weight)}
-        if len(constants) > 2 and constants[2] is not None:
-            parameters["bias"] = self.constants.named(node.input[2], constants[2].reshape(-1))
+        parameters = {"weight": self.constants.named(node.inputs[1], weight)}
+        if bias is not None:
+            parameters["bias"] = self.constants.named(node.inputs[2], bias.reshape(-1))
         if weight.shape[2:] == (1, 1) and ("GlobalAveragePool",) in self.passed[values[0]]:
             # Caffe2 writes a dense layer after a global average as a convolution.
             name, weight = parameters["weight"][0], weight[:, :, 0, 0]
@@ -181,27 +183,29 @@ class Graph:
             numbers = ((*strides, "dilated"), numbers[1])
         return self._node("Conv", node, values[0], parameters=parameters, shape=weight.shape, numbers=numbers)
 
-    def _gemm(self, node: Any, attributes: dict[str, Any], constants: list[Any], values: list[str]) -> Node | Between:
-        if len(constants) < 2 or constants[1] is None or constants[1].ndim != 2:
+    def _gemm(self, node: OnnxNode, values: list[str]) -> Node | Between:
+        weight, bias, attributes = node.constant(1), node.constant(2), node.attributes
+        if weight is None or weight.ndim != 2:
             return [("Gemm", "without weights")]
         if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0 or attributes.get("transA", 0):
-            raise TriptychError(f"its node {node.name!r} is a Gemm with factors, which no dense layer has")
-        made = self._dense(node, constants[1] if attributes.get("transB", 0) else constants[1].T, values[0])
+            raise TriptychError(f"its node {node.proto.name!r} is a Gemm with factors, which no dense layer has")
+        made = self._dense(node, weight if attributes.get("transB", 0) else weight.T, values[0])
         if not attributes.get("transB", 0):
             self.constants.changes.setdefault(made.parameters["weight"][0], "in,out → out,in")
-        if len(constants) > 2 and constants[2] is not None:
-            made.parameters["bias"] = self.constants.named(node.input[2], constants[2].reshape(-1))
+        if bias is not None:
+            made.parameters["bias"] = self.constants.named(node.inputs[2], bias.reshape(-1))
         return made
 
-    def _matmul(self, node: Any, attributes: dict[str, Any], constants: list[Any], values: list[str]) -> Node | Between:
-        if len(constants) < 2 or constants[1] is None or constants[1].ndim != 2:
+    def _matmul(self, node: OnnxNode, values: list[str]) -> Node | Between:
+        weight = node.constant(1)
+        if weight is None or weight.ndim != 2:
             return [("MatMul", "without weights")]
-        made = self._dense(node, constants[1].T, values[0])
+        made = self._dense(node, weight.T, values[0])
         self.constants.changes.setdefault(made.parameters["weight"][0], "in,out → out,in")
         return made
 
-    def _dense(self, node: Any, weight: np.ndarray, x: str) -> Node:
-        name = self.constants.origins.get(node.input[1], node.input[1])
+    def _dense(self, node: OnnxNode, weight: np.ndarray, x: str) -> Node:
+        name = self.constants.origins.get(node.inputs[1], node.inputs[1])
         turned = [entry for entry in self.passed[x] if entry[0] == "Transpose"]
         maps = [before for before in (self.made[x],) if before.kind in ("Conv", "BatchNorm") and before.shape]
         places = weight.shape[1] // maps[0].shape[0] if maps and weight.shape[1] % maps[0].shape[0] == 0 else 1
@@ -211,27 +215,29 @@ class Graph:
             self.constants.changes[name] = "(H,W,C) → (C,H,W)"
         return self._node("Dense", node, x, parameters={"weight": (name, weight)}, shape=weight.shape)
 
-    def _batchnormalization(
-        self, node: Any, attributes: dict[str, Any], constants: list[Any], values: list[str]
-    ) -> Node | Between:
-        if len(constants) < 5 or any(constant is None for constant in constants[1:5]):
+    def _batchnormalization(self, node: OnnxNode, values: list[str]) -> Node | Between:
+        found = _normalisation(node)
+        if found is None:
             return [("BatchNormalization", "without weights")]
-        eps = float(attributes.get("epsilon", 1e-5))
+        eps = float(node.attributes.get("epsilon", 1e-5))
         if self.eps not in (None, eps):
             raise TriptychError(f"its batch normalisations have different eps, {self.eps:g} and {eps:g}")
         self.eps = eps
         kinds = ("gamma", "beta", "mean", "variance")
-        parameters = {k: self.constants.named(node.input[i], constants[i]) for i, k in enumerate(kinds, start=1)}
-        return self._node("BatchNorm", node, values[0], parameters=parameters, shape=constants[1].shape)
+        parameters = {
+            kind: self.constants.named(name, array)
+            for kind, name, array in zip(kinds, node.inputs[1:5], found, strict=True)
+        }
+        return self._node("BatchNorm", node, values[0], parameters=parameters, shape=found[0].shape)
 
-    def _mul(self, node: Any, attributes: dict[str, Any], constants: list[Any], values: list[str]) -> Node | Between:
+    def _mul(self, node: OnnxNode, values: list[str]) -> Node | Between:
         """A scale of each channel is a batch normalisation's, by itself or after one; sub-sampling has one too."""
-        constant = next((array for array in constants if array is not None), None)
-        if constant is None or len(values) > 1:
+        found = self._constant(node)
+        if found is None or len(values) > 1:
             return [("Mul", "of several values")]
+        x, (name, constant) = values[0], found
         if constant.size == 1:
             return [("Mul", f"{float(constant.reshape(())):.4g}")]
-        x, name = values[0], next(name for name in node.input if name not in self.made)
         if SUM in self.passed[x]:
             parameters = {"weight": self.constants.named(name, constant)}
             return self._node("SubSampling", node, x, parameters=parameters, shape=constant.shape)
@@ -263,15 +269,14 @@ class Graph:
             self.errors[f"{before.name}/{kind}"] = rounding_error(rounded, exact)
         return replace(before, parameters=parameters)
 
-    def _add(self, node: Any, attributes: dict[str, Any], constants: list[Any], values: list[str]) -> Node | Between:
+    def _add(self, node: OnnxNode, values: list[str]) -> Node | Between:
         """The sum of two branches, or a bias."""
         if len(values) > 1:
             return self._join("Add", node, values)
-        constant = next((array for array in constants if array is not None), None)
-        before = self.made[values[0]]
-        if constant is None or _compared(self.passed[values[0]]) or before.kind == "image":
+        found, before = self._constant(node), self.made[values[0]]
+        if found is None or _compared(self.passed[values[0]]) or before.kind == "image":
             return [("Add", "of a constant")]
-        name = next(name for name in node.input if name not in self.made)
+        name, constant = found
         bias = self.constants.named(name, constant.reshape(-1))
         if before.kind == "BatchNorm" and bias[1].shape == before.shape:
             return self._affine(before, beta=bias)
@@ -281,15 +286,15 @@ class Graph:
             return replace(before, parameters={**before.parameters, "bias": bias})
         return [("Add", "of a constant")]
 
-    def _concat(self, node: Any, attributes: dict[str, Any], constants: list[Any], values: list[str]) -> Node | Between:
+    def _concat(self, node: OnnxNode, values: list[str]) -> Node | Between:
         return self._join("Concat", node, values) if len(values) > 1 else []
 
-    def _div(self, node: Any, attributes: dict[str, Any], constants: list[Any], values: list[str]) -> Between:
+    def _div(self, node: OnnxNode, values: list[str]) -> Between:
         """The end of a normalisation that is written as several nodes: its first value is what it normalises."""
-        found = find_lrn(node, self.makers, self.constants.get)
+        found = find_lrn(node.proto, self.makers, self.constants.get)
         if found is not None:
             return [lrn_entry(found.size, found.alpha, found.beta, found.k)]
-        return self._other(node, attributes, constants, values)
+        return self._other(node, values)
 
     _READERS = MappingProxyType(
         {
@@ -306,19 +311,28 @@ class Graph:
     )
     """By ONNX's operators, those that are more than `_other`."""
 
-    def _join(self, kind: str, node: Any, values: list[str]) -> Node:
+    def _join(self, kind: str, node: OnnxNode, values: list[str]) -> Node:
         between = [_compared(self.passed[name]) for name in values]
-        return join(kind, node.name or node.output[0], [self.made[name] for name in values], between)
+        return join(kind, _name(node), [self.made[name] for name in values], between)
 
 
 def _compared(between: Between) -> Between:
     return [entry for entry in between if entry[0] != "GlobalAveragePool" and entry not in LAYOUTS]
 
 
+def _name(node: OnnxNode) -> str:
+    return node.proto.name or node.proto.output[0]
+
+
+def _normalisation(node: OnnxNode) -> list[np.ndarray] | None:
+    """gamma, beta, mean and variance of a batch normalisation, if all of them are constants."""
+    found = [array for array in map(node.constant, range(1, 5)) if array is not None]
+    return found if len(found) == 4 else None
+
+
 def _pads(attributes: Mapping[str, Any], kernel: tuple[int, ...], strides: tuple[int, ...] = (1, 1)) -> Any:
     """(top, left, bottom, right), or the name of a rule that depends on the size of the image."""
-    rule = attributes.get("auto_pad", b"NOTSET")
-    rule = rule.decode("ascii", "replace") if isinstance(rule, bytes) else str(rule)
+    rule = attributes.get("auto_pad", "NOTSET")
     if rule in ("SAME_UPPER", "SAME_LOWER"):
         if set(strides) == {1} and all(length % 2 for length in kernel):
             return tuple(length // 2 for length in kernel) * 2
@@ -326,9 +340,9 @@ def _pads(attributes: Mapping[str, Any], kernel: tuple[int, ...], strides: tuple
     return tuple(attributes.get("pads", (0, 0, 0, 0)))
 
 
-def _border(attributes: Mapping[str, Any], constants: list[Any]) -> Any:
+def _border(node: OnnxNode) -> Any:
     """(top, left, bottom, right) of a Pad, wherever the axis of the channels is."""
-    pads = constants[1] if len(constants) > 1 else attributes.get("pads")
+    pads = node.constant(1) if node.has(1) else node.attributes.get("pads")
     if pads is None or len(pads) != 8:
         return "by an unknown amount"
     amounts = [int(n) for n in pads]

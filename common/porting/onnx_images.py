@@ -6,13 +6,13 @@ y = scale · x + shift for each channel, in float64, and becomes the preparation
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from common.errors import TriptychError
+from common.operations.onnx_node import OnnxNode
 from common.specs.architecture import Preprocessing
 from common.specs.resnet import CAFFE, TORCHVISION
 
@@ -116,16 +116,16 @@ def formula(affine: Affine) -> str:
     return f"({scale}) · x + ({shift}){order}"
 
 
-def channels_taken(kind: str, attributes: Mapping[str, Any], constants: list[Any]) -> list[int] | None:
+def channels_taken(node: OnnxNode) -> list[int] | None:
     """Which channels of an image a Gather or a Slice takes."""
-    if kind == "Gather":
-        chosen = constants[1] if len(constants) > 1 else None
-        if chosen is None or attributes.get("axis", 0) not in (1, -3, 3, -1) or chosen.size > 16:
+    if node.kind == "Gather":
+        chosen = node.constant(1)
+        if chosen is None or node.attributes.get("axis", 0) not in (1, -3, 3, -1) or chosen.size > 16:
             return None
         found = [int(n) for n in np.asarray(chosen).reshape(-1)]
     else:
-        given = [None if array is None else [int(n) for n in array.reshape(-1)] for array in constants[1:5]]
-        starts, ends, axes, steps = [*given, None, None, None, None][:4]
+        given = map(node.constant, range(1, 5))
+        starts, ends, axes, steps = (None if array is None else [int(n) for n in array.reshape(-1)] for array in given)
         if not starts or not ends or len(starts) != 1 or len(ends) != 1 or axes not in ([1], [-3], [3], [-1]):
             return None
         found = list(range(3))[slice(starts[0], ends[0] if ends[0] > -(2**31) else None, (steps or [1])[0])]

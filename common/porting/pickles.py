@@ -14,8 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from common.errors import TriptychError
-from common.porting.source import Damaged
+from common.errors import Damaged, TriptychError
 
 MOST_OPERATIONS = 250_000
 """Of one pickle, which bounds the memory that small objects take. The largest network of the catalogue takes 60,000."""

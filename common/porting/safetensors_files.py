@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import TriptychError
-from common.porting.source import Damaged, Source, corrupt, itemsize, numbers, told_of, unsupported
+from common.errors import Damaged, TriptychError
+from common.porting.source import Source, corrupt, itemsize, numbers, told_of, unsupported
 
 DTYPES = {
     "F32": "<f4",

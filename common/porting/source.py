@@ -11,14 +11,10 @@ from signal import SIGKILL
 
 import numpy as np
 
-from common.errors import TriptychError
+from common.errors import Damaged, TriptychError
 from common.files import os_error_sentence
 from common.process import ProcessFailure
 from common.specs.architecture import Preprocessing
-
-
-class Damaged(TriptychError):
-    """Bytes of a file are missing, or contradict each other: a fresh copy may help."""
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import TriptychError
+from common.errors import Damaged, TriptychError
 from common.porting.archives import Archive
 from common.porting.pickles import LONGEST_KEY, Call, Persistent, PickleMachine, Symbol, key_of
-from common.porting.source import Damaged, Source, corrupt, itemsize, numbers, told_of
+from common.porting.source import Source, corrupt, itemsize, numbers, told_of
 
 DTYPES = {
     "FloatStorage": "<f4",

@@ -1,4 +1,4 @@
-"""Protocol buffers without their schema, as views of the file: Caffe's, ONNX's, TensorFlow's.
+"""Protocol buffers without their schema, as views of the file: in them Caffe, ONNX and TensorFlow keep their graphs.
 
 A protocol buffer is a sequence of fields, each a key and a varint, four or eight bytes, or a length and that many
 bytes.
@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from common.errors import TriptychError
-from common.porting.source import Damaged
+from common.errors import Damaged, TriptychError
 
 MOST_FIELDS = 1_000_000
 
@@ -57,6 +56,20 @@ def varint(content: memoryview, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return number, position
     raise Damaged("its protocol buffer is damaged (a number without an end)")
+
+
+def encoded(number: int) -> bytes:
+    """An integer as `varint` reads it."""
+    content = bytearray()
+    while number > 0x7F:
+        content.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*content, number])
+
+
+def beginning(field: int, length: int) -> bytes:
+    """What stands before the bytes of a field: its key and how many they are."""
+    return encoded(field << 3 | 2) + encoded(length)
 
 
 def integers(value: Value) -> Iterator[int]:
