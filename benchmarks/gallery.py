@@ -35,15 +35,15 @@ PAGE = Path(__file__).parents[1] / "docs" / "gallery.md"
 PACKAGES = ("torch", "torchvision", "timm", "keras")
 HEAD = """# Gallery
 
-Networks that are published more than once, by different people in different frameworks. Each pair was laid side by side
-by [`triptych prove`](prove.md#two-networks): the first one's weights moved into the second, every layer judged by the
-first's. The weights are seeded, not trained: this is about what the code computes. A difference here is no fault. Both
-networks may do what their authors meant, and each was trained as it is. It matters to whoever moves weights from one to
-the other.
+Some networks are published more than once, by different people in different frameworks. The command
+[`triptych prove`](prove.md#two-networks) compares such pairs here. The weights of the first are moved into the second,
+and every layer of the second is judged by its counterpart in the first. The weights are seeded, not trained: the
+comparison is about the code. A difference is not a mistake, since each network was trained as it is. It matters if you
+move weights from one to the other.
 
-*Error ÷ bound* is the largest of the layers named. It is ∞ where a layer that rounds nothing has other values, or
-another shape. *End to end* is how far apart the logits are, divided by the largest, with the same weights and the same
-input. Trained weights give another number.
+*Error ÷ bound* is the largest one among the layers of the row. It is ∞ if a layer that rounds nothing has other values,
+or another shape. *End to end* is the largest difference between the logits, divided by the largest logit, with the same
+weights and the same input. Trained weights give another number.
 
 `python -m benchmarks.gallery` wrote this page, on random numbers, with {versions}.
 """

@@ -348,7 +348,7 @@ def test_a_network_that_goes_on_is_another_one(tmp_path):
             told = differences([run])
             assert run.verdict == "diverged"
             assert {cause for _, cause in told} == {
-                f"only one of the networks has it: the {which} network returns what comes of it"
+                f"only one of the networks has it: the {which} network returns its result"
             }
 
 

@@ -25,7 +25,7 @@ def print_pair(console: Console, runs: Sequence[ProofRun]) -> None:
         return
     say(console, f"Aligned: {side.aligned} of {side.aligned + len(side.only_first)} nodes. {_agreeing(runs)}")
     if side.end_to_end is not None:
-        say(console, f"End to end, what they return differs by {side.end_to_end:.2g} of the largest value at most.")
+        say(console, f"End to end, the outputs differ by at most {side.end_to_end:.2g} of the largest value.")
     for kind, cause, layers, probe in differences(runs):
         ratios = [layer.bound_ratio for layer in layers if layer.bound_ratio is not None]
         far = f", up to {max(ratios):.3g} times the bound" if ratios else ""

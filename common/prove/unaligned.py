@@ -37,7 +37,7 @@ def _alone(found: Unaligned, graph: Graph, aligned: Mapping[str, NodeVerdict | N
     differing = [layer.name for layer in reached if layer and layer.verdict == DIVERGED]
     agreeing = [layer.name for layer in reached if layer and layer.verdict in (CERTIFIED, IDENTICAL)]
     if returned:
-        verdict, cause = DIVERGED, f"the {which} network returns what comes of it"
+        verdict, cause = DIVERGED, f"the {which} network returns its result"
     elif differing:
         verdict, cause = DIVERGED, f"{differing[0]}, which reads it, differs"
     elif reached and len(agreeing) == len(reached):
