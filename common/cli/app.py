@@ -23,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="The classic convolutional networks in Keras, PyTorch and TensorFlow 1 style, and the proof that they agree.",
+    help="The classic convolutional networks in Keras, PyTorch and TensorFlow 1 style, and proofs that they agree.",
 )
 
 DIFFERENCE_FOUND, NOT_CARRIED_OUT, INTERRUPTED = 1, 2, 130
@@ -37,25 +37,25 @@ def complete(incomplete: str) -> list[str]:
     return [name for name in CATALOGUE if name.startswith(incomplete)]
 
 
-Name = Annotated[str, typer.Argument(help="A name that `triptych list` prints.", autocompletion=complete)]
+Name = Annotated[str, typer.Argument(help="A network, by a name that `triptych list` prints.", autocompletion=complete)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Print long error messages whole.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Print long error messages in full.")]
 
 # What a weights file may leave open, for the commands that read one.
-Arch = Annotated[str | None, typer.Option("--arch", help="The architecture, where the file's content does not say.")]
-Entry = Annotated[str | None, typer.Option(help="Which of several collections of tensors in the file.")]
-Prefix = Annotated[str | None, typer.Option(help="What stands in front of the names in the file.")]
-Rename = Annotated[list[str] | None, typer.Option(help="OLD=NEW, a tensor or a layer; may be repeated.")]
-Ignore = Annotated[list[str] | None, typer.Option(help="A pattern of tensors to leave out; may be repeated.")]
-Rounding = Annotated[bool, typer.Option("--round", help="Round float64 to float32; the report says what it cost.")]
+Arch = Annotated[str | None, typer.Option("--arch", help="Architecture of the file, if its content fits several.")]
+Entry = Annotated[str | None, typer.Option(help="Entry of the file to read, if it has several networks.")]
+Prefix = Annotated[str | None, typer.Option(help="Prefix of the names in the file, such as model.")]
+Rename = Annotated[
+    list[str] | None, typer.Option(help="OLD=NEW: rename a tensor or a layer of the file; may be repeated.")
+]
+Ignore = Annotated[list[str] | None, typer.Option(help="Leave out tensors of the file, by a pattern; may be repeated.")]
+Rounding = Annotated[bool, typer.Option("--round", help="Round float64 to float32; the report gives the error.")]
 Force = Annotated[
     bool,
-    typer.Option(
-        "--force", help="With --arch or --into: take the weights of another network for its own, as far as they fit."
-    ),
+    typer.Option("--force", help="With --arch or --into: take weights of another network, as far as they fit."),
 ]
 Preparation = Annotated[
-    str | None, typer.Option(help="How photographs are prepared: torchvision, caffe, keras-torch, keras-tf, or JSON.")
+    str | None, typer.Option(help="How to prepare photographs: torchvision, caffe, keras-torch, keras-tf, or JSON.")
 ]
 
 

@@ -26,12 +26,12 @@ from common.cli.terminal import say, standard_output
 
 @app.command()
 def classify(
-    images: Annotated[list[Path], typer.Argument(help="Photographs.")],
-    weights: Annotated[Path, typer.Option(help="Weights in any format that `triptych port` reads.")],
+    images: Annotated[list[Path], typer.Argument(help="Photographs to classify.")],
+    weights: Annotated[Path, typer.Option(help="Weights, in any format that `triptych port` reads.")],
     arch: Arch = None,
-    backend: Annotated[str, typer.Option(help="Backend that computes.")] = "torch",
+    backend: Annotated[str, typer.Option(help="Backend to run the network in.")] = "torch",
     labels: Annotated[
-        Path | None, typer.Option(help="The names of the classes, one a line; those in the weights' file if not given.")
+        Path | None, typer.Option(help="File of class names, one per line. By default the names in the weights file.")
     ] = None,
     entry: Entry = None,
     prefix: Prefix = None,

@@ -25,10 +25,10 @@ SIDE_BY_SIDE = 100
 @app.command()
 def compare(
     architecture: Name,
-    layer: Annotated[str, typer.Argument(help="A layer, by the name that any of the frameworks has for it.")],
+    layer: Annotated[str, typer.Argument(help="A layer, by its name in any of the frameworks.")],
     json: Json = False,
 ) -> None:
-    """Print the three ways of writing one layer, side by side."""
+    """Print how the three frameworks write one layer, side by side."""
     from common.explorer import compare as comparison
 
     spec = get_spec(architecture)

@@ -10,7 +10,7 @@ from common.cli.terminal import plain_table, standard_output
 
 @app.command()
 def doctor(json: Json = False) -> None:
-    """Say what is installed, on what machine, and how to get what is missing."""
+    """List versions, devices and kernels. Say what is missing and how to install it."""
     from common.onnx.adapters import describe_adapters
     from common.parity.backends import BACKENDS
     from common.parity.environment import describe

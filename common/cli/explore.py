@@ -18,27 +18,32 @@ from common.specs import CATALOGUE
 def explore(
     out: Annotated[
         Path | None,
-        typer.Option(help="The folder to write the pages into: 'explorer', or with --serve one that is removed."),
+        typer.Option(help="Folder for the pages. By default explorer; with --serve a temporary one."),
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(help="What `triptych parity --report` or `--json` wrote, to show beside the networks."),
+        typer.Option(help="Results to show beside the networks: what `triptych parity --report` or `--json` wrote."),
     ] = None,
     serve: Annotated[
-        bool, typer.Option("--serve", help="Serve the pages to a browser on this machine, which can run the networks.")
+        bool,
+        typer.Option(
+            "--serve",
+            help="Serve the pages to a browser on this machine. They can then run the networks in the browser.",
+        ),
     ] = False,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="With --serve: 8000 if not given; 0 for any that is free.")
+        int | None,
+        typer.Option(min=0, max=65535, help="With --serve: port of the server, 0 for any free one. By default 8000."),
     ] = None,
     weights: Annotated[
         list[Path] | None,
-        typer.Option(help="Weights to look into, in any format that `triptych port` reads; twice to compare."),
+        typer.Option(help="Weights to show, in any format that `triptych port` reads. Give two files to compare them."),
     ] = None,
     image: Annotated[
-        list[Path] | None, typer.Option(help="A photograph to send through them; may be repeated to compare.")
+        list[Path] | None, typer.Option(help="Photograph to run through the weights; may be repeated.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="The names of the classes, one a line; those in the weights' file if not given.")
+        Path | None, typer.Option(help="File of class names, one per line. By default the names in the weights file.")
     ] = None,
     arch: Arch = None,
     entry: Entry = None,
@@ -49,7 +54,7 @@ def explore(
     preprocessing: Preparation = None,
     verbose: Verbose = False,
 ) -> None:
-    """Write the pages that show every network in three columns of source; open index.html in a browser."""
+    """Write pages that show every network in three columns of source. Open index.html in a browser."""
     from common.explorer.inside.filters import LOOKING
     from common.explorer.inside.page import inside, read_subject
     from common.explorer.results import read_report

@@ -32,37 +32,38 @@ class LRNForm(StrEnum):
 @app.command(cls=TakesFormerNames)
 def export(
     what: Annotated[
-        str, typer.Argument(metavar="ARCH|PATTERN|FILE", help="A name, a pattern such as 'vgg*', or a file of weights.")
+        str,
+        typer.Argument(metavar="ARCH|PATTERN|FILE", help="A network, a pattern such as 'vgg*', or a file of weights."),
     ],
-    framework: Annotated[Framework, typer.Option(help="The implementation whose model is traced.")],
-    out: Annotated[Path, typer.Option(help="The ONNX file to write; for a pattern, the folder for NAME.onnx.")],
+    framework: Annotated[Framework, typer.Option(help="Implementation whose model is exported.")],
+    out: Annotated[Path, typer.Option(help="ONNX file to write; for a pattern, a folder for the files NAME.onnx.")],
     weights: Annotated[
         Path | None,
-        typer.Option(help="Weights in any format that `triptych port` reads; drawn from a seed by default."),
+        typer.Option(help="Weights, in any format that `triptych port` reads. By default drawn from a seed."),
     ] = None,
     output: Annotated[
         list[str] | None,
-        typer.Option(help="An output of the graph: logits (the default), aux1 or aux2; may be repeated."),
+        typer.Option(help="Output of the graph: logits (the default), aux1 or aux2; may be repeated."),
     ] = None,
-    softmax: Annotated[bool, typer.Option("--softmax", help="End in probabilities instead of logits.")] = False,
+    softmax: Annotated[bool, typer.Option("--softmax", help="Return probabilities instead of logits.")] = False,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="A fixed number of images in a batch; any number by default.")
+        int | None, typer.Option(min=1, help="Fixed number of images in a batch. By default any number.")
     ] = None,
     dtype: Annotated[
-        ElementType, typer.Option(help="Type of the image, the weights and everything between.")
+        ElementType, typer.Option(help="Type of the image, the weights and all values.")
     ] = ElementType.FLOAT32,
     lrn: Annotated[
         LRNForm | None,
-        typer.Option(help="LRN as one node, or as the six it consists of: faster, and the default in float32."),
+        typer.Option(help="Write LRN as one node, or as six nodes: faster, and the default in float32."),
     ] = None,
     fold: Annotated[bool, typer.Option("--fold", help="Fold batch normalisations into convolutions.")] = False,
     external_data: Annotated[
-        bool, typer.Option("--external-data", help="Put the weights into a file of their own, OUT.data.")
+        bool, typer.Option("--external-data", help="Write the weights into a separate file, OUT.data.")
     ] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Export networks to ONNX by tracing one framework's own model."""
+    """Export networks to ONNX from one framework's own model."""
     from common.onnx.options import ExportOptions
     from common.porting.exporting import export_network
 

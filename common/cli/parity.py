@@ -24,44 +24,52 @@ if TYPE_CHECKING:
 @app.command()
 def parity(
     architectures: Annotated[
-        list[str] | None, typer.Argument(help="Names or patterns; all if none is given.", autocompletion=complete)
+        list[str] | None,
+        typer.Argument(help="Names or patterns such as 'vgg*'; all networks by default.", autocompletion=complete),
     ] = None,
     backend: Annotated[
-        list[str] | None, typer.Option(help="A backend; may be repeated. All installed by default.")
+        list[str] | None, typer.Option(help="Backend to run; may be repeated. All that are installed by default.")
     ] = None,
     probe: Annotated[
         list[str] | None,
         typer.Option(
-            help="Probe: exact, random, photo (the default); tiny, huge, subnormal; deployed; or an image file."
+            help="Probe: exact, random, photo (these by default); tiny, huge, subnormal; deployed; or an image file."
         ),
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Canonical safetensors for the random and photo probes.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights of the random and photo probes: safetensors with canonical names.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Device to run on: cpu, cuda or webgpu.")] = "cpu",
     every_path: Annotated[
         bool,
-        typer.Option("--every-path", help="Each backend once for every set of kernels that this CPU can be held to."),
+        typer.Option("--every-path", help="Run each backend once with every set of kernels that this CPU can run."),
     ] = False,
     precision: Annotated[str, typer.Option(help="Precision to compute in: fp32 or, on a GPU, tf32.")] = "fp32",
     batch: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Number of images in a batch; by default 2, and 1 with --gradients on any probe but exact."
+            min=1, help="Number of images in a batch. By default 2; with --gradients 1, except on the exact probe."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the probes and of the weights.")] = 0,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Number of backends that run at the same time, each with its share of the cores.")
+        int, typer.Option(min=1, help="Number of backends that run at the same time. They share the cores.")
     ] = 2,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that a backend may take for one probe.")] = 600,
     report: Annotated[
-        Path | None, typer.Option(help="A folder for the outcome as a page, as JSON and as JUnit's XML.")
+        Path | None, typer.Option(help="Folder to write the results to, as a page, JSON and JUnit's XML.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="With --report: go on where a run into that folder was interrupted.")
+        bool, typer.Option("--resume", help="With --report: continue an interrupted run of that folder.")
     ] = False,
-    steps: Annotated[int | None, typer.Option(min=1, help="Number of steps to train for, instead of probes.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train in every backend for this number of steps, instead of running probes."),
+    ] = None,
     gradients: Annotated[bool, typer.Option("--gradients", help="Compare the backward pass instead.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="With --steps: a folder for a picture of each divergence.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="With --steps: folder for a plot of each network's differences.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run networks in every backend and prove that they compute the same function."""

@@ -43,30 +43,33 @@ def port(
     source: Annotated[
         str,
         typer.Argument(
-            help="Weights: .npy, .npz, safetensors, .pth, .keras, .h5, ONNX, Caffe, TF1. With --into, a model as "
-            "`triptych prove` takes it."
+            help="File of weights: .npy, .npz, safetensors, .pth, .keras, .h5, ONNX, Caffe, TF1. With --into: a MODEL "
+            "as for `triptych prove`."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The file to write; for tf1, the checkpoint's prefix.")],
+    out: Annotated[Path, typer.Option(help="File to write; for tf1, the prefix of the checkpoint.")],
     to: Annotated[PortTarget | None, typer.Option(help="Format to write.")] = None,
     into: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Another model of the same network, whose own checkpoint is written: .pth, .safetensors, .weights.h5, "
-            ".keras, .onnx.",
+            help="Another model of the same network, which gets the weights. Its own checkpoint is written: .pth, "
+            ".safetensors, .weights.h5, .keras, .onnx.",
         ),
     ] = None,
     input_shape: Annotated[
-        str | None, typer.Option(help="With --into: shape of what the source takes, such as 1x3x224x224.")
+        str | None, typer.Option(help="With --into: shape of the source's input, such as 1x3x224x224.")
     ] = None,
     arch: Arch = None,
     names: Annotated[
-        str | None, typer.Option(help="Names in a state dict: torchvision for torchvision's; ours by default.")
+        str | None,
+        typer.Option(help="Names to write: torchvision for torchvision's own. By default canonical names."),
     ] = None,
-    skip: Annotated[list[str] | None, typer.Option(help="A layer to leave initialised; may be repeated.")] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Layer not to port: it gets its seeded initialisation; may be repeated.")
+    ] = None,
     num_classes: Annotated[
-        int | None, typer.Option(min=1, help="Number of logits, where the file has another.")
+        int | None, typer.Option(min=1, help="Number of logits, if not the number in the file.")
     ] = None,
     entry: Entry = None,
     prefix: Prefix = None,
@@ -75,7 +78,9 @@ def port(
     rounding: Rounding = False,
     force: Force = False,
     preprocessing: Preparation = None,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Write without proof; the file says so.")] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Write without a proof; the file then says so.")
+    ] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:

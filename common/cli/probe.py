@@ -1,4 +1,4 @@
-"""`triptych probe`: the exact probe of a network, to be run elsewhere."""
+"""`triptych probe`: the exact probe of a network, for another runtime."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from common.specs import get_spec
 @app.command(cls=TakesFormerNames)
 def probe(
     architecture: Name,
-    out: Annotated[Path, typer.Option(help="The folder to write, which must not exist.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
     framework: Annotated[
         Framework | None,
-        typer.Option(help="The implementation whose model is exported; by default the first that is installed."),
+        typer.Option(help="Implementation whose model is exported. By default the first that is installed."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write the exact probe of a network for whoever runs it elsewhere: ONNX file, inputs, right answers, hashes."""
+    """Write the exact probe of a network for another runtime: ONNX file, inputs, right answers, hashes."""
     spec = get_spec(architecture)
     from common.porting.portable import write_probe
 

@@ -1,4 +1,4 @@
-"""`triptych prove`: a model of one's own."""
+"""`triptych prove`: a model of your own."""
 
 from __future__ import annotations
 
@@ -19,40 +19,42 @@ def prove(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="FILE.onnx, FILE.keras, FILE.tflite (not first); FILE.py:NAME, which is run; package.module:NAME, "
-            "timm:NAME, torchvision:NAME. Those after the first are judged by the first one's graph: an export of it, "
-            "or another network.",
+            help="FILE.onnx, FILE.keras, FILE.py:NAME (the file is run), package.module:NAME, timm:NAME, "
+            "torchvision:NAME, keras.applications:NAME. A second model is judged by the graph of the first. It is an "
+            "export of the first (also FILE.tflite), or another network.",
         ),
     ],
     probe: Annotated[
-        list[str] | None, typer.Option(help="Probe: exact or random; may be repeated; both by default.")
+        list[str] | None, typer.Option(help="Probe: exact or random; may be repeated. Both by default.")
     ] = None,
     input_shape: Annotated[
-        str | None, typer.Option(help="Shape of the input of a Python model, such as 1x3x224x224.")
+        str | None, typer.Option(help="Shape of the input, such as 1x3x224x224, if the model does not say it.")
     ] = None,
     given: Annotated[
-        list[str] | None, typer.Option("--input", help="NAME=FILE.npy, an input of the random probe; may be repeated.")
+        list[str] | None, typer.Option("--input", help="NAME=FILE.npy: an input of the random probe; may be repeated.")
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="Of another network: first, moved into it from the first; or own. By default first."),
+        typer.Option(
+            help="Weights of a second network: first (those of the first, moved into it) or own. By default first."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and inputs.")] = 0,
     sensitivity: Annotated[
         bool,
         typer.Option(
             "--sensitivity",
-            help="Also change each tensor of weights and each attribute, and say which the exact probe does not see; "
-            "takes longer than judging a runtime.",
+            help="Also change each weight tensor and each attribute a little, and list the changes that the exact "
+            "probe does not see. Takes longer than the proof of a runtime.",
         ),
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write a page on which the graph is drawn, report.json and junit.xml there."),
+        typer.Option(metavar="DIR", help="Folder for a page with a drawing of the graph, report.json and junit.xml."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Prove a model of your own: every node of it, in everything that runs it, within its rounding bound of float64."""
+    """Prove a model of your own: in every runtime, every node must lie within its rounding bound of float64."""
     from common.cli.proofs import check_probes, check_weights, prove_command, read_inputs, read_shape
     from common.prove.models import parse
     from common.prove.proof import PROBES, Request

@@ -27,15 +27,15 @@ def show(
         str,
         typer.Argument(
             metavar="ARCH|FILE",
-            help="A name that `triptych list` prints, or a file of weights or ONNX.",
+            help="A network, by a name that `triptych list` prints, or a file of weights or ONNX.",
             autocompletion=complete,
         ),
     ],
     framework: Annotated[
-        Framework | None, typer.Option(help="Build it and print this framework's own summary instead.")
+        Framework | None, typer.Option(help="Build the network and print this framework's own summary.")
     ] = None,
     filters: Annotated[
-        bool, typer.Option("--filters", help="Draw the filters of the file's first convolution instead.")
+        bool, typer.Option("--filters", help="Draw the filters of the file's first convolution.")
     ] = False,
     json: Json = False,
     verbose: Verbose = False,

@@ -41,50 +41,51 @@ class BadFiles(StrEnum):
 @app.command(cls=TakesFormerNames)
 def train(
     architecture: Name,
-    framework: Annotated[Framework, typer.Option(help="The implementation that is trained.")],
+    framework: Annotated[Framework, typer.Option(help="Implementation to train.")],
     data: Annotated[
         Path | None,
-        typer.Option(help="IDX files, or a folder of images for each class; scikit-learn's digits by default."),
+        typer.Option(
+            help="Folder with IDX files, or with a folder of images for each class. By default scikit-learn's digits."
+        ),
     ] = None,
     finetune: Annotated[
         Path | None, typer.Option(help="Weights to start from, in any format that `triptych port` reads.")
     ] = None,
     skip: Annotated[
-        list[str] | None, typer.Option(help="A layer that starts anew when fine-tuning; may be repeated.")
+        list[str] | None,
+        typer.Option(help="With --finetune: layer that starts from its initialisation; may be repeated."),
     ] = None,
     num_classes: Annotated[
-        int | None, typer.Option(min=1, help="Number of logits; by default as many as the data have classes.")
+        int | None, typer.Option(min=1, help="Number of logits. By default the number of classes in the data.")
     ] = None,
     image_size: Annotated[
-        str | None, typer.Option(help="HEIGHTxWIDTH of the pictures; the network's own by default.")
+        str | None, typer.Option(help="HEIGHTxWIDTH of the images. By default the network's own.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Number of times that every picture is seen.")] = 8,
-    batch: Annotated[int, typer.Option(min=1, help="Number of pictures in a step.")] = 16,
+    epochs: Annotated[int, typer.Option(min=1, help="Number of epochs: how often every image is seen.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Number of images in a step.")] = 16,
     learning_rate: Annotated[float, typer.Option(help="Initial learning rate.")] = 0.01,
     milestone: Annotated[
         list[int] | None,
         typer.Option(
-            help="Epoch after which the learning rate is divided by 10; may be repeated. By default 2/3 and 8/9 of all."
+            help="Epoch after which the learning rate is divided by 10; may be repeated. By default at 2/3 and 8/9."
         ),
     ] = None,
-    momentum: Annotated[float, typer.Option(help="Momentum of the gradient descent; AlexNet's by default.")] = 0.9,
-    weight_decay: Annotated[float, typer.Option(help="Weight decay of the kernels; AlexNet's by default.")] = 5e-4,
-    dropout: Annotated[bool, typer.Option(help="Whether the network's dropout layers drop.")] = True,
+    momentum: Annotated[float, typer.Option(help="Momentum. By default AlexNet's.")] = 0.9,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of the kernels. By default AlexNet's.")] = 5e-4,
+    dropout: Annotated[bool, typer.Option(help="Whether dropout layers are active.")] = True,
     augment: Annotated[
         list[Augmentation] | None,
-        typer.Option(help="Random change of the pictures, of AlexNet's three; may be repeated; crop by default."),
+        typer.Option(help="Random change of the images, as AlexNet made them; may be repeated. By default crop."),
     ] = None,
-    bad_files: Annotated[
-        BadFiles, typer.Option(help="What is done about images that cannot be read.")
-    ] = BadFiles.REFUSE,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    bad_files: Annotated[BadFiles, typer.Option(help="What to do about images that cannot be read.")] = BadFiles.REFUSE,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is random.")] = 0,
     device: Annotated[str, typer.Option(help="Device to train on: cpu or cuda.")] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; a new one in runs by default.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run was interrupted.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. By default a new one in runs.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a network in one framework's own idiom; checkpoints, weights and a plot go to a folder."""
+    """Train a network in one framework's own idiom. Checkpoints, weights and a plot are written to a folder."""
     from common.cli.training import prepare
     from common.training.recipe import Recipe
 
