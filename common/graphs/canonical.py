@@ -1,9 +1,9 @@
-"""A graph in the one layout of this project, so that two frameworks' graphs of one network can be laid side by side.
+"""A graph in the one layout of this project, so that the graphs of one network in two frameworks can be compared.
 
-Channels stand after the batch, kernels are (out, in / groups, …), dense ones (out, in), a flatten runs C, H, W. What
-only transposes or reshapes is taken into how a value is seen (`View`), zeros put around a map into the padding of what
-reads it. Nothing that computes is left out, nor computed in another way: each value of the canonical graph holds the
-same numbers as the value of that name in the original.
+Channels stand after the batch. Kernels are (out, in / groups, …), dense kernels (out, in). A flatten runs C, H, W. A
+node that only transposes or reshapes becomes part of how its value is seen (`View`). Zeros around a map become the
+padding of the node that reads it. Nothing that computes is left out or changed: each value of the canonical graph holds
+the same numbers as the value of that name in the original.
 """
 
 from __future__ import annotations
@@ -25,14 +25,9 @@ from common.operations.activations import Softmax
 from common.operations.arrays import Shape
 from common.operations.moments import LayerNorm
 from common.operations.operation import Operation
-from common.operations.rearrangement import Rearrangement
+from common.operations.rearrangement import ELEMENTWISE, Rearrangement
 from common.operations.reductions import Reduction
 
-_ONE_BY_ONE = """
-    Relu Clip Sigmoid Tanh Exp Log Sin Cos Erf Softplus Swish Gelu Mish LeakyRelu Elu Selu PRelu HardSigmoid HardSwish
-    Sqrt Reciprocal Add Sum Sub Mul Div Pow Max Min Neg Abs Where Equal Less Greater Not And Or Sign Floor Ceil Round
-"""
-_ELEMENTWISE = frozenset(_ONE_BY_ONE.split())
 _RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"})
 _NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid")
 CHANNELS_LAST = (0, 2, 3, 1)
@@ -213,7 +208,7 @@ class _Reader:
             axes = self._frame(node)
             operation = replace(node.operation, axis=axes[node.operation.axis])
             self._elementwise(replace(node, operation=operation))
-        elif node.kind in _ELEMENTWISE:
+        elif _is_elementwise(node):
             self._elementwise(node)
         else:
             self._windowed(node)
@@ -331,12 +326,16 @@ class _Reader:
         return maker is not None and (maker.kind in _NOT_NEGATIVE or (low is not None and low >= 0))
 
 
+def _is_elementwise(node: Node) -> bool:
+    return node.kind in ELEMENTWISE or (node.operation is not None and node.operation.elementwise)
+
+
 def _is_channels_last(name: str, nodes: Sequence[Node]) -> bool:
     """Whether an input is turned to channels first before anything else is done with its axes."""
     for node in nodes:
         if name in node.inputs:
             if node.kind == "Transpose" and isinstance(node.operation, Rearrangement):
                 return node.operation.attributes.get("perm") == [0, 3, 1, 2]
-            if node.kind in _ELEMENTWISE or node.kind == "Pad":
+            if _is_elementwise(node) or node.kind == "Pad":
                 return _is_channels_last(node.output, nodes)
     return False

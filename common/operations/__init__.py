@@ -1,8 +1,8 @@
-"""One operation, one room: all that is known of an operation stands in one file of this package.
+"""One operation, one room: everything about an operation is in one file of this package.
 
-`conv` and `dense` share `sums`, whatever slides a window shares `windows`; `operation` says what every operation can be
-asked, `evaluation` asks it, `rounding` says what a bound is, `overflow` what comes of numbers too large for float32,
-`mistake` how a mistake is made on purpose, `onnx_table` who reads which of ONNX's operators.
+`conv` and `dense` share `sums`. Everything that slides a window shares `windows`. `operation` is the base class, and
+`evaluation` calls it. `rounding` defines bounds, `overflow` says when float32 overflows, `mistake` how a mistake is
+made on purpose, and `onnx_table` which class reads which of ONNX's operators.
 """
 
 from common.operations.activations import ReLU, ScaledTanh, Sigmoid, Softmax

@@ -1,4 +1,4 @@
-"""Functions of each value alone, and the softmax."""
+"""Activations, element by element, and the softmax."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from common.operations.smooth import GELU, Mish, Softplus, Swish, logistic
 class ReLU(Operation):
     """max(x, 0)."""
 
+    elementwise: ClassVar[bool] = True
     channelwise: ClassVar[bool] = True
 
     contracts: ClassVar[bool] = True
@@ -100,6 +101,7 @@ def _other_activations() -> Iterator[tuple[str, Operation]]:
 class Sigmoid(Operation):
     """1 / (1 + exp(−x))."""
 
+    elementwise: ClassVar[bool] = True
     integers_before: ClassVar[int] = 1
     rounds_once: ClassVar[bool] = False
 
@@ -259,7 +261,7 @@ class Softmax(Operation):
     def from_onnx(cls, node: OnnxNode) -> Found:
         axis = node.attributes.get("axis", -1 if node.opset >= 13 else 1)
         if node.opset < 13 and axis not in (-1, len(node.shape(0)) - 1):
-            raise Unread("before opset 13 it takes several axes for one")
+            raise Unread("before opset 13 it normalises over several axes at once")
         return Found(cls(axis))
 
     def to_onnx(self, graph: OnnxGraph, name: str, *inputs: str, shape: Shape = (), **parameters: Parameter) -> str:

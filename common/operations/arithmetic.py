@@ -1,4 +1,4 @@
-"""Arithmetic, element by element; of arrays of other shapes, broadcast."""
+"""Arithmetic, element by element. Arrays of different shapes are broadcast."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from common.operations.rounding import (
 class Add(Operation):
     """The sum of its inputs, element by element."""
 
+    elementwise: ClassVar[bool] = True
     channelwise: ClassVar[bool] = True
     rounds_once: ClassVar[bool] = False
 
@@ -97,6 +98,8 @@ class BroadcastAdd(ArrayOperation, Add):
 class Subtract(ArrayOperation):
     """x − y."""
 
+    elementwise: ClassVar[bool] = True
+
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """One operation: |ŷ − y| ≤ γ_1 (|x| + |y|)."""
         x, y = in_double(*inputs)
@@ -116,6 +119,8 @@ class Subtract(ArrayOperation):
 @dataclass(frozen=True)
 class Multiply(ArrayOperation):
     """x · y."""
+
+    elementwise: ClassVar[bool] = True
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """One operation: |ŷ − y| ≤ u |y|."""
@@ -151,6 +156,7 @@ class Multiply(ArrayOperation):
 class Divide(ArrayOperation):
     """x / y."""
 
+    elementwise: ClassVar[bool] = True
     rounds_once: ClassVar[bool] = False
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
@@ -182,6 +188,7 @@ class Divide(ArrayOperation):
 class Power(ArrayOperation):
     """x^y."""
 
+    elementwise: ClassVar[bool] = True
     rounds_once: ClassVar[bool] = False
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
@@ -202,6 +209,7 @@ class Power(ArrayOperation):
 class SquareRoot(ArrayOperation):
     """√x."""
 
+    elementwise: ClassVar[bool] = True
     contracts: ClassVar[bool] = True  # the root of an error, that is: |√(x + e) − √x| ≤ √e
 
     rounds_once: ClassVar[bool] = False
@@ -219,6 +227,7 @@ class SquareRoot(ArrayOperation):
 class Reciprocal(ArrayOperation):
     """1 / x."""
 
+    elementwise: ClassVar[bool] = True
     rounds_once: ClassVar[bool] = False
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:

@@ -1,4 +1,4 @@
-"""What moves values about, chooses among them or drops some: nothing is rounded."""
+"""Operations that move, choose or drop values. They round nothing."""
 
 from __future__ import annotations
 

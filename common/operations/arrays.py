@@ -1,6 +1,6 @@
-"""What operations compute with: NumPy, imported when it is first used, and what they call arrays and shapes.
+"""NumPy, imported when it is first used, and the types of arrays and shapes.
 
-`triptych list` asks operations for shapes alone, and answers before NumPy would be there.
+`triptych list` asks operations for shapes alone, and must not wait for NumPy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an average divides by, and what follows from it."""
+"""The divisor of an average, and what follows from it."""
 
 from __future__ import annotations
 

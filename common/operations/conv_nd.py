@@ -1,4 +1,4 @@
-"""Convolution over any number of axes: dilated, or transposed; `Conv` is the one of the catalogue."""
+"""Convolutions over any number of axes, dilated or transposed. The catalogue's is `Conv`."""
 
 from __future__ import annotations
 

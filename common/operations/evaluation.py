@@ -1,4 +1,4 @@
-"""What an operation gives for arrays, and hands back, with the shapes checked first."""
+"""Evaluates an operation and its gradients on arrays, after checking the shapes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def evaluated_shape(operation: Operation, inputs: Arrays, parameters: Parameters
     if isinstance(operation, ArrayOperation):
         return evaluate(operation, inputs, parameters).value.shape
     if not all(array.ndim for array in inputs) or len({len(array) for array in inputs}) > 1:
-        raise TriptychError(f"{operation.kind} takes batches of equally many images, but is given {shapes_of(inputs)}")
+        raise TriptychError(
+            f"{operation.kind} takes inputs with the same number of images, but is given {shapes_of(inputs)}"
+        )
     shapes = [array.shape[1:] for array in inputs]
     output = operation.output_shape(*shapes)
     for name, shape in operation.parameter_shapes(*shapes).items():

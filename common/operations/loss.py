@@ -1,4 +1,4 @@
-"""The gradient that training begins with."""
+"""The gradient of the loss with respect to the logits, with which a backward pass begins."""
 
 from __future__ import annotations
 

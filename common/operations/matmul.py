@@ -1,4 +1,4 @@
-"""Products of matrices, both of which may be computed: attention, and dense layers of graphs."""
+"""Matrix products. Both factors may be computed, as in attention. Also the dense layers of graphs."""
 
 from __future__ import annotations
 

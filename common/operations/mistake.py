@@ -1,11 +1,11 @@
-"""Known porting mistakes, each made on purpose: what a layer gives if the mistake was made.
+"""Known porting mistakes, each made on purpose: the output of a layer that makes the mistake.
 
-`Operation.mistakes` is told what a backend had before it at a layer that diverged (`Observation`) and yields
-hypotheses, each of which comes with a rounding bound where it is evaluated.
+`Operation.mistakes` gets what a backend computed at a layer that diverged (`Observation`), and yields hypotheses. Each
+is evaluated with a rounding bound.
 
-Some hypotheses read something off the very output that they are to explain: a factor, a mask, an order. Such a one
-explains anything unless what is left of the output says enough: a number must fit at least `ENOUGH` different values,
-and a mask is called what its own pattern shows.
+Some hypotheses take a number, a mask or an order from the very output that they are to explain. Such a hypothesis could
+explain anything. So it counts only if the rest of the output confirms it: a number must fit at least `ENOUGH` different
+values, and a mask is named only after its own pattern.
 """
 
 from __future__ import annotations

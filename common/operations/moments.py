@@ -1,4 +1,4 @@
-"""Normalisation by the mean and the variance of what is given."""
+"""Normalisation by the mean and the variance of the input itself."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class GroupNorm(ArrayOperation):
     @classmethod
     def from_onnx(cls, node: OnnxNode) -> Found:
         if node.kind == "GroupNormalization" and node.opset < 21:
-            raise Unread("before opset 21 its scale is that of a group")
+            raise Unread("before opset 21 it has one scale for each group")
         groups = node.attributes["num_groups"] if node.kind == "GroupNormalization" else None
         return Found(cls(node.attributes.get("epsilon", 1e-5), groups), parameters={"gamma": 1, "beta": 2})
 

@@ -1,4 +1,4 @@
-"""What an operation reads of an ONNX node, and what it writes one to."""
+"""An ONNX node as an operation reads it, and the graph that an operation is written to."""
 
 from __future__ import annotations
 

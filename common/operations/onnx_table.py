@@ -1,7 +1,7 @@
 """The table of which operation reads which of ONNX's operators.
 
-A class of this package that ONNX has an operator for says so with `@reads`, and turns a node into itself in
-`Operation.from_onnx`. Opsets 7 to 23 are read.
+A class with `@reads` above it names its ONNX operators. Its `Operation.from_onnx` makes the operation from a node.
+Opsets 7 to 23 are read.
 """
 
 from __future__ import annotations
@@ -56,4 +56,4 @@ def operation_of(node: OnnxNode) -> Found:
 
 
 def nobody_knows(node: OnnxNode) -> Unread:
-    return Unread(f"nobody has said what {node.kind} may be off by")
+    return Unread(f"no bound has been derived for {node.kind}")

@@ -1,12 +1,12 @@
-"""What an operation is, and what every operation can be asked.
+"""The base class of operations.
 
-An operation is one class in one file of this package: its numbers and shapes, its value in float64 with the bound that
-float32 keeps, its gradients, how errors of its inputs reach its output, when integers make it exact, what it gives in
-shorter precisions and where it overflows, and the mistakes that are made with it.
+An operation is one class in one file of this package. It has: numbers and shapes; its value in float64, with the bound
+that float32 keeps; its gradients; how errors of the inputs reach the output; when integers make it exact; shorter
+precisions; overflow; and known mistakes.
 
-Shapes are those of one image, without the batch axis: (channels, height, width), or (features,) after a flatten.
-Arrays have it: (N, C, H, W) or (N, features). Parameters are in the canonical layout: convolution kernels
-(out, in / groups, height, width), dense kernels (out, in).
+Shapes are those of one image, without the batch axis: (channels, height, width), or (features,) after a flatten. Arrays
+have it: (N, C, H, W) or (N, features). Parameters are in the canonical layout: convolution kernels (out, in / groups,
+height, width), dense kernels (out, in).
 """
 
 from __future__ import annotations
@@ -60,6 +60,9 @@ class Operation:
 
     channelwise: ClassVar[bool] = False
     """Whether each channel of the output is computed from the same channel of the inputs alone."""
+
+    elementwise: ClassVar[bool] = False
+    """Whether each element of the output is computed from the elements of the inputs at the same place alone."""
 
     contracts: ClassVar[bool] = False
     """Whether it brings no two values further apart than they were: choices, changes of place, means."""

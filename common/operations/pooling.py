@@ -1,4 +1,4 @@
-"""Pools: the largest value of a window, or the mean."""
+"""Pooling: the largest value of a window, or the mean."""
 
 from __future__ import annotations
 

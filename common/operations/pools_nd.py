@@ -1,4 +1,4 @@
-"""Pools over any number of axes, padded, dilated, rounded up; those of the catalogue are in `pooling`."""
+"""Pooling over any number of axes, padded, dilated or rounded up. The catalogue's pools are in `pooling`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done to a photograph before the first layer."""
+"""How a photograph is prepared before the first layer."""
 
 from __future__ import annotations
 

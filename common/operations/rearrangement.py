@@ -1,4 +1,4 @@
-"""What only moves, chooses or compares values, in ONNX's own reading of it: nothing is rounded."""
+"""ONNX operators that only move, choose or compare values, by ONNX's own reference. They round nothing."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ Trilu Floor Ceil Round Mod NonZero OneHot EyeLike IsNaN GlobalMaxPool
 """
 REARRANGES = frozenset(_EXACT.split())
 """ONNX's operators whose result consists of what they are given, or of small integers."""
+
+_IN_PLACE = """
+Where Max Min Equal Less Greater LessOrEqual GreaterOrEqual Not And Or Neg Abs Sign Floor Ceil Round Mod IsNaN
+"""
+ELEMENTWISE = frozenset(_IN_PLACE.split())
+"""Those of them that work element by element."""
 
 _MOVES = """
 Identity Reshape Flatten Squeeze Unsqueeze Concat Split Slice Gather Expand Tile DepthToSpace SpaceToDepth Pad Transpose

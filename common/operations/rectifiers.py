@@ -1,4 +1,4 @@
-"""Activations that are made of straight pieces."""
+"""Piecewise linear activations, and relatives."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Clip(ArrayOperation):
 
     low: float | None = None
     high: float | None = None
+    elementwise: ClassVar[bool] = True
     channelwise: ClassVar[bool] = True
 
     contracts: ClassVar[bool] = True
@@ -54,6 +55,7 @@ class LeakyReLU(ArrayOperation):
     """x where it is not negative, slope · x elsewhere. Source: ONNX LeakyRelu."""
 
     slope: float = 0.01
+    elementwise: ClassVar[bool] = True
     channelwise: ClassVar[bool] = True
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
@@ -85,6 +87,8 @@ class LeakyReLU(ArrayOperation):
 class PReLU(ArrayOperation):
     """As `LeakyReLU`, with a slope that is an input, broadcast. Source: ONNX PRelu."""
 
+    elementwise: ClassVar[bool] = True
+
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         x, slope = in_double(*inputs)
         value = np.where(x >= 0, x, slope * x)
@@ -101,6 +105,7 @@ class ELU(ArrayOperation):
 
     alpha: float = 1.0
     scale: float = 1.0
+    elementwise: ClassVar[bool] = True
     integers_before: ClassVar[int] = 1
     channelwise: ClassVar[bool] = True
     rounds_once: ClassVar[bool] = False
@@ -145,6 +150,7 @@ class HardSigmoid(ArrayOperation):
 
     alpha: float = 0.2
     beta: float = 0.5
+    elementwise: ClassVar[bool] = True
     channelwise: ClassVar[bool] = True
     rounds_once: ClassVar[bool] = False
 
@@ -173,6 +179,7 @@ class HardSigmoid(ArrayOperation):
 class HardSwish(ArrayOperation):
     """x · min(max(x + 3, 0), 6) / 6. Source: Howard et al. 2019, section 5.2; ONNX HardSwish."""
 
+    elementwise: ClassVar[bool] = True
     channelwise: ClassVar[bool] = True
     rounds_once: ClassVar[bool] = False
 

@@ -1,4 +1,4 @@
-"""Resizing by interpolation along axes: linear and cubic. The nearest value is a choice, in `rearrangement`."""
+"""Linear and cubic interpolation along axes. The nearest value is a choice, which is in `rearrangement`."""
 
 from __future__ import annotations
 

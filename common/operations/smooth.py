@@ -1,4 +1,4 @@
-"""Smooth functions of each value alone; E is `ELEMENTARY_ULP` in all of their bounds."""
+"""Smooth functions, element by element. E is `ELEMENTARY_ULP` in all of their bounds."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def logistic(x: np.ndarray) -> np.ndarray:
 class Smooth(ArrayOperation):
     """A function of each value that rounds whatever it is given."""
 
+    elementwise: ClassVar[bool] = True
     integers_before: ClassVar[int] = 1
     channelwise: ClassVar[bool] = True
     rounds_once: ClassVar[bool] = False

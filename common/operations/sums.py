@@ -1,4 +1,4 @@
-"""Sums of products, Σ w·a + b: what convolutions and dense layers have in common."""
+"""Sums of products, Σ w·a + b: the common part of convolutions and dense layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What slides a window over height and width: padding, stride, the view of every window, and its mistakes."""
+"""Windows that slide over height and width: padding, stride, the view of every window, and mistakes with them."""
 
 from __future__ import annotations
 
