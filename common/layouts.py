@@ -1,9 +1,10 @@
-"""Changes of layout, each a pure reordering of elements.
+"""Changes of layout. Each is a pure reordering of elements.
 
-Canonical, as in ONNX, Caffe and PyTorch: activations (N, C, H, W), convolution kernels (out, in, H, W), dense kernels
-(out, in), and a flatten that runs C, H, W. TensorFlow and Keras: activations (N, H, W, C), convolution kernels
-(H, W, in, out), dense kernels (in, out), and a flatten that runs H, W, C, so that the rows of a dense kernel after a
-flatten come in another order too.
+The canonical layout is that of ONNX, Caffe and PyTorch: activations (N, C, H, W), convolution kernels (out, in, H, W),
+dense kernels (out, in), and a flatten that runs C, H, W.
+
+TensorFlow and Keras have activations (N, H, W, C), convolution kernels (H, W, in, out) and dense kernels (in, out).
+Their flatten runs H, W, C, so the rows of a dense kernel after a flatten are in another order, too.
 """
 
 from __future__ import annotations

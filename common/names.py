@@ -1,7 +1,7 @@
 """One name per layer, everywhere.
 
 A canonical layer name is made of Python identifiers joined by `/`: `conv1`, `inception_3a/conv5x5_reduce`. A canonical
-parameter name is a layer name and a parameter: `conv1/weight`. The rules below say how each framework spells them; they
+parameter name is a layer name and a parameter: `conv1/weight`. The rules below say how each framework spells them. They
 are injective over the catalogue, which a test proves.
 """
 

@@ -134,12 +134,12 @@ def test_what_cannot_be_looked_at_is_one_sentence_and_leaves_nothing(cat, tmp_pa
     before = sorted(tmp_path.iterdir())
     for arguments, said in [
         (["--weights", nan, "--image", cat], "c1/weight holds 25 values that are NaN or infinite, the first at [0, 0"),
-        (["--weights", nan, "--weights", fine], "two files stand beside each other if they are of one network"),
+        (["--weights", nan, "--weights", fine], "two files can be compared only if they are of the same network"),
         (["--weights", fine, "--arch", "vgg16"], "vgg16"),
         (["--weights", fine, "--image", tmp_path / "text.jpg"], "is not an image"),
         (["--weights", fine, "--image", tmp_path / "none.jpg"], "cannot read the image"),
         (["--weights", unprepared, "--image", cat], "nothing says how photographs are prepared"),
-        (["--weights", fine, *["--image", cat] * 5], "up to 4 stand beside each other"),
+        (["--weights", fine, *["--image", cat] * 5], "at most 4 can be compared"),
         (["--weights", fine, "--labels", tmp_path / "text.jpg"], "1 labels"),
         (["--image", cat], "--image needs --weights FILE"),
         (["--weights", tmp_path / "text.jpg"], "format"),

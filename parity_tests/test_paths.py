@@ -188,7 +188,7 @@ def test_every_backend_has_paths_each_of_its_own_name():
 
 @pytest.mark.parametrize("device", ["cuda", "webgpu"])
 def test_paths_of_a_device_without_any_are_refused(device):
-    with pytest.raises(TriptychError, match=f"knows none of {device}"):
+    with pytest.raises(TriptychError, match=f"has none for {device}"):
         on_every_path(select(None), device)
 
 
@@ -273,9 +273,9 @@ def has(instructions):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--every-path", "--device", "cuda"], "switches kernels of the CPU, and knows none of cuda"),
-        (["--every-path", "--device", "webgpu"], "switches kernels of the CPU, and knows none of webgpu"),
-        (["--every-path", "--steps", "3"], "--steps takes no --gradients, --probe"),
+        (["--every-path", "--device", "cuda"], "switches kernels of the CPU and has none for cuda"),
+        (["--every-path", "--device", "webgpu"], "switches kernels of the CPU and has none for webgpu"),
+        (["--every-path", "--steps", "3"], "--steps cannot be combined with --gradients, --probe"),
     ],
 )
 def test_paths_that_cannot_be_are_refused_in_a_sentence(arguments, words):

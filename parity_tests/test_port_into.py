@@ -96,9 +96,9 @@ REFUSED = {
         folded,
         folded,
         "out.pth",
-        "out.pth is no checkpoint of .*1.onnx.*end it in .onnx",
+        "out.pth is no name of a checkpoint of .*1.onnx.*must end in .onnx",
     ),
-    "no checkpoint at all": (folded, folded, "out.zip", "out.zip is no checkpoint of a model by its name"),
+    "no checkpoint at all": (folded, folded, "out.zip", "out.zip is no name of a checkpoint of a model"),
     "a folder that is not there": (folded, folded, "none/out.onnx", "cannot write"),
 }
 
@@ -122,7 +122,7 @@ def test_one_of_the_two_targets_is_asked_for(capsys, monkeypatch, options):
     monkeypatch.setattr(sys, "argv", ["triptych", "port", "some.onnx", "--out", "out.onnx", *options])
     with pytest.raises(SystemExit, match="2"):
         main()
-    assert "give --to FORMAT, or --into MODEL, one of the two" in capsys.readouterr().err
+    assert "give either --to FORMAT or --into MODEL" in capsys.readouterr().err
 
 
 MINE = textwrap.dedent("""

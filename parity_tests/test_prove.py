@@ -242,7 +242,7 @@ def test_an_operation_without_a_bound_is_unproved_and_its_neighbours_are_judged(
     model = add.model(add("Gemm", "after", shrunk, normal(4, 3)))
     verdicts = {verdict.name: verdict for verdict in judged(model, model, feeds_of(model))}
     assert verdicts["odd"].verdict == UNPROVED
-    assert verdicts["odd"].cause == "nobody has said what Shrink may be off by"
+    assert verdicts["odd"].cause == "no bound has been derived for Shrink"
     assert verdicts["before"].verdict == IDENTICAL
     assert verdicts["after"].verdict in (IDENTICAL, CERTIFIED)
 
@@ -359,7 +359,7 @@ def test_the_command(tmp_path):
         (["missing.py:build"], "there is no file missing.py"),
         (["{path}", "--input-shape", "three"], "--input-shape three is no shape"),
         (["{path}", "--probe", "photo"], "there is no probe 'photo' for models"),
-        (["{path}", "--input", "x"], "--input x says no file"),
+        (["{path}", "--input", "x"], "--input x names no file"),
         (["{path}", "--input", "x={path}"], "is no NumPy file"),
         (["{path}", "--input", "y={array}"], "has no input 'y'; it takes x"),
         (["{path}", "--input", "x={array}"], "--input x is 1×5, but"),

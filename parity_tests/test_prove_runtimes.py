@@ -133,7 +133,7 @@ def test_what_litert_cannot_prove_is_told_in_a_sentence(litert_files, tmp_path):
         prove([model, quantised], request)
     with pytest.raises(TriptychError, match="no model that LiteRT reads"):
         prove([model, parse(str(tmp_path / "nonsense.tflite"))], request)
-    with pytest.raises(TriptychError, match="judged by the model that it was made of; name that before it"):
+    with pytest.raises(TriptychError, match="judged by the model that it was made from; name that model before it"):
         prove([quantised, model], request)
     with pytest.raises(TriptychError, match="keeps its own weights"):
         prove([model, quantised], Request(("random",), backends=("keras-torch",), weights="first"))

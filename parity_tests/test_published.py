@@ -235,7 +235,7 @@ def test_what_cannot_be_written_is_one_sentence_and_nothing_is_left(tmp_path):
 
     (tmp_path / "there").mkdir()
     refused("did you mean lenet5", "lenet6", "--out", tmp_path / "new")
-    refused("there exists already; name a folder that does not", "lenet5", "--out", tmp_path / "there")
+    refused("there exists already; name a new folder", "lenet5", "--out", tmp_path / "there")
     refused("cannot write", "lenet5", "--out", tmp_path / "missing" / "new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["there"]
     assert list((tmp_path / "there").iterdir()) == []

@@ -627,10 +627,10 @@ def test_each_process_trains_on_a_gpu_of_its_own(monkeypatch):
         (["lenet5", "--image-size", "32"], "--image-size is '32', expected HEIGHTxWIDTH such as 224x224"),
         (["lenet5", "--image-size", "64x64"], "lenet5 with an image of 64×64"),
         (["lenet5", "--finetune", "w.safetensors"], "there is no file w.safetensors; give the path of a weights file"),
-        (["lenet5", "--skip", "output"], "name the weights with --finetune"),
+        (["lenet5", "--skip", "output"], "give the weights with --finetune"),
         (["lenet5", "--momentum", "1.5"], "momentum is 1.5, expected from 0 to below 1"),
         (["lenet5", "--resume"], "there is nothing to resume in runs/lenet5-torch"),
-        (["lenet5", "--device", "gpu"], "cannot run on gpu in fp32; cpu or cuda"),
+        (["lenet5", "--device", "gpu"], "cannot run on gpu in fp32; choose cpu or cuda"),
     ],
 )
 def test_a_users_mistake_is_one_sentence_and_status_2(arguments, words, tmp_path, monkeypatch, capsys):

@@ -71,13 +71,15 @@ def export(
     options = ExportOptions(tuple(output or ("logits",)), softmax, batch, dtype.value, fold, external_data, lrn=form)
     if Path(what).is_file() or (what not in CATALOGUE and Path(f"{what}.index").is_file()):
         if weights:
-            raise TriptychError(f"{what} is a file of weights itself; name an architecture, or leave --weights out")
+            raise TriptychError(f"{what} is already a file of weights; name an architecture, or leave out --weights")
         jobs: list[tuple[str | None, Path | None, Path]] = [(None, Path(what), out)]
     else:
         names = matching([what])
         several = len(names) > 1 or what not in CATALOGUE
         if weights and several:
-            raise TriptychError(f"--weights {weights} belongs to one network, but {what!r} is a pattern; name the one")
+            raise TriptychError(
+                f"--weights {weights} belongs to one network, but {what!r} is a pattern; name one network"
+            )
         if several and out.exists() and not out.is_dir():
             raise TriptychError(f"{what!r} is a pattern, so --out must be a folder, and {out} is a file")
         if several:

@@ -1,4 +1,4 @@
-"""The libraries' messages name arguments; here these become flags."""
+"""Turns the names of arguments in the libraries' messages into flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of two networks laid side by side: what differs, grouped; what has no counterpart; the weights."""
+"""Prints the comparison of two networks: the differences in groups, the nodes without a counterpart, the weights."""
 
 from __future__ import annotations
 

@@ -76,11 +76,11 @@ def parity(
     names = matching(architectures or ["*"])
     console = standard_error(quiet=steps is None) if json else standard_output()
     if steps is None and plot:
-        raise TriptychError("--plot draws how trajectories part; say how long they are with --steps")
+        raise TriptychError("--plot draws the differences of a training; give its length with --steps")
     if steps is not None:
         if gradients or probe or weights or batch or report or every_path or device != "cpu":
             others = "--gradients, --probe, --weights, --batch, --report, --every-path or --device"
-            raise TriptychError(f"--steps takes no {others}; leave these out")
+            raise TriptychError(f"--steps cannot be combined with {others}; leave these out")
         from common.cli.trajectories import trajectories
         from common.parity.backends import select_trainable
 
@@ -103,7 +103,7 @@ def parity(
         gradients=gradients,
     )
     if resume and not report:
-        raise TriptychError("--resume goes on with the results in a report's folder; name it with --report")
+        raise TriptychError("--resume continues the run of a report; name its folder with --report")
     finish(_prove(console, names, plan, report, resume), json)
 
 

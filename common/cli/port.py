@@ -86,7 +86,7 @@ def port(
 ) -> None:
     """Port weights from one format to another, or from one model to another, and prove that nothing was lost."""
     if (to is None) == (into is None):
-        raise TriptychError("give --to FORMAT, or --into MODEL, one of the two")
+        raise TriptychError("give either --to FORMAT or --into MODEL")
     if into is not None:
         _port_into(source, into, out, input_shape, force=force, json=json)
     assert to is not None

@@ -1,4 +1,4 @@
-"""`triptych prove`: a table for each model, and what differs in words."""
+"""`triptych prove`: prints a table for each model, and the differences in words."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def read_inputs(given: Sequence[str]) -> dict[str, np.ndarray]:
     for text in given:
         name, _, file = text.partition("=")
         if not file:
-            raise TriptychError(f"--input {text} says no file; give NAME=FILE.npy")
+            raise TriptychError(f"--input {text} names no file; give NAME=FILE.npy")
         try:
             array = np.load(Path(file), allow_pickle=False)
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""`triptych show`: what a network is, or a file of weights or ONNX, for people and for programs."""
+"""`triptych show`: describes a network, or a file of weights or ONNX."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def show(
     """Show a network's layers: name, operation, output shape, parameters, multiply-adds."""
     is_file = what not in CATALOGUE and any(Path(name).exists() for name in (what, f"{what}.index"))
     if framework and filters:
-        raise TriptychError(f"{argument('filters')} are those of a file; leave out {argument('framework')}")
+        raise TriptychError(f"{argument('filters')} is for files; leave out {argument('framework')}")
     if framework:
         found = of_framework(get_spec(what), framework.value)
     elif filters:
@@ -111,7 +111,7 @@ def of_filters(path: Path, is_file: bool) -> Description:
         TriptychError: it is no file, cannot be read, or has none.
     """
     if str(path) in CATALOGUE:
-        raise TriptychError(f"{path} is a network without weights; {argument('filters')} are those of a file")
+        raise TriptychError(f"{path} is a network without weights; {argument('filters')} is for files")
     if not is_file:
         raise TriptychError(f"there is no file {path}; give the path of a file of weights or ONNX")
     from common.cli.filters import filters_of_file, print_filters

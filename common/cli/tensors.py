@@ -1,4 +1,4 @@
-"""What a port has done, and what a file of weights is, for people."""
+"""Prints the report of a port, and the tensors of a weights file."""
 
 from __future__ import annotations
 

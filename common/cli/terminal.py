@@ -1,8 +1,8 @@
-"""What people read on the terminal. Text is not markup: this is the place that decides it.
+"""Everything that is printed on the terminal goes through here, so that text is never read as markup.
 
-Rich would read `[…]` in a string as markup, `:name:` as an emoji and anything like a number as something to colour, so
-that a file called `x[bold].onnx` would be reported as `x.onnx`. The consoles and bars that are made here print every
-string as it is; style is given beside it, as `("conv2", "bold red")`. No other module makes any.
+Rich reads `[…]` in a string as markup, `:name:` as an emoji, and colours what looks like a number. It would report a
+file called `x[bold].onnx` as `x.onnx`. The consoles and progress bars of this module print every string as it is. A
+style is given beside the string: `("conv2", "bold red")`. No other module makes a console or a bar.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`triptych train`: a training."""
+"""`triptych train`: trains a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole training: pictures, a network, its weights at the start, and what it ends with."""
+"""A whole training: images, a network, its starting weights, and its results."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def prepare(
     """
     get_spec(architecture)
     if skip and not finetune:
-        names = f"{argument('skip')} names layers that start anew when fine-tuning"
-        raise TriptychError(f"{names}; name the weights with {argument('finetune')}")
+        names = f"{argument('skip')} is for fine-tuning"
+        raise TriptychError(f"{names}; give the weights with {argument('finetune')}")
     if device == "webgpu":
         raise TriptychError("WebGPU runs exports, which cannot be trained; train on cpu or cuda")
     hardware = Hardware(device)
@@ -134,7 +134,7 @@ def prepare(
     if processes > 1 and framework != "torch":
         raise TriptychError(
             f"torchrun has started {processes} processes, but each would train a {framework} model of its own; "
-            f"leave it out, or train with {argument('framework', 'torch')}"
+            f"leave out torchrun, or train with {argument('framework', 'torch')}"
         )
     name = f"{architecture}-{framework}"
     folder = out or (last_folder(RUNS, name) if resume else next_folder(RUNS, name))

@@ -1,4 +1,4 @@
-"""`triptych parity --steps`: networks that are trained in every backend, in step."""
+"""`triptych parity --steps`: the same training in every backend, step by step."""
 
 from __future__ import annotations
 

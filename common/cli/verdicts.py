@@ -1,4 +1,4 @@
-"""What a parity run or a proof has found, for people."""
+"""Prints the results of a parity run or a proof."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The side-by-side pages, and what they are made of: sources read and aligned, drawings, traps, reports.
+"""The side-by-side pages and their parts: sources read and aligned, drawings, traps, reports.
 
-No framework is imported in here, but by `traps` and `summary`, in processes of their own and where they are asked to.
+No framework is imported here. `traps` and `summary` import one, each in a process of its own and only on request.
 """

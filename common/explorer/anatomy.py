@@ -1,4 +1,4 @@
-"""What the page says about each layer: shape, cost, receptive field, and its name and weights in every framework."""
+"""The facts about each layer on its page: shape, cost, receptive field, and its name and weights in every framework."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A builder, followed through its syntax tree as a reader would follow it.
+"""Follows a builder through its syntax tree, as a reader would.
 
-It is followed into the functions and classes of the model files that it calls, with the names that it passes. Both
-branches of a condition are read, and a loop is read once, its variables standing for anything, so that
-`name=f"conv{stage}_block{number}"` becomes the pattern `conv*_block*`.
+It follows calls of functions and classes in the model files, with the arguments of the call. It reads both branches of
+a condition. It reads a loop once, and its variables may have any value, so that `name=f"conv{stage}_block{number}"`
+becomes the pattern `conv*_block*`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Python in colours, as little HTML as will do: a span for what has a colour, and nothing for the rest."""
+"""Colours Python source, with little HTML: a span for each coloured token, and nothing for the rest."""
 
 from __future__ import annotations
 

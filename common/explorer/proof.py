@@ -1,5 +1,7 @@
-"""The outcome of `triptych prove` as a page: the model's graph, coloured by error ÷ bound, and whatever is known of
-each node. Without a script: each node of the drawing is a link to what is said of it.
+"""The result of `triptych prove` as a page: the model's graph, coloured by error ÷ bound, and the facts about each
+node.
+
+The page needs no script: each node of the drawing is a link to its facts.
 """
 
 from __future__ import annotations

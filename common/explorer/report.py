@@ -1,4 +1,4 @@
-"""The outcome of a parity run as files: one HTML page that needs nothing else, JSON, and JUnit's XML for CI."""
+"""The result of a parity run as files: one HTML page that needs no other file, JSON, and JUnit's XML for CI."""
 
 from __future__ import annotations
 

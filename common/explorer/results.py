@@ -1,4 +1,4 @@
-"""What `triptych parity --json` reports, as the pages show it: strips of colour, histograms, verdicts."""
+"""The report of `triptych parity --json` as the pages show it: strips of colour, histograms, verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The source of one network as one piece of code that runs by itself: what the copy button copies."""
+"""The source of one network as one piece of code that runs by itself. The copy button copies it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Where each layer stands in the source of an implementation: found by reading the source, never by running it.
+"""Where each layer stands in the source of an implementation. The source is read, never run.
 
-The builder of a network is followed (`following`), which gives patterns of names; each is then looked up among the
-layers of the specification. What names a layer differs: in Keras and TensorFlow 1 the argument `name` of a call, inside
-the scopes around it; in PyTorch the attribute, key or keyword that a module is bound to, inside those around it.
+`following` follows the builder of a network and returns patterns of names. Each is looked up among the layers of the
+specification. In Keras and TensorFlow 1 a layer's name is the argument `name` of a call, inside the scopes around it.
+In PyTorch it is the attribute, key or keyword that a module is bound to, inside those around it.
 """
 
 from __future__ import annotations

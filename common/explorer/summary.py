@@ -1,4 +1,4 @@
-"""Each framework's own summary of a network: the one that its users know."""
+"""Each framework's own summary of a network, as its users know it."""
 
 from __future__ import annotations
 

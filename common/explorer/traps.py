@@ -1,7 +1,7 @@
-"""The mistakes of porting that give the right shapes: each with its code in three frameworks and what that prints.
+"""Porting mistakes that give the right shapes, each with its code in three frameworks and the output of that code.
 
-`python -m common.explorer.traps` runs all code of traps.toml, one process for each framework, and writes what it
-printed to traps.json, which the pages show; a test runs it again and compares.
+`python -m common.explorer.traps` runs all code of traps.toml, in one process for each framework. It writes the output
+to traps.json, which the pages show. A test runs it again and compares.
 """
 
 from __future__ import annotations

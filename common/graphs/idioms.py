@@ -1,5 +1,7 @@
-"""What one framework writes as one operation and another as several: a bias added afterwards, a batch normalisation as
-a difference, a product and a sum, a hard swish in four nodes. Each is recognised and made the one operation that it is.
+"""Operations that one framework writes as one node and another as several.
+
+For example a bias that is added afterwards, a batch normalisation as a difference, a product and a sum, or a hard swish
+in four nodes. Each is recognised and becomes one node.
 """
 
 from __future__ import annotations

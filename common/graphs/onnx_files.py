@@ -59,7 +59,7 @@ def load(path: str | Path, *, weights: bool = True) -> onnx.ModelProto:
     except Exception as error:  # protobuf's and onnx's own have no common base class
         raise TriptychError(f"{path} cannot be read as ONNX: {error}") from None
     if not model.graph.node:
-        raise TriptychError(f"{path} is no ONNX file, or one without a single node")
+        raise TriptychError(f"{path} is no ONNX file, or has no nodes")
     return model
 
 

@@ -57,7 +57,7 @@ def state_shape(model: onnx.ModelProto, shape: Sequence[int], path: str | Path) 
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     if len(inputs) != 1:
-        raise TriptychError(f"{path} takes {len(inputs)} inputs; {argument('shape')} is of one")
+        raise TriptychError(f"{path} takes {len(inputs)} inputs; {argument('shape')} can be given for one input only")
     dimensions = inputs[0].type.tensor_type.shape.dim
     stated = [dim.dim_value or None for dim in dimensions]
     if len(stated) != len(shape) or any(size not in (None, given) for size, given in zip(stated, shape, strict=True)):

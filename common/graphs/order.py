@@ -1,4 +1,4 @@
-"""The order in which a graph's outputs need its nodes."""
+"""Sorts nodes into the order in which a graph's outputs need them."""
 
 from __future__ import annotations
 

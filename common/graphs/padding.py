@@ -1,4 +1,4 @@
-"""What is put around a map, as the padding of what reads it."""
+"""Turns what a node puts around a map into the padding of the node that reads the map."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The constant matrix of a product, however it is written: a dense layer, a Gemm, a MatMul."""
+"""Finds the constant matrix of a product, however it is written: a dense layer, a Gemm, a MatMul."""
 
 from __future__ import annotations
 

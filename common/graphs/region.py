@@ -1,4 +1,4 @@
-"""A graph's nodes as the rules see them by which several become one: from the last of them upwards."""
+"""A graph's nodes as the rules see them that make one node of several. A rule starts at the last of these nodes."""
 
 from __future__ import annotations
 

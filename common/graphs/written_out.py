@@ -1,4 +1,4 @@
-"""What an exporter has written out in elementary operations: a GELU in five to nine nodes, a layer norm in nine."""
+"""Operations that an exporter has written as elementary ones: a GELU in five to nine nodes, a layer norm in nine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The implementations of the networks by the names of their frameworks, each imported only where it is used.
+"""The implementations of the networks, by the names of their frameworks. Each is imported only where it is used.
 
 `contract` says what each must offer.
 """

@@ -1,7 +1,7 @@
-"""What an implementation of the networks must offer: a package, with a module `backend` and, if it can, `gradients`.
+"""The contract of an implementation: a package, with a module `backend` and, if it can, `gradients`.
 
-A type checker holds the three to it (`parity_tests/held_to_contract.py`); docs/add_a_backend.md prints it. `M` is the
-framework's own kind of model.
+A type checker holds the three packages to it (`parity_tests/held_to_contract.py`), and docs/add_a_backend.md prints it.
+`M` is the framework's own kind of model.
 """
 
 from __future__ import annotations

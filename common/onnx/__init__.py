@@ -1,1 +1,1 @@
-"""ONNX files: how a network is written as one, read as a table of layers, and run."""
+"""ONNX files of the catalogue's networks: written, summarised as a table of layers, and run."""

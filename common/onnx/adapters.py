@@ -1,7 +1,7 @@
-"""WebGPU's adapters: which there are, which of them computes, and what a process needs to get there.
+"""WebGPU's adapters: which exist, which one computes, and which variables a process needs to use it.
 
-Where no GPU is found, SwiftShader, which comes with Chromium, computes the same shaders on the CPU: slowly, and named
-as software.
+If there is no GPU, SwiftShader computes the same shaders on the CPU. It comes with Chromium. It is slow, and every
+report says that it is software.
 """
 
 from __future__ import annotations

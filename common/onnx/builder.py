@@ -1,8 +1,8 @@
 """The canonical ONNX graph.
 
-Each implementation traces its own model and writes what it finds through a `GraphBuilder`, so that the three exports
-share their vocabulary (one node for each layer, named after it; initializers named and laid out canonically) while the
-content of each graph comes from that framework's model alone.
+Each implementation traces its own model and writes the operations that it finds through a `GraphBuilder`. So the three
+exports share their vocabulary: one node for each layer, named after it, and canonical names and layouts of
+initializers. The content of each graph comes from that framework's model alone.
 """
 
 from __future__ import annotations

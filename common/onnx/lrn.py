@@ -1,7 +1,7 @@
-"""Local response normalisation as the ONNX nodes that it consists of: written, and recognised by its structure.
+"""Local response normalisation as several ONNX nodes: written, and recognised by its structure.
 
-Ours pads, averages, scales and shifts by one convolution over the channels; that of `torch.onnx` has a node for each.
-Both end in x / (k + alpha / size · Σ x²)^beta.
+This project's form pads, averages, scales and shifts by one convolution over the channels. The form of `torch.onnx` has
+a node for each of these. Both end in x / (k + alpha / size · Σ x²)^beta.
 """
 
 from __future__ import annotations

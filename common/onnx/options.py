@@ -1,4 +1,4 @@
-"""What an exported graph should be like."""
+"""The options of an export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running an ONNX file with ONNX Runtime: every layer recorded, or as it is deployed."""
+"""Runs an ONNX file with ONNX Runtime: with every layer recorded, or as it is deployed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself: a table of layers."""
+"""The table of layers of an ONNX file."""
 
 from __future__ import annotations
 

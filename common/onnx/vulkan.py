@@ -1,4 +1,4 @@
-"""The devices that this machine's Vulkan drivers offer, asked for through `ctypes`: no tool has to be installed."""
+"""Lists the devices of this machine's Vulkan drivers through `ctypes`, so that no tool has to be installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WebGPU as a provider of ONNX Runtime: its devices, and what it computes wrongly.
+"""WebGPU as a provider of ONNX Runtime: its devices, and the convolutions that it computes wrongly.
 
 ONNX Runtime's plug-in (`onnxruntime-ep-webgpu`) reaches Vulkan, Metal and Direct3D through Dawn.
 """

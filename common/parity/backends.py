@@ -135,7 +135,7 @@ def on_every_path(backends: Sequence[Backend], device: str) -> list[Backend]:
     found = [replace(backend, path=path) for backend in backends for path in paths_of(backend.name, device)]
     if not found:
         raise TriptychError(
-            f"{argument('every_path')} switches kernels of the CPU, and knows none of {device}; leave one of them out"
+            f"{argument('every_path')} switches kernels of the CPU and has none for {device}; leave out one of the two"
         )
     return found
 
@@ -191,7 +191,7 @@ class Hardware:
     def __post_init__(self) -> None:
         if self.device not in DEVICES or self.precision not in ("fp32", "tf32"):
             raise TriptychError(
-                f"cannot run on {self.device} in {self.precision}; {' or '.join(DEVICES)}, fp32 or tf32"
+                f"cannot run on {self.device} in {self.precision}; choose {' or '.join(DEVICES)}, and fp32 or tf32"
             )
         if self.precision == "tf32" and self.device != "cuda":
             needs = f"{argument('precision', 'tf32')} needs {argument('device', 'cuda')}"

@@ -101,7 +101,7 @@ class Journal:
             if found.get(name) != wanted:
                 values = "" if name in _LONG else f", {found.get(name)} then and {wanted} now"
                 made = f"{self.path} was made by a run that differs in its {name}{values}"
-                raise TriptychError(f"{made}; leave out {argument('resume')} to start anew")
+                raise TriptychError(f"{made}; leave out {argument('resume')} to start again")
         for line in lines:
             try:
                 entry = _from_line(line)

@@ -64,20 +64,20 @@ def plan_for(
     """
     for name in probes or ():
         if name not in PROBES and not Path(name).is_file():
-            raise TriptychError(f"there is no probe and no image {name!r}; probes are {', '.join(PROBES)}")
+            raise TriptychError(f"{name!r} is neither a probe nor an image file; probes are {', '.join(PROBES)}")
         if name not in PROBES:
             read_photograph(name)
         if gradients:
             check_differentiable(name)
     if weights and len(names) > 1:
         belongs = f"{argument('weights', str(weights))} belongs to one network"
-        raise TriptychError(f"{belongs}, but there are {len(names)}; name the one")
+        raise TriptychError(f"{belongs}, but there are {len(names)}; name one network")
     if gradients and device == "webgpu":
         leave_out = f"leave out {argument('gradients')} or {argument('device')}"
         raise TriptychError(f"WebGPU runs exports, which have no backward pass; {leave_out}")
     if gradients and precision != "fp32":
         leave_out = f"leave out {argument('precision')}"
-        raise TriptychError(f"gradients are held to the bounds of fp32, not of {precision}; {leave_out}")
+        raise TriptychError(f"gradients are judged by the bounds of fp32, not of {precision}; {leave_out}")
     chosen = select_differentiable(backends) if gradients else select_for(device, backends)
     return Plan(
         backends=on_every_path(chosen, device) if every_path else chosen,

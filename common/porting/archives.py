@@ -39,7 +39,7 @@ class Archive:
             raise unsupported(path, f"its {len(members)} entries are too many, or some share a name")
         unpacked = sum(member.file_size for member in members)
         if unpacked > LARGEST_RATIO * len(content) + ALLOWANCE:
-            raise unsupported(path, f"its {len(content):,} bytes would unpack to {unpacked:,}, as no weights do")
+            raise unsupported(path, f"its {len(content):,} bytes would unpack to {unpacked:,}, which no weights do")
 
     def __contains__(self, name: str) -> bool:
         return name in self.members

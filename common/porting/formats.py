@@ -82,7 +82,7 @@ def _read(path: Path, content: memoryview) -> Source:
     for beginning, what in TEXTS.items():
         if re.search(beginning, bytes(content[:4096]), re.IGNORECASE):
             raise unsupported(path, what)
-    raise unsupported(path, f"its content is that of no format known here, which are {READ}")
+    raise unsupported(path, f"its content has no format that is known here; known are {READ}")
 
 
 def is_onnx(path: Path) -> bool:

@@ -156,7 +156,7 @@ class _Translator:
     def _take(self, size: int) -> None:
         self.taken += size
         if self.taken > LARGEST_RATIO * self.graph.size + ALLOWANCE:
-            raise TriptychError(f"its constants are larger than its {self.graph.size:,} bytes, as no weights are")
+            raise TriptychError(f"its constants would take much more memory than its {self.graph.size:,} bytes")
 
     def _map(self, op: str, inputs: list[str], node: TFNode, **attributes: Any) -> bool:
         """An operator that has its channels last, and so has its result."""

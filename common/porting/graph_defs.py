@@ -117,7 +117,7 @@ class GraphDef:
             if len(self.nodes) > MOST_NODES:
                 raise TriptychError(f"its graph has more than {MOST_NODES:,} nodes")
         if any(node.op in VARIABLES for node in self.nodes.values()):
-            raise TriptychError("it is a graph that is not frozen; its weights are in a checkpoint, which can be given")
+            raise TriptychError("it is a graph that is not frozen: its weights are in a checkpoint; give that instead")
 
     @staticmethod
     def owner(name: str) -> str:
@@ -140,7 +140,7 @@ class GraphDef:
                 if any(each not in self.nodes for each in missing):
                     raise Damaged(f"its node {name!r} reads one that is not there")
                 if missing and name in begun:
-                    raise TriptychError("its graph has a loop, as no network of the catalogue has")
+                    raise TriptychError("its graph has a loop, and no network of the catalogue has one")
                 if missing:
                     begun.add(name)
                     waiting += missing
@@ -163,7 +163,7 @@ class GraphDef:
         """Where the values that are convolved come from."""
         node = next((node for node in self.order if node.op == "Conv2D"), None)
         if node is None:
-            raise TriptychError("nothing is convolved in it, as in every network of the catalogue")
+            raise TriptychError("it has no convolution, and every network of the catalogue has one")
         while True:
             read = next((name for name in node.inputs if self.owner(name) not in self._constant), None)
             if read is None:

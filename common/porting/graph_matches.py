@@ -35,7 +35,7 @@ def identify(path: Path, form: str, outputs: list[Node], said: str | None) -> Ma
     """The network with the file's skeleton, and the fewest differences in what has no parameters."""
     fitting = list(_fitting(outputs))
     if not fitting:
-        raise unsupported(path, f"it is the {form} of no network in the catalogue: {inventory(outputs)}")
+        raise unsupported(path, f"no network in the catalogue has the graph of this {form}: {inventory(outputs)}")
     fewest = min(_weight(match) for match in fitting)
     closest = [match for match in fitting if _weight(match) == fewest]
     chosen = next((match for match in closest if match.spec.name == said), closest[0])

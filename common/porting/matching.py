@@ -237,7 +237,7 @@ def _accepted_departures(
         options = f"{argument('architecture', spec.name)} {argument('force', True)}"
         raise TriptychError(
             f"{source.path} has weights that fit {spec.name}, but is another network "
-            f"({options} takes them for {spec.name}'s all the same): {'; '.join(departures)}"
+            f"({options} takes them all the same): {'; '.join(departures)}"
         )
     return tuple(departures)
 

@@ -193,7 +193,7 @@ def _affine(match: Match, graph: Graph) -> Affine:
     """What the graph does to the image before the first layer."""
     first = {graph.images.get(node.value, Affine()) for _, node in match.matched if node.inputs[0] is graph.image}
     if len(first) > 1:
-        raise TriptychError("its graph prepares the image in two ways")
+        raise TriptychError("its graph prepares the image in two different ways")
     return first.pop() if first else Affine()
 
 

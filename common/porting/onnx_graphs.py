@@ -188,7 +188,9 @@ class Graph:
         if weight is None or weight.ndim != 2:
             return [("Gemm", "without weights")]
         if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0 or attributes.get("transA", 0):
-            raise TriptychError(f"its node {node.proto.name!r} is a Gemm with factors, which no dense layer has")
+            raise TriptychError(
+                f"its node {node.proto.name!r} is a Gemm with alpha, beta or transA, which no dense layer has"
+            )
         made = self._dense(node, weight if attributes.get("transB", 0) else weight.T, values[0])
         if not attributes.get("transB", 0):
             self.constants.changes.setdefault(made.parameters["weight"][0], "in,out → out,in")

@@ -42,7 +42,7 @@ class Affine:
         """
         factor, summand = (np.asarray(value, np.float64).reshape(-1) for value in (scale, shift))
         if factor.size not in (1, 3) or summand.size not in (1, 3):
-            raise TriptychError("its graph does something else to each pixel of the image, which is no preparation")
+            raise TriptychError("its graph treats the pixels of the image differently, so this is no normalisation")
         return replace(
             self,
             scale=tuple(float(n) for n in np.array(self.scale) * factor),
@@ -78,7 +78,7 @@ def whole(affine: Affine, before: Preprocessing) -> Preprocessing:
     channels = affine.channels or tuple(range(len(before.channels)))
     scale, shift = (np.broadcast_to(np.array(numbers), len(channels)) for numbers in (affine.scale, affine.shift))
     if not np.all(np.isfinite([scale, shift])) or not np.all(scale):
-        raise TriptychError("its graph multiplies the image by zero or by no number")
+        raise TriptychError("its graph multiplies the image by zero, infinity or NaN")
     sizes = [before.scale[c] / float(k) for c, k in zip(channels, scale, strict=True)]
     means = [before.mean[c] - size * float(t) for c, size, t in zip(channels, sizes, shift, strict=True)]
     return Preprocessing("".join(before.channels[c] for c in channels), tuple(means), tuple(sizes))

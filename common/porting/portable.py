@@ -58,7 +58,7 @@ def write_probe(spec: Architecture, out: Path, framework: str | None = None) -> 
     """
     source = installed(framework)
     if out.exists() or out.is_symlink():
-        raise TriptychError(f"{out} exists already; name a folder that does not")
+        raise TriptychError(f"{out} exists already; name a new folder")
     with folder_written_atomically(out) as folder:
         probe = exact_probe(spec, seed=SEED, batch=BATCH)
         values = [*probe.injected.values(), *probe.expected.values(), probe.image]

@@ -93,7 +93,7 @@ def _prove(network: Network, target: Target) -> Proof:
     problems = [name for name in expected if name not in found or not _same_bits(found[name], expected[name])]
     problems += [f"{name} (unexpected)" for name in found if name not in expected]
     if problems:
-        raise TriptychError(f"the target does not hold what the source does: {', '.join(problems[:10])}")
+        raise TriptychError(f"the target has other weights than the source: {', '.join(problems[:10])}")
     # Where nobody knows how photographs are prepared, any preparation gives a picture to prove the layers on.
     spec = replace(network.spec, preprocessing=network.preprocessing or network.spec.preprocessing)
     image = preprocess(photograph(0), spec)[None]

@@ -92,7 +92,7 @@ def read_legacy(path: Path, content: memoryview) -> Source:
             references += machine.references
             position = machine.end
             if len(found) == 1 and found[0] != MAGIC:
-                raise TriptychError("it is a pickle, but none that PyTorch wrote")
+                raise TriptychError("it is a pickle that was not written by PyTorch")
         _, protocol, system, state, keys = found
         if protocol != PROTOCOL or not isinstance(system, dict) or system.get("little_endian") is not True:
             raise TriptychError("it is not a little-endian file of PyTorch")

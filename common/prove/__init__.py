@@ -1,1 +1,1 @@
-"""The proof of a model of one's own: its graph is the specification, each node is judged by what it was given."""
+"""The proof of a user's model. Its graph is the specification, and each node is judged on its own inputs."""

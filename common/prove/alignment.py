@@ -1,8 +1,8 @@
-"""Which node of one network is which of another, whatever they are called and however they are laid out.
+"""Which node of one network corresponds to which of another, whatever their names and layouts are.
 
-Both graphs are in canonical layout (`common.graphs.canonical`). What they have in common is a longest common
-subsequence of what computes, over (operation, shape of the weights, channels); where a graph branches, both are gone
-through in an order that the branches' own structure gives. What is left is aligned by what it reads and what reads it.
+Both graphs are in canonical layout (`common.graphs.canonical`). The nodes that compute are compared by operation, shape
+of the weights and channels, and a longest common subsequence of them is found. Branches are visited in an order that
+their own structure gives. The remaining nodes are aligned by what they read and by what reads them.
 """
 
 from __future__ import annotations

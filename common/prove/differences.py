@@ -1,4 +1,4 @@
-"""What two nodes that are each other's counterpart do otherwise, in words."""
+"""The differences of two nodes that correspond to each other, in words."""
 
 from __future__ import annotations
 

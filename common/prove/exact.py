@@ -1,9 +1,9 @@
-"""The exact probe of any graph: integer weights, and integers put before what has weights and after what rounds.
+"""The exact probe of any graph: integer weights, and integers before nodes with weights and after nodes that round.
 
-As in the catalogue's (`common.probes.exact`) no weight is 0 and none meets a 0; sums of integers stay below 2^24 times
-the power of two that all their terms are multiples of, which is read off the values' own bits. Integers are injected on
-single edges: a normalisation reads some whose variance is near its eps, while a residual sum beside it reads what was
-computed.
+As in the catalogue's probe (`common.probes.exact`), no weight is 0 and no weight meets a 0. All terms of a sum are
+multiples of some power of two, which is read from the bits of the values. The sum stays below 2^24 times that power.
+Integers are injected on single edges: for example, a normalisation reads integers whose variance is near its eps, while
+a residual sum beside it reads the computed values.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Why a node of the second network differs from the first one's: what of the second must be put in its place.
+"""Why a node of the second network differs from that of the first.
 
-A node is an operation, what it reads and its weights. Of these the second's own are put in the place of the first's,
-as few as will do: if they certify what the second computed, by the same bound as everywhere, the difference is theirs.
+A node is an operation, the values that it reads, and its weights. Parts of the second's node are put in the place of
+the first's, as few as possible. If the result certifies the second's output, by the same bound as everywhere, these
+parts are the difference.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A network's weights as the checkpoint of another network that should be the same: `triptych port A --into B`.
 
-Both are laid side by side as for a proof (`common.prove.pairs`), the first one's weights moved into the second, and the
-second's own checkpoint written. It is then loaded into the second again, in another process, and judged by the first.
+Both are aligned as for a proof (`common.prove.pairs`). The first one's weights are moved into the second, and the
+second's own checkpoint is written. Another process loads it into the second again, which is then judged by the first.
 """
 
 from __future__ import annotations
@@ -134,7 +134,9 @@ def _kind(subject: Subject) -> str:
 
 def _check_suffix(out: Path, suffixes: Sequence[str], called: str) -> None:
     if not out.name.endswith(tuple(suffixes)):
-        raise TriptychError(f"{out.name} is no checkpoint of {called} by its name; end it in {' or '.join(suffixes)}")
+        raise TriptychError(
+            f"{out.name} is no name of a checkpoint of {called}; it must end in {' or '.join(suffixes)}"
+        )
 
 
 def _require_all(first: str, second: str, moved: Moved, unfilled: Sequence[str]) -> None:
@@ -144,7 +146,7 @@ def _require_all(first: str, second: str, moved: Moved, unfilled: Sequence[str])
             more = f", nor for {len(things) - 1} more" if len(things) > 1 else ""
             raise TriptychError(
                 f"{owner} has nothing for {things[0]} of {other}{more}; nothing was written; "
-                f"`triptych prove` shows how the two lie side by side, --force writes what fits"
+                f"`triptych prove` shows how the two are aligned, --force writes what fits"
             )
 
 

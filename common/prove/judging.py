@@ -1,4 +1,4 @@
-"""Judging what a runtime recorded of a graph, node by node, each from the runtime's own inputs of it."""
+"""Judges what a runtime recorded, node by node. Each node is judged on the inputs that the runtime had."""
 
 from __future__ import annotations
 

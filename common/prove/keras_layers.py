@@ -1,4 +1,4 @@
-"""What the layers of a Keras model make, each call of each, in the order of the calls; on any of its backends."""
+"""The outputs of a Keras model's layers, for each call, in the order of the calls, on any of its backends."""
 
 from __future__ import annotations
 

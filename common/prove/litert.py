@@ -1,8 +1,8 @@
-"""LiteRT: a `.tflite` file judged by the model that it was made of, and what a Keras model exports to.
+"""LiteRT: judges a `.tflite` file by the model that it was made from, or the export of a Keras model.
 
-Such a file has tensors with other names and other layouts, and fewer of them. Which of the specification's values one
-of them is, is seen from its numbers, as for Keras' layers. What was fused is judged as one region. No verdict hangs on
-that: each tensor is judged by what it was computed from.
+Such a file has fewer tensors, with other names and layouts. A tensor is matched to a value of the specification by its
+numbers, as for Keras' layers. Fused nodes are judged as one region. A wrong match cannot hide an error: each tensor is
+judged by what it was computed from.
 """
 
 from __future__ import annotations

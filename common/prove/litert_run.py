@@ -67,7 +67,7 @@ def refuse_quantised(called: str, tensors: list[dict[str, Any]]) -> None:
         if len(tensor["quantization_parameters"]["scales"]) or tensor["dtype"] is np.float16:
             kind = np.dtype(tensor["dtype"]).name
             told = f"{called} is quantised: its tensor {tensor['name'].partition(';')[0]} is {kind}"
-            raise TriptychError(f"{told}; prove the float32 model that it was made of")
+            raise TriptychError(f"{told}; prove the float32 model that it was made from")
 
 
 def _require_shape(called: str, shape: tuple[int, ...], found: dict[str, Any]) -> None:

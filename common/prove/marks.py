@@ -1,4 +1,4 @@
-"""Which of a model's own variables each constant of its graph is: each variable is marked with unique numbers."""
+"""Finds which variable of a model each constant of its graph is. Each variable is marked with unique numbers."""
 
 from __future__ import annotations
 

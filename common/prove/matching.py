@@ -1,9 +1,9 @@
-"""Which value of an export is which of the graph that it was made of.
+"""Which value of an export corresponds to which value of the graph that it was made from.
 
-An exporter renames values, lists branches in another order, multiplies a batch normalisation into the convolution
-before it, and writes a dense layer as one node or as two. What the two graphs have in common is a longest common
-subsequence of their nodes, both in the order in which their outputs need them; a node that took others in has the value
-of the last of these. What has no counterpart is not there to be judged, and bounds are carried over it.
+An exporter renames values and lists branches in another order. It multiplies a batch normalisation into the convolution
+before it, and writes a dense layer as one node or as two. Both graphs are put into the order in which their outputs
+need the nodes, and a longest common subsequence is found. A node that took others in has the value of the last of
+these. A node without a counterpart cannot be judged, and bounds are carried over it.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class _Side:
                 where = f" in {node.source}" if node.source else ""
                 raise TriptychError(
                     f"{other.graph.name} has no counterpart of {node.name} ({node.kind}, weights {shape}){where} of "
-                    f"{self.graph.name}: they are not the same graph; prove each for itself"
+                    f"{self.graph.name}: they are not the same graph; prove each by itself"
                 )
 
 

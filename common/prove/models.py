@@ -1,4 +1,4 @@
-"""What a user may call a model, and how it is had."""
+"""Reads the name of a model as the user gives it, and loads the model."""
 
 from __future__ import annotations
 

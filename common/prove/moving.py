@@ -1,4 +1,4 @@
-"""The first network's weights, moved into the variables of the second; and what was done with each, to be told."""
+"""Moves the first network's weights into the variables of the second, and records what was done with each."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Runs an ONNX file in ONNX Runtime with every value recorded: a process of its own, `python -m common.prove.onnx_run`.
 
-A job has `model`, `feeds` and `values`, the paths of what to run, of what to give it and of where to
-write what it computed (safetensors); `optimise`, whether ONNX Runtime may.
+A job has paths: `model`, the file to run; `feeds`, its inputs; `values`, where to write the outputs (safetensors). With
+`optimise`, ONNX Runtime may optimise the graph.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Runs an ONNX file in OpenVINO on the CPU with every value recorded; a process of its own, jobs as for `onnx_run`.
+"""Runs an ONNX file in OpenVINO on the CPU with every value recorded. A process of its own, with jobs as for
+`onnx_run`.
 
-OpenVINO takes bfloat16 or float16 where a CPU has them, unless float32 is asked for.
+OpenVINO would compute in bfloat16 or float16 on some CPUs, so float32 is asked for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The exact probe of two networks: the second with integer weights, judged by the first's operations with the same.
+"""The exact probe of two networks: the second with integer weights, judged by the operations of the first.
 
-The second's own graph gets integers (`common.prove.exact`); what it then reads and multiplies by is put into the
-first's nodes, so that every node that can be exact must have the only right bits by the first's operation.
+The second's own graph gets integers (`common.prove.exact`). Its inputs and weights are then put into the nodes of the
+first. So every node that can be exact has only one right result, to the bit, by the first one's operation.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Two networks that should be one: aligned, the first one's weights moved into the second, both judged by the first.
+"""Two networks that should be the same: aligned, the first one's weights moved into the second, both judged by the
+first.
 
-Each node of the second is judged from what the second itself had before it, so that a difference in one layer does not
-reach those after it: all differences are found in one run. Of each, the second's own attributes are tried in the place
-of the first's. If they certify it, the difference is proved to be these.
+Each node of the second is judged on the inputs that the second itself had there. So a difference does not reach the
+layers after it, and one run finds all differences. For each, attributes of the second are tried in the place of the
+first's. If they certify the output, they are proved to be the difference.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class First:
         if not moved.moves and any(len(node.parameters) for node in there.graph.nodes):
             raise TriptychError(
                 f"{second.text} has nothing in common with {self.subject.text}: no weight could be moved; "
-                f"prove each for itself"
+                f"prove each by itself"
             )
         return changed(second, moved.variables, "moved"), moved, unfilled(aligned, marks, moved)
 

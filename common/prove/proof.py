@@ -1,4 +1,4 @@
-"""The proof of a model: given integers and given random numbers, in every runtime, each node judged."""
+"""The proof of a model: run on integers and on random numbers, in every runtime, and each node judged."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
     if any(paired) and request.backends is None:
         request = replace(request, backends=PAIRED)
     if isinstance(names[0], ModelName) and names[0].is_tflite:
-        raise TriptychError(f"{names[0].text} is judged by the model that it was made of; name that before it")
+        raise TriptychError(f"{names[0].text} is judged by the model that it was made from; name that model before it")
     only_onnx = all(isinstance(name, ModelName) and (name.is_onnx or name.is_tflite) for name in names)
     require_packages(*(() if only_onnx else ("torch", "onnxscript")), "onnx", "onnxruntime")
     with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as place, ExitStack() as ends:

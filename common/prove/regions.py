@@ -1,8 +1,8 @@
-"""What a value should be whose node reads others that no runtime ever made, or that it kept to itself.
+"""Judges a value when some values before it were never recorded.
 
-A runtime that fuses nodes makes their last value only; a framework's one operation may be several nodes of the graph.
-Such a region is computed here in float64 from the last values that were recorded, and how far a float32 implementation
-may be off is carried over it (`Operation.carried`): each node adds its own bound to what reaches it from those before.
+A runtime that fuses nodes makes only the last value. One operation of a framework may be several nodes of the graph.
+Such a region is computed here in float64 from the last recorded values. The error that a float32 implementation may
+have is carried through it (`Operation.carried`): each node adds its own bound to the error that reaches it.
 """
 
 from __future__ import annotations

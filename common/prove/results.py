@@ -1,4 +1,4 @@
-"""What a proof finds: of a node, of a runtime, of a model; and as a report for programs."""
+"""The results of a proof: of a node, of a runtime, of a model; and the report for programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs that run a graph: each in a process of its own, so that one that crashes is a row and no more."""
+"""The programs that run a graph. Each has a process of its own, so a crash is only a row of the report."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What an exact probe can see: each tensor of weights and each attribute is changed, and it is said what shows it.
+"""What an exact probe can see: each weight tensor and each attribute is changed a little.
 
-Each node is judged on what it reads, so that a change shows in its own node or nowhere: it alone is computed again, by
-the oracle, and its result taken for what a runtime with that mistake would have recorded.
+Each node is judged on its own inputs, so a change shows in its own node or nowhere. Only this node is computed again,
+by the oracle. Its result stands for what a runtime with that mistake would have recorded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model made ready to be proved: its graph, and what runs it."""
+"""A model that is ready to be proved: its graph, and its runtimes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def refuse_quantised(text: str, model: onnx.ModelProto) -> None:
     kinds = (node.op_type for node in model.graph.node)
     kind = next((kind for kind in kinds if "Quantize" in kind or "QLinear" in kind or kind.endswith("Integer")), None)
     if kind:
-        raise TriptychError(f"{text} is quantised: it holds {kind}; prove the float32 model that it was made of")
+        raise TriptychError(f"{text} is quantised: it holds {kind}; prove the float32 model that it was made from")
 
 
 @dataclass(frozen=True)

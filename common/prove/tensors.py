@@ -1,4 +1,6 @@
-"""The variables of a PyTorch module, or of a Keras model on PyTorch, and the layout of its input; in its process."""
+"""The variables of a PyTorch module, or of a Keras model on PyTorch, and the layout of its input. Runs in their
+process.
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,14 @@
-"""A PyTorch model: exported as specification, and run value by value. In a process of its own that keeps it.
+"""Exports a PyTorch model as specification, and runs it value by value. A process of its own, which keeps the model.
 
-`{"export": MODEL, "shape": …, "examples": …, "folder": …, "seed": …, "official": …}` writes the specification, and if
-so asked the official export, into the folder, with `"own": FILE` of the model with marks for weights, and its own to
-that file; `{"feeds": …, "inputs": […], "values": …, "compile": …}` runs the model and records every value that has a
-name in the specification; with `"among": […]` it answers which of these values are what a Keras layer makes, and
-writes the model's weights to `"weights"`. `{"variables": FILE}` writes all its variables, `{"set": FILE, "folder": …}`
-gives it others and writes the specification anew. `{"save": FILE}` writes its own checkpoint; with `"checkpoint": FILE`
-beside `"export"` it has its weights from one.
+- `{"export": MODEL, "shape": …, "examples": …, "folder": …, "seed": …, "official": …}` writes the specification into
+  the folder, and the official export if that is asked for. With `"own": FILE` the specification is that of the model
+  with marks for weights, and its own weights go into that file.
+- `{"feeds": …, "inputs": […], "values": …, "compile": …}` runs the model and records every value that has a name in the
+  specification. With `"among": […]` it answers which of these values are the output of a Keras layer, and writes the
+  model's weights to `"weights"`.
+- `{"variables": FILE}` writes all its variables. `{"set": FILE, "folder": …}` sets them and writes the specification
+  again.
+- `{"save": FILE}` writes its own checkpoint. With `"checkpoint": FILE` beside `"export"`, its weights come from one.
 """
 
 from __future__ import annotations
@@ -150,7 +152,7 @@ def _input_shape(model: ModelName, loaded: Any, given: list[int] | None) -> list
         return [1, *get_spec(model.name).input_shape]
     if model.is_library:
         return [1, 3, 224, 224]
-    raise TriptychError(f"nothing says what {model.text} takes; say it with --input-shape 1x3x224x224")
+    raise TriptychError(f"the input shape of {model.text} is not known; give it, such as --input-shape 1x3x224x224")
 
 
 class TorchJobs:

@@ -1,7 +1,7 @@
-"""What only one of two networks has: whether that makes a difference, from what comes of it.
+"""Nodes that only one of two networks has, and whether they make a difference.
 
-If all that reads it agrees with the other network, whose own nodes are between there, both come to the same. If it is
-returned, or if what reads it differs, the networks differ by it.
+If all nodes that read such a node agree with the other network, the node makes no difference. If its value is returned,
+or if a node that reads it differs, the networks differ by it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model's own variables: read, and given other values; in PyTorch, in Keras, in an ONNX file."""
+"""Reads a model's variables and sets them: in PyTorch, in Keras, in an ONNX file."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ class TrainingRun:
             self.history = [Epoch(**epoch) for epoch in stored["history"]]
             found = stored["identity"]
         except (OSError, ValueError, KeyError, TypeError):
-            raise TriptychError(f"{self.folder / RUN} is damaged; start anew in another folder") from None
+            raise TriptychError(f"{self.folder / RUN} is damaged; start again in another folder") from None
         for name, wanted in self.identity.items():
             if found.get(name) != wanted:
                 what = name.replace("_", " ")

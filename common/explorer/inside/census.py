@@ -1,4 +1,4 @@
-"""What is in a layer's weights: how its values are distributed, and what is dead, double or far out."""
+"""Statistics of a layer's weights: their distribution, and how many are dead, duplicates or outliers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A first convolution: taken out of a file of any format, and turned into colours."""
+"""The first convolution of a network: taken out of a file of any format, and drawn in colour."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _of_model(path: Path) -> Filters:
             if kernel.ndim == 4:
                 note = f"{path} {UNKNOWN.format(node.name, 'its first convolution')}"
                 return Filters(node.name, kernel.astype(np.float32), None, (note,))
-    raise TriptychError(f"{path} has no convolution of maps whose weights are in it")
+    raise TriptychError(f"{path} has no convolution of images whose weights are in the file")
 
 
 def _of_tensors(source: Source, unknown: TriptychError) -> Filters:
@@ -110,7 +110,7 @@ def _of_tensors(source: Source, unknown: TriptychError) -> Filters:
                 spelled = source.spelled.get(name, name)
                 note = f"{source.path} {UNKNOWN.format(spelled, 'its first tensor that could be a first convolution')}"
                 return Filters(spelled, found[0].astype(np.float32), None, (note,))
-    raise TriptychError(f"{unknown}; and no tensor in it is clearly a first convolution, of 1 or 3 channels")
+    raise TriptychError(f"{unknown}; and no tensor in it is clearly a first convolution of 1 or 3 channels")
 
 
 LARGEST = 31

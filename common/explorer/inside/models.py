@@ -1,4 +1,4 @@
-"""A model of one's own, from what its proof recorded: the first convolution's filters, and what every node made."""
+"""A user's model, as its proof recorded it: the filters of the first convolution, and the output of every node."""
 
 from __future__ import annotations
 

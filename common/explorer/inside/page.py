@@ -73,12 +73,12 @@ def read_subject(
     """
     for many, most, what in ((weights, MOST_FILES, "files of weights"), (photographs, MOST_PHOTOGRAPHS, "photographs")):
         if len(many) > most:
-            raise TriptychError(f"there are {len(many)} {what}; up to {most} stand beside each other")
+            raise TriptychError(f"there are {len(many)} {what}; at most {most} can be compared")
     pictures = [read_photograph(path) for path in photographs]
     networks = [understand_weights(path, architecture, reading) for path in weights]
     if len({(network.spec.name, network.spec.num_classes) for network in networks}) > 1:
         told = " and ".join(f"{n.source.path} is {n.spec.name} with {n.spec.num_classes} classes" for n in networks)
-        raise TriptychError(f"{told}; two files stand beside each other if they are of one network")
+        raise TriptychError(f"{told}; two files can be compared only if they are of the same network")
     if photographs:
         networks = [check_runnable(network) for network in networks]
     names = read_labels(labels, networks[0].spec) if labels else own_labels(networks[0])

@@ -1,7 +1,7 @@
-"""A photograph on its way through a network, in each framework: recorded and judged by what `common.parity` runs.
+"""Runs a photograph through a network in each framework, and judges it with the functions of `common.parity`.
 
-Forward, every layer's output is kept; backward from the logit of the likeliest class, the gradient with respect to the
-image. Every layer is held to its bound both ways, as in any proof of parity.
+The forward pass keeps every layer's output. The backward pass starts from the logit of the likeliest class and gives
+the gradient with respect to the image. Every layer must lie within its bound in both, as in any proof of parity.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def backends() -> dict[str, Backend]:
     }
     if not any(found.values()):
         raise TriptychError(
-            "a photograph is run in Keras, PyTorch or TensorFlow, and none is installed; triptych doctor"
+            "a photograph needs Keras, PyTorch or TensorFlow, and none of them is installed; see triptych doctor"
         )
     return {framework: backend for framework, backend in found.items() if backend}
 

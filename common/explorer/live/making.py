@@ -1,4 +1,4 @@
-"""The files that the panel asks for, made when they are first asked for, and some of them kept."""
+"""Makes the files that the panel asks for, when they are first asked for, and keeps some of them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What a browser needs to run a network: graphs, weights, and what the exact probe gives and wants.
+"""The files that a browser needs to run a network: graphs, weights, and the inputs and answers of the exact probe.
 
-The graphs hold no weights. They name the places in a safetensors file where these lie, so that one graph serves any
-weights, and the browser can read the same file itself and hash what is in it.
+A graph holds no weights. It names their places in a safetensors file. So one graph serves any weights, and the browser
+can read and hash the same file itself.
 
-As a module, this answers requests in a process of its own: frameworks are imported here.
+Run as a module, this answers requests in a process of its own, and imports frameworks there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is found where: the pages, the panel's own files, and what it runs of each network.
+"""Which address means which file: the pages, the panel's own files, and the files of each network.
 
 /lenet5.html                      a page, as `write_site` wrote it
 /live/panel.js                    a file of the panel, or of ONNX Runtime

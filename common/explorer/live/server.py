@@ -1,9 +1,8 @@
-"""An HTTP server for one visitor, who sits at this machine: it answers GET and HEAD on the loopback address.
+"""An HTTP server for one visitor on this machine: it answers GET and HEAD on the loopback address.
 
-Whatever page the visitor's browser has open elsewhere can send requests here. None of them is answered: a page of
-another host is named by `Sec-Fetch-Site` or `Origin`, and one whose name was made to point to this machine (DNS
-rebinding) by its `Host`. What is answered runs nothing but this server's own scripts, and talks to nobody else
-(`Content-Security-Policy`).
+Any page that is open in the visitor's browser can send requests to it. None of them is answered. `Sec-Fetch-Site` or
+`Origin` names a page of another host. `Host` tells a page whose name was made to point to this machine (DNS rebinding).
+The pages that are served run only this server's own scripts and send nothing elsewhere (`Content-Security-Policy`).
 """
 
 from __future__ import annotations

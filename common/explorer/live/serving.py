@@ -1,4 +1,4 @@
-"""The pages, served until the process is told to end."""
+"""Serves the pages until the process is told to end."""
 
 from __future__ import annotations
 
