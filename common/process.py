@@ -1,7 +1,7 @@
-"""Modules of ours in processes of their own: started clean, asked and timed out, ended.
+"""Runs modules of this project in processes of their own: starts them clean, asks them, times them out, ends them.
 
-A library that crashes, hangs or fills the memory takes such a process with it, and nothing else. Both ends are here: a
-request and its answer are a line of JSON each, on standard input and on what was standard output.
+If a library crashes, hangs or fills the memory, only its process is lost. Both ends are here. A request and its answer
+are one line of JSON each, on standard input and on what was standard output.
 """
 
 from __future__ import annotations

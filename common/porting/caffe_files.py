@@ -1,7 +1,7 @@
-"""`.caffemodel`: the protocol buffer `caffe.NetParameter`, of which only layers, their types and blobs are read.
+"""`.caffemodel`: the protocol buffer `caffe.NetParameter`. Only layers, their types and blobs are read.
 
 Caffe's schema is compiled into Caffe; the few field numbers that matter are here. Both forms of a layer are read:
-`layers` of before 2014, with its type as a number, and `layer`.
+`layers` from before 2014, with its type as a number, and `layer`.
 
 Source: caffe.proto.
 """

@@ -1,8 +1,8 @@
-"""What a file's tensors may be: a network, the names that it has them under, and where in the file they are.
+"""What a file's tensors may be: a network, under which names, and where in the file.
 
-Around the names that a network has by itself, others put their own: `module.` of DataParallel, `_orig_mod.` of
-torch.compile, `model.`, `encoder.`, `resnet_v1_50/`, in any nesting, on the whole or on a part. What stands in front is
-found by what fits after it.
+Wrappers put prefixes before the names of a network: `module.` of DataParallel, `_orig_mod.` of torch.compile, `model.`,
+`encoder.`, `resnet_v1_50/`. Prefixes may be nested, and may stand before all names or some. They are found by the part
+of the name that fits a network.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""TensorFlow's checkpoints: copied into safetensors, and read there.
+"""TensorFlow's checkpoints: copied into safetensors, and read from there.
 
-Those of a Saver, with the names of the variables, also in the format of before 0.12; those of objects, which keep the
-names beside; and the variables of a SavedModel. TensorFlow's reader checks a checksum of every tensor, and aborts on
-some damaged files, so it runs in a process of its own.
+Three kinds are read: those of a Saver, with the names of the variables, also in the format from before 0.12; object
+checkpoints, which keep the names separately; and the variables of a SavedModel. TensorFlow's reader checks a checksum
+of every tensor. It aborts on some damaged files, so it runs in a process of its own.
 """
 
 from __future__ import annotations

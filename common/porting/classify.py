@@ -1,4 +1,4 @@
-"""What is in a photograph: decoded and resized once, the same array for every backend."""
+"""Classifies photographs: each is decoded and resized once, so that every backend gets the same array."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How others name and lay out the parameters of the catalogue's networks."""
+"""How other projects name and lay out the parameters of the catalogue's networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a weights file is."""
+"""Describes a weights file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network exported to ONNX, with weights from a file."""
+"""Exports a network to ONNX, with weights from a file."""
 
 from __future__ import annotations
 

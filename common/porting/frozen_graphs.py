@@ -1,8 +1,8 @@
-"""Frozen graphs of TensorFlow (`.pb`): `tensorflow.GraphDef`, said again as an ONNX graph.
+"""Frozen graphs of TensorFlow (`.pb`): `tensorflow.GraphDef`, translated into an ONNX graph.
 
-In a frozen graph the variables have become constants. It is read as data, node by node, and nothing of it is run; what
-is made of it is matched with the catalogue by structure, as every ONNX graph is, so that names do not matter, and a
-stride or a padding that is another is seen. Maps stay (N, H, W, C): a transpose after each convolution says so.
+In a frozen graph the variables are constants. The graph is read as data, node by node, and nothing in it is run. Like
+every ONNX graph, the translation is matched with the catalogue by its structure. So names do not matter, and another
+stride or padding is seen. Maps stay (N, H, W, C); a transpose after each convolution says so.
 
 Source: graph.proto, node_def.proto, attr_value.proto and tensor.proto in TensorFlow.
 """

@@ -1,4 +1,4 @@
-"""Which network of the catalogue a graph is, by its skeleton and by what lies between the skeleton's nodes."""
+"""Finds the network of the catalogue that a graph is, by its skeleton and by the operators between its nodes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Where the arrays of an HDF5 file lie.
+"""The places of the arrays in an HDF5 file.
 
-The HDF5 library is written in C and was not made for files that mean harm. It runs here, in a process of its own with a
-limit on memory and time, and reads no array: the other side takes the arrays from the file itself. pyfive, which is
+The HDF5 library is written in C and was not made for hostile files. It runs here, in a process of its own with a limit
+on memory and time, and reads no array: the other process takes the arrays from the file itself. pyfive, which is
 Python, needs the same limits: of 4,000 files with some bytes changed, eleven made it ask for more than 3 GB.
 """
 

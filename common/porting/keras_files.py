@@ -1,4 +1,4 @@
-"""Keras files: `.weights.h5` and legacy `.h5` of HDF5, and `.keras`, an archive with the former in it."""
+"""Keras files: `.weights.h5` and legacy `.h5` are HDF5; `.keras` is an archive that contains one."""
 
 from __future__ import annotations
 

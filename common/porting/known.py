@@ -1,6 +1,6 @@
 """Public files, recognised by their SHA-256.
 
-Those of the ONNX Model Zoo are from the zoo's own index; torchvision puts the first eight digits into the names of its
+Those of the ONNX Model Zoo are from the zoo's own index. torchvision puts the first eight digits into the names of its
 files.
 """
 

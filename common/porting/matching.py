@@ -1,8 +1,8 @@
-"""Which network a file's tensors are, and its weights in the canonical layout.
+"""Finds the network that a file's tensors are, and its weights in the canonical layout.
 
-Every candidate is a convention and an architecture, which say what names and shapes to expect; the one that the file
-fulfils is it. Where none is fulfilled, the nearest by structure is taken to say what is missing, unexpected or
-misshapen, all at once.
+A candidate is a convention and an architecture, which say the names and shapes to expect. The candidate that the file
+fits is the network. If none fits, the message compares the file with the nearest one: everything that is missing,
+unexpected or of another shape, at once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""`bvlc_alexnet.npy` and its kind: a dict of layers in one pickled array, or an npz of arrays.
+"""`bvlc_alexnet.npy` and similar files: a dict of layers in one pickled array, or an npz of arrays.
 
 Two formats are in use, `{"conv1": [W, b], …}` and `{"conv1": {"weights": W, "biases": b}, …}`, written by Python 2 or
-3. Layers bear canonical names; kernels are (H, W, in, out) and dense kernels (in, out), after a flatten that runs
-H, W, C.
+3. Layers have canonical names. Kernels are (H, W, in, out), and dense kernels (in, out), after a flatten that runs H,
+W, C.
 """
 
 from __future__ import annotations

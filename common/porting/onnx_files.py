@@ -1,4 +1,7 @@
-"""ONNX models and frozen graphs of TensorFlow, matched by graph and shape: names are whatever the exporter made."""
+"""ONNX models and frozen graphs of TensorFlow, matched by graph and shape.
+
+Names do not count: exporters choose them freely.
+"""
 
 from __future__ import annotations
 

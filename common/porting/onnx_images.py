@@ -1,7 +1,7 @@
-"""What an ONNX graph does to the image before its first layer: its part in the preparation of photographs.
+"""What an ONNX graph does to the image before its first layer.
 
-People put the normalisation into the graph, (x / 255 − mean) / std, for telephones. It is kept exactly, as
-y = scale · x + shift for each channel, in float64, and becomes the preparation of the file.
+For phones, people put the normalisation into the graph: (x / 255 − mean) / std. It is kept exactly, as y = scale · x +
+shift for each channel, in float64, and becomes the preprocessing of the file.
 """
 
 from __future__ import annotations

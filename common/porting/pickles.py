@@ -1,10 +1,10 @@
-"""Pickles as data: read by a machine that can call nothing.
+"""Pickles as data, read by a machine that can call nothing.
 
-A pickle is a program. `pickle.loads` runs it, and what it calls is up to whoever wrote it. The machine here imports
-nothing and calls nothing: a global is a name, and calling it yields a `Call`, a record of who was to be called with
-what. The caller decides which records it understands; the others are inert. Where the format has no place for foreign
-objects, as in `bvlc_alexnet.npy`, a global that is not on an exact allow-list is refused. Strings of bytes are views of
-the file, so a pickle of arrays is read without copying them.
+A pickle is a program. `pickle.loads` runs it, and its author decides what it calls. The machine here imports nothing
+and calls nothing. A global is a name. Calling it yields a `Call`, a record of the name and the arguments. The caller
+decides which records it understands; the others do nothing. Some formats have no place for foreign objects, such as
+`bvlc_alexnet.npy`. There a global is refused if it is not on an exact allow-list. Strings of bytes are views of the
+file, so a pickle of arrays is read without copying them.
 """
 
 from __future__ import annotations

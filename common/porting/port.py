@@ -1,4 +1,4 @@
-"""From a file to a file: `port`."""
+"""`port`: reads a file, writes another, and proves it."""
 
 from __future__ import annotations
 

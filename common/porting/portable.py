@@ -1,7 +1,8 @@
-"""The exact probe as a folder, for whoever runs a network where this project does not reach.
+"""The exact probe as a folder, for a runtime that this project does not reach.
 
-An ONNX file in which every layer's output is an output, and every value that is injected is an input; what to give to
-these inputs, what must come out, how far off a layer that rounds may be, the hashes of it all, and how to compare.
+The folder has an ONNX file in which every layer's output is an output and every injected value is an input. It also has
+the inputs, the right outputs, the bounds of layers that round, the hashes of all these, and a page that says how to
+compare.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How photographs are prepared for a file's weights: what the file says, what its names prove, or what the user says.
+"""How to prepare photographs for a file's weights: the file says it, its names prove it, or the user says it.
 
-It is never guessed. The same network is fed BGR minus a mean by whoever trained it in Caffe, and standardised RGB by
-whoever trained it in PyTorch; with the wrong preparation it answers with confidence, and wrongly.
+It is never guessed. Networks trained in Caffe take BGR minus a mean, those trained in PyTorch take standardised RGB.
+With the wrong preparation a network still answers with confidence, but wrongly.
 """
 
 from __future__ import annotations

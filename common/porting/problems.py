@@ -1,4 +1,4 @@
-"""What keeps a file's tensors from being a network, all at once, and which option would help."""
+"""All reasons why a file's tensors are not a network, and the options that would help."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The proof that nothing was lost, given by another process: `python -m common.porting.proof`.
+"""The proof that a port lost nothing, by another process: `python -m common.porting.proof`.
 
-It reads the source once more, reads the target by the framework's own means, compares every tensor bit by bit, and runs
-the target on a photograph, every layer of which must lie within its rounding bound. What the process that wrote the
-target had in memory has no part in it.
+It reads the source again, and reads the target with the framework's own functions. It compares every tensor bit by bit.
+It runs the target on a photograph, and every layer must lie within its rounding bound. Nothing is taken from the memory
+of the process that wrote the target.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the user says of a file that it does not say itself, and the tensors as they are then."""
+"""What the user says about a file, applied to its tensors."""
 
 from __future__ import annotations
 

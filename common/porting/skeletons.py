@@ -1,8 +1,8 @@
-"""Networks reduced to their skeletons: the nodes that have parameters and those that join branches.
+"""Networks reduced to their skeletons: the nodes that have parameters, and those that join branches.
 
-A file's graph is reduced in the same way (`common.porting.onnx_graphs`). Where two skeletons are the same, walking both
-from the output at once says which weights are which layer's. What lies between the nodes (strides, pools, activations)
-tells apart networks that have the same skeleton, and what differs from all of them is told.
+A file's graph is reduced in the same way (`common.porting.onnx_graphs`). If two skeletons are the same, walking both
+from the output shows which weights belong to which layer. The operators between the nodes (strides, pools, activations)
+distinguish networks with the same skeleton. A difference from all of them is reported.
 """
 
 from __future__ import annotations

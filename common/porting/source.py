@@ -1,4 +1,4 @@
-"""What a reader gives: the tensors of a foreign file as they are stored in it."""
+"""The result of a reader: the tensors of a foreign file, as they are stored in it."""
 
 from __future__ import annotations
 

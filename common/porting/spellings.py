@@ -1,4 +1,4 @@
-"""How others call the layers of the catalogue's networks: from our name of a layer to theirs."""
+"""How other projects name the layers of the catalogue's networks: from the canonical name to theirs."""
 
 from __future__ import annotations
 

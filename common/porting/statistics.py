@@ -1,4 +1,4 @@
-"""The statistics of a batch normalisation, as they have to be here."""
+"""Converts the statistics of a batch normalisation into the form of this project."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""PyTorch's files: state dicts, checkpoints of trainings and whole modules, of today and of before 1.6.
+"""PyTorch's files: state dicts, training checkpoints and whole modules, from today and from before 1.6.
 
-`torch.load(weights_only=True)` calls a few dozen functions on a pickle's behalf, `bytearray(10**12)` among them. Here
-the pickle is read by `PickleMachine`, which calls none, so that neither PyTorch nor trust is needed; a test proves that
-what comes out is what `torch.load(weights_only=True)` gives. Optimisers, schedulers, arguments and other objects beside
-the weights stay records.
+For a pickle, `torch.load(weights_only=True)` calls a few dozen functions, `bytearray(10**12)` among them. Here
+`PickleMachine` reads the pickle and calls none, so neither PyTorch nor trust is needed. A test proves that the result
+is the same as that of `torch.load(weights_only=True)`. Optimisers, schedulers, arguments and other objects beside the
+weights stay records.
 """
 
 from __future__ import annotations

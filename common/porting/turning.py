@@ -1,4 +1,4 @@
-"""From a file's layout into the canonical one: what is expected in the file, and what turns it."""
+"""Converts a file's layout into the canonical one: the shape that is expected in the file, and its permutation."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Probes: weights and an image chosen so that the outcome of a run proves something.
+"""Probes: weights and an image, chosen so that the result of a run proves something.
 
-*exact*: small integers, for which float32 arithmetic makes no error at all, whatever the order of summation, the number
-of threads, the device. Every layer of every backend must give the same bits as float64. That every partial sum stays
-below 2^24 is proved layer by layer, while the probe is made.
+*exact*: small integers. float32 arithmetic then makes no error at all, whatever the order of summation, the number of
+threads and the device. Every layer of every backend must give the same bits as float64. While the probe is made, it is
+proved layer by layer that every partial sum stays below 2^24.
 
-*random* and *photo*: seeded random weights, on random numbers and on photographs. Here every layer must lie within its
+*random* and *photo*: seeded random weights, on random numbers and on photographs. Every layer must lie within its
 derived rounding bound (`common.operations`). *tiny*, *huge* and *subnormal* do the same at the ends of float32's range.
 
-*deployed*: integers again, but no layer is looked at, only the outputs; see `common.probes.end_to_end`.
+*deployed*: integers again, but no layer is recorded, only the outputs. See `common.probes.end_to_end`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The proof of a network as it is deployed: nothing recorded on the way, so that nothing keeps layers from being fused.
+"""The probe of a network as it is deployed: no layer is recorded, so every layer can be fused.
 
-ONNX Runtime, XLA, inductor and TensorFlow's grappler fold and fuse layers, but not those whose output somebody wants.
-Here nobody does: a network is judged by its outputs alone. The probe is made of integers as the exact one is, but
-nothing can be injected after a layer that rounds; instead, how far every value may be off by then is carried on to the
-outputs (`Operation.carried`). With as good as one weight of ±1 in each filter from there on, it hardly grows on the
-way: with ordinary weights it would be multiplied by their sum in every layer, and say nothing at the end of a deep
-network.
+ONNX Runtime, XLA, inductor and TensorFlow's grappler fold and fuse layers, except those whose output is requested. Here
+only the network's outputs are requested and judged. As in the exact probe, weights and images are integers. But nothing
+can be injected after a layer that rounds. Instead, its possible error is carried on to the outputs
+(`Operation.carried`). From there on, each filter has practically one weight of ±1, so the error hardly grows. With
+ordinary weights it would be multiplied by their sum in every layer, and at the end of a deep network the bound would
+say nothing.
 """
 
 from __future__ import annotations

@@ -1,23 +1,25 @@
-"""The exact probe: integers, for which float32 makes no rounding error, and which see every single weight.
+"""The exact probe: integers for which float32 makes no rounding error, and which see every single weight.
 
-What each layer gives is a sum of small integers, below 2^24 in every order of summation: float32 adds without rounding,
-and one output is right. That alone is easily had with weights that are nearly all 0, but then nearly no weight is seen.
-Here **no weight is 0**, and **integers are injected in front of every layer that has weights** (or a curve: a sigmoid
-would saturate), so that sums of 25,088 products stay as small in the last layer as they are in the first, and no number
-that a weight meets is 0. One weight that is changed, if by a 2^10th part of itself, then changes recorded bits:
+Each layer gives a sum of small integers that stays below 2^24 in every order of summation. So float32 adds without
+rounding, and only one output is right. That is easy with weights that are nearly all 0, but then nearly no weight is
+seen. Here **no weight is 0**, and **integers are injected before every layer that has weights** (or a curve: a sigmoid
+would saturate). So sums of 25,088 products stay as small in the last layer as in the first, and no weight meets a 0. If
+one weight changes, even by one part in 2^10, recorded bits change:
 
-- It meets a number of magnitude 1 to 8, so that a sum is changed by at least 2^-10. Sums of the integers drawn here are
-  below 2^14 but for very few, and a float32 of that size holds multiples of 2^-10. So it is seen unless every position
-  at which it takes part has one of the few; `parity_tests/sensitivity.py` measures how many weights are not.
-- Only a weight that meets nothing but padding is not seen, which takes a map smaller than its kernel.
+- The weight meets a number of magnitude 1 to 8, so a sum changes by at least 2^-10. Nearly all sums of the integers
+  drawn here are below 2^14, where float32 has all multiples of 2^-10. So the change is seen, unless every position that
+  the weight takes part in has one of the few larger sums. `parity_tests/sensitivity.py` measures how many weights are
+  not seen.
+- A weight that meets nothing but padding is not seen. That takes a map smaller than its kernel.
 
-That holds for all images but the last, in which some numbers are long, so that shortened factors are seen too.
+This holds for all images but the last. In the last, some numbers have many bits, so that shortened factors are seen,
+too.
 
-An injection cuts the path between two layers, so it must not hide what lies on it: the wrong predecessor has other
-integers than the right one, what stands between two layers works on what is injected too, and each layer's own output
-is recorded before it is replaced. Layers without weights are left as they are: they read what was computed, which takes
-half of the injections away, and lets them be fused. After a flatten or a dropout nothing is injected, since these only
-pass on what they are given.
+An injection cuts the path between two layers, so it must not hide a mistake there. The wrong predecessor has other
+integers than the right one. An operation between two layers acts on the injected values, too. And each layer's own
+output is recorded before it is replaced. Layers without weights read what was computed. That saves half of the
+injections and lets these layers be fused. After a flatten or a dropout nothing is injected, since these only pass
+values on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a probe is."""
+"""What a probe consists of."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""What the exact probe gives, published: two machines that both have it have proved parity without having met.
+"""The published results of the exact probe: two machines that both have them have proved parity without having met.
 
-`published.json` holds, for each network of the catalogue, SHA-256 of the probe's image, and of each layer: of what it
-is given (its parameters, and the integers that replace its output), and, where its arithmetic is exact, of what it must
-answer. `sha256` is over all of these and the network's name: one number for a network.
+For each network of the catalogue, `published.json` has SHA-256 hashes: of the probe's image, of what each layer is
+given (its parameters, and the integers that replace its output), and of what each layer must answer, if its arithmetic
+is exact. `sha256` is over all of these and the network's name: one number for a network.
 
 An array is hashed as the line `name float32 SHAPE` (`conv1/weight float32 96,3,11,11`) and its bytes: canonical layout,
 C order, little-endian, −0 as +0.
 
-`python -m common.probes.published [NETWORK ...]` compares the file with what is computed here, `--write` adds what is
-missing. The outcome of a version never changes: other numbers are another `VERSION` (`common.probes.exact`).
+`python -m common.probes.published [NETWORK ...]` computes the results and compares them with the file. `--write` adds
+missing ones. The results of a version never change: other numbers need another `VERSION` (`common.probes.exact`).
 """
 
 from __future__ import annotations

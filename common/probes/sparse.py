@@ -1,8 +1,8 @@
-"""Sparse integers: exact through a whole network, with nothing injected but after what rounds.
+"""Sparse integers: exact through a whole network, with injections only after layers that round.
 
-Where no value may be replaced on the way, sums must stay small by themselves. Nearly all weights are 0 therefore, and
-what one of them does is not seen: that is what the exact probe is for (`common.probes.exact`). This one serves the
-backward pass, through which no gradient would go where something is injected, and networks into which nothing can be.
+If no value may be replaced on the way, sums must stay small by themselves. So nearly all weights are 0, and a mistake
+in one of these is not seen; the exact probe is for that (`common.probes.exact`). This probe serves the backward pass,
+in which an injection would stop the gradient, and networks in which nothing can be injected.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""AlexNet as a popular tutorial for TensorFlow 1 has it."""
+"""AlexNet as in a popular tutorial for TensorFlow 1."""
 
 from common.operations import LRN, Conv, Dense, Dropout, Flatten, MaxPool, ReLU
 from common.specs.alexnet import PAPER

@@ -1,7 +1,8 @@
-"""Canonical names for what a model calls: a module that stands at two places is two layers.
+"""Canonical names for the calls of a model: a module that is called twice is two layers.
 
-Of `self.relu1(self.add(y, x))`, torchvision's habit, the specification knows the second call by a name of its own.
-Which it is, the model's structure says: the layer that no module is called after, and that reads what this call reads.
+torchvision calls `self.relu1` twice in a block, as in `self.relu1(self.add(y, x))`. In the specification the second
+call is a layer with a name of its own. The structure of the model tells which: the layer that no module is named after,
+and that reads what this call reads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""GoogLeNet as a popular Keras tutorial has it, under the name of Inception."""
+"""GoogLeNet as in a popular Keras tutorial, which calls it Inception."""
 
 from common.operations import SAME, Concat, Conv, Dense, Dropout, Flatten, GlobalAveragePool, MaxPool, Operation, ReLU
 from common.specs.architecture import Architecture, Layer, chain

@@ -1,4 +1,4 @@
-"""Photographs: the ones that ship with scikit-image, and how a picture becomes a network's input."""
+"""The photographs that ship with scikit-image, and the way from an image to a network's input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one run of a model gives: every layer's output, what stands between layers, and what the model returns."""
+"""The results of one run of a model: every layer's output, the values between layers, and what the model returns."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """ResNet: He, Zhang, Ren, Sun, *Deep Residual Learning for Image Recognition*, 2015, and two families of its name.
 
-All have the depths of the paper's Table 1; they differ in where a block strides and what stands around its addition.
+All have the depths of the paper's Table 1. They differ in the place of a block's stride and in the layers around its
+addition.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weights of a network that are made from a seed: no file is needed to prove it."""
+"""A network's weights, made from a seed, so that a proof needs no file."""
 
 from __future__ import annotations
 

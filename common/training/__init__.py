@@ -1,1 +1,1 @@
-"""What the three idioms of training share: the data, the recipe, the plan of what is seen when, the folder of a run."""
+"""What the three frameworks share in training: the data, the recipe, the order of the images, the folder of a run."""

@@ -1,7 +1,7 @@
-"""The plan of a training: which pictures make up each batch, and where each is cropped, mirrored and recoloured.
+"""The plan of a training: the images of each batch, and where each is cropped, mirrored and recoloured.
 
-It is drawn with NumPy from the seed and the number of the epoch and of nothing else, so that the three frameworks see
-the same pixels, and a training that is resumed sees what it would have seen. Each framework's own pipeline applies it:
+It is drawn with NumPy from the seed and the number of the epoch alone. So the three frameworks see the same pixels, and
+a resumed training sees what it would have seen. Each framework's own pipeline applies the plan:
 
     pixel = (picture[top : top + H, left : left + W], mirrored where flip is set, + shift − mean) / scale
 

@@ -1,4 +1,4 @@
-"""Pictures with labels: IDX files, folders of images, or the digits that ship with scikit-learn."""
+"""Images with labels: IDX files, folders of images, or the digits that ship with scikit-learn."""
 
 from __future__ import annotations
 

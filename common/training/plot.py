@@ -1,4 +1,4 @@
-"""A training as a picture."""
+"""The plot of a training."""
 
 from __future__ import annotations
 

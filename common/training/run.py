@@ -1,7 +1,7 @@
-"""The folder of a run: checkpoints, history, plot, and the weights it ends with.
+"""The folder of a run: checkpoints, history, plot, and the final weights.
 
-`run.json` is written last, and whole or not at all: it names the epochs that are finished, and the checkpoint of the
-last of them lies beside it. Whatever a kill leaves behind it is ignored.
+`run.json` is written last, in one step. It names the finished epochs; the checkpoint of the last of them is beside it.
+Whatever a killed run leaves besides is ignored.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Trajectory parity: from the same weights, the same batches take every framework the same way.
+"""Trajectory parity: the same weights and batches must give the same steps in every framework.
 
-The trainings of all backends go in step. In float64, at a rate at which the networks learn, every one is judged by
-itself (`umpire`): a step must follow from its own parameters and its own velocity, and nobody's is held against anybody
-else's.
+All backends take each step together. In float64, at a rate at which the networks learn, each training is judged by
+itself (`umpire`): a step must follow from its own parameters and its own velocity. It is not compared with another
+training.
 
-In float32 trainings part, and chaotic as they are, the distance grows. How fast it may grow is measured, at a rate at
-which that means something: the envelope is the distance between two float64 trainings of which one has its parameters
-rounded to `ENVELOPE_BITS` significant bits, at the start and after every step. These two are of the first backend that
-makes every step rightly in float64, and the float32 trainings are held against the first of the two.
+In float32, trainings diverge. Since training is chaotic, the distance grows. The allowed growth is measured, at a rate
+at which it is meaningful. This *envelope* is the distance between two float64 trainings. One of them has its parameters
+rounded to `ENVELOPE_BITS` significant bits, at the start and after every step. Both are trainings of the first backend
+whose float64 steps are all right. The float32 trainings are compared with the one that is not rounded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Trajectories for programs, and as pictures."""
+"""Trajectories as a report for programs, and as plots."""
 
 from __future__ import annotations
 

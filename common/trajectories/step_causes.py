@@ -1,13 +1,13 @@
-"""Why a step does not follow: known mistakes of trainings, each tried in the oracle.
+"""Why a step is wrong: known mistakes of trainings, each tried in the oracle.
 
-A mistake explains a step if all parameters and statistics lie within the bound of the step *with* it; the right step
-has failed already. One that reads something off (a factor, a limit) must explain the step after it too, with the same.
-All that no step has excluded are told.
+A mistake explains a step if all parameters and statistics lie within the bound of the step *with* the mistake; the
+right step has failed already. Some mistakes have a number that is taken from the step itself (a factor, a limit). Such
+a mistake must explain the next step, too, with the same number. All mistakes that no step has excluded are reported.
 
-Most optimisers are of one shape: what a step moves is A + f·B, with a factor f that is read off. By least squares it is
-f = Σ B (m − A) / Σ B², and off by Σ |B| bound / Σ B² at most, by which the bound grows. It stands for all elements of
-all tensors, so that it explains nothing by itself. The bound of A + f·B is taken as 1 + 2|f| times that of the right
-step: f multiplies the gradient, or the velocity, whose bound is in that of the step once, or µ > 1/2 times.
+Most optimisers have one shape: a step moves a parameter by A + f·B, with an unknown factor f. By least squares f = Σ B
+(m − A) / Σ B². Its error is at most Σ |B| bound / Σ B², by which the bound grows. One f stands for all elements of all
+tensors, so it cannot explain everything. The bound of A + f·B is 1 + 2|f| times that of the right step: f multiplies
+the gradient, or the velocity, whose bound is part of the step's bound once, or µ > 1/2 times.
 """
 
 from __future__ import annotations

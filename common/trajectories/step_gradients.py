@@ -1,4 +1,4 @@
-"""Why a step does not follow, continued: the step is right for the gradient of other pictures, or of another loss."""
+"""Why a step is wrong, continued: it is right for the gradient of other images, or of another loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a step does not follow: what is done wrongly with the right gradient; see `common.trajectories.step_causes`."""
+"""Why a step is wrong: mistakes that are made with the right gradient. See `common.trajectories.step_causes`."""
 
 from __future__ import annotations
 

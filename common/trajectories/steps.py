@@ -1,11 +1,11 @@
-"""One step of one training, judged by itself: do its parameters follow from what they were before?
+"""One step of one training, judged by itself: do the new parameters follow from the old ones?
 
-A step is v ← µ·v + (g + λ·w), w ← w − ε·v (`common.training.recipe`), g being the gradient of the batch's loss. A
-training hands over its parameters after every step and nothing else, and that is enough: its velocity is what the last
-step moved, divided by the rate of then; its gradient is `common.parity.derivatives`' at its own parameters. So nobody's
-step is held against anybody else's.
+A step is v ← µ·v + (g + λ·w), w ← w − ε·v (`common.training.recipe`). g is the gradient of the batch's loss. A training
+hands over its parameters after every step, and nothing else. That is enough. Its velocity is the movement of the last
+step, divided by the rate of that step. Its gradient is that of `common.parity.derivatives` at its own parameters. So a
+step is never compared with a step of another training.
 
-What rounding explains, of a parameter's movement m = (w − w′) / ε, in float64 with u = 2^-53:
+The movement of a parameter is m = (w − w′) / ε. In float64, with u = 2^-53, rounding explains:
 
 - of the gradient, its `reach`;
 - of the arithmetic, γ_12 (µ|v| + |g| + λ|w|): two roundings for λ·w (a penalty has a factor of two), one for its sum
@@ -13,8 +13,8 @@ What rounding explains, of a parameter's movement m = (w − w′) / ε, in floa
 - of the stored w′, γ_2 (|w| + |w′|) / ε;
 - of the velocity, what was stored before, µ·γ_2 (|w″| + |w|) / ε″, with w″ and ε″ those of the step before.
 
-Stored statistics move by their share towards the batch's, of which `reach` says how far they may be off, and γ_8 covers
-the rest.
+Stored statistics move by a fraction towards those of the batch. `reach` says how far the batch's may be off, and γ_8
+covers the rest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The umpire of trainings that go in step: which steps are looked at, whose is wrong, and why."""
+"""Judges trainings that take each step together: which steps are looked at, which training is wrong, and why."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""A training that is compared with others step by step: what is trained, and how, in the process of a backend.
+"""One training of a comparison, in the process of a backend.
 
 Each backend trains in a process of its own (`python -m common.trajectories.worker BACKEND`), with its implementation's
-own `train`: its own pipeline, optimiser, weight decay and schedule. After each step it hands over every parameter, and
-waits. Dropout is off: no two frameworks draw the same masks. Who asks it, and judges, is `common.trajectories.race`.
+own `train`: its own pipeline, optimiser, weight decay and schedule. After each step it hands over every parameter and
+waits. Dropout is off, since no two frameworks draw the same masks. `common.trajectories.race` asks the workers and
+judges.
 """
 
 from __future__ import annotations
