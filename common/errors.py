@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 MARK = "\N{INFORMATION SEPARATOR TWO}"
-"""Stands around an argument in a message: a character that names and files have no use for."""
+"""Stands around an argument in a message: a character that no name and no path contains."""
 
 ARGUMENT = re.compile(f"{MARK}(\\w+)(?:=([^{MARK}]*))?{MARK}")
 
@@ -15,7 +15,7 @@ ARGUMENT = re.compile(f"{MARK}(\\w+)(?:=([^{MARK}]*))?{MARK}")
 def argument(name: str, value: object = None) -> str:
     """Name one of the caller's arguments in the message of a `TriptychError`.
 
-    The command line has other names for them, and finds them by this.
+    The command line finds it there and writes its own name for it.
 
     >>> str(TriptychError(f"there is nothing to resume; leave out {argument('resume')}"))
     'there is nothing to resume; leave out `resume`'
@@ -35,7 +35,7 @@ class TriptychError(ValueError):
     def __init__(self, message: str) -> None:
         super().__init__(ARGUMENT.sub(lambda found: f"`{found[0].strip(MARK)}`", message))
         self.message = message
-        """With what `argument` gave as it was given."""
+        """With the marks of `argument` still in it."""
 
 
 class Unavailable(TriptychError):
@@ -47,7 +47,7 @@ class Damaged(TriptychError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: those that begin with it or resemble it, or all."""
+    """The end of a sentence about an unknown name: names that begin with it or resemble it, or all names."""
     known = list(known)
     close = [other for other in known if name and other.startswith(name)]
     close = close or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -55,8 +55,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """An exception for a report: a sentence of ours as it is, anything else with its type and without the many lines
-    that TensorFlow adds."""
+    """An exception as one line of a report: a `TriptychError` as it is, others with their type, without TensorFlow's
+    extra lines."""
     if isinstance(error, TriptychError):
         return str(error)
     lines = [line for line in str(error).splitlines() if line and not line.startswith((" ", "Detected at", "Node:"))]

@@ -18,7 +18,7 @@ def os_error_sentence(error: OSError) -> str:
 
 
 def require_space(path: Path, size: int) -> None:
-    """Refuse to write what there is no room for: some libraries crash on a full disk, or do not say that it is full.
+    """Refuse to write a file that the disk has no room for. Some libraries crash on a full disk, or ignore it.
 
     Args:
         path: of the file; its folder exists.
@@ -61,9 +61,10 @@ def written_atomically(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a path of the same name in a temporary folder beside; move everything there to its place at the end.
+    """Yield a path of the same name in a temporary folder beside `path`; move all files from there to their place at
+    the end.
 
-    Frameworks go by the names of files, and write several.
+    For frameworks that look at the name of a file, or write several files.
 
     Raises:
         TriptychError: the folder does not exist, cannot be written to, or is full.

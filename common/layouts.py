@@ -16,7 +16,8 @@ import numpy as np
 from numpy import ndarray
 
 TILE = 64, 1 << 16
-"""Of what is turned at a time: the most along its first and its last axis, and elements in all, 256 KiB of float32."""
+"""The largest tile that is turned at a time: its length along the first and the last axis, and its number of elements,
+256 KiB of float32."""
 
 
 def to_channels_last(activation: ndarray) -> ndarray:

@@ -25,12 +25,12 @@ from typing import Any
 
 
 class ProcessFailure(Exception):
-    """A process that gave no answer, or an error for one; the message says how it ended, or the error."""
+    """A process that gave no answer, or an error. The message says how it ended, or the error."""
 
     def __init__(self, message: str, *, status: int | None = None, answer: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.status = status
-        """With which it ended by itself."""
+        """The exit status, if it ended by itself."""
         self.answer = answer or {}
         """What came with the error."""
 
@@ -127,7 +127,7 @@ class Process:
 
 
 def ask(module: str, request: Any, *, timeout: float, **variables: str) -> Any:
-    """Have a process answer one request, with some more variables in its environment.
+    """Start a process for one request, with extra variables in its environment.
 
     Raises:
         ProcessFailure: as for `Process.ask`.
@@ -140,14 +140,16 @@ def ask(module: str, request: Any, *, timeout: float, **variables: str) -> Any:
 
 
 def answering() -> Callable[[Any], None]:
-    """Keep standard output for answers, and return what gives one: all else that is printed goes to standard error."""
+    """Keep standard output for answers, and return a function that gives one. Everything else that is printed goes to
+    standard error."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return lambda answer: print(json.dumps(answer), file=answers, flush=True)
 
 
 def requests() -> Iterator[Any]:
-    """What is asked, one after the other. The process ends, even in the middle of a run, when nobody can ask."""
+    """The requests, one after the other. When nobody can send any more, the process ends, even in the middle of a
+    run."""
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def watch() -> None:
@@ -168,11 +170,12 @@ SPARED = {
     "tensorflow.lite.*": "jax",
     "tensorflow": "keras",
 }
-"""By the modules that ask, what it is told is not installed, and does without. Whoever else asks gets the library."""
+"""For each importing module, the library that it is told is not installed; it works without. Other modules get the
+library."""
 
 
 class _Sparing(MetaPathFinder):
-    """Finds nothing. It raises where a package asks for what it is to be spared."""
+    """Finds nothing. It raises ImportError if a package imports a library that it is to be spared."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -185,7 +188,7 @@ class _Sparing(MetaPathFinder):
 
 
 def _importer() -> str:
-    """The module whose import statement is being carried out."""
+    """The module whose import statement is running."""
     frame = sys._getframe(2)
     while frame.f_back and "importlib" in frame.f_code.co_filename:
         frame = frame.f_back
@@ -193,6 +196,7 @@ def _importer() -> str:
 
 
 def spare_imports() -> None:
-    """Import TensorFlow and Keras faster from now on. For processes of our own: never for one that a user works in."""
+    """Make imports of TensorFlow and Keras faster from now on. Only for processes of this project, never for a user's
+    own."""
     if not any(isinstance(finder, _Sparing) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Sparing())

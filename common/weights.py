@@ -23,9 +23,11 @@ Weights = Mapping[str, np.ndarray]
 
 
 def weights_sha256(weights: Weights) -> str:
-    """What identifies weights, whatever file they are in: SHA-256 in hexadecimal, over the parameters sorted by name.
+    """The SHA-256 of weights, in hexadecimal, over the parameters sorted by name. It does not depend on the file
+    format.
 
-    Of each, the line `name dtype shape` (`conv1/weight float32 96,3,11,11`), then its bytes, little-endian, in C order.
+    For each parameter: the line `name dtype shape` (`conv1/weight float32 96,3,11,11`), then its bytes, little-endian,
+    in C order.
     """
     digest = sha256()
     for name, array in sorted(weights.items()):
@@ -100,7 +102,7 @@ def write_weights_file(path: str | Path, weights: Weights, *, metadata: Mapping[
 
 
 def _sort_metadata(path: Path) -> None:
-    """Put a safetensors file's metadata in order, which its writer does not: the same weights shall be the same bytes.
+    """Sort the metadata of a safetensors file, so that the same weights give the same bytes. Its writer does not sort.
 
     The file begins with the size of its header, 8 bytes, little-endian; the header is JSON, and may end in spaces.
     """
@@ -128,7 +130,7 @@ def read_weights_file(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """What a safetensors file says of itself, such as `architecture` and `preprocessing`; nothing of it is checked.
+    """The metadata of a safetensors file, such as `architecture` and `preprocessing`, unchecked.
 
     Raises:
         TriptychError: there is no such file, or it is not a whole safetensors file.

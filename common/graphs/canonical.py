@@ -40,13 +40,13 @@ class Canonical:
 
     graph: Graph
     views: Mapping[str, View]
-    """How each value's original is seen from it, where it has one."""
+    """For each value that has an original: how the original is seen from it."""
     shapes: Mapping[str, Shape]
     axes: Mapping[str, tuple[int, ...]]
-    """Of the original's values that are no more than transposed: how."""
+    """For each value of the original that is only transposed: how."""
 
     def values(self, recorded: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Values of the original, as this graph has them."""
+        """Values of the original, in the layout of this graph."""
         return {
             name: np.ascontiguousarray(view.undone(recorded[name]).reshape(self.shapes[name]))
             for name, view in self.views.items()
@@ -68,24 +68,24 @@ def canonical(
 
 
 class _Reader:
-    """Goes through a graph from its inputs on, and writes the canonical one.
+    """Reads a graph from its inputs on, and writes the canonical one.
 
-    Each value of the original is *seen* from a canonical value of the same numbers by a `View`. What only moves numbers
-    changes the view and adds no node. What computes adds a node of the same name, in one of three *frames*: element by
-    element it takes whatever frame its largest input has; a product takes channels first; what is not understood takes
-    its inputs as the original has them, for which an `Arrange` node is put before it where that is another arrangement.
-    A frame is `axes` such that the original is the canonical value transposed by `axes`.
+    Each value of the original is *seen* from a canonical value of the same numbers by a `View`. A node that only moves
+    numbers changes the view and adds no node. A node that computes adds a node of the same name, in one of three
+    *frames*: an elementwise node has the frame of its largest input; a product has channels first; an unknown node has
+    its inputs as in the original, with an `Arrange` node before it if that is another arrangement. A frame is `axes`
+    such that the original is the canonical value transposed by `axes`.
     """
 
     def __init__(self, graph: Graph, shapes: Mapping[str, Shape]) -> None:
         self.graph, self.original = graph, {**shapes, **{name: c.shape for name, c in graph.constants.items()}}
         self.constants: dict[str, np.ndarray] = dict(graph.constants)
         self.seen: dict[str, tuple[str, View]] = {}
-        """For each value of the original: the canonical one that it is seen from, and how."""
+        """For each value of the original: the canonical value that it is seen from, and the view."""
         self.shapes: dict[str, Shape] = {}
         self.nodes: list[Node] = []
         self.padded: dict[str, tuple[str, Surround]] = {}
-        """The canonical values that are others with something around them."""
+        """Canonical values that are another value with a border: the other value, and the border."""
 
     def read(self, axes: Mapping[str, tuple[int, ...]]) -> Canonical:
         nodes = in_order(self.graph)
@@ -108,7 +108,7 @@ class _Reader:
         return Canonical(graph, views, self.shapes, turned)
 
     def _enter(self, name: str, shape: Shape, axes: tuple[int, ...] | None = None) -> None:
-        """A canonical value, from which the original of the same name is seen by a transposition."""
+        """Add a canonical value. The original of the same name is a transposition of it."""
         self.shapes[name] = tuple(shape)
         self.seen[name] = name, View.plain(tuple(shape)) if axes is None else View.turned(tuple(shape), axes)
 
@@ -128,7 +128,7 @@ class _Reader:
     # How a value is had in the shape that is wanted
 
     def _arranged(self, name: str, view: View, called: str) -> str:
-        """A canonical value in another arrangement: itself, if it is none."""
+        """A canonical value in another arrangement; the value itself, if the arrangement is the same."""
         if view.keeps_order and view.final == self.shapes[name]:
             return name
         made = next((n.output for n in self.nodes if n.operation == Arrange(view) and n.inputs == (name,)), None)
@@ -147,7 +147,8 @@ class _Reader:
         return self._arranged(name, view, value)
 
     def _in_frame(self, value: str, axes: tuple[int, ...]) -> str:
-        """What the original is a transposition of by `axes`; with axes of length 1 in front that broadcasting adds."""
+        """The value of which the original is the transposition by `axes`, with the leading axes of length 1 that
+        broadcasting adds."""
         back = tuple(int(axis) for axis in np.argsort(axes))
         shape = self.original[value]
         shape = (1,) * (len(axes) - len(shape)) + tuple(shape)
@@ -165,7 +166,7 @@ class _Reader:
         return self._arranged(name, turned, value)
 
     def _frame(self, node: Node) -> tuple[int, ...]:
-        """How the largest of the values that a node reads is turned, if its result has as many axes."""
+        """How the largest input of a node is transposed, among those with as many axes as its result."""
         rank = len(self.original.get(node.output, ()))
         values = [name for name in node.inputs if name in self.seen and len(self.original[name]) == rank]
         for name in sorted(values, key=lambda name: -int(np.prod(self.original[name]))):
@@ -238,7 +239,7 @@ class _Reader:
         return True
 
     def _pad(self, node: Node) -> bool:
-        """Something around a map: remembered, so that what reads it can do the padding itself."""
+        """A border around a map. It is remembered, so that the node that reads the map can pad by itself."""
         around = surrounding(node, self.constants, len(self.original[node.inputs[0]]))
         if around is None:
             return False
@@ -272,7 +273,7 @@ class _Reader:
         self.seen[node.output] = node.output, self.seen[node.output][1].reshaped(tuple(self.original[node.output]))
 
     def _layer_norm(self, node: Node) -> bool:
-        """A layer norm of the last axis alone, over that axis wherever it stands here."""
+        """A layer norm over the last axis of the original, wherever this axis is in the canonical layout."""
         axes = self._frame(node)
         rank, operation = len(axes), node.operation
         if not isinstance(operation, LayerNorm) or operation.axis % rank != rank - 1:
@@ -283,7 +284,7 @@ class _Reader:
         return True
 
     def _product(self, node: Node) -> bool:
-        """A product with a constant matrix: dense, or a 1×1 convolution where it is of every pixel's channels."""
+        """A product with a constant matrix: a dense layer, or a 1×1 convolution if it is applied to every pixel."""
         found, value = factor_of(node, self.constants), node.inputs[0]
         if found is None or value in self.constants:
             return False
@@ -310,7 +311,7 @@ class _Reader:
         return True
 
     def _windowed(self, node: Node) -> None:
-        """What takes values as they are: windows over maps, and whatever nothing better is known of."""
+        """Windows over maps, and every node that no other method knows. Their inputs are as in the original."""
         inputs = [self._as_it_is(name) for name in node.inputs]
         operation = node.operation
         if inputs and inputs[0] in self.padded and operation is not None:
@@ -331,7 +332,7 @@ def _is_elementwise(node: Node) -> bool:
 
 
 def _is_channels_last(name: str, nodes: Sequence[Node]) -> bool:
-    """Whether an input is turned to channels first before anything else is done with its axes."""
+    """Whether an input is transposed to channels first before any other node uses its axes."""
     for node in nodes:
         if name in node.inputs:
             if node.kind == "Transpose" and isinstance(node.operation, Rearrangement):

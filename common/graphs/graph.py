@@ -13,14 +13,14 @@ from common.operations.operation import Operation
 
 @dataclass(frozen=True)
 class Node:
-    """One operation of a graph, what it reads and what it makes; arrays have all their axes, the batch's included."""
+    """One operation of a graph, with its inputs and its output. Arrays have all axes, also the batch's."""
 
     name: str
     """Unique in its graph."""
     kind: str
     """What the graph calls the operation: `Conv`."""
     operation: Operation | None
-    """None: nobody has said what a correct result may be off by, and the node is `unproved`."""
+    """None: no bound has been derived, and the node is `unproved`."""
     inputs: tuple[str, ...]
     """The values that the operation takes as inputs."""
     output: str
@@ -30,7 +30,7 @@ class Node:
     source: str | None = None
     """Its name in the user's own code: a module's path, a layer."""
     why: str | None = None
-    """Where it is unproved: what is missing."""
+    """If it is unproved, the reason."""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -44,9 +44,9 @@ class Graph:
     name: str
     nodes: tuple[Node, ...]
     inputs: Mapping[str, Shape]
-    """What it must be given, float32, and of which shape."""
+    """The shape of each input; all are float32."""
     constants: Mapping[str, np.ndarray]
-    """Weights, and whatever else does not depend on what is given."""
+    """Weights, and all other values that do not depend on the inputs."""
     outputs: tuple[str, ...]
     opset: int = 0
 

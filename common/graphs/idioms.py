@@ -21,7 +21,7 @@ from common.operations.smooth import Swish
 
 
 def recognised(nodes: Sequence[Node], constants: Constants, outputs: Sequence[str]) -> list[Node]:
-    """The nodes, in which each of several that are one operation has become that.
+    """The nodes, after several nodes that are one operation have become one node.
 
     Args:
         nodes: of a graph in canonical layout, in an order in which they can be computed.

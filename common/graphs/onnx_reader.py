@@ -49,10 +49,10 @@ def read_model(path: str | Path) -> onnx.ModelProto:
 
 
 def state_shape(model: onnx.ModelProto, shape: Sequence[int], path: str | Path) -> None:
-    """Write into a model of which shape its input is, where it leaves that open.
+    """Write the shape of a model's input into the model, if the model leaves it open.
 
     Raises:
-        TriptychError: it takes several inputs, or says that they are of other sizes.
+        TriptychError: it has several inputs, or states another shape.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
@@ -76,7 +76,7 @@ def read_graph(path: str | Path, model: onnx.ModelProto | None = None) -> Graph:
         model: the model, if it has been read by `read_model`.
 
     Raises:
-        TriptychError: it is no ONNX file, or does not say of which shape its inputs are.
+        TriptychError: it is no ONNX file, or leaves the shape of an input open.
     """
     model = model or read_model(path)
     graph = model.graph
@@ -119,7 +119,7 @@ def _stated_shape(path: str | Path, value: onnx.ValueInfoProto) -> Shape:
 
 
 def _source(proto: onnx.NodeProto) -> str | None:
-    """Where a node comes from in the user's own code, if its exporter says it: `blocks.0.attn (Attention)`."""
+    """The place of a node in the user's own code, if the exporter says it: `blocks.0.attn (Attention)`."""
     told = next((entry.value for entry in proto.metadata_props if entry.key == NAMESPACE), None)
     if told is None:
         return None
@@ -133,7 +133,7 @@ def _source(proto: onnx.NodeProto) -> str | None:
 def nodes_of(
     proto: onnx.NodeProto, constants: Mapping[str, np.ndarray], shapes: Mapping[str, Shape], opset: int
 ) -> list[Node]:
-    """One for each output that is wanted."""
+    """One node for each output that is used."""
     source = _source(proto)
     nodes = []
     for place, output in enumerate(proto.output):

@@ -8,11 +8,11 @@ from common.graphs.graph import Graph, Node
 
 
 def in_order(graph: Graph, turns: Callable[[Node], Sequence[str]] = lambda node: node.reads) -> list[Node]:
-    """Its nodes in the order in which its outputs need them, whatever order the file has them in.
+    """The nodes in the order in which the outputs need them, whatever their order in the file is.
 
     Args:
         graph: the graph.
-        turns: what a node reads, in the order in which that is to be followed.
+        turns: the inputs of a node, in the order in which they are to be followed.
     """
     makers = graph.makers()
     ordered: dict[str, Node] = {}

@@ -19,8 +19,8 @@ from common.operations.rearrangement import Rearrangement
 
 
 def surrounding(node: Node, constants: Mapping[str, np.ndarray], rank: int) -> Surround | None:
-    """What a `Pad` puts around an array of so many axes; None if that is computed, is cut off, or repeats more than the
-    border."""
+    """The border that a `Pad` puts around an array of so many axes. None if it is computed, negative, or repeats more
+    than the border."""
     assert isinstance(node.operation, Rearrangement)
     given, attributes = [constants.get(name) for name in node.inputs[1:]], node.operation.attributes
     pads = given[0].tolist() if given and given[0] is not None else attributes.get("pads")
@@ -33,7 +33,7 @@ def surrounding(node: Node, constants: Mapping[str, np.ndarray], rank: int) -> S
 
 
 def with_padding(operation: Operation, around: Surround, not_negative: bool) -> Operation | None:
-    """An operation that pads as much itself as was put around what it reads; None if there is none."""
+    """The operation with the padding that a node before it has added; None if the operation cannot pad like this."""
     sides = around.sides
     if len(sides) < 3 or any(map(any, sides[:2])):
         return None

@@ -14,7 +14,7 @@ from common.operations.matmul import Gemm
 def factor_of(node: Node, constants: Mapping[str, np.ndarray]) -> tuple[np.ndarray, str | None] | None:
     """The matrix (out, in) that a node multiplies each vector by, and the name of the bias that it adds.
 
-    None if it is no such product: if the matrix is computed, the vectors are columns, or a factor is written beside it.
+    None if it is no such product: if the matrix is computed, if the vectors are columns, or if there is another factor.
     """
     operation = node.operation
     if isinstance(operation, Dense):

@@ -73,7 +73,7 @@ def beginning(field: int, length: int) -> bytes:
 
 
 def integers(value: Value) -> Iterator[int]:
-    """A field that is repeated, as it stands here: one integer, or several in one piece."""
+    """A repeated field of integers, as it is here: one integer, or several packed together."""
     if isinstance(value, int):
         yield value
         return
@@ -84,7 +84,7 @@ def integers(value: Value) -> Iterator[int]:
 
 
 def signed(number: int) -> int:
-    """A varint of 64 bits as the integer that it stands for, which may be below zero."""
+    """The signed integer that a varint of 64 bits stands for."""
     return number - (1 << 64) if number >= 1 << 63 else number
 
 
@@ -92,7 +92,7 @@ def text_of(value: Value) -> str:
     """A field that is a name.
 
     Raises:
-        TriptychError: it is none.
+        TriptychError: it is no name.
     """
     if not isinstance(value, memoryview) or len(value) > 1000:
         raise TriptychError("its protocol buffer has something else in place of a name")

@@ -13,7 +13,7 @@ Constants = MutableMapping[str, np.ndarray]
 
 
 class Region:
-    """A graph's nodes as the rules see them: from the last of those that are one."""
+    """A graph's nodes as the rules see them."""
 
     def __init__(self, nodes: Sequence[Node], constants: Constants, outputs: set[str]) -> None:
         self.constants, self.outputs = constants, outputs
@@ -24,13 +24,14 @@ class Region:
                 self.readers.setdefault(name, []).append(node.output)
 
     def before(self, name: str, *kinds: str) -> Node | None:
-        """The node that makes a value for one reader alone, if it is of such a kind."""
+        """The node that makes a value, if it has one of these kinds and one reader."""
         node = self.makers.get(name)
         alone = node is not None and len(self.readers[name]) == 1 and name not in self.outputs
         return node if node is not None and alone and node.kind in kinds else None
 
     def split(self, node: Node) -> tuple[str, np.ndarray] | None:
-        """The one value and the one constant that a node of two reads; of a difference or a quotient in this order."""
+        """The value and the constant that a node with two inputs reads. In a difference or a quotient the constant is
+        second."""
         if len(node.inputs) != 2:
             return None
         first, second = node.inputs
@@ -46,19 +47,20 @@ class Region:
         return (found[0], float(found[1].reshape(()))) if found and found[1].size == 1 else None
 
     def maker(self, name: str, *kinds: str) -> Node | None:
-        """The node that makes a value, if it is of such a kind, however many read it."""
+        """The node that makes a value, if it has one of these kinds, with any number of readers."""
         node = self.makers.get(name)
         return node if node is not None and node.kind in kinds else None
 
     def closed(self, last: Node, taken: Sequence[Node]) -> bool:
-        """Whether nothing but a node and those that it takes in reads what the latter make."""
+        """Whether only a node and the nodes that it replaces read the values of the latter."""
         inside = {last.output, *(node.output for node in taken)}
         made = (node.output for node in taken)
         return all(name not in self.outputs and inside.issuperset(self.readers[name]) for name in made)
 
 
 Rule = Callable[[Node, Region], "tuple[Node, Sequence[Node]] | None"]
-"""From the last node of several: the one that they are, and those that it takes in besides."""
+"""A rule gets the last of several nodes. It returns the one node that they are, and the other nodes that it
+replaces."""
 
 
 def applied(rule: Rule, nodes: Sequence[Node], constants: Constants, outputs: set[str]) -> list[Node]:
@@ -79,5 +81,5 @@ def close(found: float, wanted: float) -> bool:
 
 
 def made(node: Node, kind: str, operation: Operation, value: str) -> Node:
-    """The one operation that a node and those before it are, of one value and without parameters."""
+    """The node of an operation that replaces a node and those before it, with one input and no parameters."""
     return Node(node.name, kind, operation, (value,), node.output, {}, node.source)

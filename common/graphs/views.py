@@ -12,33 +12,33 @@ from common.operations.rounding import Reference
 
 @dataclass(frozen=True)
 class View:
-    """How an array is had from another one that holds the same numbers: `x.reshape(…).transpose(…).reshape(…)`."""
+    """How one array is made from another with the same numbers: `x.reshape(…).transpose(…).reshape(…)`."""
 
     shape: Shape
-    """What the other one is reshaped to first."""
+    """The shape that the other array is first reshaped to."""
     axes: tuple[int, ...]
-    """How that is transposed."""
+    """How the result is transposed."""
     final: Shape
-    """What that is reshaped to."""
+    """The shape that the result is reshaped to."""
 
     @classmethod
     def plain(cls, shape: Shape) -> View:
-        """Of an array itself."""
+        """The view of an array as it is."""
         return cls(shape, tuple(range(len(shape))), shape)
 
     @classmethod
     def turned(cls, shape: Shape, axes: tuple[int, ...]) -> View:
-        """Of an array that is transposed."""
+        """The view of an array that is transposed."""
         return cls(shape, axes, tuple(shape[axis] for axis in axes))
 
     @property
     def is_turned(self) -> bool:
-        """Whether it does no more than transpose."""
+        """Whether it only transposes."""
         return self.final == tuple(self.shape[axis] for axis in self.axes)
 
     @property
     def keeps_order(self) -> bool:
-        """Whether the numbers stay in their order, so that it does no more than reshape."""
+        """Whether the numbers stay in their order, so that it only reshapes."""
         long = [axis for axis in self.axes if self.shape[axis] != 1]
         return long == sorted(long)
 
@@ -46,7 +46,7 @@ class View:
         return array.reshape(self.shape).transpose(self.axes).reshape(self.final)
 
     def undone(self, array: np.ndarray) -> np.ndarray:
-        """The array that it is of, in the shape that that is first reshaped to."""
+        """The inverse: the original array, in the shape that it is first reshaped to."""
         turned = tuple(self.shape[axis] for axis in self.axes)
         return array.reshape(turned).transpose(np.argsort(self.axes))
 
@@ -54,7 +54,7 @@ class View:
         return View(shape, tuple(range(len(shape))), shape) if self.keeps_order else replace(self, final=shape)
 
     def transposed(self, axes: tuple[int, ...]) -> View | None:
-        """What a transposition makes of it; None if it can no longer be said in this way."""
+        """The view after a transposition; None if that is no view of this form."""
         if self.keeps_order:
             return View.turned(self.final, axes)
         return View.turned(self.shape, tuple(self.axes[axis] for axis in axes)) if self.is_turned else None
@@ -62,7 +62,7 @@ class View:
 
 @dataclass(frozen=True)
 class Arrange(ArrayOperation):
-    """What a view makes of an array."""
+    """Applies a view to an array."""
 
     view: View
     contracts: ClassVar[bool] = True
@@ -73,7 +73,7 @@ class Arrange(ArrayOperation):
 
 @dataclass(frozen=True)
 class Surround(ArrayOperation):
-    """An array with something around it; `sides` has the numbers before and after, for each axis."""
+    """An array with a border. `sides` has its width before and after, for each axis."""
 
     sides: tuple[tuple[int, int], ...]
     fill: float | None = 0.0

@@ -36,7 +36,7 @@ def gelu(node: Node, region: Region) -> Found | None:
 
 
 def _factors(node: Node, region: Region) -> tuple[list[str], float, list[Node]]:
-    """What a product is made of: its values, the product of its numbers, and the products within."""
+    """The factors of a product: its values, the product of its numbers, and the product nodes within."""
     factors, number, taken, left = [], 1.0, [], [node]
     while left:
         product = left.pop()
@@ -85,7 +85,7 @@ def _argument_of_tanh(name: str, value: str, region: Region) -> list[Node] | Non
 
 
 def _cube(factors: Sequence[str], value: str, region: Region) -> Iterator[Node | None]:
-    """The nodes of x³, or None once for none; nothing if it is no cube."""
+    """The nodes of x³: a `Pow`, or None for x·x·x, which has no node of its own. Nothing if it is no cube."""
     if factors == [value] * 3:
         yield None
     power = region.maker(factors[0], "Pow") if len(factors) == 1 else None
@@ -125,7 +125,7 @@ def layer_norm(node: Node, region: Region) -> Found | None:
 
 
 def _moments(centred: Node, root: Node, region: Region) -> tuple[int, float, list[Node]] | None:
-    """Of x − mean and of √(variance + eps): the axis, eps, and the nodes between."""
+    """The axis, eps and the nodes between x − mean and √(variance + eps)."""
     value, mean_name = centred.inputs
     mean, sum_with_eps = region.maker(mean_name, "ReduceMean"), region.maker(root.inputs[0], "Add")
     found = region.number(sum_with_eps) if sum_with_eps else None

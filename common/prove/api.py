@@ -28,24 +28,24 @@ def prove(
     weights: str | None = None,
     seed: int = 0,
 ) -> Report:
-    """Prove that a model computes what its graph says, in everything that runs it, and that another is the same.
+    """Prove that a model computes what its graph says, in every runtime, and that a second model is the same.
 
     Args:
-        a: a PyTorch module, a Keras model, the path of a `.onnx` or `.keras` file, or whatever `triptych prove` takes.
-            Its graph is the specification.
-        b: an export of it, or the same model elsewhere: any of these too.
-        example: what the model takes: an array, a tensor, or a sequence of them for several inputs, float32. Its shape
-            is the models' input shape, its numbers are used on the random probe.
-        input_shape: in place of an example: the shape of the only input, which is then filled with random numbers.
-        probes: `exact`, `random`, or both, which is usual; only `random` where `b` is given.
-        backends: which rows there are of what is its own specification: `torch`, `onnxruntime`, …; usually all, and of
-            a PyTorch module with a `b` beside it `torch` alone, since a compiler takes its time.
-        weights: `first`: `b` is another network, with layers of other names in another layout, and is given the weights
-            of `a`; `own`: it has them already; None: an export, or as the command decides.
+        a: a PyTorch module, a Keras model, the path of a `.onnx` or `.keras` file, or any MODEL that `triptych prove`
+            takes. Its graph is the specification.
+        b: an export of it, or another model, in any of these forms.
+        example: an input of the model: an array, a tensor, or a sequence of them for several inputs, float32. Its shape
+            is the models' input shape, and its numbers are used on the random probe.
+        input_shape: the shape of the only input, instead of an example. The input is then filled with random numbers.
+        probes: `exact`, `random`, or both. By default both, and only `random` with an export `b`.
+        backends: the runtimes of `a`: `torch`, `onnxruntime`, …. By default all; but only `torch` for a PyTorch module
+            with a `b`, since compiling takes long.
+        weights: `first`: `b` is another network, whose names and layouts may differ, and gets the weights of `a`.
+            `own`: it has these weights already. None: as the command decides, for example for an export.
         seed: of all random numbers.
 
     Raises:
-        TriptychError: a model cannot be had or run, or the two are not the same graph.
+        TriptychError: a model cannot be loaded or run, or the two are not the same graph.
     """
     usual = PROBES if b is None else ("random",)
     if backends is None and b is not None and weights is None:
@@ -59,10 +59,10 @@ def prove(
 
 
 def assert_same(a: Any, b: Any = None, **options: Any) -> Report:
-    """As `prove`, but a difference is an `AssertionError` that names the node, how far off it is, and the cause.
+    """As `prove`, but a difference raises an `AssertionError` with the node, the size of the error, and the cause.
 
     Raises:
-        AssertionError: something differs, crashed, or has no bound.
+        AssertionError: a node differs, a runtime crashed, or an operation has no bound.
         TriptychError: as for `prove`.
     """
     __tracebackhide__ = True  # pytest shows the line of the test
@@ -73,11 +73,11 @@ def assert_same(a: Any, b: Any = None, **options: Any) -> Report:
 
 
 def _given(model: Any, place: Path) -> Given:
-    """What the user calls a model, or the model itself if it is one of PyTorch's.
+    """The name of the model, or the model itself if it is a PyTorch module.
 
     Args:
         model: as `prove` takes it.
-        place: where a Keras model is saved, so that each of its backends can load it.
+        place: where to save a Keras model, so that each of its backends can load it.
     """
     if isinstance(model, str | Path):
         return parse(str(model))

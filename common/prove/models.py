@@ -23,7 +23,7 @@ LIBRARIES = ("torchvision", "timm", "keras.applications", *(framework.package fo
 
 @dataclass(frozen=True)
 class ModelName:
-    """What stands before the colon, and after it."""
+    """The name of a model: the part before the colon, and the part after it."""
 
     text: str
     home: str
@@ -43,7 +43,7 @@ class ModelName:
 
 
 def parse(text: str) -> ModelName:
-    """What the command line says.
+    """Parse a MODEL of the command line.
 
     Raises:
         TriptychError: it is none of `KINDS`.
@@ -61,14 +61,14 @@ def parse(text: str) -> ModelName:
 
 
 def load(model: ModelName, shape: Sequence[int] | None = None) -> Any:
-    """The model itself, made by running the user's code or a library's, without weights from elsewhere.
+    """The model itself. This runs the user's code or a library's, without downloading weights.
 
     Args:
-        model: what the user calls it.
-        shape: of its input, for a library whose models are made for one.
+        model: its name.
+        shape: the shape of its input, for a library whose models are made for one shape.
 
     Raises:
-        TriptychError: there is no such thing.
+        TriptychError: there is no such model.
     """
     if model.home == "torchvision":
         return _torchvision(model.name)
@@ -113,9 +113,9 @@ def _module_of_file(path: Path) -> Any:
 
 
 def _import_torchvision() -> None:
-    """Import torchvision, also where its compiled operators do not fit the installed PyTorch: no model needs them.
+    """Import torchvision, even if its compiled operators do not fit the installed PyTorch. No model needs them.
 
-    It declares fake kernels of them then, which PyTorch refuses.
+    torchvision then declares fake kernels of them, which PyTorch refuses.
     """
     import torch
 

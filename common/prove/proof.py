@@ -31,24 +31,24 @@ WEIGHTS = ("first", "own")
 
 @dataclass(frozen=True)
 class Request:
-    """On what a model is to be proved."""
+    """What a model is proved on."""
 
     probes: Sequence[str] = PROBES
     shape: Sequence[int] | None = None
-    """Of the model's only input, the batch's axis first, where it does not say so itself."""
+    """The shape of the model's only input, batch axis first, if the model does not say it."""
     seed: int = 0
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """What the user gives some of the model's inputs on the random probe."""
+    """The user's arrays for some of the model's inputs, for the random probe."""
     example: Example | None = None
-    """What the user gives all of them, in order."""
+    """The user's arrays for all inputs, in order."""
     backends: Sequence[str] | None = None
-    """The runtimes of models that are no files; all if None."""
+    """The runtimes of a model that is not a file; all if None."""
     weights: str | None = None
-    """One of `WEIGHTS`: those that other networks are judged with; None: see `is_other_network`."""
+    """One of `WEIGHTS`: the weights of a second network. None: see `is_other_network`."""
     sensitivity: bool = False
     """Whether to measure what the exact probe sees."""
     keep: bool = False
-    """Whether what was recorded on random numbers is kept, to be looked at."""
+    """Whether the values on random numbers are kept, for the report."""
 
 
 Advance = Callable[[str], None]
@@ -56,21 +56,21 @@ Given = ModelName | InMemory
 
 
 def results_of(names: Sequence[Given], request: Request) -> int:
-    """How many rows on how many probes there will be."""
+    """How many results there will be: rows times probes."""
     files = [isinstance(name, ModelName) and name.is_onnx for name in names]
     rows = sum(len((Subject if is_file else TorchSubject).runtimes) for is_file in files)
     return sum({"exact": len(FILE_RUNTIMES), "random": rows}[probe] for probe in request.probes)
 
 
 def prove(names: Sequence[Given], request: Request = Request(), advance: Advance = lambda done: None) -> list[ProofRun]:
-    """Prove a model in every runtime, a run for each probe with a row for each runtime; and others by its graph.
+    """Prove a model in every runtime, and other models by its graph. There is a run for each probe, with a row for each
+    runtime.
 
-    The specification is an ONNX file's own graph, or the one that a PyTorch model is exported to, unfolded. Whatever
-    else is named is taken for an export of the first model, or for the same model elsewhere: it is judged by the first
-    one's specification, on random numbers.
+    The specification is the graph of an ONNX file, or the unfolded export of a PyTorch model. Every other model counts
+    as an export of the first, or as the same network. It is judged by the first one's specification, on random numbers.
 
     Raises:
-        TriptychError: there is no such model, or it takes what only the user knows; or two are not the same graph.
+        TriptychError: there is no such model, its input shape is not known, or two are not the same graph.
     """
     others = names[1:]
     paired = [request.weights or is_other_network(name) for name in others]
@@ -100,14 +100,14 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
 
 
 PAIRED = ("torch", "keras-torch", "onnxruntime", "openvino")
-"""The runtimes of two networks: what else runs one of them is proved by naming it alone."""
+"""The runtimes of two networks. For other runtimes, each network is proved by itself."""
 
 
 def is_other_network(name: Given) -> str | None:
-    """Which weights a second model has if nothing is said: the first's, where it is built by name, without its own.
+    """The weights of a second model, if the user does not say: those of the first, if it is built by name.
 
-    Returns `first`; or None for an ONNX or LiteRT file, which is taken for an export of the first, and `own` for what
-    else has weights of its own.
+    Returns `first` for a model that is built by name; None for an ONNX or LiteRT file, which counts as an export of the
+    first; `own` for every other model with weights of its own.
     """
     if isinstance(name, InMemory):
         return None
@@ -117,7 +117,7 @@ def is_other_network(name: Given) -> str | None:
 
 
 class _Proof:
-    """One model, what it is given, and who runs it."""
+    """One model, its inputs, and its runtimes."""
 
     def __init__(self, subject: Subject, request: Request, advance: Advance) -> None:
         self.subject, self.request, self.advance = subject, request, advance
@@ -143,11 +143,11 @@ class _Proof:
         return [self._with_graph(run) for run in runs]
 
     def _with_graph(self, run: ProofRun) -> ProofRun:
-        """A run, and what its report draws."""
+        """A run, with the graph and the values that its report draws."""
         return replace(run, graph=self.graph, shapes=self.shapes)
 
     def pair_with(self, other: Subject) -> list[ProofRun]:
-        """Another network, judged by this one."""
+        """Prove another network by this one."""
         from common.prove.pairs import First
 
         weights = self.request.weights or "first"
@@ -165,7 +165,7 @@ class _Proof:
         return ProofRun(self.subject.text, "random", results, len(self.graph.nodes), recorded=kept)
 
     def _kept(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What there is to look at, of the first of the batch, if that was asked for."""
+        """The values for the report, of the first image of the batch, if they were asked for."""
         if not self.request.keep:
             return {}
         return {name: a[0].copy() for name, a in values.items() if a.ndim in (2, 3, 4) and a.dtype == np.float32}
@@ -188,7 +188,7 @@ class _Proof:
         return ProofRun(self.subject.text, "exact", results, len(self.graph.nodes), exact, sensitivity=seen)
 
     def run_of(self, other: Subject) -> ProofRun:
-        """Another model, judged by this one's specification."""
+        """Prove another model by this one's specification."""
         if list(other.graph.inputs.values()) != list(self.graph.inputs.values()):
             takes = [" and ".join("×".join(map(str, s)) for s in g.inputs.values()) for g in (other.graph, self.graph)]
             raise TriptychError(f"{other.text} takes {takes[0]}, but {self.subject.text} {takes[1]}")
@@ -209,7 +209,7 @@ class _Proof:
         return self._with_graph(replace(run, specification=self.subject.text))
 
     def run_of_litert(self, name: ModelName) -> ProofRun:
-        """A `.tflite` file, judged by this model's specification."""
+        """Prove a `.tflite` file by this model's specification."""
         if self.request.weights:
             raise TriptychError(f"{name.text} keeps its own weights, and is judged as an export; leave out --weights")
         folder = self.subject.folder
@@ -227,20 +227,20 @@ class _Proof:
 
 
 def like(feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What another model is to be made ready for: what the first is given, and its shape, for which some are built."""
+    """The inputs of the first model and their shape, for which another model is made ready."""
     arrays = list(feeds.values())
     return {"example": arrays, "shape": list(arrays[0].shape) if len(arrays) == 1 else None}
 
 
 def random_feeds(graph: Graph, seed: int) -> dict[str, np.ndarray]:
-    """Normal random numbers, float32, for all that a model takes."""
+    """Normal random numbers, float32, for all inputs of a model."""
     return {
         name: seeded_generator(seed, name).standard_normal(shape, np.float32) for name, shape in graph.inputs.items()
     }
 
 
 def _fitting(given: Mapping[str, np.ndarray], graph: Graph) -> Mapping[str, np.ndarray]:
-    """What the user gives, if the model takes it.
+    """The user's inputs, checked against those of the model.
 
     Raises:
         TriptychError: it has no such input, or one of another shape.
@@ -255,7 +255,7 @@ def _fitting(given: Mapping[str, np.ndarray], graph: Graph) -> Mapping[str, np.n
 
 
 def require_packages(*names: str) -> None:
-    """See that they are installed.
+    """Check that packages are installed.
 
     Raises:
         TriptychError: one is not.

@@ -31,10 +31,10 @@ class RuntimeResult:
     timing: Mapping[str, float] = field(default_factory=dict)
     first_divergence: str | None = None
     source: str | None = None
-    """Of the first divergence, in the user's own code."""
+    """The first divergence's name in the user's own code."""
     likely_cause: str | None = None
     note: str | None = None
-    """What whoever runs this model in this way should know."""
+    """A note for users who run the model in this way."""
     layers: Sequence[NodeVerdict] = ()
 
     @property
@@ -50,23 +50,24 @@ class RuntimeResult:
 
 @dataclass(frozen=True)
 class Side:
-    """A network laid beside another, the first."""
+    """The comparison of a network with the first one."""
 
     aligned: int
-    """How many nodes that compute have a counterpart."""
+    """The number of nodes that compute and have a counterpart."""
     only_first: Sequence[Alone]
     only_second: Sequence[Alone]
     counterparts: Mapping[str, str]
-    """By the first's node, the second's, with its name in the user's own code."""
+    """For each node of the first, its counterpart in the second, with its name in the user's own code."""
     moved: Sequence[Mapping[str, Any]] | None = None
-    """Of each variable that was given the first's weights: `to`, `source`, `change`, `shape`; None: it has its own."""
+    """For each variable that got weights of the first: `to`, `source`, `change`, `shape`. None: the second has its own
+    weights."""
     without_place: Sequence[str] = ()
-    """The first's weights that the second has no variable for."""
+    """Weights of the first that the second has no variable for."""
     within: Mapping[str, str] = field(default_factory=dict)
-    """By the first's node, what the second's does otherwise without that the bound is exceeded on these numbers."""
+    """For each node of the first: how the second's node differs, while it stays within the bound on these numbers."""
     end_to_end: float | None = None
-    """How far apart what both return is, divided by the largest value that the first returns: given the same, each with
-    its own values all the way. What one of them alone does at its end is left out."""
+    """The largest difference of their outputs on the same input, divided by the largest output of the first. Nodes at
+    the end that only one of them has are left out."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,13 @@ class Alone:
     kind: str
     source: str | None
     nearest: str | None
-    """The node of the other network that is most like it, among those without a counterpart."""
+    """The most similar node of the other network, among those without a counterpart."""
     verdict: str
-    """`diverged`: the networks differ by it; `certified`: they do not, both come to the same; else `unproved`."""
+    """`diverged`: the networks differ by it. `certified`: they do not. Else `unproved`."""
     cause: str
     """Why."""
     returned: bool = False
-    """Whether what comes of it is returned, without that an aligned node is between."""
+    """Whether its result is returned, with no aligned node between."""
 
     def __str__(self) -> str:
         source = f" in {self.source}" if self.source else ""
@@ -99,21 +100,22 @@ class ProofRun:
     probe: str
     backends: Sequence[RuntimeResult]
     nodes: int
-    """How many the specification has."""
+    """The number of nodes of the specification."""
     exact: tuple[int, int] | None = None
-    """On an exact probe, how many of how many computed values are exact."""
+    """On an exact probe: how many of the computed values are exact, and how many values there are."""
     specification: str | None = None
-    """The model whose graph it is judged by, where it is not its own."""
+    """The model by whose graph it is judged, if not its own."""
     pair: Side | None = None
-    """Where that is another network: how the two were laid side by side."""
+    """The comparison, if that is another network."""
     sensitivity: Sensitivity | None = None
-    """Where it was asked for, how much of the model an exact probe sees."""
+    """How much of the model an exact probe sees, if this was asked for."""
     graph: Graph | None = None
     """The specification, for the report's drawing."""
     shapes: Mapping[str, Shape] = field(default_factory=dict)
-    """Of its values."""
+    """The shapes of its values."""
     recorded: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict, repr=False)
-    """By runtime and the specification's value, the first of the batch, for the report's pictures; if it was kept."""
+    """For each runtime and value of the specification, the first image of the batch, for the report's pictures; empty
+    if it was not kept."""
 
     @property
     def verdict(self) -> str:
@@ -126,7 +128,7 @@ class ProofRun:
 
 @dataclass(frozen=True)
 class Report:
-    """What `triptych.prove` returns."""
+    """The result of `triptych.prove`."""
 
     runs: Sequence[ProofRun]
 
@@ -140,7 +142,7 @@ class Report:
         return self.verdict in (IDENTICAL, CERTIFIED)
 
     def __str__(self) -> str:
-        """The verdict, and a line for whatever is not well: the node, the ratio, the cause."""
+        """The verdict, and a line for every problem: the node, the ratio, the cause."""
         lines = [f"{self.runs[0].model}: {self.verdict}"]
         for run in self.runs:
             for result in run.backends:
@@ -154,7 +156,7 @@ class Report:
 
 
 def explanations(result: RuntimeResult) -> Iterator[str]:
-    """What is wrong with a runtime's row, in sentences."""
+    """The problems of a runtime's row, in sentences."""
     if result.status == "crashed":
         yield f"it crashed: {result.reason}"
     elif result.first:
@@ -169,7 +171,7 @@ def explanations(result: RuntimeResult) -> Iterator[str]:
 
 
 def told(layer: NodeVerdict) -> str:
-    """The first node that differs: its name, where it is in the user's code, by how much, why."""
+    """The first node that differs: its name, its place in the user's code, the size of the error, and the cause."""
     ratio = "" if layer.bound_ratio is None else f", {layer.bound_ratio:.3g} times its bound"
     source = f" in {layer.source}" if layer.source else ""
     cause = layer.cause or "no known mistake explains it"
@@ -185,7 +187,7 @@ def judged(
     *,
     causes: bool = True,
 ) -> RuntimeResult:
-    """The row of a runtime, from what it was fed and what it computed; `causes` as in `judge_graph`."""
+    """The row of a runtime, from its inputs and its values. `causes` is as in `judge_graph`."""
     if found.skipped:
         return RuntimeResult(runtime.name, "skipped", "skipped", found.error)
     if found.error:

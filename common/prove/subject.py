@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TORCH_RUNTIMES = (Runtime("torch", optimise=False), Runtime("torch-compile", optimise=True))
 EXPORT = Runtime("export", optimise=True)
 FIRST = ("torch", "keras-torch")
-"""The runtime that says most of a model that is no file, and takes no time to compile."""
+"""The most informative runtime of a model that is not a file; it need not compile."""
 KERAS_RUNTIMES = (
     Runtime("keras-torch", optimise=False),
     Runtime("keras-tensorflow", optimise=True, needs="tensorflow"),
@@ -38,10 +38,10 @@ Example: TypeAlias = "Sequence[np.ndarray]"
 
 
 def refuse_quantised(text: str, model: onnx.ModelProto) -> None:
-    """See that a model computes with float32.
+    """Check that a model computes in float32.
 
     Raises:
-        TriptychError: it rounds to integers of its own scales, of which no bound follows from the arithmetic.
+        TriptychError: it is quantised. No bound follows from the arithmetic then.
     """
     kinds = (node.op_type for node in model.graph.node)
     kind = next((kind for kind in kinds if "Quantize" in kind or "QLinear" in kind or kind.endswith("Integer")), None)
@@ -51,7 +51,7 @@ def refuse_quantised(text: str, model: onnx.ModelProto) -> None:
 
 @dataclass(frozen=True)
 class InMemory:
-    """A PyTorch module that the user's own program holds."""
+    """A PyTorch module in the user's own program."""
 
     model: Any
 
@@ -74,12 +74,12 @@ class Subject:
         self.graph: Graph = replace(read_graph(path, self.model), name=text)
 
     def record(self, runtime: Runtime, feeds: Mapping[str, np.ndarray]) -> Recorded:
-        """Every value that a runtime makes, by its name in the graph."""
+        """Record every value that a runtime makes, by its name in the graph."""
         return record(runtime, self.path, feeds, self.folder)
 
 
 class TorchSubject(Subject):
-    """A PyTorch module: itself, compiled, its specification in ONNX Runtime, and what it is usually exported to."""
+    """A PyTorch module: eager, compiled, its specification in ONNX Runtime, and its official export."""
 
     runtimes: tuple[Runtime, ...] = (*TORCH_RUNTIMES, *FILE_RUNTIMES, EXPORT)
 
@@ -87,7 +87,7 @@ class TorchSubject(Subject):
         super().__init__(text, folder / SPECIFICATION, folder)
         self.process = process
         self.own: str | None = None
-        """The file of its own variables, where it has others."""
+        """The file of its own variables, if they were replaced."""
 
     def record(self, runtime: Runtime, feeds: Mapping[str, np.ndarray]) -> Recorded:
         if runtime in TORCH_RUNTIMES or runtime == KERAS_RUNTIMES[0]:
@@ -98,7 +98,7 @@ class TorchSubject(Subject):
         return super().record(runtime, feeds)
 
     def _of_export(self, feeds: Mapping[str, np.ndarray]) -> Recorded:
-        """What the official export gives, whose inputs and outputs may have other names, in the same order."""
+        """The outputs of the official export. Its inputs and outputs may have other names, but have the same order."""
         export = read_graph(self.folder / OFFICIAL)
         given = dict(zip(export.inputs, (feeds[name] for name in self.graph.inputs), strict=True))
         found = record(EXPORT, self.folder / OFFICIAL, given, self.folder)
@@ -142,12 +142,12 @@ class KerasSubject(TorchSubject):
 
     @property
     def _job(self) -> dict[str, Any]:
-        """What another backend is told of the model."""
+        """The description of the model for another backend."""
         told = {"load": self.called, "shape": self.shape, "weights": self._weights}
         return told | {"inputs": list(self.graph.inputs)}
 
     def _in_litert(self, feeds: Mapping[str, np.ndarray]) -> Recorded:
-        """What LiteRT makes of the file that the model is exported to, on TensorFlow."""
+        """The values of the model's export in LiteRT, which is made on TensorFlow."""
         known = super().record(ONNX_RUNTIMES[0], feeds)
         file, given = self.folder / "export.tflite", self.folder / "layers.safetensors"
         with Process("common.prove.keras_run", {"KERAS_BACKEND": "tensorflow"}) as process:
@@ -161,7 +161,7 @@ class KerasSubject(TorchSubject):
         return str(self.folder / "weights.npz")
 
     def _find_layers(self, feeds: Mapping[str, np.ndarray]) -> None:
-        """Ask which value each layer makes, and call the nodes by their layers."""
+        """Ask which value each layer makes, and give the nodes the names of their layers."""
         file = str(self.folder / "layers.safetensors")
         save_file({name: np.ascontiguousarray(array) for name, array in feeds.items()}, file)
         among = [node.output for node in self.graph.nodes]
@@ -174,11 +174,11 @@ class KerasSubject(TorchSubject):
 
 
 def with_sources(graph: Graph, sources: Mapping[str, str]) -> Graph:
-    """A graph in which each node is called by the layer whose output it leads to.
+    """A graph in which each node has the name of the layer that it belongs to.
 
     Args:
         graph: the graph.
-        sources: by value, the layer that makes it.
+        sources: for each value, the layer that makes it.
     """
     of_value = dict(sources)
     nodes = []
@@ -192,7 +192,7 @@ def with_sources(graph: Graph, sources: Mapping[str, str]) -> Graph:
 
 
 def _file(name: ModelName, folder: Path, shape: Sequence[int] | None, turn: bool) -> Subject:
-    """An ONNX file, for an input of some shape; with `turn`, of an image whose channels may stand elsewhere."""
+    """An ONNX file, for an input of some shape. With `turn`, the channels of the image may be on another axis."""
     try:
         return Subject(name.text, Path(name.home), folder, shape)
     except TriptychError:
@@ -217,22 +217,23 @@ def make_ready(
     marked: bool = False,
     checkpoint: Path | None = None,
 ) -> Subject:
-    """A model's graph, and what runs it until `ends` is closed.
+    """A model's graph and its runtimes, which are open until `ends` is closed.
 
     Args:
-        name: of the model, or itself.
-        folder: for files, empty.
-        ends: closes the processes that are opened.
-        shape: of its only input, where nothing else says it.
+        name: the name of the model, or the model itself.
+        folder: an empty folder for files.
+        ends: closes the processes that are started.
+        shape: the shape of its only input, if the model does not say it.
         example: its inputs, in order.
-        seed: of the weights of models that come without.
-        backends: the runtimes that are wanted of a model that is no file, by name; all if None.
-        turn: whether the example may have its channels where another framework has them.
-        checkpoint: its own, of a model that is no file, from which it has its weights.
-        marked: whether a model that is no file has marks for weights (`common.prove.marks`); its own are in `own`.
+        seed: the seed of the weights of models without their own.
+        backends: the runtimes of a model that is not a file, by name; all if None.
+        turn: whether the channels of the example may be on the axis of another framework.
+        checkpoint: the checkpoint from which a model that is not a file takes its weights.
+        marked: whether a model that is not a file gets marks as weights (`common.prove.marks`); its own weights are
+            then in `own`.
 
     Raises:
-        TriptychError: there is no such model, or nothing says what it takes.
+        TriptychError: there is no such model, or its input shape is not known.
     """
     folder.mkdir()
     if isinstance(name, ModelName) and name.is_onnx:
