@@ -21,12 +21,12 @@ class Framework:
     """One implementation of the networks."""
 
     name: str
-    """As the command line calls it; the extra of the distribution that installs the framework is called so too."""
+    """Its name on the command line, and the name of the extra that installs it."""
     title: str
     package: str
-    """In which the networks are written."""
+    """The package in which the networks are written."""
     module: str
-    """What has to be installed for it."""
+    """The module that must be installed for it."""
 
 
 FRAMEWORKS = {
@@ -40,9 +40,9 @@ FRAMEWORKS = {
 
 
 def import_implementation(framework: str) -> ModuleType:
-    """The package that implements the networks in `torch`, `keras` or `tf1`, without what TensorFlow says meanwhile.
+    """Import the package of networks for `torch`, `keras` or `tf1`, without TensorFlow's messages.
 
-    Keras is on TensorFlow, unless KERAS_BACKEND says otherwise.
+    Keras runs on TensorFlow, unless KERAS_BACKEND says otherwise.
 
     Raises:
         TriptychError: there is no such framework.
@@ -58,7 +58,7 @@ def import_implementation(framework: str) -> ModuleType:
 
 @contextmanager
 def standard_error_kept_unless_it_fails() -> Iterator[None]:
-    """Hold back what is written to standard error, by C++ too, which heeds no log level while it is being loaded."""
+    """Hold back standard error, also that of C++, which ignores log levels while it is loaded."""
     import tempfile
 
     sys.stderr.flush()

@@ -27,18 +27,18 @@ Arrays = Mapping[str, "np.ndarray"]
 
 
 class Backend(Protocol[M]):
-    """`PACKAGE.backend`: a model built, given weights, and run with every layer seen.
+    """`PACKAGE.backend`: builds a model, gives it weights, and runs it with every layer recorded.
 
-    Where initialisation takes long, a module may have a context manager `uninitialised` too: what is built in it is
-    given all its weights before it is run.
+    If initialisation takes long, a module may also have a context manager `uninitialised`. A model that is built in it
+    gets all its weights before it runs.
 
-    Layers and parameters go by their canonical names; arrays are float32, kernels (out, in, height, width) and
-    (out, in), maps (N, C, H, W), vectors (N, features).
+    Layers and parameters have their canonical names. Arrays are float32: kernels (out, in, height, width) and (out,
+    in), maps (N, C, H, W), vectors (N, features).
     """
 
     @property
     def FLATTENED(self) -> str:
-        """In which order the framework flattens maps: `C, H, W` or `H, W, C`."""
+        """The order in which the framework flattens maps: `C, H, W` or `H, W, C`."""
 
     def build(
         self,
@@ -49,7 +49,8 @@ class Backend(Protocol[M]):
         image_size: tuple[int, int] | None = None,
         softmax: bool = False,
     ) -> M:
-        """A model in evaluation mode, with the framework's own initialisation; it ends in logits unless `softmax`."""
+        """A model in evaluation mode, with the framework's own initialisation. It returns logits, or probabilities with
+        `softmax`."""
 
     def build_float64(
         self, architecture: str, /, *, num_classes: int | None = None, image_size: tuple[int, int] | None = None
@@ -60,7 +61,8 @@ class Backend(Protocol[M]):
         """The model on `cpu` or `cuda`, in `fp32` or `tf32`."""
 
     def load_weights(self, model: M, weights: Weights, /, *, skip: Collection[str] = ()) -> None:
-        """Set every parameter, but for the layers to skip; what does not fit is refused before anything is changed."""
+        """Set every parameter, except those of the layers to skip. Weights that do not fit are refused before the model
+        is changed."""
 
     def read_weights(self, model: M, /) -> dict[str, np.ndarray]:
         """Every parameter."""
@@ -69,28 +71,29 @@ class Backend(Protocol[M]):
         """The shapes of the layers' outputs, without the batch, and of the parameters, without computing."""
 
     def wiring(self, model: M, /) -> dict[str, list[str]]:
-        """Which layers each layer reads, as far as that is known."""
+        """The layers that each layer reads, as far as that is known."""
 
     def unnamed_operations(self, model: M, /) -> dict[str, list[str]]:
-        """What stands before each layer that is no layer of the specification."""
+        """For each layer, the operations before it that are no layers of the specification."""
 
     def run(self, model: M, image: np.ndarray, injected: Arrays | None = None, unnamed: Unnamed = ..., /) -> Recording:
-        """Every layer's output, and what the model returns; what is `injected` replaces what is read of a layer."""
+        """Every layer's output, and what the model returns. `injected` replaces the output of a layer for the layers
+        that read it."""
 
     def record(self, model: M, image: np.ndarray, injected: Arrays | None = None, /) -> dict[str, np.ndarray]:
         """The layers alone."""
 
     def predict(self, model: M, image: np.ndarray, /) -> Arrays:
-        """The logits by the name of the output, of the model as it is deployed."""
+        """The logits of the model as it is deployed, by the name of the output."""
 
     def predict_heads(self, model: M, image: np.ndarray, /) -> Arrays:
-        """Every output, the auxiliary heads too, as it is deployed."""
+        """Every output of the model as it is deployed, also those of auxiliary heads."""
 
     def kernels(self) -> dict[str, str]:
-        """Which kernels this process uses, by library, as far as the framework says."""
+        """The kernels that this process uses, by library, as far as the framework tells."""
 
     def release(self) -> None:
-        """Give back the memory of models that nobody holds any more."""
+        """Free the memory of models that are no longer used."""
 
 
 class Gradients(Protocol[N]):
@@ -111,7 +114,7 @@ class Gradients(Protocol[N]):
 
 
 class Implementation(Protocol[M]):
-    """The package itself: what its users call."""
+    """The package itself: the functions for its users."""
 
     def build(
         self,
@@ -135,7 +138,7 @@ class Implementation(Protocol[M]):
         """Write the weights in the framework's own format."""
 
     def restore_weights(self, model: M, path: Path, /) -> M | None:
-        """Read what `save_weights` wrote, into the model, or into the one that is returned."""
+        """Read a file of `save_weights` into the model, or into a new model, which is returned."""
 
     def train(
         self,

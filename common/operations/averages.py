@@ -11,19 +11,19 @@ class Averaging(Operation):
     """Means of n values each.
 
     n − 1 additions and a division, or a product with a rounded 1/n: |ŷ − y| ≤ γ_(n+1) Σ|x| / n. Dividing by a power of
-    two is exact, so that only then the mean of integers can be required to the bit.
+    two is exact. Only then the mean of integers must be right to the bit.
     """
 
     def divisors(self, shape: Shape) -> np.ndarray | int:
-        """How many values each mean is of, on an input of this shape, the batch's axis included."""
+        """The number of values of each mean, on an input of this shape with the batch axis."""
         raise NotImplementedError(f"nobody has said what {self.kind} divides by")
 
     def divides_exactly(self, shape: Shape) -> bool:
-        """Whether these are powers of two."""
+        """Whether these numbers are powers of two."""
         return all(int(count).bit_count() == 1 for count in np.unique(self.divisors(shape)))
 
     def averaged(self, shape: Shape, value: np.ndarray, magnitude: np.ndarray) -> Reference:
-        """The reference of means, and of means of magnitudes, float64, on an input of this shape."""
+        """The reference of means, from the means and the means of magnitudes in float64, on an input of this shape."""
         most = int(np.max(self.divisors(shape)))
         bound = gamma(most + 1) * magnitude + most * SMALLEST_NORMAL
         return Reference(value, bound, magnitude if self.divides_exactly(shape) else None)

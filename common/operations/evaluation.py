@@ -11,9 +11,9 @@ from common.operations.rounding import FP32, UNIT_ROUNDOFF, Gradients, Piece, Pr
 
 
 def evaluate(operation: Operation, inputs: Arrays, parameters: Parameters) -> Reference:
-    """What an operation should give, in float64, and how far a correct float32 implementation may be from it.
+    """The right output of an operation, in float64, and the largest error of a correct float32 implementation.
 
-    The bound is about one layer, given that layer's own input: nothing accumulates over the depth of a network.
+    The bound is for one layer on its own input, so errors do not accumulate over the depth of a network.
 
     Args:
         operation: from a specification.
@@ -37,7 +37,7 @@ def backward(
 ) -> Gradients:
     """The gradients of Σ dy · y with respect to the inputs and parameters of y = operation(inputs).
 
-    Like `evaluate`, this is about one layer at a time, given its own input and the gradient with respect to its output.
+    Like `evaluate`, this is for one layer on its own input, and on its own gradient with respect to the output.
 
     Args:
         operation: from a specification.
@@ -59,7 +59,7 @@ def backward(
 
 
 def evaluated_shape(operation: Operation, inputs: Arrays, parameters: Parameters) -> tuple[int, ...]:
-    """The shape of what `evaluate` gives, (N, C, H, W) or (N, features), found without evaluating anything.
+    """The shape of the result of `evaluate`, (N, C, H, W) or (N, features), without evaluating.
 
     Raises:
         TriptychError: the operation does not take inputs and parameters of these shapes.
@@ -82,10 +82,10 @@ def evaluated_shape(operation: Operation, inputs: Arrays, parameters: Parameters
 def evaluate_in_pieces(
     operation: Operation, inputs: Arrays, parameters: Parameters, precision: Precision = FP32
 ) -> Iterator[Piece]:
-    """What `evaluate` gives, in pieces that cover it, with what may be infinite or NaN, and at a precision.
+    """The result of `evaluate` in pieces, at a precision, and with the elements that may be infinite or NaN.
 
-    Whether the shapes are those of the specification, `check_shapes` says. Where something may overflow, the last
-    piece is all of it, in place of those before.
+    The shapes are checked by `check_shapes`, not here. If something may overflow, the last piece is the whole result
+    and replaces those before.
 
     Raises:
         TriptychError: nothing can be computed of arrays of these shapes.
@@ -107,7 +107,8 @@ def evaluate_in_pieces(
 
 
 def check_shapes(operation: Operation, inputs: Arrays, parameters: Parameters) -> None:
-    """See that an operation takes arrays of these shapes; one on arrays of any rank says so when it is evaluated.
+    """Check that an operation takes arrays of these shapes. An operation on arrays of any rank checks when it is
+    evaluated.
 
     Raises:
         TriptychError: it does not.
@@ -117,20 +118,20 @@ def check_shapes(operation: Operation, inputs: Arrays, parameters: Parameters) -
 
 
 def with_overflow(operation: Operation, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
-    """What `evaluate` gave, with what may be infinite or NaN, if anything may; see the module's description."""
+    """The result of `evaluate`, with the elements that may be infinite or NaN, if any."""
     if _far(inputs) or _grown(reference):
         return operation.overflowing(inputs, parameters, reference)
     return reference
 
 
 def _far(inputs: Arrays) -> bool:
-    """Whether some input is so large that something may overflow."""
+    """Whether an input is so large that something may overflow."""
     sizes = (np.maximum(x.max(initial=0), -x.min(initial=0)) for x in inputs if x.dtype != bool)
     return any(not size < _FAR for size in sizes)  # NaN is below nothing
 
 
 def _grown(reference: Reference) -> bool:
-    """Whether what comes of the inputs is so large."""
+    """Whether the result is so large."""
     return reference.bound is not None and not reference.bound.max(initial=0) < UNIT_ROUNDOFF * _FAR
 
 

@@ -20,12 +20,12 @@ from common.operations.operation import Fit, Observation, Operation
 from common.operations.rounding import SMALLEST_NORMAL, Reference, gamma
 
 Alteration: TypeAlias = "Callable[[Evaluation, Reference], Reference]"
-"""What becomes of the result of an evaluation; it treats each channel or unit by itself."""
+"""A change of the result of an evaluation. It treats each channel or unit by itself."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What an operation gives, found when it is called."""
+    """The output of an operation, computed when it is called."""
 
     operation: Operation
     inputs: Arrays
@@ -42,7 +42,7 @@ class Evaluation:
         return replace(self, alterations=(*self.alterations, alteration))
 
     def shape(self) -> tuple[int, ...]:
-        """Of its result, (N, C, H, W) or (N, features), found without evaluating anything.
+        """The shape of its result, (N, C, H, W) or (N, features), without evaluating.
 
         Raises:
             TriptychError: the operation does not take inputs and parameters of these shapes.
@@ -50,7 +50,7 @@ class Evaluation:
         return evaluated_shape(self.operation, self.inputs, self.parameters)
 
     def of_first(self, count: int) -> Evaluation | None:
-        """The same of the first few channels or units; None if there are no more, or all are computed together."""
+        """The same for the first few channels or units. None if there are no more, or if all are computed together."""
         fewer = self.operation.of_first(count, self.inputs)
         if fewer is None and self.operation.channelwise and self.inputs[0].shape[1] > count:
             fewer = self.operation, [x[:, :count] for x in self.inputs]
@@ -68,7 +68,7 @@ def exchanged(
     /,
     **parameters: np.ndarray,
 ) -> Evaluation:
-    """The layer's evaluation with some of its ingredients exchanged."""
+    """The layer's evaluation with another operation, other inputs or other parameters."""
     given = seen.inputs if inputs is None else inputs
     return Evaluation(operation or seen.operation, given, {**seen.parameters, **parameters})
 
@@ -79,7 +79,7 @@ def given(seen: Observation, x: np.ndarray, /, **parameters: np.ndarray) -> Eval
 
 
 def rounded_to(bits: int) -> Alteration:
-    """One rounding more, to `bits` significant bits: 2^-bits of the result. Its size says nothing of the sum's own."""
+    """One more rounding, to `bits` significant bits, with an error of 2^-bits of the result."""
 
     def alteration(evaluation: Evaluation, reference: Reference) -> Reference:
         assert reference.bound is not None
@@ -90,7 +90,7 @@ def rounded_to(bits: int) -> Alteration:
 
 
 def widened(slack: float) -> Alteration:
-    """A sum of inputs that are known up to `slack`: their errors reach it multiplied by the weights."""
+    """A sum of inputs that are known up to `slack`. Their errors are multiplied by the weights."""
 
     def alteration(evaluation: Evaluation, reference: Reference) -> Reference:
         weight = evaluation.parameters["weight"].astype(np.float64)
@@ -102,7 +102,7 @@ def widened(slack: float) -> Alteration:
 
 
 def times(factor: float) -> Alteration:
-    """The result times a number: one product more, or fewer operations."""
+    """The result times a number, with one more product."""
 
     def alteration(evaluation: Evaluation, reference: Reference) -> Reference:
         assert reference.bound is not None
@@ -113,17 +113,19 @@ def times(factor: float) -> Alteration:
 
 
 ENOUGH = 8
-"""How many different values must bear out what was read off an output."""
+"""How many different values must confirm a number that was taken from an output."""
 
 
 def fitted(output: np.ndarray, base: Reference, direction: np.ndarray) -> tuple[float, Reference] | None:
-    """The c for which an output is base + c · direction, and that as a reference; None if it is too little to tell.
+    """The number c for which an output is base + c · direction, and this sum as a reference. None if too few values
+    confirm c.
 
-    By least squares c = Σ (ŷ − b) d / Σ d², so that if each |ŷ − b − c d| is at most e, c is off by Σ e |d| / Σ d².
+    By least squares c = Σ (ŷ − b) d / Σ d². If each |ŷ − b − c d| is at most e, the error of c is at most Σ e |d| / Σ
+    d².
 
     Args:
         output: float32.
-        base: what does not depend on c.
+        base: the part that does not depend on c.
         direction: float64, of the same shape.
     """
     if output.shape != direction.shape or len(np.unique(direction[direction != 0])) < ENOUGH:
@@ -139,7 +141,7 @@ def fitted(output: np.ndarray, base: Reference, direction: np.ndarray) -> tuple[
 
 
 def factor_fits(seen: Observation, base: Reference, direction: np.ndarray, what: str) -> Iterator[Fit]:
-    """That some of the result is multiplied by a number: `base` is the rest, `direction` what is multiplied."""
+    """The mistake that a part of the result is multiplied by a number. `direction` is this part, `base` the rest."""
     found = fitted(seen.output, base, direction)
     if found:
         factor, reference = found

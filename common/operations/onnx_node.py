@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from common.operations.arrays import Shape
 
 Parameter: TypeAlias = "np.ndarray | None"
-"""Of a layer that is written: float32, in the canonical layout; None for one that it does not have."""
+"""A parameter of a layer that is written: float32, in the canonical layout. None if the layer does not have it."""
 
 
 class OnnxGraph(Protocol):
-    """What `Operation.to_onnx` writes to."""
+    """The graph that `Operation.to_onnx` writes to."""
 
     def node(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node of that name; its output, which is returned, is called so too."""
+        """Add a node of that name, and return its output, which has the same name."""
 
     def constants(self, layer: str, **arrays: np.ndarray | None) -> list[str]:
-        """Add what a layer has of these arrays, and return their names: `conv1/weight`."""
+        """Add the arrays of a layer that are not None, and return their names: `conv1/weight`."""
 
 
 class Unread(Exception):
-    """Why nobody can say what a node's result may be off by."""
+    """The reason why there is no bound for a node's result."""
 
 
 def attributes_of(proto: onnx.NodeProto) -> dict[str, Any]:
@@ -43,15 +43,15 @@ def attributes_of(proto: onnx.NodeProto) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class OnnxNode:
-    """One result of a node, and what is known of the values that the node reads."""
+    """One result of a node, with the constants and shapes that the node reads."""
 
     proto: onnx.NodeProto
     constants: Mapping[str, np.ndarray]
     shapes: Mapping[str, Shape]
-    """Of all axes; a value whose shape is not known is absent."""
+    """With all axes. A value of unknown shape is absent."""
     opset: int
     result: int = 0
-    """Which of the node's outputs is asked for."""
+    """The place of the output among the node's outputs."""
 
     @property
     def kind(self) -> str:

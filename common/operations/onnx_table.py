@@ -22,7 +22,7 @@ _READERS: dict[str, type[Operation]] = {}
 
 
 def reads(*kinds: str) -> Callable[[OperationClass], OperationClass]:
-    """Say of a class that it reads ONNX's operators of these names."""
+    """Enter a class as the reader of ONNX's operators of these names."""
 
     def enter(operation: OperationClass) -> OperationClass:
         _READERS.update(dict.fromkeys(kinds, operation))
@@ -33,17 +33,17 @@ def reads(*kinds: str) -> Callable[[OperationClass], OperationClass]:
 
 @cache
 def _readers() -> dict[str, type[Operation]]:
-    """The table, when every file of this package has entered what it holds."""
+    """The table, after every file of this package has been imported."""
     for module in iter_modules([str(Path(__file__).parent)]):
         import_module(f"{__package__}.{module.name}")
     return _READERS
 
 
 def operation_of(node: OnnxNode) -> Found:
-    """The operation that gives a node's result.
+    """The operation of a node's result.
 
     Raises:
-        Unread: nobody has said what that may be off by.
+        Unread: no bound has been derived for it.
     """
     if node.proto.domain not in ("", "ai.onnx"):
         raise Unread(f"it is an operator of {node.proto.domain}")

@@ -34,29 +34,29 @@ from common.operations.rounding import (
 )
 
 MAP, FEATURES = (3,), (1,)
-"""The ranks of what some operations take: (channels, height, width) only, or (features,) only."""
+"""The ranks that some operations take: (channels, height, width) only, or (features,) only."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The operation that a node is, and which of the node's inputs it takes for what."""
+    """The operation of a node, and which of the node's inputs are its inputs and parameters."""
 
     operation: Operation
     inputs: tuple[int, ...] = (0,)
     parameters: Mapping[str, int] = field(default_factory=dict)
-    """By the names of `Operation.parameter_shapes`."""
+    """For each name in `Operation.parameter_shapes`, the place of the node's input."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What a layer computes. Subclasses carry the numbers, and override what is not as it is here.
+    """What a layer computes. Subclasses have the numbers, and override the methods that are not right for them.
 
-    A method that is given shapes or arrays raises `TriptychError` where the operation does not take such.
+    A method raises `TriptychError` if the operation does not take the shapes or arrays that it is given.
     """
 
     integers_before: ClassVar[int] = 0
-    """What integers of 1 to 8 are multiplied by that an exact probe puts before it, since it has weights, or a curve
-    that large numbers saturate; 0: none are put there."""
+    """An exact probe injects integers before operations with weights, or with a curve that large numbers saturate.
+    These are integers of 1 to 8 times this number. 0: nothing is injected."""
 
     channelwise: ClassVar[bool] = False
     """Whether each channel of the output is computed from the same channel of the inputs alone."""
@@ -65,10 +65,10 @@ class Operation:
     """Whether each element of the output is computed from the elements of the inputs at the same place alone."""
 
     contracts: ClassVar[bool] = False
-    """Whether it brings no two values further apart than they were: choices, changes of place, means."""
+    """Whether it never increases the distance of two values, such as choices, changes of place, means."""
 
     rounds_once: ClassVar[bool] = True
-    """Whether what it computes is stored once; else each of its several operations on an element may be."""
+    """Whether each element is rounded once when it is stored. Else each of its several operations may round."""
 
     any_result: ClassVar[bool] = False
     """Whether it can be any result of an ONNX node, not the first alone."""
@@ -76,7 +76,7 @@ class Operation:
     # Shapes and costs
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        """The output's shape; operations that work element by element keep their input's."""
+        """The output's shape. Elementwise operations keep their input's."""
         return self._only(inputs)
 
     def parameter_shapes(self, *inputs: Shape) -> dict[str, Shape]:
@@ -98,7 +98,7 @@ class Operation:
         raise NotImplementedError(f"nobody has said what {self.kind} computes")
 
     def pieces(self, inputs: Arrays, parameters: Parameters) -> Iterator[Piece]:
-        """`reference`, in pieces that cover it, so that what is computed on the way to one stays in the cache."""
+        """`reference` in pieces, so that the intermediate arrays of a piece fit into the cache."""
         x = inputs[0]
         if not self.channelwise or x.ndim < 2 or x.size <= ELEMENTS_AT_ONCE:
             yield (...,), self.reference(inputs, parameters)
@@ -113,7 +113,7 @@ class Operation:
     def at_precision(self, reference: Reference, precision: Precision) -> Reference:
         """A reference, its bound widened to a precision below float32's.
 
-        Results stored with unit roundoff v add v (|y| + bound). Where a layer is several operations on an element, each
+        Results stored with unit roundoff v add v (|y| + bound). If a layer is several operations on an element, each
         may be stored so: the bound, at most fourteen roundings, is then that of float32 arithmetic with v in place of
         u, but for (1 − 14u) / (1 − 14v) < 1.06.
         """
@@ -143,9 +143,9 @@ class Operation:
         return quantum
 
     def unit(self, inputs: Arrays, parameters: Parameters) -> float:
-        """The power of two that all that is added up for these inputs is a multiple of.
+        """The power of two that all terms of the sums for these inputs are multiples of.
 
-        Where the magnitude of a `Reference` stays below 2^24 times it, float32 rounds nothing.
+        If the magnitude of a `Reference` stays below 2^24 times it, float32 rounds nothing.
         """
         return min(unit_of(array) for array in (*inputs, *parameters.values()))
 
@@ -156,10 +156,10 @@ class Operation:
         raise NotImplementedError(f"nobody has said what the gradient of {self.kind} is")
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
-        """How much further off the output can be if the inputs are off by `errors`.
+        """The largest error of the output if the inputs have errors up to `errors`.
 
-        What brings no two values further apart than they were (`contracts`) is applied to the errors: that gives the
-        largest that the output can have.
+        By default, an operation that never increases the distance of two values (`contracts`) is applied to the errors
+        themselves.
 
         Args:
             inputs: float32.
@@ -167,7 +167,7 @@ class Operation:
             parameters: float32, in the canonical layout.
 
         Raises:
-            NotImplementedError: nobody has said.
+            NotImplementedError: it has not been derived.
         """
         if not self.contracts:
             raise NotImplementedError(f"nobody has said how {self.kind} carries errors on")
@@ -176,28 +176,28 @@ class Operation:
     # Mistakes
 
     def of_first(self, count: int, inputs: Arrays) -> tuple[Operation, Arrays] | None:
-        """It with its first few units alone, each of which has a kernel of its own, and what of the inputs these read;
-        None if it has no more."""
+        """The operation with its first few units alone, and the part of the inputs that they read. None if it has no
+        more units."""
         return None
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
-        """The mistakes that are made with it, the likeliest and the most tightly bounded first."""
+        """Known mistakes with this operation, the likeliest and the most tightly bounded first."""
         yield from ()
 
     def fits(self, seen: Observation, right: Reference) -> Iterator[Fit]:
-        """Mistakes with a number in them that is read off the output; `right` is what it should be."""
+        """Mistakes with a number that is taken from the output. `right` is the right output."""
         yield from ()
 
     # ONNX
 
     @classmethod
     def from_onnx(cls, node: OnnxNode) -> Found:
-        """The operation that a node is, of those that `common.operations.onnx_table.reads` enters this class for.
+        """The operation of an ONNX node, of a kind that `common.operations.onnx_table.reads` names for this class.
 
-        One without numbers takes all that the node reads.
+        By default, an operation without numbers that takes all inputs of the node.
 
         Raises:
-            Unread: nobody has said what the node's result may be off by.
+            Unread: no bound has been derived for the node's result.
         """
         return Found(cls(), tuple(range(len(node.inputs))))
 
@@ -205,10 +205,10 @@ class Operation:
         """Write a layer of that name into a graph, and return the name of its output, which is the same.
 
         Args:
-            graph: what to write to.
+            graph: the graph to write to.
             name: of the layer.
             inputs: the values that it reads.
-            shape: of its first input, for one image; only where the nodes depend on it.
+            shape: the shape of its first input, for one image, if the nodes depend on it.
             parameters: see `Parameter`.
         """
         raise NotImplementedError(f"nobody has said how ONNX writes {self.kind}")
@@ -216,13 +216,14 @@ class Operation:
     # For subclasses
 
     def _only(self, inputs: tuple[Shape, ...], ranks: tuple[int, ...] = ()) -> Shape:
-        """The only input's shape, of one of these ranks: 3, a map; 1, features; any if none is named."""
+        """The shape of the only input. It must have one of these ranks (3, a map; 1, features), or any rank if none is
+        given."""
         if len(inputs) != 1:
             raise TriptychError(f"{self.kind} takes one input, but is given {len(inputs)}")
         return self._every(inputs, ranks)[0]
 
     def _every(self, inputs: tuple[Shape, ...], ranks: tuple[int, ...] = ()) -> tuple[Shape, ...]:
-        """The inputs' shapes, each of one of these ranks."""
+        """The shapes of the inputs. Each must have one of these ranks."""
         for shape in inputs:
             right = len(shape) in ranks if ranks else len(shape) > 0
             if not right or any(not isinstance(size, int) or size < 1 for size in shape):
@@ -236,7 +237,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class ArrayOperation(Operation):
-    """An operation of graphs, on arrays of any rank, the first axis of which need not be that of a batch.
+    """An operation of graphs, on arrays of any rank. The first axis need not be the batch.
 
     Its shapes follow from evaluating it.
     """
@@ -244,7 +245,7 @@ class ArrayOperation(Operation):
 
 @dataclass(frozen=True)
 class Observation:
-    """What a backend had before it at a layer, what it made of it, and what it should have used."""
+    """What a backend read and computed at a layer, and the parameters that it should have used."""
 
     name: str
     operation: Operation
@@ -253,7 +254,7 @@ class Observation:
     output: np.ndarray
     parameters: Parameters
     batch: Arrays
-    """The inputs with all images, of which `inputs` may be some."""
+    """The inputs of all images; `inputs` may have some of these."""
     input_names: tuple[str, ...] = ()
     flattened: Shape | None = None
     """The (C, H, W) of the map whose flattening is the input, if it is one."""
@@ -262,16 +263,16 @@ class Observation:
     neighbours: Mapping[str, Parameters] = field(default_factory=dict)
     """Parameters of other layers with the same shapes, by layer."""
     elsewhere: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """What the image and the layers that the backend computed before pass on, by name."""
+    """The image and the outputs of earlier layers, by name."""
     order: str = "C, H, W"
-    """In which the framework flattens maps, as in `ORDERS`."""
+    """The order in which the framework flattens maps, as in `ORDERS`."""
     reads: Collection[str] | None = None
-    """The layers that it depends on directly, by the model's own structure; None where that is not known."""
+    """The layers that it reads, by the model's own structure; None if that is not known."""
     next_conv: Observation | None = None
-    """The next convolution of the same block, which the stride may have been given to."""
+    """The next convolution of the same block, which may have got the stride by mistake."""
 
     whole: bool = False
-    """Whether it is to be taken as a whole, since not all of its arrays have the axis of a batch."""
+    """Whether it cannot be split into images, because some of its arrays have no batch axis."""
 
     def of_image(self, index: int) -> Observation:
         """The same, of one image of the batch."""
@@ -283,10 +284,10 @@ class Observation:
 
 
 Hypothesis: TypeAlias = "tuple[str, Callable[[], Reference]]"
-"""The mistake in words, and what the layer gives with it."""
+"""The mistake in words, and the layer's output with it."""
 
 Fit = tuple[str, str, Reference]
-"""A summary without the number; the mistake in words; what the layer gives with it."""
+"""A summary without the number; the mistake in words; the layer's output with it."""
 
 
 def in_double(*arrays: np.ndarray) -> Arrays:
