@@ -53,8 +53,13 @@ def parity(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the probes and of the weights.")] = 0,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Number of backends that run at the same time. They share the cores.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of backends that run at the same time. They share the cores. By default 2; with --dask, 1 on "
+            "each worker.",
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that a backend may take for one probe.")] = 600,
     report: Annotated[
         Path | None, typer.Option(help="Folder to write the results to, as a page, JSON and JUnit's XML.")
@@ -67,6 +72,9 @@ def parity(
         typer.Option(min=1, help="Train in every backend for this number of steps, instead of running probes."),
     ] = None,
     gradients: Annotated[bool, typer.Option("--gradients", help="Compare the backward pass instead.")] = False,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Run it on the workers of the Dask scheduler at this address.")
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="With --steps: folder for a plot of each network's differences.")
     ] = None,
@@ -78,8 +86,8 @@ def parity(
     if steps is None and plot:
         raise TriptychError("--plot draws the differences of a training; give its length with --steps")
     if steps is not None:
-        if gradients or probe or weights or batch or report or every_path or device != "cpu":
-            others = "--gradients, --probe, --weights, --batch, --report, --every-path or --device"
+        if gradients or probe or weights or batch or report or every_path or dask is not None or device != "cpu":
+            others = "--gradients, --probe, --weights, --batch, --report, --every-path, --device or --dask"
             raise TriptychError(f"--steps cannot be combined with {others}; leave these out")
         from common.cli.trajectories import trajectories
         from common.parity.backends import select_trainable
@@ -101,6 +109,7 @@ def parity(
         jobs=jobs,
         timeout=timeout,
         gradients=gradients,
+        dask=dask,
     )
     if resume and not report:
         raise TriptychError("--resume continues the run of a report; name its folder with --report")
@@ -110,6 +119,7 @@ def parity(
 def _prove(console: Console, names: Sequence[str], plan: Plan, report: Path | None, resume: bool) -> dict[str, Any]:
     """Networks one after the other, a table for each as it finishes, and the report at the end."""
     from common.cli.verdicts import print_network, print_verdict
+    from common.cluster import ClusterLost
     from common.explorer.report import prepare, write_report
     from common.onnx.adapters import find_adapters
     from common.parity.backends import require
@@ -117,9 +127,10 @@ def _prove(console: Console, names: Sequence[str], plan: Plan, report: Path | No
     from common.parity.networks import number_of_results, prove_networks
     from common.parity.outcome import as_json
 
-    require(plan.hardware)
-    if plan.hardware.device == "webgpu":
-        say(console, f"WebGPU on {find_adapters().chosen}")
+    if plan.dask is None:
+        require(plan.hardware)
+        if plan.hardware.device == "webgpu":
+            say(console, f"WebGPU on {find_adapters().chosen}")
     if report:
         prepare(report)
     journal = Journal(report, plan, resume=resume) if report else None
@@ -128,7 +139,7 @@ def _prove(console: Console, names: Sequence[str], plan: Plan, report: Path | No
             runs = prove_networks(
                 names, plan, journal, on_result=advance, on_network=lambda found: print_network(console, found)
             )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ClusterLost):
         if journal:
             print("triptych: what is finished is kept; go on with --resume", file=sys.stderr)
         raise

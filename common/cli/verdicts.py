@@ -29,7 +29,8 @@ STYLES = {
 def print_network(console: Console, runs: Sequence[Run]) -> None:
     """The runs of one network: a table, backends down and probes across; then what went wrong."""
     on_gpu = f" on {runs[0].device}" if runs[0].device != "cpu" else ""
-    if runs[0].device == "webgpu" and (adapter := find_adapters().chosen) and adapter.software:
+    here = not any(result.machine for result in runs[0].backends)
+    if runs[0].device == "webgpu" and here and (adapter := find_adapters().chosen) and adapter.software:
         on_gpu += ", in software"
     title = f"{runs[0].architecture}{', backward' if runs[0].gradients else ''}{on_gpu}"
     _print_columns(console, partial(_table, title), runs)
@@ -136,6 +137,8 @@ def _table(title: str, runs: Sequence[Run]) -> Table:
     with_paths = any(result.path for run in runs for result in run.backends)
     if with_paths:
         table.add_column("path")
+    if with_machines := any(result.machine for run in runs for result in run.backends):
+        table.add_column("machine")
     for run in runs:
         table.add_column(labelled(Path(run.probe).name, run.gradients))
     table.add_column("error ÷ bound", justify="right")
@@ -147,6 +150,7 @@ def _table(title: str, runs: Sequence[Run]) -> Table:
         table.add_row(
             row[0].backend,
             *([row[0].path or "–"] if with_paths else []),
+            *([_machines(row)] if with_machines else []),
             *(_styled(_outcome(result)) for result in row),
             _largest_ratio(row),
             " ".join(sorted({result.precision for result in row if result.precision})) or "–",
@@ -154,6 +158,13 @@ def _table(title: str, runs: Sequence[Run]) -> Table:
             f"{sum(result.seconds for result in row):.1f}",
         )
     return table
+
+
+def _machines(results: Sequence[BackendResult]) -> str:
+    """Those that a row ran on, or that this is none of them."""
+    names = dict.fromkeys(result.machine.name for result in results if result.machine)
+    ran_here = any(not result.machine and result.layers for result in results)
+    return ", ".join([*names, *(["here"] if ran_here else [])]) or "–"
 
 
 def _on_gpu(results: Sequence[BackendResult]) -> str:

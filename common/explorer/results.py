@@ -75,6 +75,8 @@ class BackendView:
     counted: str
     """What the histogram counts: elements, or layers by their largest distance."""
     problems: Sequence[str]
+    machines: Sequence[str] = ()
+    """Of a cluster, those that it ran on."""
 
 
 def views(report: Json, architecture: str) -> list[BackendView]:
@@ -102,6 +104,7 @@ def _view(architecture: str, backend: str, runs: Sequence[Json]) -> BackendView:
         histogram,
         counted,
         list(dict.fromkeys(problems)),
+        list(dict.fromkeys(row["machine"] for _, row in rows if row.get("machine"))),
     )
 
 

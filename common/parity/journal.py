@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common.cluster.version import sources_sha256
+from common.cluster.work import Machine
 from common.errors import TriptychError, argument
 from common.files import os_error_sentence, written_atomically
 from common.onnx.adapters import find_adapters
@@ -25,7 +26,6 @@ from common.parity.verdicts import LayerVerdict
 from common.weights import weights_sha256
 
 JOURNAL = "finished.jsonl"
-SOURCES = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,28 @@ class Entry:
     result: BackendResult
 
 
-class Journal:
+class Notes:
+    """What has been finished.
+
+    Args:
+        entries: before.
+    """
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self.entries = {(each.architecture, each.result.label, each.label): each for each in entries}
+
+    def finished(self, architecture: str) -> dict[tuple[str, str], Entry]:
+        """What is done of a network, by the labels of backend and run."""
+        return {
+            (backend, label): entry for (name, backend, label), entry in self.entries.items() if name == architecture
+        }
+
+    def add(self, entry: Entry) -> None:
+        """Keep what is finished now."""
+        self.entries[entry.architecture, entry.result.label, entry.label] = entry
+
+
+class Journal(Notes):
     """The file in a report's folder.
 
     Args:
@@ -54,9 +75,9 @@ class Journal:
     """
 
     def __init__(self, folder: Path, plan: Plan, *, resume: bool) -> None:
+        super().__init__()
         self.path = folder / JOURNAL
         self.writing = threading.Lock()
-        self.entries: dict[tuple[str, str, str], Entry] = {}
         identity = _identity(plan)
         if resume:
             self._read(identity)
@@ -65,12 +86,6 @@ class Journal:
                 "".join(f"{line}\n" for line in [json.dumps(identity), *map(_as_line, self.entries.values())]),
                 encoding="utf-8",
             )
-
-    def finished(self, architecture: str) -> dict[tuple[str, str], Entry]:
-        """What is done of a network, by the labels of backend and run."""
-        return {
-            (backend, label): entry for (name, backend, label), entry in self.entries.items() if name == architecture
-        }
 
     def add(self, entry: Entry) -> None:
         """Keep a result; one that says nothing of the network, such as a crash, is left to be made again.
@@ -107,7 +122,7 @@ class Journal:
                 entry = _from_line(line)
             except (ValueError, TypeError, KeyError):
                 continue
-            self.entries[entry.architecture, entry.result.label, entry.label] = entry
+            super().add(entry)
 
 
 _LONG = ("versions", "sources")
@@ -115,9 +130,6 @@ _LONG = ("versions", "sources")
 
 def _identity(plan: Plan) -> dict[str, Any]:
     """Everything that a result depends on."""
-    sources = sha256()
-    for path in sorted(path for package in ("common", "*_impl") for path in SOURCES.glob(f"{package}/**/*.py")):
-        sources.update(path.read_bytes())
     return {
         "seed": plan.seed,
         "batch": plan.batch,
@@ -126,7 +138,7 @@ def _identity(plan: Plan) -> dict[str, Any]:
         "adapter": str(find_adapters().chosen) if plan.hardware.device == "webgpu" else None,
         "weights": None if plan.weights is None else weights_sha256(plan.weights),
         "versions": describe()["versions"],
-        "sources": sources.hexdigest(),
+        "sources": sources_sha256(),
     }
 
 
@@ -140,6 +152,7 @@ def _from_line(line: str) -> Entry:
     result = entry["result"]
     result["outputs"] = {name: np.array(values, np.float32) for name, values in result["outputs"].items()}
     result["cause_proved_on"] = tuple(result["cause_proved_on"])
+    result["machine"] = Machine(**result["machine"]) if result["machine"] else None
     result["layers"] = [
         LayerVerdict(
             **layer | {name: tuple(layer[name]) for name in ("ulp_histogram", "excluded", "explanations", "untried")}

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from common.cluster import require_dask
 from common.errors import TriptychError, argument
 from common.parity.backends import (
     Backend,
@@ -39,9 +40,10 @@ def plan_for(
     precision: str = "fp32",
     batch: int | None = None,
     seed: int = 0,
-    jobs: int = 2,
+    jobs: int | None = None,
     timeout: float = 600,
     gradients: bool = False,
+    dask: str | None = None,
 ) -> Plan:
     """What to run some networks on.
 
@@ -55,13 +57,19 @@ def plan_for(
         precision: fp32 or, on a GPU, tf32.
         batch: the number of images; by default 2, and 1 in a backward pass on any probe but exact.
         seed: of the probes and of the weights.
-        jobs: how many backends run at the same time, each with its share of the cores.
+        jobs: how many backends run at the same time, each with its share of the cores; by default 2, and with `dask` 1
+            in each of its workers.
         timeout: seconds that a backend may take for one probe.
         gradients: the backward pass instead.
+        dask: the address of a Dask scheduler, whose workers run it in place of this machine. Files are read here, but
+            for images, which they read too.
 
     Raises:
         TriptychError: there is no such backend, probe, image, file or device, or they do not go together.
     """
+    if dask is not None:
+        require_dask()
+        probes = [name if name in PROBES else str(Path(name).resolve()) for name in probes or ()]
     for name in probes or ():
         if name not in PROBES and not Path(name).is_file():
             raise TriptychError(f"{name!r} is neither a probe nor an image file; probes are {', '.join(PROBES)}")
@@ -78,6 +86,7 @@ def plan_for(
     if gradients and precision != "fp32":
         leave_out = f"leave out {argument('precision')}"
         raise TriptychError(f"gradients are judged by the bounds of fp32, not of {precision}; {leave_out}")
+    jobs = jobs or (2 if dask is None else 1)
     chosen = select_differentiable(backends) if gradients else select_for(device, backends)
     return Plan(
         backends=on_every_path(chosen, device) if every_path else chosen,
@@ -90,6 +99,7 @@ def plan_for(
         jobs=jobs,
         timeout=timeout,
         required=bool(backends),
+        dask=dask,
     )
 
 
@@ -113,8 +123,20 @@ def prove_networks(
     Raises:
         TriptychError: there is no such device, or the weights do not fit.
     """
-    require(plan.hardware)
     on_cpu = _on_cpu(plan)
+    if plan.dask is not None:
+        from common.parity.on_cluster import prove_on_cluster
+
+        def both(found: list[list[Run]]) -> list[Run]:
+            runs = found[0]
+            if on_cpu:
+                runs = [compared_with_cpu(run, before) for run, before in zip(*found, strict=True)]
+            on_network(runs)
+            return runs
+
+        plans = [plan, on_cpu] if on_cpu else [plan]
+        return prove_on_cluster(names, plans, journal, on_result=on_result, on_network=both)
+    require(plan.hardware)
     runs: list[Run] = []
     with (
         Workers(plan.hardware) as workers,
@@ -139,7 +161,9 @@ def _on_cpu(plan: Plan) -> Plan | None:
     """The plan for the CPU that goes with one for a GPU."""
     if plan.hardware.device == "cpu":
         return None
-    able: list[Backend] = [backend for backend in plan.backends if not backend.obstacle(plan.hardware.device)]
+    able: list[Backend] = [
+        backend for backend in plan.backends if plan.dask is not None or not backend.obstacle(plan.hardware.device)
+    ]
     return replace(plan, backends=able, hardware=Hardware.shared(plan.jobs))
 
 

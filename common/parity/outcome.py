@@ -17,10 +17,12 @@ def as_json(runs: Sequence[Run]) -> dict[str, Any]:
 
     `environment`, the overall `verdict`, and `runs`: one for each network and probe, with a row for each backend, which
     has an entry for each layer (see `LayerVerdict`). In a backward pass there is a run for each mode too, `gradients`,
-    and the layers come from the loss backwards. Numbers that are not finite are null.
+    and the layers come from the loss backwards. Numbers that are not finite are null. Of what ran on a cluster, each
+    row names its `machine`, and `machines` has the environment of each; `environment` is that of whoever asked.
     """
     return {
-        "environment": describe() | _adapter(runs) | {"kernels": _kernels(runs)},
+        "environment": environment_on(*_devices_here(runs)) | {"kernels": _kernels(runs)},
+        **_machines(runs),
         "verdict": worst([run.verdict for run in runs]),
         "runs": [
             {
@@ -43,10 +45,21 @@ def as_json(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _adapter(runs: Sequence[Run]) -> dict[str, Any]:
-    """What WebGPU computed on, if it did."""
-    chosen = find_adapters().chosen if any(run.device == "webgpu" for run in runs) else None
-    return {"webgpu": asdict(chosen)} if chosen else {}
+def environment_on(*devices: str) -> dict[str, Any]:
+    """This machine, and what WebGPU computes on here if that is one of the devices."""
+    chosen = find_adapters().chosen if "webgpu" in devices else None
+    return describe() | ({"webgpu": asdict(chosen)} if chosen else {})
+
+
+def _devices_here(runs: Sequence[Run]) -> set[str]:
+    """Those of this machine that something ran on."""
+    return {run.device for run in runs if any(not row.machine for row in run.backends)}
+
+
+def _machines(runs: Sequence[Run]) -> dict[str, Any]:
+    """The environment of each machine of a cluster that a row ran on, if there are such."""
+    found = {row.machine.name: row.machine.environment for run in runs for row in run.backends if row.machine}
+    return {"machines": found} if found else {}
 
 
 def _kernels(runs: Sequence[Run]) -> dict[str, str]:
@@ -59,4 +72,8 @@ def _backend_as_json(result: BackendResult) -> dict[str, Any]:
     row = {name: value for name, value in asdict(result).items() if name not in ("timing", "outputs")}
     row["timing"] = {name: round(seconds, 3) for name, seconds in result.timing.items()}
     row["seconds"] = round(result.seconds, 3)
+    if result.machine:
+        row["machine"] = result.machine.name
+    else:
+        del row["machine"]
     return row

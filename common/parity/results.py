@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from common.cluster.work import Machine
 from common.parity.backends import Backend, Hardware, row_label
 from common.parity.comparison import Comparison, compare_all
 from common.parity.gradients import modes
@@ -55,6 +56,8 @@ class BackendResult:
     """Whether its bits are those of `common.probes.published`; None where there is nothing to compare."""
     unpublished: str | None = None
     """What is not as published."""
+    machine: Machine | None = None
+    """On which of a cluster it ran; None where it ran here."""
 
     @property
     def label(self) -> str:
@@ -154,7 +157,9 @@ class Plan:
     """Images in a batch; two if None, in a backward pass one on all probes but the exact one."""
     hardware: Hardware = Hardware()
     jobs: int = 2
-    """How many backends run at the same time."""
+    """How many backends run at the same time; with `dask`, in each of its workers."""
+    dask: str | None = None
+    """The address of a Dask scheduler, whose workers run it; None: it is run here."""
     timeout: float = 600.0
     """Seconds that one backend may take for one probe."""
     required: bool = False

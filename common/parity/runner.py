@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -17,7 +17,7 @@ from common.parity.agreement import cross_checked
 from common.parity.backends import Backend
 from common.parity.comparison import compare_all
 from common.parity.examining import Examiner, OnRecorded, skipped
-from common.parity.journal import Entry, Journal
+from common.parity.journal import Entry, Notes
 from common.parity.preparing import Preparation, PreparedProbe
 from common.parity.processes import Workers
 from common.parity.results import INCOMPLETE, BackendResult, Plan, Run
@@ -33,7 +33,7 @@ def run_parity(
     plan: Plan,
     on_progress: Progress = lambda backend, label: None,
     workers: Workers | None = None,
-    journal: Journal | None = None,
+    journal: Notes | None = None,
     on_recorded: OnRecorded | None = None,
 ) -> list[Run]:
     """Run every backend on every probe, forward or backward.
@@ -61,7 +61,7 @@ def run_prepared(
     preparation: Preparation,
     on_progress: Progress,
     workers: Workers | None,
-    journal: Journal | None,
+    journal: Notes | None,
     on_recorded: OnRecorded | None = None,
     following: Preparation | None = None,
 ) -> list[Run]:
@@ -84,8 +84,38 @@ def run_prepared(
     return [Run(spec.name, probe, {}, rows, gradients=mode) for probe, mode in plan.runs(spec).values()]
 
 
-_Results = dict[tuple[str, str], BackendResult]
+Results = dict[tuple[str, str], BackendResult]
 """By the labels of backend and run."""
+
+
+def runs_of(
+    spec: Architecture, plan: Plan, results: Results, told: Mapping[str, tuple[int, Mapping[str, str]]]
+) -> list[Run]:
+    """What all backends together have found.
+
+    Args:
+        spec: the network.
+        plan: what it was run on.
+        results: each as it was judged by itself; without those that cannot run here.
+        told: of each probe, the batch and what is bounded, by the label of the run.
+    """
+    wanted = plan.runs(spec)
+    checked: Results = {}
+    for row in (backend.label for backend in plan.backends):
+        labels = [label for label in wanted if (row, label) in results]
+        of_row = cross_checked([results[row, label] for label in labels], labels)
+        checked |= {(row, label): result for label, result in zip(labels, of_row, strict=True)}
+    runs = []
+    for label, (probe, mode) in wanted.items():
+        batch, bounded = told[label]
+        rows = [
+            checked.get((backend.label, label)) or skipped(backend, backend.obstacle(plan.hardware.device), plan)
+            for backend in plan.backends
+        ]
+        comparisons = compare_all({row.label: row.outputs for row in rows if row.outputs})
+        on = plan.hardware
+        runs.append(Run(spec.name, probe, dict(bounded), rows, on.device, on.precision, batch, mode, comparisons))
+    return runs
 
 
 class _Runner:
@@ -97,7 +127,7 @@ class _Runner:
         following: Preparation | None,
         on_progress: Progress,
         workers: Workers,
-        journal: Journal | None,
+        journal: Notes | None,
         examiner: Examiner,
     ) -> None:
         self.spec = spec = preparation.spec
@@ -128,13 +158,9 @@ class _Runner:
         if pending or not told.keys() >= set(self.wanted):
             for each in self._run_backends(pending, results):
                 told[each.label] = len(each.probe.image), each.probe.bounded
-        for row in (backend.label for backend in self.plan.backends):
-            labels = [label for label in self.wanted if (row, label) in results]
-            checked = cross_checked([results[row, label] for label in labels], labels)
-            results |= {(row, label): result for label, result in zip(labels, checked, strict=True)}
-        return [self._of_label(label, *told[label], results) for label in self.wanted]
+        return runs_of(self.spec, self.plan, results, told)
 
-    def _run_backends(self, backends: Sequence[Backend], results: _Results) -> list[PreparedProbe]:
+    def _run_backends(self, backends: Sequence[Backend], results: Results) -> list[PreparedProbe]:
         """Add what is not there yet to the results."""
         prepared: Future[list[PreparedProbe]] = Future()
         waiting = 1 if self.plan.jobs > 1 else 0  # more than there are seats: it computes while another must be judged
@@ -166,26 +192,7 @@ class _Runner:
             with suppress(Exception):  # it is tried again when that network's turn comes, and told then
                 _ = self.following.probes
 
-    def _of_label(self, label: str, batch: int, bounded: dict[str, str], results: _Results) -> Run:
-        rows = [
-            results.get((backend.label, label))
-            or skipped(backend, backend.obstacle(self.plan.hardware.device), self.plan)
-            for backend in self.plan.backends
-        ]
-        probe, mode = self.wanted[label]
-        return Run(
-            self.spec.name,
-            probe,
-            bounded,
-            rows,
-            self.plan.hardware.device,
-            self.plan.hardware.precision,
-            batch,
-            mode,
-            compare_all({row.label: row.outputs for row in rows if row.outputs}),
-        )
-
-    def _run_paths(self, paths: Sequence[Backend], prepared: Future[list[PreparedProbe]]) -> _Results:
+    def _run_paths(self, paths: Sequence[Backend], prepared: Future[list[PreparedProbe]]) -> Results:
         """One backend on all its paths in turn; or just once, where none was asked for."""
         results = {
             (row.label, label): row
@@ -196,12 +203,12 @@ class _Runner:
             results |= self._run_backend(backend, prepared, results)
         return results
 
-    def _run_backend(self, backend: Backend, prepared: Future[list[PreparedProbe]], before: _Results) -> _Results:
+    def _run_backend(self, backend: Backend, prepared: Future[list[PreparedProbe]], before: Results) -> Results:
         """One backend on every probe.
 
         A path on which the same kernels ran as on one `before` is no other path: it is skipped from there on.
         """
-        results: _Results = {}
+        results: Results = {}
         same: BackendResult | None = None
         worker = self.workers.take(backend)
         for each in prepared.result():
@@ -223,7 +230,7 @@ class _Runner:
         return results
 
 
-def _told_apart(result: BackendResult, label: str, before: _Results) -> BackendResult:
+def _told_apart(result: BackendResult, label: str, before: Results) -> BackendResult:
     """A path's result; or that the path counts for nothing, if the kernels that ran are those of another one."""
     if result.path is None or result.status != "ok":
         return result
