@@ -22,7 +22,7 @@ from common.specs import get_spec
 from common.specs.architecture import Architecture
 
 WRAPPERS = ("module", "_orig_mod")
-"""Parts of a name that a wrapper puts anywhere into it."""
+"""Parts that a wrapper inserts anywhere into a name."""
 
 MOST_PREFIXES = 6
 
@@ -35,56 +35,56 @@ class Expected:
 
     parameter: str
     shapes: tuple[Shape, ...]
-    """Those it may have in the source's layout, the usual one first."""
+    """The shapes that it may have in the source's layout, the usual one first."""
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A network as a convention names it."""
+    """A network with the names of a convention."""
 
     convention: Convention
     spec: Architecture
     expected: Mapping[str, Expected]
-    """By the source's spelling."""
+    """The expected tensors, by the source's names."""
     optional: Collection[str]
-    """Biases of convolutions that have none here: they go into the normalisation that follows."""
+    """Biases of convolutions that have none in this project: they are moved into the normalisation after it."""
     ones: Collection[str]
     """Scales of batch normalisations that the convention may leave out."""
 
     @property
     def head(self) -> str:
-        """The layer of the logits, as the source spells it."""
+        """The layer of the logits, by the source's name."""
         weight = f"{self.spec.outputs['logits']}/weight"
         (name,) = (name for name, expected in self.expected.items() if expected.parameter == weight)
         return name.removesuffix(f"{self.convention.separator}weight")
 
     def matched(self, tensors: Tensors) -> int:
-        """How many tensors are as expected."""
+        """The number of tensors that are as expected."""
         shapes = {name: array.shape for name, array in tensors.items()}
         return sum(shapes.get(name) in expected.shapes for name, expected in self.expected.items())
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A candidate, and the tensors of a file that may be it."""
+    """A candidate, and the tensors of a file that are assigned to it."""
 
     candidate: Candidate
     tensors: Tensors
-    """By the names that the candidate expects, where they are expected."""
+    """The tensors, by the names that the candidate expects; others by their own names."""
     spelled: Mapping[str, str]
-    """What stands for such a name in the file."""
+    """The file's own spelling of such a name."""
     strangers: Mapping[str, str] = field(default_factory=dict)
-    """Tensors beside the network's, and how the file spells them."""
+    """Tensors that are not the network's, and the file's spelling of their names."""
     notes: tuple[str, ...] = ()
     prefix: str = ""
-    """What stands in front of the names in the file."""
+    """The prefix of the names in the file."""
     doubled: Mapping[str, str] = field(default_factory=dict)
-    """By what a wrapper puts in front of it, one of the names that the file has once more there."""
+    """For each prefix of a wrapper, one of the names that the file also has without it."""
     matched: int = field(default=0)
 
     @property
     def likeness(self) -> float:
-        """The share of what the file has, or the network wants, that the two have in common."""
+        """The share of tensors that the file and the network have in common."""
         wanted = len(self.candidate.expected) - len(absent_heads(self.candidate, self.tensors))
         found = sum(array.ndim > 0 for array in self.tensors.values())
         return self.matched / max(wanted, found, 1)
@@ -92,7 +92,7 @@ class Placement:
 
 @cache
 def candidate_of(convention: str, architecture: str, num_classes: int | None) -> Candidate:
-    """A network as a convention names it."""
+    """A network with the names of a convention."""
     known, spec = CONVENTIONS[convention], get_spec(architecture, num_classes=num_classes)
     names = known.names(spec)
     optional = {
@@ -111,13 +111,13 @@ def candidate_of(convention: str, architecture: str, num_classes: int | None) ->
 
 @cache
 def _known_names(convention: str) -> frozenset[str]:
-    """All the names of a convention."""
+    """All names of a convention."""
     known = CONVENTIONS[convention]
     return frozenset(name for spec in known.architectures for name in candidate_of(convention, spec, None).expected)
 
 
 def absent_heads(candidate: Candidate, tensors: Tensors) -> set[str]:
-    """The layers of the auxiliary heads, if the file has none of them: they are for training only."""
+    """The layers of the auxiliary heads, if the file has none of them. They are used in training only."""
     heads = {layer.partition("/")[0] for name, layer in candidate.spec.outputs.items() if name != "logits"}
     names = {
         name: layer_of(expected.parameter)
@@ -135,15 +135,15 @@ def placements(
     spelled: Mapping[str, str],
     prefix: str | None = None,
 ) -> Iterator[Placement]:
-    """Every candidate with the tensors that it would have.
+    """Every candidate with the tensors that are assigned to it.
 
     Args:
         tensors: of the file.
-        conventions: whose names they may have.
+        conventions: the conventions whose names they may have.
         architecture: the only one to try; all that the convention is used for if None.
         num_classes: the number of logits; the file's if None.
-        spelled: how the file itself spells a tensor's name, where that differs.
-        prefix: what stands in front of the names; found by what fits if None.
+        spelled: the file's own name of a tensor, if it differs.
+        prefix: the prefix of the names; found by itself if None.
     """
     for convention in map(CONVENTIONS.__getitem__, conventions):
         known = _known_names(convention.name)
@@ -172,7 +172,7 @@ def placements(
 
 
 def _prefixes(tensors: Tensors, convention: Convention, known: Collection[str]) -> list[str]:
-    """What may stand in front of the names, the likeliest first."""
+    """The possible prefixes, the likeliest first."""
     votes: Counter[str] = Counter()
     longest = max(name.count(convention.separator) for name in known)  # a name in a file may have a thousand parts
     for name in map(convention.normalised, tensors):
@@ -194,8 +194,8 @@ def _behind(
 ) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, str]]:
     """The tensors whose names begin with a prefix, by the rest of the name, and their whole names.
 
-    A wrapper around names that are there without it has another network in it, or the same once more, and is left out.
-    The third is, by such a wrapper, one of the names that are there twice.
+    If a wrapper's names are also there without it, it contains another network, or the same one again. It is left out.
+    The third result has, for each such wrapper, one of the names that are there twice.
     """
     spellings: dict[str, list[tuple[str, str]]] = {}
     for full in tensors:
@@ -212,7 +212,7 @@ def _behind(
 
 
 def _wrapper(name: str, convention: Convention) -> str:
-    """A name up to its last wrapper, such as `features.module.`; nothing if it has none."""
+    """A name up to its last wrapper, such as `features.module.`; empty if it has none."""
     parts = name.split(convention.separator)
     last = max((place for place, part in enumerate(parts) if part in WRAPPERS), default=-1)
     return convention.separator.join([*parts[: last + 1], ""]) if last >= 0 else ""
@@ -221,7 +221,7 @@ def _wrapper(name: str, convention: Convention) -> str:
 def _from_ours(
     candidate: Candidate, inner: dict[str, np.ndarray], names: dict[str, str]
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The same, a tensor that bears our name for a parameter under the candidate's name for it, if that is free."""
+    """The same tensors. A tensor with the canonical name of a parameter gets the candidate's name, if that is free."""
     ours = {expected.parameter: name for name, expected in candidate.expected.items()}
     moved = {}
     for name in inner:
@@ -237,7 +237,8 @@ def _from_ours(
 
 
 def _with_head(placed: Placement, tensors: Tensors) -> Placement:
-    """The same, with another layer in the place of the logits' if that is missing and only one fits in shape."""
+    """The same tensors. If the layer of the logits is missing and only one other layer has its shape, that layer takes
+    its place."""
     candidate, separator = placed.candidate, placed.candidate.convention.separator
     weight, bias = (f"{candidate.head}{separator}{kind}" for kind in ("weight", "bias"))
     if weight in placed.tensors:

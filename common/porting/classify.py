@@ -28,7 +28,7 @@ TOP = 5
 
 @dataclass(frozen=True)
 class Guess:
-    """A class and how likely it is."""
+    """A class and its probability."""
 
     number: int
     label: str | None
@@ -46,10 +46,10 @@ def understand_weights(path: Path, architecture: str | None = None, reading: Rea
 
 
 def read_labels(path: Path, spec: Architecture) -> list[str]:
-    """The names of the classes, one a line.
+    """The names of the classes, one per line.
 
     Raises:
-        TriptychError: the file cannot be read, is not text, or has another number of lines than the network classes.
+        TriptychError: the file cannot be read, is not text, or does not have one line for each class.
     """
     try:
         labels = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -80,11 +80,11 @@ def classify(
     Args:
         images: files that Pillow reads.
         network: from `understand_weights`.
-        backend: what to compute in.
+        backend: the backend to compute in.
         labels: a name for each class.
 
     Raises:
-        TriptychError: nobody says how photographs are prepared; a file is no image; the backend is not installed, or
+        TriptychError: it is not known how to prepare photographs; a file is no image; the backend is not installed, or
             cannot run the network.
     """
     if backend.missing:
@@ -114,7 +114,7 @@ def _logits(inputs: Sequence[np.ndarray], network: Network, backend: Backend) ->
 
 
 def likeliest(logits: np.ndarray, labels: Sequence[str] | None) -> list[Guess]:
-    """The `TOP` likeliest classes by the logits, the first of equals first; softmax in float64."""
+    """The `TOP` likeliest classes. The softmax is in float64; among equals, the first class comes first."""
     values = logits.astype(np.float64)
     exponentials = np.exp(values - values.max())
     probabilities = exponentials / exponentials.sum()

@@ -34,35 +34,35 @@ class Convention:
 
     name: str
     architectures: tuple[str, ...]
-    """Those that are published in it; others only if the user says so."""
+    """The networks that are published in it; others only if the user says so."""
     layer: Callable[[Architecture, str], str]
-    """Their name of a canonical layer."""
+    """The convention's name of a canonical layer."""
     batch_norm: Mapping[str, str] = field(default_factory=dict)
-    """Their names of a batch normalisation's parameters, where those are not the canonical ones."""
+    """The convention's names of a batch normalisation's parameters, if they are not canonical."""
     affine: tuple[str, str] = (r"(?!)", "")
-    """What to replace in a layer's name for gamma and beta, where those belong to a layer of their own."""
+    """What to replace in a layer's name for gamma and beta, if these belong to a layer of their own."""
     separator: str = "/"
     channels_last: bool = False
     batch_norm_eps: float | None = None
-    """Where it is not the specification's."""
+    """The eps, if it is not the specification's."""
     aliases: tuple[tuple[str, str], ...] = ()
     """Patterns of older spellings and their replacements."""
     ignored: str = r"(?!)"
     """A pattern of names that are no parameters of the network."""
     preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)
-    """By family, where the names prove whose weights they are."""
+    """For each family, if the names prove where the weights are from."""
     specified: tuple[str, ...] = ()
-    """The networks whose names prove that photographs are prepared as the specification has it."""
+    """The networks whose names prove that the specification's preprocessing is right."""
     turned: bool = False
-    """Whether kernels are (out, in, H, W) and turned by 180°, as Theano's convolution wants them."""
+    """Whether kernels are (out, in, H, W) and rotated by 180°, as for Theano's convolution."""
     presumed: tuple[str, ...] = ()
-    """Of networks that have the same names and shapes, the one that a file is taken for, which is said of it."""
+    """If networks have the same names and shapes: the one that a file is taken for. The report says so."""
     without_gamma: bool = False
     """Whether batch normalisations may have no scale, which is then 1."""
     departures: Mapping[str, str] = field(default_factory=dict)
-    """By family, in what these networks are others than those of the catalogue."""
+    """For each family, how these networks differ from those of the catalogue."""
     remarks: Mapping[str, str] = field(default_factory=dict)
-    """By family, what to know of these networks that the names alone do not settle."""
+    """For each family, a remark about these networks that the names do not prove."""
 
     def names(self, spec: Architecture) -> dict[str, str]:
         """Their name of each canonical parameter."""
@@ -77,21 +77,21 @@ class Convention:
         return names
 
     def normalised(self, name: str) -> str:
-        """A name in the file, older spellings brought up to date."""
+        """A name in the file, with older spellings replaced."""
         for pattern, replacement in self.aliases:
             name = re.sub(pattern, replacement, name)
         return name
 
     def recipe(self, spec: Architecture) -> Preprocessing | None:
-        """How the weights' owners turn a photograph into an image, if the names prove who they are."""
+        """The preprocessing of these weights, if the names prove where they are from."""
         return spec.preprocessing if spec.name in self.specified else self.preprocessing.get(spec.family)
 
 
 ALL = tuple(list_architectures())
 RELEASED = tuple(name for name in ALL if name not in ("alexnet_paper", "alexnet_tf_tutorial"))
-"""All but those that have the parameters of another, and whose own weights nobody released."""
+"""All networks, except those with the parameters of another network whose own weights were never released."""
 CAFFES = ("alexnet_bvlc", "caffenet", "lenet_bvlc")
-"""Caffe's own, under its own names."""
+"""Caffe's own networks, with Caffe's names."""
 
 VGG = ("vgg11", "vgg13", "vgg16", "vgg19")
 VGG_BN = tuple(f"{name}_bn" for name in VGG)
@@ -99,7 +99,7 @@ V1, V1_5 = ("resnet50", "resnet101", "resnet152"), ("resnet50_v1_5", "resnet101_
 DENSENET = ("densenet121", "densenet161", "densenet169", "densenet201")
 
 _COUNTERS = r".*\.num_batches_tracked|(.*\.)?total_(ops|params)"
-"""What PyTorch counts batches in, and what a profiler leaves behind."""
+"""PyTorch's counters of batches, and what a profiler leaves in a file."""
 _CAFFES_POOLING = "Caffe's own ResNet pools without padding and rounds up: its windows lie one pixel further on"
 _STANDARDISED = dict.fromkeys(("alexnet", "vgg", "resnet", "densenet"), STANDARDISED)
 

@@ -13,7 +13,7 @@ from common.porting.matching import understand
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """What a weights file is: its format, its network if it is one's, what it says of itself, its tensors.
+    """Describe a weights file: its format, its network if that is known, its metadata, its tensors.
 
     Raises:
         TriptychError: it cannot be read.

@@ -20,11 +20,11 @@ def export_network(
     """Build a network, load its weights and export it.
 
     Args:
-        architecture: a name; None where the weights say it.
+        architecture: a name; None if the weights say it.
         weights: a file of any format that can be ported; None for weights drawn from a seed.
-        framework: whose model is traced.
+        framework: the framework whose model is exported.
         path: the file to write.
-        options: of the export.
+        options: the options of the export.
 
     Returns:
         What was written, for programs: `path`, `architecture`, `source` (the framework), `bytes`, `notes`.

@@ -33,7 +33,7 @@ TEXTS = {
     rb"^[\0-\x7f]*\b(layers?\s*\{|input_dim\s*:)": "it is a prototxt, which describes a network; its weights are in a "
     ".caffemodel",
 }
-"""What has no weights, and what to say of it."""
+"""Beginnings of files without weights, and what to say about them."""
 
 INDEX = (
     "it is the index of a checkpoint of TensorFlow by another name; give it the name that its data have, NAME.index "
@@ -46,7 +46,7 @@ HDF5 = b"\x89HDF\r\n\x1a\n"
 def read_source(path: str | Path) -> Source:
     """Read a foreign weights file, whatever its name is.
 
-    Nothing in the file is run, and no more memory is taken than a few times its size.
+    Nothing in the file is run, and at most a few times its size in memory is taken.
 
     Raises:
         TriptychError: there is no such file, its format is not known, or it is damaged or hostile.

@@ -20,19 +20,19 @@ class Match:
 
     spec: Architecture
     heads: tuple[Node, ...]
-    """Our skeletons, up to each output."""
+    """The network's skeletons, up to each output."""
     matched: tuple[tuple[Node, Node], ...]
-    """Our nodes and theirs, up to the logits."""
+    """The pairs of nodes, the network's and the file's, up to the logits."""
     alternatives: tuple[str, ...]
-    """Others that fit as well."""
+    """Other networks that fit as well."""
     unfolded: tuple[Match, ...]
-    """Those that it may have been before their batch normalisations were folded."""
+    """Networks that it may have been before batch normalisations were folded."""
     notes: tuple[str, ...]
     departures: tuple[str, ...]
 
 
 def identify(path: Path, form: str, outputs: list[Node], said: str | None) -> Match:
-    """The network with the file's skeleton, and the fewest differences in what has no parameters."""
+    """The network with the file's skeleton and the fewest differences in operators without parameters."""
     fitting = list(_fitting(outputs))
     if not fitting:
         raise unsupported(path, f"no network in the catalogue has the graph of this {form}: {inventory(outputs)}")
@@ -47,9 +47,9 @@ def identify(path: Path, form: str, outputs: list[Node], said: str | None) -> Ma
 
 
 def _weight(match: Match) -> tuple[int, int, int, bool]:
-    """What to have least of: a VGG is one, rather than one whose batch normalisations were folded.
+    """The number of differences, to be minimised. A plain VGG comes before a VGG with folded batch normalisations.
 
-    Of two ResNets that differ in as many places, that is nearer which strides in kernels of the same size.
+    If two ResNets have as many differences, the one that strides in kernels of the same size is nearer.
     """
     folded = any(mine.norm for mine, _ in match.matched)
     return len(match.departures), len(match.notes), _strides_elsewhere(match), folded

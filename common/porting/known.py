@@ -33,7 +33,7 @@ TORCHVISION = (
 
 
 def known_file(sha256: str) -> str | None:
-    """The public file that has this digest, if it is one that is known here."""
+    """The public file with this digest, if it is known here."""
     if sha256 in ONNX_ZOO:
         return f"{ONNX_ZOO[sha256]} of the ONNX Model Zoo"
     names = (f"{name}.pth of torchvision" for name in TORCHVISION if name.endswith(f"-{sha256[:8]}"))

@@ -27,33 +27,33 @@ from common.specs.architecture import Architecture, Preprocessing
 from common.specs.seeded import initial_weights
 
 MOST_PROBLEMS = 20
-"""How many are told; the others are counted."""
+"""How many problems a message lists; it counts the others."""
 
 LEAST_LIKENESS = 0.25
-"""The share of a network that a file has in common with the nearest, below which it is compared with none."""
+"""If a file has less than this share in common with the nearest network, it is compared with none."""
 
 DEPARTURES = "departures"
-"""The key under which files of ours say what network their weights are really from."""
+"""The metadata in which files of this project say that their weights are from another network."""
 
 PRESUMED = "presumed"
-"""The key under which they say that nothing told which of several networks it is."""
+"""The metadata in which they say that several networks were possible."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A source, understood."""
+    """A source whose network is known."""
 
     source: Source
     convention: str
     spec: Architecture
     parameters: tuple[Ported, ...]
     preprocessing: Preprocessing | None
-    """How photographs are prepared; None if nobody knows."""
+    """How to prepare photographs; None if that is not known."""
     notes: tuple[str, ...] = ()
     departures: tuple[str, ...] = ()
-    """What makes the network that the weights are from another than this one."""
+    """How the network of the weights differs from this one."""
     presumed: str | None = None
-    """That nothing in the source tells this network from others."""
+    """A sentence that the source does not distinguish this network from others."""
 
     @property
     def weights(self) -> dict[str, np.ndarray]:
@@ -62,7 +62,7 @@ class Network:
 
 @dataclass(frozen=True)
 class _Judged:
-    """The placement of a file's tensors that is nearest to a network."""
+    """A file's tensors, assigned to the nearest network."""
 
     placed: Placement
     skip: tuple[str, ...]
@@ -70,11 +70,11 @@ class _Judged:
     fitting: tuple[str, ...]
     """The networks that they fit equally well."""
     rivals: tuple[str, ...] = ()
-    """Those that they would fit as well, had this one not been presumed."""
+    """Networks that they would fit as well, if this one were not presumed."""
 
     @property
     def presumed(self) -> str | None:
-        """That nothing tells the network from its rivals, if there are any."""
+        """A sentence that the network cannot be told from its rivals, if there are any."""
         if not self.rivals:
             return None
         name = self.placed.candidate.spec.name
@@ -92,11 +92,11 @@ def understand(
     """The network that a file's tensors are.
 
     Args:
-        source: what a reader gave.
+        source: the result of a reader.
         architecture: its name in the catalogue; guessed from the file's content if None.
-        skip: layers to leave at a seeded initialisation, whatever the file has for them; by our names or the file's.
+        skip: layers to leave at a seeded initialisation, even if the file has them; by canonical names or the file's.
         num_classes: the number of logits; the file's if None.
-        reading: what the file does not say itself.
+        reading: what the user says about the file.
 
     Raises:
         TriptychError: the file fits no network, or several, or has problems, all of which are told; or a layer to skip
@@ -140,10 +140,10 @@ def _nearest(
     num_classes: int | None,
     reading: Reading,
 ) -> _Judged | None:
-    """The network that the tensors are most like, by structure; None if they are like none.
+    """The network that is most similar to the tensors, by structure; None if none is similar.
 
     Raises:
-        TriptychError: they are several networks, each behind another prefix.
+        TriptychError: they are several networks, each with its own prefix.
     """
     found = list(placements(tensors, source.conventions, architecture, num_classes, spelled, reading.prefix))
     most = max((placed.likeness for placed in found), default=0.0)
@@ -187,7 +187,7 @@ def _nearest(
 
 
 def _in_our_names(placed: Placement, skip: Collection[str]) -> tuple[str, ...]:
-    """Layers to skip, some of which may be named as in the file."""
+    """Canonical names of the layers to skip. The user may have named some as in the file."""
     separator = placed.candidate.convention.separator
     ours = {
         name.rpartition(separator)[0]: layer_of(expected.parameter)
@@ -198,7 +198,7 @@ def _in_our_names(placed: Placement, skip: Collection[str]) -> tuple[str, ...]:
 
 
 def _sentence(source: Source, best: _Judged, architecture: str | None) -> str:
-    """Why the file is not the network that it is nearest to."""
+    """A sentence: why the file is not the nearest network."""
     spec, convention = best.placed.candidate.spec, best.placed.candidate.convention.name
     named = "it is named canonically" if convention == "canonical" else f"{convention} names it"
     more = f"; and {len(best.problems) - MOST_PROBLEMS} more" if len(best.problems) > MOST_PROBLEMS else ""
@@ -219,10 +219,10 @@ def _unknown(source: Source, architecture: str | None) -> str:
 def _accepted_departures(
     source: Source, placed: Placement, architecture: str | None, reading: Reading
 ) -> tuple[str, ...]:
-    """What the network in the file does otherwise than the one whose weights it has, if the user takes it all the same.
+    """How the file's network differs from the one whose weights it has, if the user accepts that.
 
     Raises:
-        TriptychError: the user has not said so.
+        TriptychError: the user has not accepted it.
     """
     spec, convention = placed.candidate.spec, placed.candidate.convention
     departures = list(source.departures)
@@ -275,7 +275,7 @@ def _network(source: Source, best: _Judged, departures: tuple[str, ...], reading
 
 
 def _ported(source: Source, placed: Placement, name: str, parameter: str) -> Ported:
-    """A tensor of the file, turned into the canonical layout and widened or rounded to float32."""
+    """A tensor of the file in the canonical layout, converted to float32."""
     candidate, array = placed.candidate, placed.tensors[name]
     spelled = placed.spelled.get(name, name)
     change, canonical = layout_change(candidate.convention, candidate.spec, parameter, array.shape)

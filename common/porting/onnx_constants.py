@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import onnx
 
 REARRANGING = ("Identity", "Reshape", "Flatten", "Transpose", "Unsqueeze", "Squeeze", "Cast", "ConstantOfShape")
-"""Operators that only rearrange, which are carried out on constants."""
+"""Operators that only rearrange. They are evaluated on constants."""
 
 
 class Constants(Mapping[str, np.ndarray]):
@@ -38,9 +38,9 @@ class Constants(Mapping[str, np.ndarray]):
         self.raw = {tensor.name: data for tensor, data in zip(graph.initializer, raw, strict=True)}
         self.arrays: dict[str, np.ndarray] = {}
         self.origins: dict[str, str] = {}
-        """The initializer that a constant was made of."""
+        """The initializer that a constant was made from."""
         self.changes: dict[str, str] = {}
-        """What was changed about an initializer's layout."""
+        """The changes of an initializer's layout."""
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.arrays:
@@ -58,11 +58,11 @@ class Constants(Mapping[str, np.ndarray]):
         return len({**self.tensors, **self.arrays})
 
     def named(self, name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-        """The initializer that a constant was made of, and what was made of it."""
+        """The name of the initializer that a constant was made from, and the constant."""
         return self.origins.get(name, name), array
 
     def array(self, tensor: onnx.TensorProto) -> np.ndarray:
-        """A tensor as a view of the file, if its data are apart."""
+        """A tensor, as a view of the file if possible."""
         from onnx import TensorProto, helper, numpy_helper
 
         if tensor.data_type == TensorProto.STRING:
@@ -79,7 +79,7 @@ class Constants(Mapping[str, np.ndarray]):
         return array.astype(np.float32) if dtype.name == "bfloat16" else array
 
     def _external(self, tensor: onnx.TensorProto) -> memoryview:
-        """The data of a tensor that lies in a file beside the model."""
+        """The data of a tensor in a file beside the model."""
         said = {entry.key: entry.value for entry in tensor.external_data}
         location, folder = said.get("location", ""), self.path.resolve().parent
         file = folder / location
@@ -94,7 +94,7 @@ class Constants(Mapping[str, np.ndarray]):
         return self.files[location][offset : offset + length]
 
     def fold(self, node: OnnxNode) -> None:
-        """Carry out an operator on constants, if it only rearranges."""
+        """Evaluate an operator on constants, if it only rearranges."""
         output, operator, attributes = node.proto.output[0], node.kind, node.attributes
         if operator == "Constant":
             if (held := constant_of(node.proto)) is not None:

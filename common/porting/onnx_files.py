@@ -29,7 +29,7 @@ from common.specs.architecture import Architecture, Preprocessing
 FROZEN = "frozen TensorFlow graph"
 
 STUMBLES = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
-"""What a damaged graph makes of Python."""
+"""The exceptions that a damaged graph causes."""
 
 PRODUCERS = {
     "pytorch": ("torchvision",),
@@ -37,10 +37,10 @@ PRODUCERS = {
     "keras2onnx": ("keras.applications",),
     "tensorflow": ("slim", "keras.applications"),
 }
-"""The conventions whose names prove, with who wrote a file, whose network it is."""
+"""For each producer of a file, the conventions whose names prove where the network is from."""
 
 NUMBERED = ("torchvision", "torchvision before 0.1.8", "timm")
-"""The conventions that number a VGG's layers, its batch normalisations too."""
+"""The conventions that number a VGG's layers, including its batch normalisations."""
 
 UNPREPARED = (
     "its graph prepares the image itself, {}, and nothing says what x is: "
@@ -99,7 +99,7 @@ def read_frozen(path: Path, content: memoryview) -> Source:
 def _matched(
     path: Path, form: str, graph: Graph, outputs: list[Node], metadata: dict[str, str], producer: str
 ) -> Source:
-    """The weights of the network whose graph it is."""
+    """The weights of a graph, after the network has been found."""
     match = identify(path, form, outputs, metadata.get("architecture"))
     if form == FROZEN:  # what pads otherwise there is another network, as it is in a checkpoint
         match = replace(match, departures=(*match.departures, *match.notes), notes=())
@@ -148,11 +148,11 @@ class _Weights:
 
     @property
     def made(self) -> bool:
-        """Whether there are normalisations that were folded in the file."""
+        """Whether some normalisations were folded in the file."""
         return any(change.startswith("folded") for change in self.changes.values())
 
     def take(self, spec: Architecture, graph: Graph, mine: Node, node: Node) -> None:
-        """The parameters of a node, under our names."""
+        """Take the parameters of a node, under canonical names."""
         parameters = dict(node.parameters)
         biased = f"{mine.name}/bias" in spec.parameter_shapes
         if biased and "bias" not in parameters and "weight" in parameters:  # exporters leave out what is 0
@@ -176,7 +176,7 @@ class _Weights:
     def _unit(
         self, spec: Architecture, layer: str, origin: str, count: int, shift: tuple[str, np.ndarray] | None
     ) -> None:
-        """A normalisation that only adds: of the scale 1 and the mean 0."""
+        """Add a normalisation that only adds: its scale is 1 and its mean 0."""
         (operation,) = (each.operation for each in spec.layers if each.name == layer)
         assert isinstance(operation, BatchNorm)
         self._made(f"{layer}/gamma", np.ones(count, np.float32), origin)
@@ -193,7 +193,7 @@ class _Weights:
 
 
 def _affine(match: Match, graph: Graph) -> Affine:
-    """What the graph does to the image before the first layer."""
+    """The change that the graph makes to the image before the first layer."""
     first = {graph.images.get(node.value, Affine()) for _, node in match.matched if node.inputs[0] is graph.image}
     if len(first) > 1:
         raise TriptychError("its graph prepares the image in two different ways")
@@ -203,7 +203,7 @@ def _affine(match: Match, graph: Graph) -> Affine:
 def _preparation(
     affine: Affine, match: Match, metadata: dict[str, str], producer: str
 ) -> tuple[Preprocessing | None, list[str]]:
-    """How photographs are prepared for the first layer, if that is proved, and what to say of it."""
+    """How to prepare photographs for the first layer, if that is proved, and notes for the report."""
     said = metadata.get("preprocessing")
     if affine.identity:
         return (None, []) if said is not None else _of_producer(match, producer)
@@ -213,7 +213,7 @@ def _preparation(
 
 
 def _of_producer(match: Match, producer: str) -> tuple[Preprocessing | None, list[str]]:
-    """What the exporter and the names that it took over prove: whose network this is."""
+    """The preprocessing that the exporter and the names of the layers prove."""
     conventions = map(CONVENTIONS.__getitem__, PRODUCERS.get(producer.lower(), ()))
     for known, each in product(conventions, (match, *match.unfolded)):
         recipe = known.recipe(each.spec) if each.spec.name in known.architectures else None
@@ -223,7 +223,7 @@ def _of_producer(match: Match, producer: str) -> tuple[Preprocessing | None, lis
 
 
 def _carried(match: Match) -> list[str]:
-    """That a network was one with batch normalisations, if its names prove it, where it is taken for one without."""
+    """A note if the names prove that a network without batch normalisations once had some."""
     return [
         CARRIED.format(each.spec.name, match.spec.name)
         for each in match.unfolded
@@ -232,7 +232,7 @@ def _carried(match: Match) -> list[str]:
 
 
 def _named_by(known: Convention, match: Match) -> bool:
-    """Whether the names of the layers are a convention's; the head may have another."""
+    """Whether the layers have a convention's names; the head may have another name."""
     layers = [(mine, node) for mine, node in match.matched if mine.kind in ("Conv", "Dense")]
     agreeing = 0
     for mine, node in layers:
@@ -243,7 +243,7 @@ def _named_by(known: Convention, match: Match) -> bool:
 
 
 def _module_path(name: str) -> str:
-    """`/layer2/layer2.0/conv1/Conv`, as PyTorch's exporter calls a node, by the module: `layer2.0.conv1.Conv`."""
+    """The module path in a node's name by PyTorch's exporter: `/layer2/layer2.0/conv1/Conv` → `layer2.0.conv1.Conv`."""
     parts: list[str] = []
     for part in name.split("/"):
         if parts and part.startswith(f"{parts[-1]}."):

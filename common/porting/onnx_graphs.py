@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 MOST_NODES, MOST_BETWEEN = 100_000, 200
 
 LAYOUTS = [("Transpose", order) for order in ((0, 3, 1, 2), (0, 2, 3, 1), (0, 1, 2, 3))]
-"""From one layout of a map into the other: the graph means the same map. Any other turns it round."""
+"""Transpositions between the two layouts of a map. Any other transposition changes the map."""
 
 NEUTRAL = {
     *("Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Expand"),
     *("GlobalAveragePool", "AveragePool", "ReduceMean"),
 }
-"""Operators between layers that are not compared: the shapes of the weights show what they have done."""
+"""Operators between layers that are not compared. The shapes of the weights show their effect."""
 
 
 class Graph:
     """A GraphProto, its constants apart.
 
-    `made` has, for each value that depends on the image, the node of the skeleton that it comes from; `passed` what
-    has been done to it since; `images` what has been done to the image itself.
+    For each value that depends on the image, `made` has the node of the skeleton that it comes from, `passed` the
+    operators since then, and `images` the change of the image itself.
     """
 
     def __init__(self, path: Path, graph: onnx.GraphProto, raw: list[memoryview | None]) -> None:
@@ -102,7 +102,7 @@ class Graph:
                 self.images[output] = self.images[values[0]]
 
     def _of_image(self, node: OnnxNode, values: list[str]) -> bool:
-        """Whether this is done to the image before the first layer, and is understood."""
+        """Read an operator on the image before the first layer; returns whether it is understood."""
         constant = self._constant(node)
         before, first = self.images[values[0]], node.inputs[0] == values[0]
         kind = node.kind
@@ -133,7 +133,7 @@ class Graph:
         return True
 
     def _other(self, node: OnnxNode, values: list[str]) -> Between:
-        """What is worth comparing of an operator without parameters."""
+        """The entries to compare for an operator without parameters."""
         kind, attributes = node.kind, node.attributes
         if kind == "MaxPool":
             kernel, strides = tuple(attributes["kernel_shape"]), tuple(attributes.get("strides", (1, 1)))
@@ -233,7 +233,7 @@ class Graph:
         return self._node("BatchNorm", node, values[0], parameters=parameters, shape=found[0].shape)
 
     def _mul(self, node: OnnxNode, values: list[str]) -> Node | Between:
-        """A scale of each channel is a batch normalisation's, by itself or after one; sub-sampling has one too."""
+        """A scale for each channel is a batch normalisation, or belongs to the one before it, or to a sub-sampling."""
         found = self._constant(node)
         if found is None or len(values) > 1:
             return [("Mul", "of several values")]
@@ -251,7 +251,7 @@ class Graph:
         return self._node("BatchNorm", node, x, parameters={"gamma": gamma}, shape=gamma[1].shape)
 
     def _affine(self, before: Node, gamma: Any = None, beta: Any = None) -> Node:
-        """Caffe's Scale layer after its BatchNorm, whose own scale and shift are mostly 1 and 0.
+        """Caffe's Scale layer after its BatchNorm layer, whose own scale and shift are mostly 1 and 0.
 
         (x · s + b) · m + a has the scale s · m and the shift b · m + a, computed in float64 and rounded once.
         """
@@ -292,7 +292,7 @@ class Graph:
         return self._join("Concat", node, values) if len(values) > 1 else []
 
     def _div(self, node: OnnxNode, values: list[str]) -> Between:
-        """The end of a normalisation that is written as several nodes: its first value is what it normalises."""
+        """A division may be the end of an LRN that is written as several nodes."""
         found = find_lrn(node.proto, self.makers, self.constants.get)
         if found is not None:
             return [lrn_entry(found.size, found.alpha, found.beta, found.k)]
@@ -311,7 +311,7 @@ class Graph:
             "Concat": _concat,
         }
     )
-    """By ONNX's operators, those that are more than `_other`."""
+    """The methods for ONNX's operators; `_other` is for all others."""
 
     def _join(self, kind: str, node: OnnxNode, values: list[str]) -> Node:
         between = [_compared(self.passed[name]) for name in values]
@@ -353,7 +353,7 @@ def _border(node: OnnxNode) -> Any:
 
 
 def unit_variance(eps: float, count: int) -> np.ndarray:
-    """Variances to which eps is added to make exactly 1 in float32, so that a normalisation has the scale 1."""
+    """Variances that give exactly 1 in float32 when eps is added, so that a normalisation has the scale 1."""
     variance = np.float32(1 - eps)
     for candidate in (variance, np.nextafter(variance, np.float32(2)), np.nextafter(variance, np.float32(0))):
         if candidate + np.float32(eps) == np.float32(1):

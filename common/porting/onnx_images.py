@@ -17,15 +17,15 @@ from common.specs.architecture import Preprocessing
 from common.specs.resnet import CAFFE, TORCHVISION
 
 NEAR = 0.02
-"""How far the means of a data set may be from the well-known ones, relative to them, to be the same colours."""
+"""The largest relative difference at which means count as the well-known ones."""
 
 
 @dataclass(frozen=True)
 class Affine:
-    """scale · x + shift for each channel, which reads that channel of the image; one number stands for all."""
+    """scale · x + shift, for each channel of the result. One number stands for all channels."""
 
     channels: tuple[int, ...] | None = None
-    """None: each reads its own."""
+    """The channel of the image that each channel reads; None: its own."""
     scale: tuple[float, ...] = (1.0,)
     shift: tuple[float, ...] = (0.0,)
 
@@ -35,10 +35,10 @@ class Affine:
         return own and set(self.scale) == {1.0} and set(self.shift) == {0.0}
 
     def then(self, scale: Any = 1.0, shift: Any = 0.0) -> Affine:
-        """Followed by another.
+        """The composition with a following one.
 
         Raises:
-            TriptychError: it is another for each pixel.
+            TriptychError: it differs from pixel to pixel.
         """
         factor, summand = (np.asarray(value, np.float64).reshape(-1) for value in (scale, shift))
         if factor.size not in (1, 3) or summand.size not in (1, 3):
@@ -61,7 +61,7 @@ class Affine:
 
 
 def joined(parts: list[Affine]) -> Affine:
-    """The channels of several one after the other."""
+    """The channels of several, concatenated."""
     channels: list[int] = []
     scale: list[float] = []
     shift: list[float] = []
@@ -74,7 +74,7 @@ def joined(parts: list[Affine]) -> Affine:
 
 
 def whole(affine: Affine, before: Preprocessing) -> Preprocessing:
-    """The preparation that `before` and then the graph make: y = scale · (p − mean) / s + shift."""
+    """The preprocessing that consists of `before` and then the graph: y = scale · (p − mean) / s + shift."""
     channels = affine.channels or tuple(range(len(before.channels)))
     scale, shift = (np.broadcast_to(np.array(numbers), len(channels)) for numbers in (affine.scale, affine.shift))
     if not np.all(np.isfinite([scale, shift])) or not np.all(scale):
@@ -85,10 +85,10 @@ def whole(affine: Affine, before: Preprocessing) -> Preprocessing:
 
 
 def proved(affine: Affine) -> Preprocessing | None:
-    """The whole preparation, if the numbers in the graph prove it.
+    """The whole preprocessing, if the numbers in the graph prove it.
 
-    They do where they are the means of colours: of pixels, of pixels divided by 255, or, as in torchvision's GoogLeNet,
-    what makes of an image that was standardised one from −1 to 1.
+    They prove it if they are the known means of pixels, or of pixels divided by 255. In torchvision's GoogLeNet they
+    turn a standardised image into one from −1 to 1.
     """
     pixels, unit = Preprocessing(), Preprocessing(scale=(255.0, 255.0, 255.0))
     if len(affine.channels or (0, 1, 2)) != 3:

@@ -35,18 +35,18 @@ class Report:
     convention: str
     source_sha256: str
     known_as: str | None
-    """The public file that the source is, recognised by its digest."""
+    """The public file that the source is, if its digest is known."""
     architecture: str
     num_classes: int
     preprocessing: dict[str, Any] | None
-    """How photographs are prepared; None if nobody knows."""
+    """How to prepare photographs; None if that is not known."""
     target: Path
     kind: str
     tensors: tuple[dict[str, Any], ...]
-    """Of each: `source`, `source_shape`, `change`, `target`, `name`, `shape`, `sha256`, `error`."""
+    """For each tensor: `source`, `source_shape`, `change`, `target`, `name`, `shape`, `sha256`, `error`."""
     notes: tuple[str, ...]
     proof: Proof | None
-    """None if it was not asked for."""
+    """None if no proof was asked for."""
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "source": str(self.source), "target": str(self.target)}
@@ -71,7 +71,7 @@ def port(
         architecture: the source's, if its content does not say.
         skip: canonical names of layers to leave at a seeded initialisation.
         num_classes: the number of logits, if not the source's.
-        reading: what else the source does not say itself.
+        reading: what else the user says about the source.
         verify: whether to prove it.
         on_progress: called with the name of each step that is done.
 
@@ -105,12 +105,12 @@ def _contiguous(parameter: Ported) -> Ported:
 
 
 def sha256_of(array: np.ndarray) -> str:
-    """Of the bytes of an array, little-endian and in C order."""
+    """The SHA-256 of an array's bytes, little-endian and in C order."""
     return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def _metadata(network: Network, digest: str, skip: Collection[str], verify: bool) -> Mapping[str, str]:
-    """What the target says of itself."""
+    """The metadata of the target."""
     said = {
         "architecture": network.spec.name,
         "ported_from": f"{network.source.path.name} ({network.source.format}, {network.convention} names)",

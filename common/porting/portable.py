@@ -49,7 +49,7 @@ def write_probe(spec: Architecture, out: Path, framework: str | None = None) -> 
     Args:
         spec: a network of the catalogue.
         out: the folder, which must not exist.
-        framework: whose model is exported; the first that is installed if None.
+        framework: the framework whose model is exported; the first that is installed if None.
 
     Returns:
         What was written: `architecture`, `out`, `source`, `version`, `sha256`, `published`, `layers`, `bytes`.
@@ -108,10 +108,10 @@ def installed(framework: str | None = None) -> str:
 def right_answers(
     spec: Architecture, probe: Probe, precision: Precision = FP32
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Every layer's right output, float32, and, for those that round, how far from it an output may be.
+    """Every layer's right output, float32, and the bound of its error for layers that round.
 
-    What each layer reads is known, injected or exact, and so is the value of one that rounds; rounding this to float32
-    adds to its bound.
+    The inputs of each layer are known: they are injected or exact. So the value of a layer that rounds is known, too;
+    rounding it to float32 adds to its bound.
     """
     expected, allowed = dict(probe.expected), {}
     values = {IMAGE: probe.image} | probe.expected | probe.injected
@@ -128,7 +128,7 @@ def right_answers(
 
 
 def _write_model(spec: Architecture, probe: Probe, source: str, folder: Path) -> list[str]:
-    """Export the network with the probe's weights, and open it at every layer; the layers that it has."""
+    """Export the network with the probe's weights, open at every layer; return its layers."""
     options = ExportOptions(tuple(spec.outputs), batch=BATCH)
     model, initializers = exported(spec, probe.weights, source, folder, options)
     layers = opened(model.graph, spec, probe.injected)
@@ -139,7 +139,7 @@ def _write_model(spec: Architecture, probe: Probe, source: str, folder: Path) ->
 def exported(
     spec: Architecture, weights: Weights, source: str, folder: Path, options: ExportOptions
 ) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """A framework's export of a network, without its initializers, and these.
+    """A framework's export of a network: the graph without its initializers, and the initializers.
 
     Args:
         spec: the network.
@@ -166,7 +166,7 @@ def exported(
 def opened(
     graph: onnx.GraphProto, spec: Architecture, injected: Mapping[str, np.ndarray], batch: int = BATCH
 ) -> list[str]:
-    """Make every layer's value an output under the layer's name, and an input of what its readers are given instead.
+    """For every layer, add its value as an output under the layer's name, and an input that its readers read instead.
 
     Returns:
         The layers that the graph has.

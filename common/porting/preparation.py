@@ -14,7 +14,7 @@ from common.specs.googlenet import FROM_MINUS_1_TO_1
 from common.specs.resnet import CAFFE, TORCHVISION
 
 NAMED = {"torchvision": TORCHVISION, "caffe": CAFFE, "keras-torch": TORCHVISION, "keras-tf": FROM_MINUS_1_TO_1}
-"""What preprocessing may be called besides JSON; the modes of `keras.applications` are called as Keras calls them."""
+"""Names that stand for a preprocessing. The modes of `keras.applications` have Keras' names."""
 
 UNKNOWN = (
     "nothing says how photographs are prepared for it; "
@@ -24,9 +24,9 @@ UNKNOWN = (
 
 
 def stated(text: str, spec: Architecture) -> Preprocessing:
-    """What a preprocessing is called, or JSON, says.
+    """The preprocessing that a name or JSON describes.
 
-    Caffe's own AlexNet and GoogLeNet have means of their own, which `caffe` stands for there.
+    For Caffe's AlexNet and GoogLeNet, `caffe` means their own means.
 
     Raises:
         TriptychError: it is neither a name nor JSON, or does not fit the network's channels.
@@ -42,7 +42,7 @@ def stated(text: str, spec: Architecture) -> Preprocessing:
 
 
 def checked(recipe: Preprocessing, spec: Architecture) -> Preprocessing:
-    """A recipe, if it fits the network's channels.
+    """A preprocessing, checked against the network's channels.
 
     Raises:
         TriptychError: it does not.
@@ -58,16 +58,16 @@ def checked(recipe: Preprocessing, spec: Architecture) -> Preprocessing:
 def preparation(
     source: Source, proved: Preprocessing | None, spec: Architecture, said: str | None
 ) -> Preprocessing | None:
-    """How photographs are prepared, or None if nobody knows.
+    """How to prepare photographs, or None if that is not known.
 
     Args:
         source: the file.
-        proved: what its names prove.
+        proved: the preprocessing that its names prove.
         spec: the network in it.
-        said: what the user says, which is believed.
+        said: the preprocessing that the user states, which counts first.
 
     Raises:
-        TriptychError: what the file or the user says is no recipe, or none for this network.
+        TriptychError: the file or the user states something that is no preprocessing, or does not fit this network.
     """
     if said is not None:
         return stated(said, spec)
@@ -83,7 +83,7 @@ def preparation(
 
 
 def known_preparation(preprocessing: Preprocessing | None, path: object) -> Preprocessing:
-    """A preparation, where there has to be one.
+    """The preprocessing, if there must be one.
 
     Raises:
         TriptychError: there is none.

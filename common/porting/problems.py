@@ -17,12 +17,12 @@ FLOATS = ("float32", "float16", "float64")
 
 
 def problems_of(placed: Placement, skip: Collection[str], reading: Reading) -> list[str]:
-    """Everything that keeps the tensors from being this network, in one phrase each.
+    """All reasons why the tensors are not this network, in one phrase each.
 
     Args:
         placed: the candidate and the tensors.
-        skip: layers, by canonical name, that may be anything.
-        reading: whether float64 may be rounded, and whether everything has to be finite.
+        skip: layers, by canonical name, that are not checked.
+        reading: says whether float64 may be rounded, and whether all numbers must be finite.
     """
     candidate, tensors = placed.candidate, placed.tensors
     layers = {layer_of(parameter) for parameter in candidate.spec.parameter_shapes}
@@ -52,7 +52,7 @@ def problems_of(placed: Placement, skip: Collection[str], reading: Reading) -> l
 
 
 def unexpected(placed: Placement, skip: Collection[str]) -> list[str]:
-    """The tensors that the network has no place for; what stands in place of a layer to skip is excused."""
+    """The tensors that the network has no place for, without those of a skipped layer."""
     candidate, separator = placed.candidate, placed.candidate.convention.separator
     extra = r"(?!)" if candidate.convention.name != "caffe" else r".*/scale_factor"
     skipped = {
@@ -75,7 +75,7 @@ def unexpected(placed: Placement, skip: Collection[str]) -> list[str]:
 
 
 def remedy(placed: Placement, problems: list[str], skip: Collection[str]) -> str:
-    """The options that would make something of the file, in its own names and in ours."""
+    """The options with which the file could be read, in its own names and in canonical ones."""
     candidate = placed.candidate
     unfit: dict[str, str] = {}
     for name, expected in candidate.expected.items():
@@ -97,7 +97,7 @@ def remedy(placed: Placement, problems: list[str], skip: Collection[str]) -> str
 
 
 def _renames(placed: Placement, strange: list[str]) -> str:
-    """The options that would give layers that are missing the only tensors that have their shapes, if all have some."""
+    """The options that rename tensors to missing layers, if each missing layer has exactly one tensor of its shape."""
     candidate, separator = placed.candidate, placed.candidate.convention.separator
     missing: dict[str, dict[str, Shape]] = {}
     for name, expected in candidate.expected.items():
@@ -173,7 +173,7 @@ def _not_finite(array: np.ndarray, reading: Reading) -> str | None:
 
 
 def shaped_like(tensors: Mapping[str, np.ndarray], candidates: Collection[Candidate]) -> str | None:
-    """The network whose weights have the shapes of the file's, whatever their names are: most of them, at least."""
+    """The network whose weights have the shapes of the file's, or of most of them, whatever their names are."""
 
     def kernels(shapes: Collection[Shape]) -> list[Shape]:
         return sorted(tuple(sorted(shape)) for shape in shapes if len(shape) > 1)

@@ -33,25 +33,25 @@ TIMEOUT = 1800.0
 
 @dataclass(frozen=True)
 class Proof:
-    """What the other process found."""
+    """The findings of the other process."""
 
     tensors: int
-    """How many were compared, all of them equal bit by bit."""
+    """How many tensors were compared; all are equal bit by bit."""
     verdict: str
-    """Of the run on a photograph: `identical` or `certified`."""
+    """The verdict of the run on a photograph: `identical` or `certified`."""
     bound_ratio: float | None
     """The largest error of any layer as a fraction of its bound."""
     framework: str
-    """What it was run in."""
+    """The framework that it was run in."""
 
 
 def prove(source: Path, request: Mapping[str, Any], target: Target) -> Proof:
-    """Have a fresh process compare the target with the source, and run it.
+    """Let a new process compare the target with the source, and run it.
 
     Args:
         source: the file that was ported.
         request: the options of `understand`.
-        target: what was written.
+        target: the file that was written.
 
     Raises:
         TriptychError: a tensor differs, a layer is not within its bound, or the process failed.

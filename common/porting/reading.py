@@ -14,12 +14,12 @@ from common.porting.source import Source
 
 @dataclass(frozen=True)
 class Reading:
-    """What the user says of a file that it does not say itself."""
+    """What the user says about a file."""
 
     entry: str | None = None
-    """Which of several collections of tensors."""
+    """The collection of tensors to read, if there are several."""
     prefix: str | None = None
-    """What stands in front of the names; found by what fits if None."""
+    """The prefix of the names; found by itself if None."""
     rename: tuple[str, ...] = ()
     """`OLD=NEW`, each of a tensor or of a layer."""
     ignore: tuple[str, ...] = ()
@@ -27,18 +27,18 @@ class Reading:
     round: bool = False
     """Whether float64 may be rounded to float32."""
     force: bool = False
-    """Whether to take the weights of a network that is not in the catalogue for those of the architecture named."""
+    """Whether to accept weights of a network that is not in the catalogue as those of the named architecture."""
     preprocessing: str | None = None
-    """How photographs are prepared: a name in `common.porting.preparation.NAMED`, or JSON."""
+    """How to prepare photographs: a name in `common.porting.preparation.NAMED`, or JSON."""
     finite: bool = True
-    """Whether NaN and infinity among the numbers are refused, as they are but for somebody who looks for them."""
+    """Whether NaN and infinity are refused. False only for looking at such weights."""
 
 
 def entries(source: Source, reading: Reading) -> Mapping[str, Mapping[str, np.ndarray]]:
     """The collections of tensors that may be the network, by their places in the file.
 
     Raises:
-        TriptychError: there is none at the place that the user names.
+        TriptychError: the user names one that is not there.
     """
     if reading.entry is None:
         return source.entries or {"": source.tensors}
@@ -51,10 +51,10 @@ def entries(source: Source, reading: Reading) -> Mapping[str, Mapping[str, np.nd
 def edited(
     source: Source, tensors: Mapping[str, np.ndarray], reading: Reading
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors that are not ignored, by their new names, and how the file spells those.
+    """The tensors that are not ignored, by their new names, and the file's own names of these.
 
     Raises:
-        TriptychError: an edit is none, finds nothing, or would give two tensors one name.
+        TriptychError: an edit is malformed, finds nothing, or would give two tensors the same name.
     """
     spelled = {name: source.spelled.get(name, name) for name in tensors}
     for pattern in reading.ignore:
@@ -85,5 +85,5 @@ def _renamed(name: str, old: str, new: str) -> str:
 
 
 def some_of(names: Collection[str]) -> str:
-    """The end of a sentence about names."""
+    """The end of a sentence that lists names."""
     return f"its tensors are named {', '.join(map(repr, list(names)[:3]))} …"

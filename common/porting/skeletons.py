@@ -19,16 +19,16 @@ from common.operations import LRN, Add, BatchNorm, Concat, Conv, Dense, ScaledTa
 from common.specs.architecture import IMAGE, Architecture, Layer
 
 Between = list[tuple[Any, ...]]
-"""What lies between two nodes of a skeleton: operators and their numbers."""
+"""The operators between two nodes of a skeleton, with their numbers."""
 
 SAME = "SAME_UPPER"
-"""What ONNX calls TensorFlow's SAME."""
+"""ONNX's name of TensorFlow's SAME."""
 
 MOST_JOINED = 1_000
-"""Values that are joined; in the largest DenseNet, 98."""
+"""The most values that may be joined. The largest DenseNet joins 98."""
 
 SUM = ("Mul", "4")
-"""Four times a mean of 2×2, which is how ONNX writes their sum."""
+"""Four times the mean of a 2×2 window: this is how ONNX writes its sum."""
 
 
 @dataclass(eq=False)
@@ -39,17 +39,17 @@ class Node:
     name: str
     inputs: tuple[Node, ...] = ()
     parameters: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict)
-    """In a file: by kind, the initializer's name and the array."""
+    """In a file: for each kind of parameter, the initializer's name and the array."""
     shape: tuple[int, ...] = ()
-    """Of the weights."""
+    """The shape of the weights."""
     numbers: tuple[Any, ...] = ()
     """Stride and padding (top, left, bottom, right)."""
     between: tuple[Between, ...] = ()
-    """What lies between each input and this node."""
+    """The operators between each input and this node."""
     value: str = ""
     """In a file: the value that it reads."""
     same: tuple[int, ...] = ()
-    """In a specification: the padding that TensorFlow's SAME is, on the map that it reads."""
+    """In a specification: TensorFlow's SAME in pixels, on the map that the node reads."""
     norm: str = ""
     """In a specification: the batch normalisation that is folded into this convolution."""
     signature: int = 0
@@ -57,7 +57,7 @@ class Node:
 
 
 def join(kind: str, name: str, inputs: list[Node], between: list[Between]) -> Node:
-    """A sum, or channels one after the other; what is joined of what is joined is one, if nothing lies between."""
+    """A sum or a concatenation. Nested ones become one, if no operator is between them."""
     flat: list[tuple[Node, Between]] = []
     for node, passed in zip(inputs, between, strict=True):
         if kind == node.kind == "Concat" and not passed:
@@ -70,14 +70,14 @@ def join(kind: str, name: str, inputs: list[Node], between: list[Between]) -> No
 
 
 def sign(node: Node) -> Node:
-    """Give a node its signature; those of its inputs have theirs."""
+    """Give a node its signature. Its inputs must have theirs."""
     before = [each.signature for each in node.inputs]
     node.signature = hash((node.kind, node.shape, tuple(sorted(before) if node.kind == "Add" else before)))
     return node
 
 
 def image_node() -> Node:
-    """Where a skeleton begins."""
+    """The node at which a skeleton begins."""
     return Node("image", IMAGE, signature=hash("image"))
 
 
@@ -148,7 +148,7 @@ def _specified_between(spec: Architecture, layer: Layer) -> list[tuple[Any, ...]
 
 
 def pairs(ours: Node, theirs: Node) -> list[tuple[Node, Node]]:
-    """Our nodes and theirs, of two skeletons that are the same; the inputs of theirs in the order of ours."""
+    """The pairs of nodes of two equal skeletons. The inputs of the second are put into the order of the first."""
     found: dict[str, tuple[Node, Node]] = {}
     waiting = [(ours, theirs)]
     while waiting:
@@ -172,9 +172,9 @@ def _in_the_order_of(mine: Node, other: Node) -> Node:
 
 
 def differences(ours: Node, theirs: Node) -> Iterator[tuple[bool, str]]:
-    """Where two networks of the same skeleton differ in what has no parameters.
+    """The differences of two networks with the same skeleton, in operators without parameters.
 
-    Yields whether it is only how borders are padded, and a phrase.
+    Yields whether only the padding differs, and a phrase.
     """
     for mine, other in pairs(ours, theirs):
         for expected, between in zip(mine.between, other.between, strict=True):
@@ -196,7 +196,8 @@ def differences(ours: Node, theirs: Node) -> Iterator[tuple[bool, str]]:
 
 
 def _padded(between: Between) -> tuple[Between, Any]:
-    """What lies between, each padding added to the window after it; and the padding that is left at the end."""
+    """The operators between, with each padding added to the window after it; and the padding that is left at the
+    end."""
     found: Between = []
     rest: Any = (0, 0, 0, 0)
     for entry in between:
@@ -216,7 +217,7 @@ def _differ(expected: Between, between: Between) -> bool:
 
 
 def _resolved(expected: Between, found: Between) -> tuple[Between, Between]:
-    """Both, with the padding of poolings in pixels where the file has it as a rule."""
+    """Both, with the padding of pools in pixels, if the file has a rule instead."""
     plain = [entry[:4] if entry[0] == "MaxPool" else entry for entry in expected]
     if len(found) == len(expected):
         pairs = zip(found, expected, strict=True)

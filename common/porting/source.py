@@ -23,15 +23,15 @@ class Source:
 
     path: Path
     format: str
-    """What it was recognised as, such as `NumPy`."""
+    """The format that was recognised, such as `NumPy`."""
     conventions: tuple[str, ...]
     """The names in `common.porting.conventions.CONVENTIONS` that its tensors may follow."""
     tensors: Mapping[str, np.ndarray]
     """In the file's own layout; most are read-only views of the mapped file, which takes no memory."""
     spelled: Mapping[str, str] = field(default_factory=dict)
-    """How the file itself spells a tensor's name, where that differs from the key in `tensors`."""
+    """The file's own name of a tensor, if it is not the key in `tensors`."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """What a file of ours says about itself: `architecture`, `preprocessing` and so on."""
+    """The metadata of a file of this project: `architecture`, `preprocessing` and so on."""
     notes: tuple[str, ...] = ()
     """Sentences for the report."""
     changes: Mapping[str, str] = field(default_factory=dict)
@@ -43,15 +43,15 @@ class Source:
     preprocessing: Preprocessing | None = None
     """How photographs are prepared, where the file itself proves it."""
     unprepared: str = ""
-    """What the file does to the image by itself, where it does not say enough to tell the whole preparation."""
+    """What the file's graph does to the image, if the whole preprocessing is not known."""
     departures: tuple[str, ...] = ()
-    """What makes the file's network another function than the one whose weights it has."""
+    """How the file's network differs from the one whose weights it has."""
     entries: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
-    """By its place in the file, every collection of tensors that may be a network; `tensors` is the largest of them."""
+    """Every collection of tensors that may be a network, by its place in the file. `tensors` is the largest of them."""
     content: memoryview | None = None
     """The file, mapped into memory, if it is one file."""
     files: tuple[Path, ...] = ()
-    """What it consists of, if it is several."""
+    """The files that it consists of, if there are several."""
 
     @property
     def sha256(self) -> str:
@@ -89,12 +89,13 @@ def corrupt(path: Path, what: str) -> Damaged:
 
 
 def unsupported(path: Path, what: str) -> TriptychError:
-    """The error of a file that may be whole, but holds what is not read here."""
+    """The error of a file that may be whole, but has something that is not read here."""
     return TriptychError(f"cannot read {path}: {one_line(what)}")
 
 
 def unanswered(path: Path, library: str, failure: ProcessFailure) -> TriptychError:
-    """The error of a file whose reader's process said nothing: damaged if the library crashed, not if it was ended."""
+    """The error of a file whose reader's process gave no answer. The file counts as damaged if the library crashed, but
+    not if the process was ended."""
     ended = failure.out_of_time or failure.status == -SIGKILL
     return (unsupported if ended else corrupt)(path, f"{library} failed on it: {failure}")
 
@@ -107,7 +108,7 @@ def told_of(path: Path, error: TriptychError) -> TriptychError:
 
 
 def one_line(text: str, length: int = 600) -> str:
-    """A text that a file may have had a part in, as part of one sentence: printable, and not too long."""
+    """A text that may come from a file, made printable and not too long for a sentence."""
     printable = "".join(character if character.isprintable() else "?" for character in text)
     return printable if len(printable) <= length else f"{printable[:length]} …"
 

@@ -19,9 +19,9 @@ def canonical_statistics(
 ) -> dict[str, Ported]:
     """Mean and variance of a layer.
 
-    A bias that the convolution before it has there and not here goes into the mean: gamma · (x + b − mean) …. Another
-    eps goes into the variance: √(variance + eps). Caffe stores both times a factor. The arithmetic is done in float64
-    and rounded once; what that costs is kept with the parameter.
+    If the file's convolution has a bias that this project's does not have, the bias is moved into the mean: gamma · (x
+    + b − mean) …. Another eps is moved into the variance: √(variance + eps). Caffe stores both multiplied by a factor.
+    This is computed in float64 and rounded once; the error is kept with the parameter.
     """
     candidate, tensors = placed.candidate, placed.tensors
     names = candidate.convention.names(candidate.spec)

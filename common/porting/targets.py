@@ -18,7 +18,7 @@ from common.specs.architecture import Architecture
 from common.weights import write_weights_file
 
 SUFFIXES = {"keras": (".keras", ".weights.h5"), "onnx": (".onnx",)}
-"""Where a framework goes by the name of a file, the names that it takes."""
+"""The suffixes that a framework accepts, if it looks at the name of a file."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Target:
     kind: str
     path: Path
     names: str | None = None
-    """Whose names a state dict bears; ours if None."""
+    """Whose names a state dict has; canonical names if None."""
 
     @property
     def framework(self) -> str:
-        """Whose implementation writes it and runs it: its own, or the first that is installed.
+        """The framework that writes and runs it: its own, or the first that is installed.
 
         Raises:
             TriptychError: there is none.
@@ -47,7 +47,7 @@ class Target:
         )
 
     def spelled(self, spec: Architecture) -> dict[str, str]:
-        """What each canonical parameter is called in the target."""
+        """The target's name of each canonical parameter."""
         if self.kind == "torch":
             return CONVENTIONS[self.names or "torch"].names(spec)
         if self.kind == "keras":
@@ -56,7 +56,7 @@ class Target:
 
 
 def check_target(target: Target, spec: Architecture) -> None:
-    """Refuse what cannot be written, before anything is read in full.
+    """Refuse a target that cannot be written, before anything is read in full.
 
     Raises:
         TriptychError: the name of the file is not one that the framework takes; the framework is not installed; or the

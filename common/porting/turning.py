@@ -15,7 +15,7 @@ from common.porting.conventions import Convention
 from common.specs.architecture import Architecture
 
 Change = tuple[str, Callable[[np.ndarray], np.ndarray]]
-"""In words, and as a function that makes a view where it can."""
+"""The change in words, and as a function, which returns a view if possible."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class Ported:
     array: np.ndarray
     """float32, in the canonical layout; perhaps a view of the source."""
     source: str | None
-    """How the source spells it; None if it has none and it was initialised."""
+    """The source's name of it; None if it was initialised."""
     source_shape: Shape
     change: str
-    """Of layout, or, where there is no other way, of values."""
+    """The change of layout or, if it cannot be avoided, of values."""
     error: float = 0.0
-    """The largest rounding error that the change cost, relative to the exact value; 0 if it is bit for bit."""
+    """The largest rounding error of the change, relative to the exact value; 0 if it is exact."""
 
 
 def source_shapes(convention: Convention, spec: Architecture, parameter: str) -> tuple[Shape, ...]:
-    """The shapes that a parameter may have in a file: the usual one first; that of a convolution for a dense layer."""
+    """The shapes that a parameter may have in a file, the usual one first. A dense layer may also be a convolution."""
     shape = spec.parameter_shapes[parameter]
     if len(shape) == 4:
         out, inner, height, width = shape
@@ -54,10 +54,10 @@ def source_shapes(convention: Convention, spec: Architecture, parameter: str) ->
 
 
 def layout_change(convention: Convention, spec: Architecture, parameter: str, found: Shape | None = None) -> Change:
-    """What turns a tensor into the canonical layout.
+    """The change of a tensor into the canonical layout.
 
     Args:
-        convention: whose layout it has.
+        convention: the convention of its layout.
         spec: the network.
         parameter: its canonical name.
         found: its shape in the file; the usual one if None.
@@ -83,7 +83,7 @@ def layout_change(convention: Convention, spec: Architecture, parameter: str, fo
 
 
 def flattened(spec: Architecture, name: str) -> tuple[int, int, int] | None:
-    """The (H, W, C) of the map that is flattened into a dense layer, if one is and it has more than one place."""
+    """The (H, W, C) of the map that is flattened into a dense layer, if there is one with more than one pixel."""
     layers = {layer.name: layer for layer in spec.layers}
     before = layers[layers[name].inputs[0]]
     while isinstance(before.operation, Dropout):
@@ -95,7 +95,7 @@ def flattened(spec: Architecture, name: str) -> tuple[int, int, int] | None:
 
 
 def _dense_from_io(kernel: np.ndarray, flattened: tuple[int, int, int] | None) -> np.ndarray:
-    """`layouts.dense_from_io`, copied at once where that is not a view of whole rows."""
+    """`layouts.dense_from_io`, copied at once if the result is not a view of whole rows."""
     if flattened is None and not kernel.flags.f_contiguous:
         return layouts.turned(kernel[np.newaxis]).reshape(kernel.shape[::-1])
     return layouts.dense_from_io(kernel, flattened)
