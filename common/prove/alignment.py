@@ -25,22 +25,22 @@ from common.operations.rearrangement import LINEAR, Rearrangement
 from common.prove.matching import Token, common_subsequence
 
 _NEAR = 5
-"""How far upwards a branch is looked at: less far than another difference usually is."""
+"""How many nodes upwards the structure of a branch is compared. Fewer than usually lie between two differences."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A node of the first network, and the one of the second that makes the same value."""
+    """A node of the first network and its counterpart in the second."""
 
     first: Node
     second: Node
     after: Node | None = None
-    """The convolution of the second, if `second` is a batch normalisation that the first has not apart."""
+    """The convolution of the second, if `second` is a batch normalisation that is folded in the first."""
 
 
 @dataclass(frozen=True)
 class Unaligned:
-    """A node that only one of the two networks has, and the one that is most like it among the other's."""
+    """A node that only one of the two networks has, and the most similar node of the other."""
 
     node: Node
     nearest: Node | None
@@ -48,10 +48,10 @@ class Unaligned:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Two networks side by side."""
+    """Two networks, aligned."""
 
     first: Graph
-    """In which a batch normalisation that the second has multiplied into its weights is so too."""
+    """The first network. A batch normalisation that the second has folded into its weights is folded here, too."""
     second: Graph
     pairs: tuple[Pair, ...]
     only_first: tuple[Unaligned, ...]
@@ -59,13 +59,13 @@ class Alignment:
 
     @property
     def values(self) -> dict[str, str]:
-        """What a value of the first is called in the second."""
+        """The second network's name of a value of the first."""
         inputs = dict(zip(self.first.inputs, self.second.inputs, strict=False))
         return inputs | {pair.first.output: pair.second.output for pair in self.pairs}
 
 
 def align(first: Canonical, second: Canonical) -> Alignment:
-    """Lay two networks side by side."""
+    """Align two networks."""
     graph = first.graph
     ours, theirs = _Side(graph, first.shapes), _Side(second.graph, second.shapes)
     found = common_subsequence(ours.tokens, theirs.tokens)
@@ -95,7 +95,7 @@ def moves_only(node: Node) -> bool:
 
 
 def source_of(graph: Graph, name: str, makers: Mapping[str, Node] | None = None) -> str:
-    """The value that another one is no more than a view of."""
+    """The value that another value is a view of."""
     makers = graph.makers() if makers is None else makers
     while name in makers and moves_only(makers[name]) and makers[name].inputs:
         (name, *_) = makers[name].inputs
@@ -114,7 +114,7 @@ def weights_of(node: Node, graph: Graph) -> np.ndarray | None:
 
 
 class _Side:
-    """One of the two: the nodes that compute, and what is to be recognised of each."""
+    """One of the two networks: the nodes that compute, and by what each is recognised."""
 
     def __init__(self, graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.graph, self.shapes = graph, shapes
@@ -129,7 +129,7 @@ class _Side:
                 self.reading.setdefault(name, []).append(node)
 
     def token(self, node: Node) -> Token:
-        """What a node has in common with its counterpart."""
+        """The properties that a node must share with its counterpart."""
         weight = weights_of(node, self.graph)
         shape = self.shapes.get(node.output, ())
         channels = shape[1] if len(shape) in (2, 4) else shape[-1] if shape else 0
@@ -146,7 +146,7 @@ class _Side:
         return source_of(self.graph, name, self.makers)
 
     def sources(self, node: Node) -> list[str]:
-        """What a node reads that is computed."""
+        """The computed values that a node reads."""
         return [self.source(name) for name in node.inputs if name not in self.graph.constants]
 
     def readers(self, node: Node) -> list[Node]:
@@ -157,7 +157,7 @@ class _Side:
         return sorted(names, key=lambda name: self.key(name, _NEAR)) if len(names) > 1 else names
 
     def _key(self, name: str, depth: int) -> int:
-        """A number for the structure that makes a value, a few steps upwards."""
+        """A number for the structure before a value, a few nodes upwards."""
         node = self.makers.get(self.source(name))
         if node is None or not depth:
             return 0
@@ -166,11 +166,11 @@ class _Side:
 
 
 def _complete(ours: _Side, theirs: _Side, partners: dict[str, Node]) -> None:
-    """Align what the common subsequence has left, one node at a time, until nothing more can be.
+    """Align the nodes that are not in the common subsequence, one at a time, until no more can be aligned.
 
-    First what is the same operation and has the same neighbour on one side: what it reads, or what reads it. Then what
-    stands in the same place, both before and after, and is of another kind, so that a difference of kind is one node
-    that differs and not two without a counterpart; but nothing that has weights.
+    First nodes with the same operation and an aligned neighbour on one side: before or after. Then nodes of different
+    kinds in the same place, with aligned neighbours on both sides. So another operation is one node that differs, not
+    two without a counterpart. Nodes with weights are not aligned in this second way.
     """
 
     def same(one: Node, other: Node) -> bool:
@@ -187,14 +187,14 @@ def _complete(ours: _Side, theirs: _Side, partners: dict[str, Node]) -> None:
 def _extended(
     ours: _Side, theirs: _Side, partners: dict[str, Node], fits: Callable[[Node, Node], bool], both: bool
 ) -> bool:
-    """Whether one more could be aligned: one for which there is exactly one candidate.
+    """Align one more node, for which there is exactly one candidate; returns whether there was one.
 
     Args:
         ours: the first network.
         theirs: the second.
-        partners: what is aligned, to which it is added: the second's node by the value of the first's.
+        partners: the aligned nodes, to which the new one is added: the second's node by the first's value.
         fits: whether two nodes may be each other's counterpart.
-        both: whether what it reads and what reads it must be aligned; else one of the two is enough.
+        both: whether the neighbours on both sides must be aligned; else one side is enough.
     """
     taken = {node.output for node in partners.values()}
     names = dict(zip(ours.graph.inputs, theirs.graph.inputs, strict=False))
@@ -215,17 +215,17 @@ def _extended(
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a node of the first network stands, in the second's names."""
+    """The place of a node of the first network, in the names of the second."""
 
     reads: Sequence[str | None]
-    """What it reads; None for what has no counterpart."""
+    """The values that it reads; None for a value without a counterpart."""
     readers: Collection[str]
-    """What those that read it make, as far as they have counterparts."""
+    """The values of its readers, as far as these have counterparts."""
     last: bool
     """Whether nothing reads it."""
 
     def is_of(self, other: Node, theirs: _Side, both: bool) -> bool:
-        """Whether a node of the second stands there too: after the same and before the same, or one of the two."""
+        """Whether a node of the second has the same place: the same neighbours before and after it, or on one side."""
         before = _alike(self.reads, theirs.sources(other))
         readers = {reader.output for reader in theirs.readers(other)}
         after = bool(self.readers) and readers.issuperset(self.readers)
@@ -233,16 +233,16 @@ class _Place:
 
 
 def _alike(names: Sequence[str | None], others: Sequence[str | None]) -> bool:
-    """Whether both are the same values, in whatever order, and all of them known."""
+    """Whether both are the same values in any order, and all are known."""
     return bool(names) and None not in names and Counter(names) == Counter(others)
 
 
 def _folded(
     graph: Graph, ours: _Side, theirs: _Side, partners: dict[str, Node]
 ) -> tuple[Graph, dict[str, Node], dict[str, Node]]:
-    """Batch normalisations that one of the two has multiplied into the convolution before: the first's are so too.
+    """Fold the first's batch normalisations that the second has folded into the convolution before.
 
-    Returns the first network, the partners, and the convolutions of the second whose normalisation is the partner.
+    Returns the first network, the partners, and the convolutions of the second whose normalisations are partners.
     """
     after: dict[str, Node] = {}
     taken = {node.output for node in partners.values()}
@@ -269,7 +269,7 @@ def _norm_after(node: Node, side: _Side) -> Node | None:
 
 
 def _multiplied(node: Node, norm: Node, constants: dict[str, np.ndarray]) -> Node:
-    """A layer with the batch normalisation after it multiplied into its weights, in float64, then rounded once."""
+    """A layer with the batch normalisation after it folded into its weights, in float64, rounded once."""
     assert isinstance(norm.operation, BatchNorm)
     of = {kind: constants[name].astype(np.float64) for kind, name in norm.parameters.items()}
     scale = of["gamma"] / np.sqrt(of["variance"] + norm.operation.eps)
@@ -284,7 +284,7 @@ def _multiplied(node: Node, norm: Node, constants: dict[str, np.ndarray]) -> Nod
 
 
 def _nearest(node: Node, side: _Side, among: Sequence[Node], other: _Side) -> Node | None:
-    """What is most like a node among those of the other network that have no counterpart either."""
+    """The node of the other network that is most similar to a node, among those without a counterpart."""
 
     def likeness(candidate: Node) -> float:
         one, two = side.of.get(node.output), other.of.get(candidate.output)

@@ -14,12 +14,12 @@ from common.operations.windows import Windowed
 
 
 def difference(first: Node, second: Node, shape: Shape) -> str | None:
-    """What two nodes' operations differ in, in words; None if they do not, or nothing can be said.
+    """The difference of two nodes' operations, in words. None if there is none, or no words for it.
 
     Args:
         first: a node of the first network.
         second: its counterpart.
-        shape: of what the first one reads first, the batch's axis included.
+        shape: the shape of the first one's first input, with the batch axis.
     """
     one, other = first.operation, second.operation
     if one is None or other is None or one == other:
@@ -45,7 +45,7 @@ def _changes(one: Any, other: Any) -> Iterator[tuple[str, str]]:
 
 
 def _same(old: Any, new: Any) -> bool:
-    """Whether two attributes are the same number: a file has it as float32, a program more digits."""
+    """Whether two attributes are the same number. A file has it in float32, a program with more digits."""
     both = isinstance(old, float) and isinstance(new, float)
     return bool(np.float32(old) == np.float32(new)) if both else old == new
 
@@ -54,7 +54,7 @@ _WORDS = {
     "counts_padding": ("the padding is not counted", "the padding is counted"),
     "approximate": ("it is exact, not approximated by tanh", "it is approximated by tanh, not exact"),
 }
-"""What is said of an attribute that is false, and of one that is true."""
+"""The words for an attribute that is false, and for one that is true."""
 
 
 def _number(value: Any) -> str:

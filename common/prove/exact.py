@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     import onnx
 
 MOST = 2**10
-"""How large a value may grow, in units of what it is a multiple of, before its readers are given integers."""
+"""How large a value may become, in units of its quantum, before its readers get integers instead."""
 
 
 @dataclass
 class GraphProbe:
-    """A model with other weights and cut edges, and what it must give."""
+    """A model with other weights and cut edges, and the values that it must give."""
 
     model: onnx.ModelProto
     graph: Graph
     feeds: dict[str, np.ndarray]
     expected: Expected
     bounded: list[str] = field(default_factory=list)
-    """The nodes that round whatever they are given."""
+    """The nodes that always round."""
 
 
 def exact_probe(
@@ -49,9 +49,9 @@ def exact_probe(
     """Integers for which every node that can be exact is.
 
     Args:
-        model: as `read_model` gives it.
+        model: from `read_model`.
         graph: what it holds.
-        recorded: what it gave on some other input: the shape of each value, and whether it can be negative.
+        recorded: its values on another input. They tell the shape of each value, and whether it can be negative.
         seed: of all numbers.
     """
     changed = copy.deepcopy(model)
@@ -67,10 +67,10 @@ class _Maker:
         self.values: dict[str, np.ndarray] = dict(self.feeds)
         self.expected: dict[str, np.ndarray] = {}
         self.replaced: dict[str, str] = {}
-        """The values whose readers are given integers, and what those are called."""
+        """The values whose readers get integers, and the names of these integers."""
         self.bounded: list[str] = []
         self.cuts: dict[tuple[str, str], str] = {}
-        """By the value that a node makes and one that it reads: what it reads instead."""
+        """For the value that a node makes and a value that it reads: the value that it reads instead."""
 
     def make(self) -> GraphProbe:
         for node in self.graph.nodes:
@@ -98,7 +98,7 @@ class _Maker:
         self._keep(node, reference, unit)
 
     def _keep(self, node: Node, reference: Reference | None, unit: float) -> None:
-        """The node's value, exact or not; integers for its readers where it rounds or has grown."""
+        """Keep the node's value, if it is exact. If it rounds or is too large, its readers get integers."""
         like = self.recorded.get(node.output)
         if reference is None:
             if like is not None and like.dtype == np.float32:
@@ -125,7 +125,7 @@ class _Maker:
             self.replaced[node.output] = self._inject(f"{node.output}/injected", value)
 
     def _read(self, node: Node, name: str) -> str:
-        """What a node reads in place of a value, if anything."""
+        """The value that a node reads instead of another, if any."""
         value = self._value(name)
         operation = node.operation
         factor: float = operation.integers_before if operation else 0
@@ -150,7 +150,7 @@ class _Maker:
         return name
 
     def _change(self, name: str, operation: Operation | None, kind: str) -> None:
-        """Give a weight integers; a single number, such as the 0.5 of a GELU in several nodes, stays."""
+        """Replace a weight by integers. A single number stays, such as the 0.5 of a GELU in several nodes."""
         old = self.constants.get(name)
         if old is None or name in self.changed or old.dtype != np.float32 or old.size < 2:
             return

@@ -26,16 +26,17 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Explainer:
-    """Explains what differs in a graph of the first's nodes, on what a runtime made of the second."""
+    """Explains nodes that differ: the first's nodes, evaluated on the values of the second in a runtime."""
 
     def __init__(self, alignment: Alignment, graph: Graph, values: Arrays, theirs: Arrays) -> None:
-        """Take what was computed.
+        """Keep the values for explanations.
 
         Args:
-            alignment: of both networks.
-            graph: the first's nodes that are judged.
-            values: the second's values, by the first's names for them.
-            theirs: the same by its own names, in canonical layout; none on a probe on which both read the same.
+            alignment: the alignment of both networks.
+            graph: the nodes of the first that are judged.
+            values: the second's values, by the names of the first.
+            theirs: the same values by their own names, in canonical layout. Empty on a probe on which both read the
+                same.
         """
         self.alignment, self.graph, self.theirs = alignment, graph, theirs
         self.known = Known(graph, {**graph.constants, **values})
@@ -45,7 +46,8 @@ class Explainer:
         self.makers = alignment.second.makers()
 
     def explained(self, layer: NodeVerdict) -> NodeVerdict:
-        """A node that differs, with what explains it: its attributes; else a known mistake; else what it reads."""
+        """A node that differs, with its explanation: its attributes, else a known mistake, else its inputs or
+        weights."""
         node, pair = self.nodes[layer.name], self.pairs.get(layer.name)
         swapped = pair is not None and pair.after is None
         told = self._by(node, pair, 1) if pair and swapped else None
@@ -59,7 +61,8 @@ class Explainer:
         return replace(layer, cause=told, explanations=(told,))
 
     def _by(self, node: Node, pair: Pair, most: int) -> str | None:
-        """The fewest of the second's own parts that certify its result, `most` of them; with 1, attributes alone."""
+        """The fewest parts of the second's node that certify its result, at most `most`. With 1, only attributes are
+        tried."""
         output = self.known.recorded[node.output]
         if output.dtype != np.float32 or pair.second.operation is None or node.operation is None:
             return None
@@ -86,7 +89,7 @@ class Explainer:
         return self.theirs.get(name, self.alignment.second.constants.get(name))
 
     def _reading(self, pair: Pair) -> str:
-        """What the second's node reads in the place of what the first's does."""
+        """The values that the second's node reads instead of those of the first's."""
         ours = [source_of(self.alignment.first, name) for name in pair.first.inputs]
         told = []
         for name in pair.second.inputs:
@@ -102,7 +105,7 @@ class Explainer:
         return "; ".join(told) or "it reads other numbers"
 
     def _alone_before(self, name: str) -> Iterator[Node]:
-        """The nodes of the second alone that lead to a value, from the last, as long as each reads but one value."""
+        """The nodes before a value that only the second has, the last first, as long as each reads one value only."""
         while True:
             name = source_of(self.alignment.second, name, self.makers)
             node = self.makers.get(name)
@@ -115,7 +118,7 @@ class Explainer:
             name = read[0]
 
     def _affine(self, chain: Sequence[Node]) -> str | None:
-        """What nodes do with an image, as x · scale + shift of each channel; None if they do something else."""
+        """The effect of nodes on an image, as x · scale + shift for each channel. None if it is something else."""
         first = chain[0].inputs[0]
         shape = self.theirs[first].shape if first in self.theirs else ()
         if len(shape) != 4:
@@ -151,7 +154,7 @@ def _explains(
 
 
 def _channels(numbers: np.ndarray) -> str:
-    """A number, or that of each channel."""
+    """A number, or one for each channel."""
     alike = np.allclose(numbers, numbers[0])
     told = [f"{number:.4g}" for number in (numbers[:1] if alike else numbers)]
     return told[0] if alike else f"({', '.join(told)})"

@@ -29,21 +29,22 @@ from common.prove.subject import KerasSubject, Subject, TorchSubject, make_ready
 from common.prove.variables import read, save
 
 SUFFIXES = {"PyTorch": (".pth", ".pt", ".safetensors"), "Keras": (".weights.h5", ".keras"), "ONNX": (".onnx",)}
-"""How the checkpoints of each kind of model may be called."""
+"""The suffixes of checkpoints of each kind of model."""
 
 
 @dataclass(frozen=True)
 class PortedInto:
-    """What was moved where, and whether the two are the same function now."""
+    """The moves of the weights, and whether the two networks are the same function."""
 
     source: str
     into: str
     target: Path
     moved: Moved
     unfilled: Sequence[str]
-    """The second's variables that are used and that the first has nothing for, in words; written with `force` alone."""
+    """Variables of the second that are used but have no counterpart in the first, in words. Not empty only with
+    `force`."""
     runs: Sequence[ProofRun]
-    """Of the second with the file's weights, judged by the first."""
+    """The runs of the second with the file's weights, judged by the first."""
 
     @property
     def verdict(self) -> str:
@@ -77,10 +78,10 @@ def port_into(
     """Write one model's weights as the checkpoint of another.
 
     Args:
-        names: the model that has the weights, and the one that is to have them.
+        names: the model that has the weights, and the one that gets them.
         out: the file, of a suffix that the second's framework reads: see `SUFFIXES`.
-        shape: of the first one's only input, where it does not say so itself.
-        seed: of the weights of a library's model, and of what both are given.
+        shape: the shape of the first one's only input, if the model does not say it.
+        seed: the seed of a library model's weights, and of the inputs.
         force: write what fits, although some weights have no place or some places have no weights.
         advance: called after each step.
 
@@ -120,7 +121,7 @@ def port_into(
 
 
 def _with_moves(run: ProofRun, moved: Moved) -> ProofRun:
-    """A run in which the second had its weights already, and which says where it had them from."""
+    """A run in which the second had its weights already, with the report of where they came from."""
     assert run.pair is not None
     moves = [vars(move) for move in moved.moves]
     return replace(run, pair=replace(run.pair, moved=moves, without_place=moved.without_place))
@@ -140,7 +141,7 @@ def _check_suffix(out: Path, suffixes: Sequence[str], called: str) -> None:
 
 
 def _require_all(first: str, second: str, moved: Moved, unfilled: Sequence[str]) -> None:
-    """See that every weight has a place, and every place a weight."""
+    """Check that every weight has a place, and every place a weight."""
     for owner, things, other in ((second, moved.without_place, first), (first, unfilled, second)):
         if things:
             more = f", nor for {len(things) - 1} more" if len(things) > 1 else ""
@@ -164,7 +165,7 @@ def _loaded_again(
 
 
 def _require_same(out: Path, moved: Moved, again: Subject) -> None:
-    """See that what was read back has the same bits."""
+    """Check that the variables that were read back have the same bits."""
     found = list(read(again).items())
     wanted = list(moved.variables.items())
     by_name = dict(found)

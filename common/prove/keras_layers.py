@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 CLOSE = 1e-3
-"""How far, relative to its largest number, a layer's output may be from the value of the graph that it is taken for.
+"""The largest difference of a layer's output from the value of the graph that it is matched to, relative to its largest
+number.
 
-It only tells which is which, where a graph's kernels sum in another order than the layer's; no verdict hangs on it.
+It only serves for matching, since a graph's kernels may sum in another order. No verdict depends on it.
 """
 
 
 @contextmanager
 def recording() -> Iterator[dict[str, Any]]:
-    """While it lasts, every call of a layer is entered: `3:conv1` is the fourth call, of the layer of that name."""
+    """A context in which every call of a layer is recorded. `3:conv1` is the fourth call, a call of the layer conv1."""
     import keras
 
     calls: dict[str, Any] = {}
@@ -41,11 +42,11 @@ def recording() -> Iterator[dict[str, Any]]:
 
 
 def called_in_graph(layers: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Which of a graph's values is what a layer made: the same bits, or nearly; each layer once, in order.
+    """Match each layer's output to a value of the graph, with the same bits or nearly, in order.
 
     Args:
-        layers: what the layers made, by call.
-        values: what the graph made, in the order of computation.
+        layers: the outputs of the layers, by call.
+        values: the values of the graph, in the order of computation.
     """
     by_bits: dict[tuple[tuple[int, ...], bytes], list[str]] = {}
     for name, value in values.items():

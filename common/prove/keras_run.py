@@ -20,7 +20,7 @@ from common.prove.runtimes import serve
 
 
 def recorder_of(model: Any) -> tuple[Any, list[str]]:
-    """A model that returns what every layer of a model makes, and the names of these once it has been called."""
+    """A model that returns the output of every layer, and the names of these outputs, which are known after a call."""
     import keras
 
     names: list[str] = []
@@ -38,7 +38,7 @@ def recorder_of(model: Any) -> tuple[Any, list[str]]:
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """What the module's description says."""
+    """Do a job, see the module's docstring."""
     import keras
 
     feeds = load_file(job["feeds"])

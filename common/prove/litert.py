@@ -19,18 +19,18 @@ from common.prove.runtimes import Process, Recorded, Runtime
 
 LITERT = Runtime("litert", optimise=True, needs="ai_edge_litert")
 _TURNS = {4: ((0, 1, 2, 3), (0, 3, 1, 2), (0, 2, 3, 1)), 3: ((0, 1, 2), (0, 2, 1))}
-"""How a tensor may have to be turned to be a value of the specification."""
+"""The transpositions that may turn a tensor into a value of the specification."""
 
 
 def record_file(file: Path, called: str, graph: Graph, known: Mapping[str, np.ndarray], folder: Path) -> Recorded:
-    """What LiteRT computes, by the names of a specification's values.
+    """The values that LiteRT computes, by the names of the specification's values.
 
     Args:
         file: the `.tflite` file.
-        called: what the user calls it.
+        called: its name in messages.
         graph: the specification.
-        known: what another runtime made of each value, what it was given included.
-        folder: for what the two processes tell each other.
+        known: the values of another runtime, with its inputs.
+        folder: a folder for the files of the two processes.
     """
     if not LITERT.is_there:
         return Recorded(error="LiteRT is not installed; pip install -c constraints.txt -e '.[litert]'", skipped=True)
@@ -52,7 +52,7 @@ def record_file(file: Path, called: str, graph: Graph, known: Mapping[str, np.nd
 
 
 def _named(tensors: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Tensors by the names of the values that have their numbers, turned as these are."""
+    """Tensors by the names of the values with the same numbers, transposed like these."""
     found: dict[str, np.ndarray] = {}
     for turn in (None, *(turn for ways in _TURNS.values() for turn in ways[1:])):
         turned = {
@@ -67,7 +67,7 @@ def _named(tensors: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray]) 
 
 
 def _like(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """An output in the shape of the specification's, if it is no more than turned."""
+    """An output in the shape of the specification's, if it is only transposed."""
     fitting = (turn for turn in _TURNS.get(array.ndim, ()) if tuple(array.shape[axis] for axis in turn) == shape)
     turn = next(fitting, None)
     return np.ascontiguousarray(array.transpose(turn)) if turn else array

@@ -17,10 +17,10 @@ from common.prove.runtimes import serve
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """What the module's description says; returns the numbers of its outputs, and the seconds of a second run.
+    """Do a job, see the module's docstring. Returns the numbers of the outputs, and the seconds of a second run.
 
     Raises:
-        TriptychError: the file is no such model, is quantised, or takes something else.
+        TriptychError: the file is no such model, is quantised, or has other inputs.
     """
     import ai_edge_litert
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -58,7 +58,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse_quantised(called: str, tensors: list[dict[str, Any]]) -> None:
-    """See that a model computes with float32.
+    """Check that a model computes in float32.
 
     Raises:
         TriptychError: one of its tensors is of integers with a scale, or of float16.

@@ -12,17 +12,17 @@ from common.errors import TriptychError
 Arrays = Mapping[str, np.ndarray]
 
 _VECTORS = 0.5, 2.0
-"""The numbers of vectors lie between: a variance among them must be one."""
+"""The range of the marks of vectors. A variance among them must be positive."""
 _TENSORS = 4.0, 2.0**60
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the numbers of a constant are in the model's own variables."""
+    """The places of a constant's numbers in the model's variables."""
 
     variable: str
     indices: np.ndarray
-    """int64, of the constant's shape: which element of the flattened variable each of its own is."""
+    """int64, of the constant's shape: the index of each number in the flattened variable."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Scale:
     """The variables of a per-channel scale, gamma / √(variance + eps)."""
 
     gamma: str | None
-    """None: it is 1."""
+    """None: gamma is 1."""
     variance: str
     eps: float
 
@@ -39,11 +39,11 @@ class Marks:
     """Unique numbers for every variable."""
 
     def __init__(self, variables: Arrays, seed: int = 0) -> None:
-        """Choose them.
+        """Choose the marks.
 
         Args:
             variables: float32, by name, as the model has them.
-            seed: of their order.
+            seed: the seed of their order.
 
         Raises:
             TriptychError: the model has more numbers than there are marks.
@@ -76,7 +76,7 @@ class Marks:
             )
 
     def place(self, constant: np.ndarray) -> Place | None:
-        """Where a constant of the marked model comes from; None if it is no rearrangement of one variable."""
+        """The place of a constant of the marked model; None if it is no rearrangement of one variable."""
         if constant.dtype != np.float32 or not constant.size:
             return None
         bits = np.ascontiguousarray(constant).view(np.int32)
@@ -91,7 +91,7 @@ class Marks:
         return _within(self._sorted[near], self._vector_names, self._vector_starts)
 
     def scale(self, constant: np.ndarray) -> Scale | None:
-        """The variables of a scale of the marked model that is computed from them."""
+        """The variables that a scale of the marked model is computed from."""
         return scale_of(constant, {name: self.arrays[name] for name in self.vectors})
 
 
@@ -103,7 +103,7 @@ def _within(found: np.ndarray, names: Sequence[str], starts: np.ndarray) -> Plac
 
 
 def scale_of(constant: np.ndarray, vectors: Arrays) -> Scale | None:
-    """The gamma, variance and eps that a per-channel scale was computed from: (gamma / scale)² − variance is eps.
+    """The gamma, variance and eps of a per-channel scale: (gamma / scale)² − variance is eps.
 
     Args:
         constant: the scale, float32.
@@ -127,7 +127,7 @@ def scale_of(constant: np.ndarray, vectors: Arrays) -> Scale | None:
 
 
 def _rounded(eps: float, noise: float) -> float:
-    """The round number nearest to it, such as a programmer writes; itself, if none is as near as the noise."""
+    """The nearest round number, as a programmer writes it; the number itself, if no round one is within the noise."""
     round_numbers = [0.0, *(float(f"{digit}e-{exponent}") for exponent in range(2, 9) for digit in (1, 2, 5))]
     nearest = min(round_numbers, key=lambda number: abs(eps - number))
     return nearest if abs(eps - nearest) <= noise else max(eps, 0.0)

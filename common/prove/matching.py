@@ -21,19 +21,19 @@ from common.operations.rearrangement import Rearrangement
 _ALIKE = {"Gemm": "MatMul"}
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
 _FOLDED = {"BatchNormalization", *_ARITHMETIC}
-"""What exporters multiply or add into the weights before it, where its other operands are constant."""
+"""Operators that exporters fold into the weights before them, if their other operands are constant."""
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 Token = tuple[str, int, tuple[tuple[int, ...], ...]]
 
 
 def corresponding(specification: Graph, export: Graph) -> dict[str, str]:
-    """The values of a specification that an export has, and what they are called there.
+    """The values of a specification that an export has, and their names in the export.
 
-    What only moves values is left out: it can be computed without an error, however often an exporter does it.
+    Nodes that only move values are left out. They can be computed without an error.
 
     Raises:
-        TriptychError: the export is of another graph: a layer with weights is in one of them only.
+        TriptychError: the export is of another graph. Only one of them has some layer with weights.
     """
     ours, theirs = _Side(specification), _Side(export)
     pairs = common_subsequence(ours.tokens, theirs.tokens)
@@ -51,7 +51,7 @@ def corresponding(specification: Graph, export: Graph) -> dict[str, str]:
 
 
 class _Side:
-    """One of the two graphs: the nodes that compute, and what is to be recognised of each."""
+    """One of the two graphs: the nodes that compute, and by what each is recognised."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -68,7 +68,8 @@ class _Side:
                 self.readers.setdefault(name, []).append(node)
 
     def _token(self, node: Node) -> Token:
-        """What a node has in common with its counterpart: its kind, and the shapes of its weights, turned or not."""
+        """The properties that a node must share with its counterpart: its kind, and the shapes of its weights,
+        transposed or not."""
         constants = [self.constants[name] for name in node.reads if name in self.constants]
         weights = tuple(sorted(tuple(sorted(shape)) for shape in constants if len(shape) > 1))
         if node.kind in _ARITHMETIC:
@@ -76,7 +77,7 @@ class _Side:
         return _ALIKE.get(node.kind, node.kind), False, weights if node.kind in _WEIGHTED else ()
 
     def last_of_chain(self, node: Node, matched: set[str]) -> Node:
-        """The last node without counterpart that only goes on with a node's value by constants."""
+        """The last node of a chain after a node, without counterparts, that combines its value with constants only."""
         while len(after := self.readers.get(node.output, [])) == 1 and node.output not in self.graph.outputs:
             (reader,) = after
             others = [name for name in reader.reads if name != node.output]
@@ -87,7 +88,7 @@ class _Side:
         return node
 
     def require_every_layer(self, found: set[int], other: _Side) -> None:
-        """See that whatever has matrices of weights has a counterpart."""
+        """Check that every node with a matrix of weights has a counterpart."""
         for place, (node, token) in enumerate(zip(self.nodes, self.tokens, strict=True)):
             if token[2] and place not in found:
                 shapes = (self.constants[name] for name in node.reads if name in self.constants)
@@ -100,7 +101,7 @@ class _Side:
 
 
 def _constant_shapes(graph: Graph) -> dict[str, Shape]:
-    """The shapes of constants, and of what is only moved about of these: a transposed kernel is one too."""
+    """The shapes of constants, and of constants that are only rearranged, such as a transposed kernel."""
     known = dict(graph.constants)
     for node in graph.nodes:
         if isinstance(node.operation, Rearrangement) and all(name in known for name in node.reads):
@@ -109,7 +110,7 @@ def _constant_shapes(graph: Graph) -> dict[str, Shape]:
 
 
 def common_subsequence(ours: Sequence[Token], theirs: Sequence[Token]) -> list[tuple[int, int]]:
-    """The places of a common subsequence in both: the one with most layers that have weights, then the longest."""
+    """The places of a common subsequence in both: the one with the most layers with weights, and then the longest."""
     numbers: dict[Token, int] = {}
     a, b = (np.array([numbers.setdefault(t, len(numbers)) for t in tokens], np.int64) for tokens in (ours, theirs))
     lengths = np.zeros((len(a) + 1, len(b) + 1), np.int64)

@@ -14,7 +14,7 @@ from common.prove.alignment import Alignment, Pair
 from common.prove.marks import Marks, Place, scale_of
 
 _LETTERS = {1: "C", 2: "OI", 4: "OIHW", 5: "OIDHW"}
-"""The axes of a canonical tensor, by how many it has."""
+"""The letters of a canonical tensor's axes, by their number."""
 
 
 @dataclass(frozen=True)
@@ -25,32 +25,32 @@ class Move:
     source: str
     """The first network's variable, or constant."""
     change: str
-    """What becomes of the layout: `O, I, H, W → H, W, I, O`."""
+    """The change of layout: `O, I, H, W → H, W, I, O`."""
     shape: tuple[int, ...]
 
 
 @dataclass
 class Moved:
-    """What the second network is given."""
+    """The weights for the second network."""
 
     variables: dict[str, np.ndarray]
     moves: list[Move] = field(default_factory=list)
     without_place: list[str] = field(default_factory=list)
-    """What the first has and the second has no variable for, in words."""
+    """Weights of the first that the second has no variable for, in words."""
 
     @property
     def kept(self) -> list[str]:
-        """The variables of the second that stay as they were."""
+        """The variables of the second that are not changed."""
         moved = {move.to for move in self.moves}
         return [name for name in self.variables if name not in moved]
 
 
 def restored(graph: Graph, variables: Mapping[str, np.ndarray]) -> Graph:
-    """A graph whose normalisations, of which only scale and shift were left, have gamma, variance and eps again.
+    """A graph in which normalisations with only a scale and a shift get their gamma, variance and eps back.
 
     Args:
         graph: in canonical layout.
-        variables: of the model that it was made of.
+        variables: the variables of the model that it was made from.
     """
     vectors = {name: array for name, array in variables.items() if array.ndim == 1}
     constants = dict(graph.constants)
@@ -87,20 +87,20 @@ def _layer(variable: str) -> str:
 
 
 def move(alignment: Alignment, marked: Graph, marks: Marks, own: Mapping[str, np.ndarray], names: Names) -> Moved:
-    """The variables of the second network, with the first one's weights where they belong.
+    """The variables of the second network, with the weights of the first in their places.
 
     Args:
-        alignment: of both.
+        alignment: the alignment of both.
         marked: the second, in canonical layout, with marks for weights.
-        marks: these.
-        own: its variables as they are.
-        names: what the first network's constants are called by whoever wrote it.
+        marks: the marks.
+        own: its own variables.
+        names: the names of the first network's variables.
     """
     return _Mover(alignment, marked, marks, own, names).moved
 
 
 def unfilled(alignment: Alignment, marks: Marks, moved: Moved) -> list[str]:
-    """The variables that layers of the second multiply by, and that got nothing from the first, in words."""
+    """The variables of the second that its layers use and that got nothing from the first, in words."""
     filled = {found.to for found in moved.moves}
     found = {}
     for node in alignment.second.nodes:
@@ -112,7 +112,7 @@ def unfilled(alignment: Alignment, marks: Marks, moved: Moved) -> list[str]:
 
 
 class Names:
-    """What the first network's own variables are called, found by their numbers."""
+    """The names of the first network's variables, found by their numbers."""
 
     def __init__(self, variables: Mapping[str, np.ndarray]) -> None:
         self._by_numbers: dict[bytes, list[str]] = {}
@@ -121,7 +121,7 @@ class Names:
             self._by_numbers.setdefault(_numbers(array), []).append(name)
 
     def of(self, array: np.ndarray, otherwise: str) -> tuple[str, str | None]:
-        """The variable with the numbers of an array, and its layout; `otherwise` where there is none, or several."""
+        """The variable with the numbers of an array, and its layout; `otherwise` if there is none, or several."""
         found = self._by_numbers.get(_numbers(array), [])
         if len(found) != 1 or array.size < 2:
             return otherwise, None
@@ -138,9 +138,9 @@ def _numbers(array: np.ndarray) -> bytes:
 
 
 class _Mover:
-    """Goes through the aligned pairs. Each constant of the marked second is looked up among the marks, which gives the
-    variable, and which of its elements each number is; into these the first's constant is written, element by element,
-    so that no layout has to be known. The layouts are worked out afterwards, for the report alone."""
+    """Moves the weights of the aligned pairs. The marks tell the variable of each constant of the second, and the place
+    of each number in it. The first's constant is written there, element by element, so that no layout has to be known.
+    The layouts are found afterwards, only for the report."""
 
     def __init__(
         self, alignment: Alignment, marked: Graph, marks: Marks, own: Mapping[str, np.ndarray], names: Names
@@ -172,7 +172,7 @@ class _Mover:
                     self._tell(node, role, roles[role])
 
     def _arrays(self, node: Node, graph: Graph) -> dict[str, str]:
-        """The constants of a node that are weights, by what they are to it."""
+        """The constants of a node that are weights, by their roles."""
         roles = {kind: name for kind, name in node.parameters.items() if name in graph.constants}
         constants = [name for name in node.inputs if name in graph.constants and graph.constants[name].size > 1]
         roles |= {f"operand {place}": name for place, name in enumerate(constants) if node.kind != "Resize"}
@@ -185,7 +185,7 @@ class _Mover:
         self.moved.without_place.append(f"{called}, the {role} of {node.name} ({node.kind})")
 
     def _put(self, array: np.ndarray | None, source: str, theirs: np.ndarray, pair: Pair, role: str) -> None:
-        """Numbers into the variable that a constant of the second comes from; zeros if the first has none."""
+        """Write numbers into the variable that a constant of the second comes from; zeros if the first has none."""
         place = self.marks.place(theirs)
         if place is None:
             if array is not None and array.any() and not _same(array, theirs):
@@ -215,12 +215,12 @@ class _Mover:
     def _normalisation(
         self, node: Node, ours: dict[str, np.ndarray], sources: Mapping[str, str], eps: float, other: Node
     ) -> None:
-        """A batch normalisation's numbers into another one.
+        """Move a batch normalisation into another one.
 
-        A graph has all four of a normalisation, or its scale γ / √(variance + eps) and its shift alone. Where the
-        second's variables were made into a scale, `Marks.scale` finds them. Where the first has the scale alone, it
-        becomes the second's gamma, with the variance 1 − eps, so that the second's root is 1. Where the second has a
-        variable for the scale alone, it gets the first one's scale.
+        A graph has all four parameters of a normalisation, or only its scale γ / √(variance + eps) and its shift. If
+        the second's variables were combined into a scale, `Marks.scale` finds them. If the first has only the scale, it
+        becomes the second's gamma, and the variance becomes 1 − eps, so that the second's root is 1. If the second has
+        a variable for the scale, it gets the first one's scale.
 
         Args:
             node: of the first.
@@ -253,7 +253,7 @@ class _Mover:
                 self.moved.without_place.append(f"{called[kind]}, the {kind} of {node.name} ({node.kind})")
 
     def _without_normalisation(self, node: Node, layer: Node, norm: Node) -> None:
-        """A layer alone, into one with a normalisation after it that then does no more than add the bias."""
+        """Move a layer into one with a normalisation after it, which then only adds the bias."""
         ours, theirs = self._arrays(node, self.first), self._arrays(layer, self.marked)
         weights = self.first.constants[ours["weight"]]
         self._put(weights, ours["weight"], self.marked.constants[theirs["weight"]], Pair(node, layer), "weight")
@@ -275,7 +275,7 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _layout_of(place: Place, shape: tuple[int, ...]) -> str:
-    """How a variable has the axes of the canonical tensor: `H, W, I, O`."""
+    """The layout of a variable in letters of the canonical tensor's axes: `H, W, I, O`."""
     indices = place.indices
     letters = _LETTERS.get(indices.ndim)
     if letters is None or indices.size != int(np.prod(shape)):
@@ -289,6 +289,6 @@ def _layout_of(place: Place, shape: tuple[int, ...]) -> str:
 
 
 def _layout(axes: tuple[int, ...], letters: str, shape: tuple[int, ...], rank: int) -> str:
-    """The letters of axes in an order; those of length 1 are left out where the variable has fewer."""
+    """The letters of axes in an order. Axes of length 1 are left out if the variable has fewer axes."""
     kept = [axis for axis in axes if rank >= len(axes) or shape[axis] != 1]
     return ", ".join(letters[axis] for axis in kept)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def exposing(model: onnx.ModelProto) -> list[str]:
-    """Make every value an output of the graph; returns the names of all."""
+    """Make every value an output of the graph; returns their names."""
     from onnx import helper
 
     outputs = [value.name for value in model.graph.output]
@@ -30,7 +30,7 @@ def exposing(model: onnx.ModelProto) -> list[str]:
 
 
 def run(job: dict) -> dict[str, float | str]:
-    """What the module's description says; returns the seconds of the second of two runs."""
+    """Do a job, see the module's docstring. Returns the seconds of the second of two runs."""
     import onnxruntime
 
     from common.graphs.onnx_reader import read_model

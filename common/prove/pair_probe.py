@@ -28,10 +28,10 @@ from common.prove.subject import Subject
 
 @dataclass
 class PairProbe:
-    """The first's operations, on what the second is given."""
+    """The first's operations, on the values of the second."""
 
     graph: Graph
-    """Those nodes of the first that can be judged so, reading the second's values and weights."""
+    """The nodes of the first that can be judged in this way. They read the second's values and weights."""
     expected: Expected
     probe: GraphProbe
     there: Canonical
@@ -41,20 +41,20 @@ class PairProbe:
         return record(runtime, self.file, self.probe.feeds, self.file.parent)
 
     def values(self, found: Recorded) -> dict[str, np.ndarray]:
-        """What a runtime made, in canonical layout."""
+        """The values of a runtime, in canonical layout."""
         return self.there.values({**self.probe.feeds, **found.values})
 
 
 def exact_pair(
     alignment: Alignment, second: Subject, recorded: Mapping[str, np.ndarray], axes: Mapping[str, tuple[int, ...]]
 ) -> PairProbe:
-    """Integers for the second, and what the first says that must come of them.
+    """Integers for the second, and the results that the first's operations require.
 
     Args:
         alignment: of both.
         second: the second.
         recorded: its values on other numbers.
-        axes: how they are transposed (`Canonical.axes`).
+        axes: how the values are transposed (`Canonical.axes`).
 
     Raises:
         TriptychError: ONNX Runtime cannot run the second with them.
@@ -99,9 +99,9 @@ def exact_pair(
 
 
 def _transplanted(pair: Pair, other: Node, alignment: Alignment, known: Mapping[str, np.ndarray]) -> Node | None:
-    """The first's operation, reading what the second's node reads; None where that is not the same for both.
+    """The first's operation on the inputs of the second's node; None if the two nodes read different values.
 
-    What the first network reads elsewhere is judged on random numbers, where the values of both are known by name.
+    Such nodes are judged on random numbers, where the values of both are known by name.
     """
     node, names, constants = pair.first, alignment.values, alignment.first.constants
     scaled = (found.operation.eps == 0 for found in (node, other) if isinstance(found.operation, BatchNorm))

@@ -35,19 +35,19 @@ from common.prove.variables import changed, read
 
 @dataclass
 class First:
-    """The network that the others are judged by."""
+    """The network by which others are judged."""
 
     subject: Subject
     feeds: Mapping[str, np.ndarray]
     canonical: Canonical
-    """With its normalisations as its author wrote them."""
+    """The graph, with normalisations as the author wrote them."""
     names: Names
     values: Mapping[str, np.ndarray]
-    """What it computed, in canonical layout."""
+    """Its values, in canonical layout."""
 
     @classmethod
     def of(cls, subject: Subject, feeds: Mapping[str, np.ndarray], recorded: Recorded) -> First:
-        """From what ONNX Runtime made of it."""
+        """Made from its values in ONNX Runtime."""
         variables = read(subject)
         found = _canonical(subject.graph, {**feeds, **recorded.values})
         values = found.values({**feeds, **recorded.values})
@@ -59,8 +59,8 @@ class First:
         """Another network, judged by this one.
 
         Args:
-            second: that network; where the first one's weights are moved, it has these afterwards.
-            weights: `first`, or `own`: nothing is moved.
+            second: that network. If weights are moved, it has those of the first afterwards.
+            weights: `first`, or `own` if nothing is to be moved.
             probes: `exact`, `random` or both.
             advance: called after each row.
 
@@ -73,7 +73,7 @@ class First:
         return _PairProof(self, second, self._feeds_of(second), moved, advance).runs(probes)
 
     def _feeds_of(self, second: Subject) -> dict[str, np.ndarray]:
-        """What the first is given, laid out as the second takes it."""
+        """The inputs of the first, in the layout of the second."""
         ours, theirs = list(self.feeds.values()), second.graph.inputs
         if len(ours) != len(theirs):
             raise TriptychError(f"{second.text} takes {len(theirs)} inputs, but {self.subject.text} {len(ours)}")
@@ -88,7 +88,7 @@ class First:
         return feeds
 
     def moved_into(self, second: Subject) -> tuple[Subject, Moved, list[str]]:
-        """Another network with this one's weights; what was moved; and which of its weights this one has nothing for.
+        """Another network with this one's weights; the moves; and the weights of the other for which this one has none.
 
         Raises:
             TriptychError: they do not take the same inputs, or no weight could be moved.
@@ -113,7 +113,7 @@ class First:
 
 
 _TURNS: Sequence[tuple[int, ...]] = ((0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2))
-"""Where a map's channels may stand."""
+"""The transpositions between the places of a map's channels."""
 
 
 def _canonical(graph: Graph, values: Mapping[str, np.ndarray]) -> Canonical:
@@ -175,15 +175,15 @@ class _PairProof:
         expected: Expected,
         theirs: Mapping[str, np.ndarray],
     ) -> RuntimeResult:
-        """The row of a runtime.
+        """The row of a runtime in the report.
 
         Args:
-            runtime: what made the values.
+            runtime: the runtime of the values.
             graph: the first's nodes that are judged.
             values: the second's values, by their names in that graph.
-            found: what the runtime answered.
+            found: the answer of the runtime.
             expected: of an exact probe.
-            theirs: the values by the second's names, where both networks' nodes may read different ones.
+            theirs: the values by the second's names, if the nodes of both may read different values.
         """
         row = judged(runtime, graph, {}, replace(found, values=dict(values)), expected, causes=False)
         if not row.layers:
@@ -201,7 +201,7 @@ class _PairProof:
         return replace(row, layers=layers)
 
     def _beyond(self, layers: Sequence[NodeVerdict]) -> Iterator[NodeVerdict]:
-        """What differs, or may, and is not told of an aligned node: what one network alone has or returns."""
+        """Differences that belong to no aligned node: nodes and outputs that only one network has."""
         sides = zip(alone_in(self.alignment, layers), ("", f" of {self.second.text}"), strict=True)
         for alone, owner in ((alone, owner) for side, owner in sides for alone in side):
             if alone.returned or alone.verdict == UNPROVED:
@@ -241,7 +241,7 @@ class _PairProof:
         return max(apart, default=None)
 
     def _within(self, layers: Sequence[NodeVerdict]) -> Iterator[tuple[str, str]]:
-        """The nodes whose attributes differ without that it shows beyond the bound, and in what."""
+        """The nodes whose attributes differ while the values stay within the bound, and the differences."""
         agreeing = {layer.name for layer in layers if layer.verdict in (CERTIFIED, IDENTICAL)}
         differing = {layer.name for layer in layers if layer.verdict == DIVERGED}
         for pair in self.alignment.pairs:
@@ -264,6 +264,6 @@ def _without_ratio(name: str, verdict: str, cause: str, kind: str, source: str |
 
 
 def _of_shape(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """An array, in a shape that differs by axes of length 1 alone."""
+    """An array in a shape that differs only by axes of length 1."""
     same = [size for size in array.shape if size != 1] == [size for size in shape if size != 1]
     return array.reshape(shape) if same else array

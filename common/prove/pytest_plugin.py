@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def assert_same() -> Callable[..., Any]:
-    """`triptych.assert_same`: fails with the node that differs, how many times its bound it is off, and the cause."""
+    """`triptych.assert_same`: fails with the node that differs, its error as a multiple of its bound, and the cause."""
     from common.prove.api import assert_same as function
 
     return function

@@ -26,32 +26,32 @@ from common.operations.rounding import (
 )
 
 Value = tuple[np.ndarray, np.ndarray | None]
-"""A value, and how far off it may be; None if it is what the runtime recorded."""
+"""A value and its possible error; None if the runtime recorded the value."""
 
 
 class Unknown(Exception):
-    """Why nobody can say what a value should be."""
+    """The reason why the right value is not known."""
 
 
 class Known:
-    """The values of a graph: recorded, or computed from those that are."""
+    """The values of a graph: recorded, or computed from recorded ones."""
 
     def __init__(self, graph: Graph, recorded: Mapping[str, np.ndarray]) -> None:
         self.recorded = recorded
         self.makers = graph.makers()
         self._computed: dict[str, Value] = {}
         self.fixed = set(graph.constants)
-        """What does not depend on what the model is given."""
+        """The values that do not depend on the inputs of the model."""
 
     def is_computed(self, name: str) -> bool:
-        """Whether a node makes it, from what the graph is given or from its weights."""
+        """Whether a node makes it, from the inputs of the graph or from its weights."""
         return name in self.makers
 
     def value(self, name: str) -> Value:
         """One value.
 
         Raises:
-            Unknown: it was not recorded, nor can it be computed.
+            Unknown: it was not recorded and cannot be computed.
         """
         if name in self.recorded:
             return self.recorded[name], None
@@ -72,7 +72,7 @@ class Known:
         return self._computed[name]
 
     def _sums_exactly(self, node: Node, found: Reference) -> bool:
-        """Whether it adds up constants that float32 adds up without rounding, as for the mask of an attention."""
+        """Whether it adds constants without rounding in float32, as in the mask of an attention."""
         if node.operation is None or found.magnitude is None or not self.fixed.issuperset(node.reads):
             return False
         inputs, parameters = [self.certain(name) for name in node.inputs], {}
@@ -85,7 +85,7 @@ class Known:
         return bool(found.magnitude.max(initial=0) < EXACT_LIMIT * unit)
 
     def certain(self, name: str) -> np.ndarray | None:
-        """A value that was recorded, or that follows from such without an error; None if there is none."""
+        """A value that was recorded, or that follows from recorded values without an error; else None."""
         try:
             value, error = self.value(name)
         except (Unknown, TriptychError, ValueError, IndexError):  # the latter of values that do not fit each other
@@ -93,10 +93,10 @@ class Known:
         return value if error is None or not error.any() else None
 
     def reference(self, node: Node) -> Reference:
-        """What a node should give, and how far off it may be with all that it reads.
+        """The right value of a node, and its largest error, with the errors of its inputs.
 
         Raises:
-            Unknown: it has no bound, or cannot carry one on.
+            Unknown: it has no bound, or cannot carry errors on.
         """
         if node.operation is None:
             raise Unknown(node.why or f"nobody has said what {node.kind} may be off by")
@@ -138,9 +138,8 @@ class Known:
 def unrounded(node: Node, known: Known, reference: Reference) -> Reference | None:
     """The reference of a node that a runtime may have fused with those before it.
 
-    What is recorded of a computed value was rounded to float32. A fused kernel need not have done that, or may have
-    multiplied a factor elsewhere: x·s read by a product may be applied to the product. Each computed input is then off
-    by γ_2 of itself.
+    A recorded value was rounded to float32. A fused kernel need not round there, or may multiply a factor elsewhere:
+    instead of x·s, it may scale the product that reads it. So each computed input may be off by γ_2 of itself.
     """
     if node.operation is None or reference.bound is None:
         return None
@@ -177,7 +176,8 @@ def reassociated(node: Node, known: Known) -> Reference | None:
     steps = roundings = 0
 
     def follow(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-        """The value without rounding, the size of all that is added up, of what has a factor, and underflow."""
+        """The value without rounding, the sum of the magnitudes of all terms, that of the terms with a factor, and
+        underflow."""
         nonlocal steps, roundings
         if name in known.recorded and name != node.output:
             x = known.recorded[name].astype(np.float64)

@@ -22,11 +22,11 @@ class Runtime:
 
     name: str
     optimise: bool
-    """Whether it may fuse operations and do them in another way."""
+    """Whether it may fuse and change operations."""
     needs: str | None = None
-    """The package without which it is skipped, or, of an ONNX file, left out."""
+    """The package that it needs. Without it, the runtime is skipped, or left out for an ONNX file."""
     module: str = "common.prove.onnx_run"
-    """What runs an ONNX file so, as a program."""
+    """The module that runs an ONNX file, as a program."""
 
     @property
     def is_there(self) -> bool:
@@ -36,31 +36,31 @@ class Runtime:
 ONNX_RUNTIMES = (Runtime("onnxruntime", False), Runtime("onnxruntime-optimised", True))
 OTHERS = (Runtime("openvino", True, needs="openvino", module="common.prove.openvino_run"),)
 FILE_RUNTIMES = (*ONNX_RUNTIMES, *(runtime for runtime in OTHERS if runtime.is_there))
-"""What runs an ONNX file here: ONNX Runtime, whose values without optimisations all else starts from, and what more is
-installed."""
+"""The runtimes of an ONNX file: ONNX Runtime, whose values without optimisations are the basis of the proof, and others
+that are installed."""
 
 
 @dataclass
 class Recorded:
-    """What a runtime answered."""
+    """The answer of a runtime."""
 
     values: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: float = 0.0
     same: bool = True
-    """Whether the model's own call gave the bits of its graph, value by value."""
+    """Whether the model, called as a whole, gave the same bits as its single operations."""
     error: str | None = None
     skipped: bool = False
-    """Whether that is no more than a package that is not installed."""
+    """Whether only a package is missing."""
 
 
 def record(runtime: Runtime, model: Path, feeds: Mapping[str, np.ndarray], folder: Path) -> Recorded:
-    """Run a model in a process of its own, every value of it recorded.
+    """Run a model in a process of its own, with every value recorded.
 
     Args:
         runtime: how.
         model: the file.
-        feeds: what it is given, by name.
-        folder: for what the two processes tell each other.
+        feeds: its inputs, by name.
+        folder: a folder for the files of the two processes.
     """
     job = {"model": str(model), "optimise": runtime.optimise}
     with Process(runtime.module) as process:
@@ -68,14 +68,14 @@ def record(runtime: Runtime, model: Path, feeds: Mapping[str, np.ndarray], folde
 
 
 class Jobs:
-    """Whatever does one job after the other and answers."""
+    """Something that does one job after the other and answers."""
 
     def ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        """Have a job done; returns what is answered, or `{"error": …}`."""
+        """Do a job; returns the answer, or `{"error": …}`."""
         raise NotImplementedError
 
     def record(self, job: Mapping[str, Any], feeds: Mapping[str, np.ndarray], folder: Path) -> Recorded:
-        """Have a model run; the job is told where its feeds lie and where its values go."""
+        """Run a model. The job gets the paths of the inputs and of the values."""
         given, made = folder / "feeds.safetensors", folder / "values.safetensors"
         save_file({name: np.ascontiguousarray(array) for name, array in feeds.items()}, given)
         answer = self.ask(dict(job) | {"feeds": str(given), "values": str(made)})
@@ -85,7 +85,7 @@ class Jobs:
 
 
 class Here(Jobs):
-    """Jobs done in this process, on a model that is nowhere else."""
+    """Does jobs in this process, on a model that is in memory here."""
 
     def __init__(self, do: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         self.do = do
@@ -95,7 +95,7 @@ class Here(Jobs):
 
 
 class Process(Jobs):
-    """A module of ours in a process of its own, which does one job after the other and ends with this one."""
+    """A module of this project in a process of its own. It does one job after the other and ends with this process."""
 
     def __init__(self, module: str, variables: Mapping[str, str] | None = None) -> None:
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | dict(variables or {})
@@ -116,14 +116,14 @@ class Process(Jobs):
 
 
 def serve(jobs: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """The other end: do what is asked until there is nothing more."""
+    """The other end: do jobs until there are no more."""
     answer = process.answering()
     for job in process.requests():
         answer(answer_of(jobs, job))
 
 
 def answer_of(jobs: Callable[[dict[str, Any]], dict[str, Any]], job: dict[str, Any]) -> dict[str, Any]:
-    """What is answered; whatever a user's model raises is its row's reason."""
+    """The answer to a job. If a user's model raises an exception, that becomes the reason in its row."""
     try:
         return jobs(job)
     except Exception as error:
@@ -131,7 +131,7 @@ def answer_of(jobs: Callable[[dict[str, Any]], dict[str, Any]], job: dict[str, A
 
 
 def _told(error: BaseException) -> str:
-    """An exception in a line: its own sentence if it is ours, else the first line of what it goes back to."""
+    """An exception in one line: a `TriptychError`'s own sentence, else the first line of its original cause."""
     if isinstance(error, TriptychError):
         return str(error)
     while error.__cause__ is not None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnx
 
 STEP = 2.0**-10
-"""The part of itself by which a number is changed."""
+"""The relative change of a number."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Sensitivity:
 
     seen: int
     of: int
-    """The tensors of weights and the attributes of all nodes that are judged."""
+    """The number of weight tensors and attributes of all judged nodes."""
     unseen: tuple[str, ...]
-    """Those whose change is not seen: `node: attribute` or `node: tensor`."""
+    """The changes that are not seen: `node: attribute` or `node: tensor`."""
 
 
 def sensitivity_of(probe: GraphProbe) -> Sensitivity:
-    """Change each tensor of weights, in one number, and each attribute, and see whether the probe sees it.
+    """Change one number of each weight tensor, and each attribute, and find out whether the probe sees it.
 
-    An attribute that is a number is changed by a 2^10th part of itself, a whole one by 1; a list is turned round. What
-    nobody could run, since it does not fit any more, is seen.
+    A real attribute is changed by one part in 2^10, a whole one by 1; a list is reversed. A change after which the node
+    can no longer run counts as seen.
     """
     known = {**probe.graph.constants, **probe.expected.given}
     shapes = {name: array.shape for name, array in known.items()}
@@ -68,7 +68,7 @@ def sensitivity_of(probe: GraphProbe) -> Sensitivity:
 
 
 def _is_seen(right: Reference, wrong: Reference | None, exact: bool) -> bool:
-    """Whether what a runtime would record with a mistake is not what it must be."""
+    """Whether the value that a runtime would record with a mistake is not the required one."""
     if wrong is None or wrong.value.shape != right.value.shape:
         return True
     if right.bound is None or not np.issubdtype(right.value.dtype, np.floating):
@@ -80,7 +80,7 @@ def _is_seen(right: Reference, wrong: Reference | None, exact: bool) -> bool:
 
 
 def _reference(node: Node | None, known: Mapping[str, np.ndarray]) -> Reference | None:
-    """What a node gives; None if that is not known, or nothing."""
+    """The value of a node; None if it is not known."""
     if node is None or node.operation is None or not all(name in known for name in node.reads):
         return None
     try:
@@ -93,7 +93,7 @@ def _reference(node: Node | None, known: Mapping[str, np.ndarray]) -> Reference 
 def _read_again(
     proto: onnx.NodeProto, output: str, shapes: Mapping[str, tuple[int, ...]], probe: GraphProbe
 ) -> Node | None:
-    """A node with another attribute, as the graph's reader takes it."""
+    """A node with another attribute, read by the graph's reader."""
     try:
         read = nodes_of(proto, probe.graph.constants, shapes, probe.graph.opset)
     except (TriptychError, ValueError, IndexError, ZeroDivisionError):
@@ -102,7 +102,7 @@ def _read_again(
 
 
 def _other_tensors(node: Node, probe: GraphProbe) -> Iterator[tuple[str, np.ndarray]]:
-    """Each tensor of weights that a node reads, the largest of its numbers a little larger."""
+    """Each weight tensor of a node, with its largest number a little larger."""
     for name in dict.fromkeys(node.reads):
         array = probe.graph.constants.get(name)
         if array is not None and array.dtype == np.float32 and array.size and np.any(array):
@@ -113,7 +113,7 @@ def _other_tensors(node: Node, probe: GraphProbe) -> Iterator[tuple[str, np.ndar
 
 
 def _other_attributes(proto: onnx.NodeProto) -> Iterator[tuple[str, onnx.NodeProto]]:
-    """A node with each of its attributes that are numbers changed."""
+    """A node with one attribute changed, for each attribute that is a number."""
     from onnx import NodeProto, helper
 
     for place, attribute in enumerate(proto.attribute):

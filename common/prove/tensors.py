@@ -19,7 +19,7 @@ def variables_of(model: Any) -> dict[str, np.ndarray]:
 
 
 def put(model: Any, arrays: Mapping[str, np.ndarray]) -> None:
-    """Give its variables other values."""
+    """Set its variables."""
     import torch
 
     tensors = _tensors(model)
@@ -29,7 +29,7 @@ def put(model: Any, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def save(model: Any, file: str) -> None:
-    """Write the model's own checkpoint, in the format that the file's name says."""
+    """Write the model's own checkpoint, in the format of the file's suffix."""
     if hasattr(model, "get_layer"):
         (model.save if file.endswith(".keras") else model.save_weights)(file)
         return
@@ -45,7 +45,7 @@ def save(model: Any, file: str) -> None:
 
 
 def load_weights(model: Any, file: str) -> None:
-    """Read a checkpoint that `save` has written into a model: every tensor of it, into every one of the model's."""
+    """Read a checkpoint of `save` into a model. Both must have the same tensors."""
     if hasattr(model, "get_layer"):
         model.load_weights(file)
         return
@@ -72,7 +72,7 @@ def _tensors(model: Any) -> dict[str, Any]:
 
 
 def turned_shape(name: ModelName, shape: Sequence[int] | None) -> Sequence[int] | None:
-    """An input's shape as a library has it: Keras' channels stand last."""
+    """An input's shape in a library's layout: in Keras the channels are last."""
     if (
         name.home in ("keras.applications", "keras_impl")
         and shape
@@ -85,7 +85,7 @@ def turned_shape(name: ModelName, shape: Sequence[int] | None) -> Sequence[int] 
 
 
 def turn_for(model: Any, shape: Sequence[int]) -> tuple[int, ...]:
-    """How an image must be transposed for a model whose channels may stand elsewhere."""
+    """The transposition of an image for a model whose channels may be on another axis."""
     if len(shape) != 4:
         return tuple(range(len(shape)))
     stated = getattr(model, "input_shape", None)

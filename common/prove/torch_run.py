@@ -38,7 +38,7 @@ SPECIFICATION, OFFICIAL = "specification.onnx", "export.onnx"
 
 
 class Exported:
-    """A model and its graph, in which every value has the name that it has in the specification."""
+    """A model and its graph, whose values have the names of the specification."""
 
     def __init__(
         self, model: torch.nn.Module, examples: Sequence[torch.Tensor], folder: Path, *, official: bool
@@ -63,7 +63,7 @@ class Exported:
             usual.save(folder / OFFICIAL, external_data=False)
 
     def record(self, given: Sequence[torch.Tensor], compiled: bool) -> tuple[dict[str, np.ndarray], float, bool]:
-        """Every value, the seconds of it, and whether the model's own call gives the same bits as its graph."""
+        """Every value, the seconds, and whether the model's own call gives the same bits as its graph."""
         import torch
 
         names, graph = _recording_everything(self.graph)
@@ -100,7 +100,7 @@ def _recording_everything(graph: Any) -> tuple[list[str], Any]:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether two results hold the same tensors, in whatever they are wrapped."""
+    """Whether two results have the same tensors, however they are nested."""
     import torch
     from torch.utils._pytree import tree_leaves
 
@@ -109,7 +109,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _seeded(model: Any, example: torch.Tensor, seed: int) -> None:
-    """Give a model without trained weights scales, shifts and statistics that are not all 1 and 0."""
+    """Give a model without trained weights random scales, shifts and statistics, instead of 1 and 0."""
     import torch
 
     if hasattr(model, "get_layer"):  # of Keras
@@ -137,7 +137,7 @@ def _seeded(model: Any, example: torch.Tensor, seed: int) -> None:
 
 
 _RANGES = ((0.5, 1.5), (-0.3, 0.3), (-0.3, 0.3), (0.5, 1.5))
-"""Of gamma, beta, mean and variance."""
+"""The ranges of gamma, beta, mean and variance."""
 
 
 def _input_shape(model: ModelName, loaded: Any, given: list[int] | None) -> list[int]:
@@ -156,7 +156,7 @@ def _input_shape(model: ModelName, loaded: Any, given: list[int] | None) -> list
 
 
 class TorchJobs:
-    """Does the jobs of this module, on a model that is loaded by its name, or on one that is given."""
+    """Does the jobs of this module, on a model that is loaded by its name or given."""
 
     def __init__(self, model: torch.nn.Module | None = None) -> None:
         self.given = model
@@ -231,7 +231,7 @@ class TorchJobs:
         return {}
 
     def _layers(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Of a Keras model: its weights, and which value of its graph each call of a layer makes."""
+        """For a Keras model: its weights, and the value of its graph that each call of a layer makes."""
         import torch
 
         assert self.exported
@@ -258,7 +258,7 @@ class TorchJobs:
 
 @contextmanager
 def _evaluating(model: torch.nn.Module | None) -> Iterator[None]:
-    """A user's own module in evaluation mode, and afterwards, each part of it, as it was."""
+    """A context in which a user's module is in evaluation mode. Afterwards each part of it is as before."""
     were = [(part, part.training) for part in model.modules()] if model is not None else []
     if model is not None:
         model.eval()

@@ -20,7 +20,7 @@ def alone_in(alignment: Alignment, layers: Sequence[NodeVerdict]) -> tuple[list[
 
     Args:
         alignment: of both.
-        layers: what was found of the first's nodes.
+        layers: the verdicts on the first's nodes.
     """
     found = {layer.name: layer for layer in layers}
     first = {pair.first.output: found.get(pair.first.name) for pair in alignment.pairs}
@@ -69,7 +69,7 @@ def _reached(
 
 
 def difference_of_outputs(alignment: Alignment) -> str | None:
-    """What the second returns in place of what the first does, where both have both; None if there is no such."""
+    """A sentence if the second returns another value than the first, and both networks have both values; else None."""
     graphs = alignment.first, alignment.second
     ours, theirs = ([source_of(graph, name, graph.makers()) for name in graph.outputs] for graph in graphs)
     if len(ours) != len(theirs):

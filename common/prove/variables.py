@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     import onnx
 
 _NO_WEIGHTS = {"Resize", "Upsample", "Pad", "Clip", "Reshape", "Expand"}
-"""The ONNX operators whose constants say what is done."""
+"""The ONNX operators whose constants are no weights."""
 
 
 def read(subject: Subject) -> dict[str, np.ndarray]:
-    """A model's variables, float32, by its own names for them."""
+    """A model's variables, float32, by their own names."""
     if not isinstance(subject, TorchSubject):
         return {name: array for name, array in subject.graph.constants.items() if name in _weights(subject.model)}
     file = subject.folder / "variables.safetensors"
@@ -34,12 +34,12 @@ def read(subject: Subject) -> dict[str, np.ndarray]:
 
 
 def changed(subject: Subject, variables: Mapping[str, np.ndarray], called: str) -> Subject:
-    """The same model with other values for all its variables.
+    """The same model with other values of all variables.
 
     Args:
-        subject: the model; a model in a process of its own there has these variables from now on.
-        variables: as `read` gives them.
-        called: a folder for its files, new.
+        subject: the model. If it is in a process of its own, it keeps these variables there.
+        variables: from `read`.
+        called: the name of a new folder for its files.
 
     Raises:
         TriptychError: the model cannot be exported with them.
@@ -72,7 +72,7 @@ def changed(subject: Subject, variables: Mapping[str, np.ndarray], called: str) 
 
 
 def save(subject: Subject, file: Path) -> None:
-    """Write a model's own checkpoint: of an ONNX file, the file.
+    """Write a model's own checkpoint; for an ONNX model, an ONNX file.
 
     Raises:
         TriptychError: it cannot be written.
