@@ -23,7 +23,8 @@ from common.operations import (
     evaluate,
 )
 from common.operations import operation as operations
-from common.operations.evaluation import evaluate_in_pieces
+from common.operations.arithmetic import Add, BroadcastAdd, Divide, Multiply, SquareRoot, Subtract
+from common.operations.evaluation import evaluate_in_pieces, is_correctly_rounded
 from common.operations.rounding import FP32, Reference, gamma
 from common.parity.measures import _ulp_distances, measure, measure_in_pieces, sizes_of_errors, verdict_from
 from common.parity.verdicts import DIVERGED, IDENTICAL
@@ -243,3 +244,43 @@ def test_selections_are_exact():
     assert pooled.value[1, 2, 1, 2] == padded[1, 2, 2:5, 4:6].max()
     assert (evaluate(ReLU(), [x], {}).value == np.maximum(x, 0)).all()
     assert (evaluate(Flatten(), [x], {}).value == x.reshape(2, -1)).all()
+
+
+@pytest.mark.parametrize("kind", ["numbers", "small", "large", "special", "empty", "one"])
+@pytest.mark.parametrize("operation", [Add(), BroadcastAdd(), Subtract(), Multiply(), Divide(), SquareRoot()])
+def test_what_ieee_754_rounds_once_is_identical_with_and_without_a_bound(operation, kind, monkeypatch):
+    """Zeros, subnormal and huge numbers, infinities and NaN: what is called identical is so by the bound's own path."""
+    shapes = {"empty": [(2, 0, 3)] * 2, "one": [(), ()]}.get(kind, [(2, 3, 5)] * 2)
+    if isinstance(operation, BroadcastAdd) and kind != "empty":
+        shapes = [(2, 3, 5), (3, 1)]
+    scale = {"small": np.float32(2.0**-140), "large": np.float32(2.0**61)}.get(kind, np.float32(1))
+    inputs = [normal(*shape, seed=seed) * scale for seed, shape in enumerate(shapes)]
+    inputs[0].reshape(-1)[:2] = 0
+    if kind == "special":
+        inputs[0].reshape(-1)[2:5] = np.inf, -np.inf, np.nan
+    inputs = inputs[:1] if isinstance(operation, SquareRoot) else inputs
+    monkeypatch.setattr(arrays, "ELEMENTS_AT_ONCE", 8)
+    with np.errstate(all="ignore"):
+        right = np.array(getattr(np, operation.ufunc)(*inputs))
+        found = is_correctly_rounded(operation, inputs, right)
+        measured = measure_in_pieces(right, evaluate_in_pieces(operation, inputs, {}))
+        assert found == (measured.same and not np.isnan(right).any())
+        assert found == (kind in ("numbers", "small", "empty", "one") and bool(np.isfinite(right).all()))
+        if right.size:
+            right.reshape(-1)[-1] = np.nextafter(right.reshape(-1)[-1], np.float32(1))
+            assert not is_correctly_rounded(operation, inputs, right)
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (7,), (3, 20), (2, 3, 4), (3, 1, 5, 9), (9, 1), (1, 1, 1)])
+def test_blocks_cover_an_array_once_and_inputs_meet_them(shape, monkeypatch):
+    monkeypatch.setattr(arrays, "ELEMENTS_AT_ONCE", 8)
+    covered = np.zeros(shape, int)
+    for place in arrays.places(shape):
+        assert covered[place].size <= 8
+        covered[place] += 1
+    assert (covered == 1).all()
+    for lacking in range(len(shape) + 1):
+        other = normal(*(1 if axis % 2 else size for axis, size in enumerate(shape[lacking:])))
+        for place in arrays.places(shape):
+            part = arrays.part_of(other, place, len(shape))
+            assert (np.broadcast_to(part, covered[place].shape) == np.broadcast_to(other, shape)[place]).all()

@@ -33,6 +33,7 @@ class Add(Operation):
     """The sum of its inputs, element by element."""
 
     elementwise: ClassVar[bool] = True
+    ufunc: ClassVar[str | None] = "add"
     channelwise: ClassVar[bool] = True
     rounds_once: ClassVar[bool] = False
 
@@ -99,6 +100,7 @@ class Subtract(ArrayOperation):
     """x − y."""
 
     elementwise: ClassVar[bool] = True
+    ufunc: ClassVar[str | None] = "subtract"
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """One operation: |ŷ − y| ≤ γ_1 (|x| + |y|)."""
@@ -121,6 +123,7 @@ class Multiply(ArrayOperation):
     """x · y."""
 
     elementwise: ClassVar[bool] = True
+    ufunc: ClassVar[str | None] = "multiply"
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """One operation: |ŷ − y| ≤ u |y|."""
@@ -157,6 +160,7 @@ class Divide(ArrayOperation):
     """x / y."""
 
     elementwise: ClassVar[bool] = True
+    ufunc: ClassVar[str | None] = "divide"
     rounds_once: ClassVar[bool] = False
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
@@ -210,6 +214,7 @@ class SquareRoot(ArrayOperation):
     """√x."""
 
     elementwise: ClassVar[bool] = True
+    ufunc: ClassVar[str | None] = "sqrt"
     contracts: ClassVar[bool] = True  # the root of an error, that is: |√(x + e) − √x| ≤ √e
 
     rounds_once: ClassVar[bool] = False
@@ -228,6 +233,7 @@ class Reciprocal(ArrayOperation):
     """1 / x."""
 
     elementwise: ClassVar[bool] = True
+    ufunc: ClassVar[str | None] = "reciprocal"
     rounds_once: ClassVar[bool] = False
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from math import prod
+from types import EllipsisType
 from typing import TYPE_CHECKING, TypeAlias
 
 import lazy_loader
@@ -21,6 +23,28 @@ ELEMENTS_AT_ONCE = 1 << 15
 Shape = tuple[int, ...]
 Arrays: TypeAlias = "list[np.ndarray]"
 Parameters: TypeAlias = "Mapping[str, np.ndarray]"
+Place: TypeAlias = "tuple[slice | EllipsisType, ...]"
+"""A place in an array: slices of its first axes, or an ellipsis for all of it."""
+
+
+def places(shape: Shape) -> Iterator[Place]:
+    """Blocks that cover an array of that shape, in its order, with `ELEMENTS_AT_ONCE` elements each at most."""
+    if prod(shape) <= ELEMENTS_AT_ONCE:
+        yield (...,)
+        return
+    axis = next(axis for axis in range(len(shape)) if prod(shape[axis + 1 :]) <= ELEMENTS_AT_ONCE)
+    at_once = ELEMENTS_AT_ONCE // prod(shape[axis + 1 :])
+    for before in np.ndindex(*shape[:axis]):
+        for first in range(0, shape[axis], at_once):
+            yield *(slice(index, index + 1) for index in before), slice(first, first + at_once)
+
+
+def part_of(array: np.ndarray, place: Place, axes: int) -> np.ndarray:
+    """The part of an array that is broadcast to a place of an array with so many axes."""
+    if place == (...,):
+        return array
+    own = (*place, *[slice(None)] * (axes - len(place)))[axes - array.ndim :]
+    return array[tuple(part if size > 1 else slice(None) for part, size in zip(own, array.shape, strict=True))]
 
 
 def shapes_of(arrays: Iterable[np.ndarray]) -> str:

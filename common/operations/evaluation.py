@@ -9,6 +9,9 @@ from common.operations.arrays import Arrays, Parameters, np, shapes_of
 from common.operations.operation import ArrayOperation, Operation
 from common.operations.rounding import FP32, UNIT_ROUNDOFF, Gradients, Piece, Precision, Reference
 
+_FAR = 2.0**60
+"""Far from overflow: a bound is u times the sum of all magnitudes at least; squares, and sums of 2^30, stay finite."""
+
 
 def evaluate(operation: Operation, inputs: Arrays, parameters: Parameters) -> Reference:
     """The right output of an operation, in float64, and the largest error of a correct float32 implementation.
@@ -106,6 +109,27 @@ def evaluate_in_pieces(
         raise TriptychError(f"{operation.kind} does not take {shapes_of(inputs)}: {error}") from None
 
 
+def is_correctly_rounded(operation: Operation, inputs: Arrays, output: np.ndarray) -> bool:
+    """Whether an output is the one right result of an operation of IEEE 754. Such an output needs no bound.
+
+    A float64 result of +, −, ·, / or √, rounded to float32, has the same bits, since float64 has more than twice the
+    digits (Figueroa, *When is double rounding innocuous?*, 1995). The answer is no where numbers are large, since
+    overflow must be judged there.
+
+    Raises:
+        ValueError: the inputs' shapes do not fit each other.
+    """
+    arrays = [*inputs, output]
+    if operation.ufunc is None or any(array.dtype != np.float32 for array in arrays):
+        return False
+    rounded = getattr(np, operation.ufunc)
+    if rounded.nin != len(inputs) or output.shape != np.broadcast_shapes(*(x.shape for x in inputs)):
+        return False
+    with np.errstate(all="ignore"):
+        same = all(np.array_equal(output[place], rounded(*parts)) for place, parts in operation.parts(inputs))
+    return same and all(_is_small(array, _FAR / 4) for array in arrays)
+
+
 def check_shapes(operation: Operation, inputs: Arrays, parameters: Parameters) -> None:
     """Check that an operation takes arrays of these shapes. An operation on arrays of any rank checks when it is
     evaluated.
@@ -126,14 +150,17 @@ def with_overflow(operation: Operation, inputs: Arrays, parameters: Parameters, 
 
 def _far(inputs: Arrays) -> bool:
     """Whether an input is so large that something may overflow."""
-    sizes = (np.maximum(x.max(initial=0), -x.min(initial=0)) for x in inputs if x.dtype != bool)
-    return any(not size < _FAR for size in sizes)  # NaN is below nothing
+    return not all(_is_small(x) for x in inputs if x.dtype != bool)
+
+
+def _is_small(x: np.ndarray, limit: float = _FAR) -> bool:
+    """Whether all magnitudes are below a limit of 1 or more. NaN is not."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if x.dtype == np.float32 and np.vdot(x, x) < limit:  # the sum of squares, which takes half the time
+            return True
+        return bool(np.maximum(x.max(initial=0), -x.min(initial=0)) < limit)
 
 
 def _grown(reference: Reference) -> bool:
     """Whether the result is so large."""
     return reference.bound is not None and not reference.bound.max(initial=0) < UNIT_ROUNDOFF * _FAR
-
-
-_FAR = 2.0**60
-"""Far from overflow: a bound is u times the sum of all magnitudes at least; squares, and sums of 2^30, stay finite."""

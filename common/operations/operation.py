@@ -17,7 +17,7 @@ from itertools import product
 from typing import ClassVar, TypeAlias
 
 from common.errors import TriptychError
-from common.operations.arrays import ELEMENTS_AT_ONCE, Arrays, Parameters, Shape, np
+from common.operations.arrays import ELEMENTS_AT_ONCE, Arrays, Parameters, Place, Shape, np, part_of, places
 from common.operations.onnx_node import OnnxGraph, OnnxNode, Parameter
 from common.operations.overflow import as_it_is, sums_that_overflow
 from common.operations.preprocessing import Preprocessing
@@ -62,7 +62,11 @@ class Operation:
     """Whether each channel of the output is computed from the same channel of the inputs alone."""
 
     elementwise: ClassVar[bool] = False
-    """Whether each element of the output is computed from the elements of the inputs at the same place alone."""
+    """Whether each element of the output is computed from the elements of the inputs at the same place alone. Inputs
+    are repeated along axes that they lack."""
+
+    ufunc: ClassVar[str | None] = None
+    """NumPy's name for it, if it is one operation of IEEE 754 on each element of its one or two inputs."""
 
     contracts: ClassVar[bool] = False
     """Whether it never increases the distance of two values, such as choices, changes of place, means."""
@@ -99,6 +103,10 @@ class Operation:
 
     def pieces(self, inputs: Arrays, parameters: Parameters) -> Iterator[Piece]:
         """`reference` in pieces, so that the intermediate arrays of a piece fit into the cache."""
+        if self.elementwise:
+            for place, parts in self.parts(inputs):
+                yield place, self.reference(parts, parameters)
+            return
         x = inputs[0]
         if not self.channelwise or x.ndim < 2 or x.size <= ELEMENTS_AT_ONCE:
             yield (...,), self.reference(inputs, parameters)
@@ -109,6 +117,12 @@ class Operation:
             place = slice(image, image + 1), channels
             own = {name: array[channels] for name, array in parameters.items()}
             yield place, self.reference([array[place] for array in inputs], own)
+
+    def parts(self, inputs: Arrays) -> Iterator[tuple[Place, Arrays]]:
+        """The places of an elementwise operation's output, block by block, and the part of each input for a block."""
+        shape = np.broadcast_shapes(*(x.shape for x in inputs))
+        for place in places(shape):
+            yield place, [part_of(x, place, len(shape)) for x in inputs]
 
     def at_precision(self, reference: Reference, precision: Precision) -> Reference:
         """A reference, its bound widened to a precision below float32's.

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import EllipsisType
 from typing import Any, TypeAlias
 
-from common.operations.arrays import np
+from common.operations.arrays import Place, np
 
 UNIT_ROUNDOFF = 2.0**-24
 """u of float32, rounding to nearest."""
@@ -161,11 +160,8 @@ class Reference:
         return cls(**arrays) if arrays else cls(np.empty(shape), np.empty(shape))
 
 
-Place: TypeAlias = "tuple[slice | EllipsisType, ...]"
-"""Where in an output something belongs: slices of its first axes; all of it if an ellipsis stands there."""
-
 Piece: TypeAlias = tuple[Place, Reference]
-"""What belongs at a place."""
+"""What belongs at a place of an output."""
 
 
 @dataclass(frozen=True)

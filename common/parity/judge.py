@@ -15,7 +15,7 @@ import numpy as np
 from common.errors import TriptychError
 from common.names import layer_of, parameters_of
 from common.operations import Conv, Dropout, Operation, Shape, shapes_of
-from common.operations.evaluation import check_shapes, evaluate_in_pieces, evaluated_shape
+from common.operations.evaluation import check_shapes, evaluate_in_pieces, evaluated_shape, is_correctly_rounded
 from common.operations.rounding import FP32, Precision
 from common.parity.causes import UNTRACED, Finding, Traced, alternatives, find_cause, observe
 from common.parity.later_images import sums_are_right
@@ -216,21 +216,23 @@ def _judge_layer(
     together = together or len({len(array) for array in (*inputs, output)}) > 1
     parts = [slice(None)] if together else [slice(image, image + 1) for image in range(len(output))]
     measures = []
-    for part in parts:
-        given = [array[part] for array in inputs]
-        if quick and part.start and _sums_are_right(layer.operation, given[0], parameters, output[part]):
-            measures.append(Measure(output[part].size, same=False))
-            continue
-        try:
-            check_shapes(layer.operation, given, parameters)
+    try:
+        check_shapes(layer.operation, inputs, parameters)
+        if is_correctly_rounded(layer.operation, inputs, output):
+            return LayerVerdict(layer.name, IDENTICAL, ulp_histogram=(output.size,))
+        for part in parts:
+            given = [array[part] for array in inputs]
+            if quick and part.start and _sums_are_right(layer.operation, given[0], parameters, output[part]):
+                measures.append(Measure(output[part].size, same=False))
+                continue
             pieces = evaluate_in_pieces(layer.operation, given, parameters, precision)
             found = measure_in_pieces(output[part], pieces, must_be_exact=given_expected)
             if found is None:
                 right = "×".join(map(str, evaluated_shape(layer.operation, given, parameters)))
                 return divergence(layer.name, f"{layer.name} has shape {shapes_of([output[part]])}, expected {right}")
-        except TriptychError:  # the input has a shape that this layer cannot take
-            return divergence(layer.name, f"{layer.name} cannot follow from what precedes it, {shapes_of(inputs)}")
-        measures.append(found)
+            measures.append(found)
+    except TriptychError:  # the input has a shape that this layer cannot take
+        return divergence(layer.name, f"{layer.name} cannot follow from what precedes it, {shapes_of(inputs)}")
     return verdict_from(layer.name, measures, precision)
 
 
