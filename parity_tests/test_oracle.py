@@ -26,6 +26,7 @@ from common.operations import operation as operations
 from common.operations.arithmetic import Add, BroadcastAdd, Divide, Multiply, SquareRoot, Subtract
 from common.operations.evaluation import evaluate_in_pieces, is_correctly_rounded
 from common.operations.rounding import FP32, Reference, gamma
+from common.operations.windows import over_windows, windows_of
 from common.parity.measures import _ulp_distances, measure, measure_in_pieces, sizes_of_errors, verdict_from
 from common.parity.verdicts import DIVERGED, IDENTICAL
 
@@ -73,7 +74,9 @@ def test_convolution_is_the_definition(groups, stride, padding):
 
 @pytest.mark.parametrize("stride", [(1, 1), (2, 3), (3, 1)])
 @pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((1, 2), (0, 1)), ((0, 0), (2, 0))])
-def test_convolution_by_depth_is_the_definition(stride, padding):
+@pytest.mark.parametrize("across", [16, 2, 1])
+def test_convolution_by_depth_is_the_definition(stride, padding, across, monkeypatch):
+    monkeypatch.setattr(conv, "_ACROSS", across)
     operation = Conv((3, 2), stride=stride, padding=padding, filters=4, groups=4)
     image, weight, bias = normal(*SHAPE), normal(4, 1, 3, 2, seed=1), normal(4, seed=2)
     reference = evaluate(operation, [image], {"weight": weight, "bias": bias})
@@ -234,6 +237,20 @@ def test_lrn_in_float32_lies_within_the_bound(scale, running):
     for computed in (x * s ** np.float32(-0.75), x / np.exp(np.float32(0.75) * np.log(s))):
         assert computed.dtype == np.float32
         assert (abs(computed - reference.value) <= reference.bound).all()
+
+
+@pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((1, 2), (0, 1))])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
+def test_pixels_of_windows_are_combined(stride, padding):
+    x = normal(*SHAPE)
+    x[0, 0, 2, 3], x[1, 1, 4, 4], x[0, 3] = np.nan, np.inf, -np.inf
+    windows = windows_of(x, (3, 2), stride, padding, fill=-np.inf)
+    combined = over_windows(np.maximum, x, (3, 2), stride, padding, fill=-np.inf)
+    assert np.array_equal(combined, windows.max(axis=(4, 5)), equal_nan=True)
+    with np.errstate(invalid="ignore"):
+        summed = over_windows(np.add, x.astype(float), (3, 2), stride, padding)
+        expected = windows_of(x.astype(float), (3, 2), stride, padding).sum(axis=(4, 5))
+    np.testing.assert_allclose(summed, expected, rtol=1e-13)
 
 
 def test_selections_are_exact():

@@ -7,9 +7,9 @@ import pytest
 from conftest import IMPLEMENTATIONS, load_implementation
 
 from common import get_spec
-from common.operations import Conv
+from common.operations import Conv, evaluate
 from common.parity.judge import judge, judge_in_order
-from common.parity.later_images import sums_are_right
+from common.parity.later_images import _correlated, sums_are_right
 from common.parity.measures import UNIT
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, first_divergence, overall
 from common.probes import exact_probe, photo_probe, random_probe
@@ -78,6 +78,23 @@ def test_a_sum_over_filters_sees_one_wrong_element(groups):
         assert not sums_are_right(operation, x, parameters, wrong, 180.0)
     assert not sums_are_right(operation, x, parameters, output[:, ::-1], 180.0)
     assert not sums_are_right(operation, x, parameters, output[:, :, :-1], 180.0)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3), (4, 2)])
+@pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((1, 2), (0, 1))])
+def test_the_sums_over_filters_are_convolutions(groups, stride, padding):
+    generator = np.random.default_rng(0)
+    x, weight = (
+        generator.standard_normal(shape).astype(np.float32) for shape in ((2, 4, 9, 11), (groups, 4 // groups, 3, 2))
+    )
+    operation = Conv((3, 2), stride, padding, filters=6, groups=groups)
+    value, squares = _correlated(operation, x, weight.astype(np.float64), np.square(weight))
+    reference = evaluate(
+        Conv((3, 2), stride, padding, filters=groups, groups=groups, bias=False), [x], {"weight": weight}
+    )
+    np.testing.assert_allclose(value, reference.value, rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(np.sqrt(squares), reference.spread, rtol=1e-5)
 
 
 def test_one_bad_unit_is_not_diluted():

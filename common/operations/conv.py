@@ -38,7 +38,6 @@ from common.operations.sums import (
 )
 from common.operations.windows import (
     Padding,
-    Pair,
     Windowed,
     border_mistakes,
     pair,
@@ -93,20 +92,23 @@ class Conv(Windowed):
         batch, channels, height, width = windows.shape[:4]
         terms, own, read = prod(weight.shape[1:]), self.filters // self.groups, channels // self.groups
         sums = Sums(weight, x)
-        kernels = sums.scaled(weight.reshape(self.groups, own, terms), 0)
-        most = 8 * ELEMENTS_AT_ONCE // (terms * width)
-        groups_at_once = min(self.groups, max(1, most // height))
-        rows_at_once = max(1, most // groups_at_once)
+        by_group = weight.reshape(self.groups, own, terms)
+        # Neither factor of a product of matrices is to be narrow, nor what comes of it to leave the cache.
+        positions = max(_MANY, min(8 * ELEMENTS_AT_ONCE // terms, ELEMENTS_AT_ONCE // own))
+        groups_at_once = min(self.groups, max(1, positions // (height * width)))
+        rows_at_once = max(1, positions // (groups_at_once * width))
         for image, group, top in product(
             range(batch), range(0, self.groups, groups_at_once), range(0, height, rows_at_once)
         ):
             groups, rows = slice(group, group + groups_at_once), slice(top, top + rows_at_once)
             block = windows[image, group * read : (group + groups_at_once) * read, rows].transpose(0, 3, 4, 1, 2)
             columns = sums.scaled(block.reshape(-1, terms, block.shape[3] * width), 1)
-            filters_at_once = own if groups_at_once > 1 else max(1, ELEMENTS_AT_ONCE // (block.shape[3] * width))
+            fitting = min(ELEMENTS_AT_ONCE // (block.shape[3] * width), max(_MANY, 4 * ELEMENTS_AT_ONCE // terms))
+            filters_at_once = own if groups_at_once > 1 else max(1, fitting)
             for first in range(0, own, filters_at_once):
                 of_group = slice(first, first + filters_at_once)
-                products = [left[groups, of_group] @ right for left, right in zip(kernels, columns, strict=True)]
+                kernels = sums.scaled(by_group[groups, of_group], 0)
+                products = [left @ right for left, right in zip(kernels, columns, strict=True)]
                 count = products[0].shape[0] * products[0].shape[1]
                 filters = slice(group * own + first, group * own + first + count)
                 maps = [array.reshape(1, count, -1, width) for array in products]
@@ -114,20 +116,33 @@ class Conv(Windowed):
                 yield place, sums.reference(maps, None if bias is None else bias[filters], terms)
 
     def _pieces_by_depth(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> Iterator[Piece]:
-        """Some channels each, where each has a kernel of its own."""
-        kernel, stride, padding = self.window(x.shape[1:])
-        size = self._positions((x.shape[1:],))
+        """Some channels each, where each has a kernel of its own.
+
+        What a kernel makes of a few neighbouring columns of a window's rows is a product with a band matrix, which
+        holds the kernel once for each, further right each time. Such products are fast, though most of it is 0.
+        """
+        (rows, columns), (down, across), (vertical, (left, right)) = self.window(x.shape[1:])
+        height, width = self._positions((x.shape[1:],))
+        count = -(-width // _ACROSS)
+        at_once = -(-width // count)
+        read = (at_once - 1) * across + columns
+        missing = (count * at_once - width) * across
+        windows = windows_of(x, (rows, read), (down, at_once * across), (vertical, (left, right + missing)))
+        bands = np.zeros((self.filters, rows, read, at_once), weight.dtype)
+        for column in range(at_once):
+            bands[:, :, column * across : column * across + columns, column] = weight[:, 0]
         sums = Sums(weight, x)
-        kernels = sums.scaled(weight.reshape(-1, *kernel, 1), 0)
-        channels_at_once = max(1, ELEMENTS_AT_ONCE // prod(size))
+        factors = sums.scaled(bands.reshape(self.filters, -1, at_once), 0)
+        channels_at_once = max(1, ELEMENTS_AT_ONCE // (height * width))
         for image, first in product(range(len(x)), range(0, self.filters, channels_at_once)):
             channels = slice(first, first + channels_at_once)
+            block = windows[image, channels].reshape(-1, height * count, rows * read)
             products = [
-                _summed_by_depth(maps, own[channels], stride, padding, size)[None]
-                for own, maps in zip(kernels, sums.scaled(x[image, channels], 1), strict=True)
+                (left @ right[channels]).reshape(1, -1, height, count * at_once)[..., :width]
+                for left, right in zip(sums.scaled(block, 1), factors, strict=True)
             ]
             place = slice(image, image + 1), channels
-            yield place, sums.reference(products, None if bias is None else bias[channels], prod(kernel))
+            yield place, sums.reference(products, None if bias is None else bias[channels], rows * columns)
 
     def unit(self, inputs: Arrays, parameters: Parameters) -> float:
         return unit_of_products(inputs, parameters)
@@ -224,26 +239,11 @@ class Conv(Windowed):
         yield from weights_or_bias_fits(seen, right)
 
 
-def _summed_by_depth(maps: np.ndarray, kernels: np.ndarray, stride: Pair, padding: Padding, size: Pair) -> np.ndarray:
-    """Maps (C, H, W), each with its own kernel, (C, kernel height, kernel width, 1): maps of that size.
+_MANY = 256
+"""Rows or columns of a matrix that is multiplied with: enough for that to be fast."""
 
-    The maps are parted into the phases of the stride, so that all that a place of the kernel meets lies in one piece,
-    row after row. What comes of the ends of rows that no window begins in is dropped.
-    """
-    (down, across), (height, width) = stride, size
-    rows, columns = (length + sum(pads) for length, pads in zip(maps.shape[1:], padding, strict=True))
-    below = -rows % down + down * ((kernels.shape[1] - 1) // down + 1)  # the last places reach beyond the last row
-    (top, bottom), (left, right) = padding
-    padded = np.pad(maps, ((0, 0), (top, bottom + below), (left, right - columns % -across)))
-    row = padded.shape[2] // across
-    phases = padded.reshape(len(maps), -1, down, row, across).transpose(0, 2, 4, 1, 3)
-    phases = phases.reshape(len(maps), down, across, -1)
-    total = np.zeros((len(maps), height * row), maps.dtype)
-    term = np.empty_like(total)
-    for i, j in np.ndindex(*kernels.shape[1:3]):
-        first = i // down * row + j // across
-        total += np.multiply(phases[:, i % down, j % across, first : first + height * row], kernels[:, i, j], out=term)
-    return np.ascontiguousarray(total.reshape(len(maps), height, row)[..., :width])
+_ACROSS = 16
+"""Columns that a band matrix makes at most: few, since it is mostly 0, but enough for products to be fast."""
 
 
 def _products(operation: Conv, x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -29,6 +29,7 @@ from common.operations.windows import (
     Pair,
     Windowed,
     border_mistakes,
+    over_windows,
     pads_of,
     position_mistakes,
     scattered,
@@ -51,8 +52,8 @@ class MaxPool(Windowed):
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """A choice among float32 values: nothing is rounded."""
-        windows = windows_of(inputs[0], *self.window(inputs[0].shape[1:]), fill=-np.inf)
-        return Reference(windows.max(axis=(4, 5)))
+        (x,) = inputs
+        return Reference(over_windows(np.maximum, x, *self.window(x.shape[1:]), fill=-np.inf))
 
     def overflowing(self, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
         return opened(reference, np.isnan(reference.value))
@@ -181,8 +182,10 @@ class AveragePool(Average, Windowed):
         return prod(self.window(shape)[0])
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
-        (x,) = inputs
-        return self._mean(x, windows_of(x, *self.window(x.shape[1:])), axes=(4, 5))
+        x = inputs[0].astype(np.float64)
+        window, count = self.window(x.shape[1:]), self.count(x.shape[1:])
+        value, magnitude = (over_windows(np.add, array, *window) / count for array in (x, np.abs(x)))
+        return self.averaged(x.shape, value, magnitude)
 
     def gradients(self, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool) -> Gradients:
         (x,) = inputs

@@ -17,18 +17,21 @@ class Sums:
     """Sums of products Σ w·a in float64, with Σ|w·a| and Σ (w·a)² beside them.
 
     The last two only scale a bound and a statistic, so they are computed in float32, on operands divided by a power of
-    two so that nothing overflows; `reference` makes up for what their rounding may lose.
+    two where something might overflow; `reference` makes up for what their rounding may lose.
     """
 
     def __init__(self, weight: np.ndarray, operand: np.ndarray) -> None:
         self.exponents = binary_exponent(weight), binary_exponent(operand)
+        moderate = all(abs(exponent) <= _MODERATE for exponent in self.exponents)
+        self.shifts = (0, 0) if moderate else self.exponents
+        self.negative = weight.min(initial=0.0) < 0, operand.min(initial=0.0) < 0
 
     def scaled(self, array: np.ndarray, factor: int) -> Scaled:
         """Some of the first factor, 0, or the second, 1, prepared to be multiplied."""
-        exponent = self.exponents[factor]
-        # A product with a power of two is as exact as `ldexp`, and faster, where float32 has that power.
-        down = array * np.float32(2.0**-exponent) if abs(exponent) < 126 else np.ldexp(array, -exponent)
-        magnitude = np.abs(down, out=down).astype(np.float32, copy=False)
+        shift = self.shifts[factor]
+        magnitude = (np.ldexp(array, -shift) if shift else array).astype(np.float32, copy=False)
+        if self.negative[factor]:
+            magnitude = np.abs(magnitude)
         return array.astype(np.float64), magnitude, np.square(magnitude)
 
     def reference(self, products: Sequence[np.ndarray], bias: np.ndarray | None, terms: int) -> Reference:
@@ -39,20 +42,30 @@ class Sums:
             bias: of the units, if there is one.
             terms: how many products an element sums.
         """
-        value, scaled, squares = products
-        scale = 2.0 ** sum(self.exponents)
-        magnitude = scaled * np.float64(scale)
-        if bias is not None:
-            per_unit = bias.astype(np.float64).reshape(-1, *[1] * (value.ndim - 2))
-            value += per_unit
-            magnitude += np.abs(per_unit)
+        value, magnitude, squares = products
+        spread = np.sqrt(squares)
+        scale = 2.0 ** sum(self.shifts)
+        if scale != 1:
+            magnitude = magnitude * np.float64(scale)
+            spread = spread * (np.float32(scale) if 2.0**-60 < scale < 2.0**60 else scale)
         operations = terms + 1
         # The float32 magnitude is at least (1 − γ_n) of the true one; the second γ_n more than covers float64's errors.
-        bound = gamma(operations) / (1 - 2 * gamma(operations)) * magnitude
+        relative = gamma(operations) / (1 - 2 * gamma(operations))
+        bound = np.multiply(magnitude, relative, dtype=np.float64)
         # What underflow takes from a product or a sum, from a factor that is flushed, from the magnitude itself.
-        bound += operations * SMALLEST_NORMAL * (1 + sum(2.0**exponent for exponent in self.exponents) + scale)
-        spread = np.float32(scale) if 2.0**-60 < scale < 2.0**60 else scale
-        return Reference(value, bound, magnitude, np.sqrt(squares) * spread)
+        underflow = operations * SMALLEST_NORMAL * (1 + sum(2.0**exponent for exponent in self.exponents) + scale)
+        if bias is None:
+            bound += underflow
+        else:
+            per_unit = bias.astype(np.float64).reshape(-1, *[1] * (value.ndim - 2))
+            value += per_unit
+            bound += relative * np.abs(per_unit) + underflow
+            magnitude = magnitude + np.abs(per_unit).astype(magnitude.dtype)
+        return Reference(value, bound, magnitude, spread)
+
+
+_MODERATE = 12
+"""A binary exponent whose fourth power, and sums of 2^30 of such, float32 has; as it has its inverse."""
 
 
 def binary_exponent(array: np.ndarray) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from common.errors import TriptychError
@@ -131,6 +132,18 @@ def windows_of(image: np.ndarray, kernel: Pair, stride: Pair, padding: Padding, 
     padded = np.pad(image, ((0, 0), (0, 0), *padding), constant_values=fill) if np.any(padding) else image
     view = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(2, 3))
     return view[:, :, :: stride[0], :: stride[1]]
+
+
+def over_windows(
+    combine: np.ufunc, image: np.ndarray, kernel: Pair, stride: Pair, padding: Padding, fill: float = 0.0
+) -> np.ndarray:
+    """The pixels of every window combined, by rows first: (N, C, output height, output width)."""
+    combined = np.pad(image, ((0, 0), (0, 0), *padding), constant_values=fill) if np.any(padding) else image
+    for axis, length, step in zip((2, 3), kernel, stride, strict=True):
+        end = combined.shape[axis] - length + 1
+        before = (slice(None),) * axis
+        combined = reduce(combine, [combined[*before, slice(place, place + end, step)] for place in range(length)])
+    return combined
 
 
 def scattered(windows: np.ndarray, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Padding) -> np.ndarray:

@@ -13,11 +13,10 @@ border between images or in what is left over of a batch, is far larger than wha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
-from common.operations import Conv, evaluate
+from common.operations import Conv
 from common.operations.rounding import SMALLEST_NORMAL, UNIT_ROUNDOFF
 from common.specs.seeded import seeded_generator
 
@@ -35,17 +34,47 @@ def sums_are_right(
         largest: how large an error may be, divided by u·√Σp².
     """
     groups = operation.groups
-    signs = np.where(seeded_generator(0, "signs").random(operation.filters) < 0.5, -1.0, 1.0)
-    weight, bias = parameters["weight"], parameters.get("bias", np.zeros(operation.filters))
-    by_group = (signs.reshape(-1, 1, 1, 1) * weight).reshape(groups, -1, *weight.shape[1:])
-    two = np.stack([by_group.sum(axis=1), np.sqrt(np.square(by_group).sum(axis=1))], axis=1)
-    biases = np.stack([(signs * bias).reshape(groups, -1).sum(axis=1), np.zeros(groups)], axis=1)
-    summed = {"weight": two.reshape(2 * groups, *weight.shape[1:]), "bias": biases.reshape(-1)}
-    reference = evaluate(replace(operation, filters=2 * groups, bias=True), [x], summed)
-    assert reference.spread is not None
-    if output.shape[1:] != (operation.filters, *reference.value.shape[2:]):
+    weight, bias = parameters["weight"], parameters.get("bias", np.zeros(operation.filters, np.float32))
+    signs = np.where(seeded_generator(0, "signs").random(operation.filters) < 0.5, -1.0, 1.0).reshape(groups, 1, -1)
+    by_group = weight.reshape(groups, signs.shape[2], -1)
+    if output.shape != (len(x), *operation.output_shape(x.shape[1:])):
         return False
-    signed = output.astype(np.float64) * signs.reshape(-1, 1, 1)
-    found = signed.reshape(len(output), groups, -1, *output.shape[2:]).sum(axis=2)
-    allowed = largest * UNIT_ROUNDOFF * reference.spread[:, 1::2] + SMALLEST_NORMAL
-    return bool((np.abs(found - reference.value[:, ::2]) <= allowed).all())
+    with np.errstate(over="ignore", invalid="ignore"):
+        kernels = np.einsum("gof,gft->got", signs, by_group).reshape(groups, *weight.shape[1:])
+        squares = np.einsum("gft,gft->gt", by_group, by_group).reshape(kernels.shape)
+        expected, spread = _correlated(operation, x, kernels, squares)
+        expected += (signs[:, 0] * bias.reshape(groups, -1)).sum(axis=1).reshape(-1, 1, 1)
+        found = signs @ output.reshape(len(x), groups, signs.shape[2], -1).astype(np.float64)
+        allowed = largest * UNIT_ROUNDOFF * np.sqrt(spread) + SMALLEST_NORMAL
+        return bool((np.abs(found.reshape(expected.shape) - expected) <= allowed).all() and np.isfinite(allowed).all())
+
+
+def _correlated(
+    operation: Conv, x: np.ndarray, kernels: np.ndarray, squares: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What one filter makes of each group of channels, and another of their squares: (N, groups, height, width) each.
+
+    Every place of a kernel is multiplied with all pixels that it may meet, and the products are added up, shifted. A
+    stride parts pixels and places into phases, which do not meet.
+
+    Args:
+        operation: the convolution.
+        x: float32, (N, C, H, W).
+        kernels: float64, (groups, C / groups, kernel's height, width).
+        squares: float32, of that shape.
+    """
+    _, (down, across), padding = operation.window(x.shape[1:])
+    shape = (len(x), len(kernels), *operation.output_shape(x.shape[1:])[1:])
+    padded = np.pad(x, ((0, 0), (0, 0), *padding)) if np.any(padding) else x
+    sums = np.zeros(shape), np.zeros(shape, np.float32)
+    for top, left in np.ndindex(min(down, kernels.shape[2]), min(across, kernels.shape[3])):
+        pixels = np.ascontiguousarray(padded[:, :, top::down, left::across])
+        by_group = pixels.reshape(len(x), *kernels.shape[:2], -1)
+        read = by_group.astype(np.float64), np.square(by_group)
+        for total, factors, numbers in zip(sums, (kernels, squares), read, strict=True):
+            places = factors[:, :, top::down, left::across]
+            products = places.reshape(*places.shape[:2], -1).swapaxes(1, 2) @ numbers
+            maps = products.reshape(*shape[:2], *places.shape[2:], *pixels.shape[2:])
+            for i, j in np.ndindex(*places.shape[2:]):
+                total += maps[:, :, i, j, i : i + shape[2], j : j + shape[3]]
+    return sums
