@@ -282,7 +282,7 @@ def test_an_interrupted_command_leaves_nothing_at_the_cluster(pair, tmp_path):
     assert running
     process.send_signal(signal.SIGINT)
     code, _, err = finish(process, timeout=60)
-    assert (code, "go on with --resume" in err) == (130, True)
+    assert (code, "continue with --resume" in err) == (130, True)
     _, alive = psutil.wait_procs(running, timeout=10)
     assert alive == []
     assert pair.inside(lambda dask_scheduler: list(dask_scheduler.tasks)) == []

@@ -400,7 +400,7 @@ def test_if_one_process_is_killed_the_other_ends_and_says_so(tmp_path):
         second.kill()
         code, output = finish(first, timeout=60)
     assert code == 2, output
-    assert output.endswith("triptych: process 0 of 2 cannot go on, since another has ended; go on with --resume\n")
+    assert output.endswith("triptych: process 0 of 2 cannot go on, since another has ended; continue with --resume\n")
     assert "Traceback" not in output
 
 

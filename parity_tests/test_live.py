@@ -366,7 +366,7 @@ def test_ctrl_c_ends_it_and_nothing_is_left(tmp_path):
         process.send_signal(signal.SIGINT)
         code, _, err = finish(process)
         assert time.monotonic() - start < 5
-        assert (code, err) == (130, "triptych: interrupted; nothing half-done was left behind\n")
+        assert (code, err) == (130, "triptych: interrupted; nothing half-written is left\n")
         assert not any(worker.is_running() for worker in workers)
         assert list(tmp_path.iterdir()) == []
 

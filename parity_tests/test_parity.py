@@ -301,7 +301,7 @@ def test_an_interrupted_run_is_resumed_and_nothing_is_run_twice(tmp_path):
     process.send_signal(signal.SIGINT)
     code, _, err = finish(process, timeout=60)
     assert code == 130
-    assert "go on with --resume" in err
+    assert "continue with --resume" in err
     with journal.open("a") as file:
         file.write('{"architecture": "lenet5", "pro')  # as a full disk would leave it
     before = {(e["architecture"], e["label"], e["result"]["backend"]): e["result"] for e in entries(journal)}

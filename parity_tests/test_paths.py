@@ -94,7 +94,7 @@ def test_a_cpu_can_take_the_paths_that_its_instructions_allow(cpu):
         (CASCADE_LAKE, "0", "off: TF_ENABLE_ONEDNN_OPTS is 0"),
         (CASCADE_LAKE, "no", "on: the CPU has AVX-512 VNNI"),  # which TensorFlow does not understand
         (ZEN3, "True", "on: TF_ENABLE_ONEDNN_OPTS is True"),
-        (GRAVITON, None, "unknown: it depends on the CPU, of which the system does not tell enough"),
+        (GRAVITON, None, "unknown: it depends on the CPU, which the system does not describe well enough"),
     ],
 )
 def test_whether_tensorflow_uses_onednn(cpu, monkeypatch, line, variable, words):

@@ -80,7 +80,7 @@ class Team:
         except RuntimeError as error:
             if isinstance(error, distributed.DistError) or "gloo" in str(error):  # which raises nothing more particular
                 raise TriptychError(
-                    f"process {self.rank} of {self.size} cannot go on, since another has ended; go on with --resume"
+                    f"process {self.rank} of {self.size} cannot go on, since another has ended; continue with --resume"
                 ) from None
             raise
         finally:

@@ -45,7 +45,7 @@ def main() -> None:
         sys.exit(NOT_CARRIED_OUT)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            print("triptych: interrupted; nothing half-done was left behind", file=sys.stderr)
+            print("triptych: interrupted; nothing half-written is left", file=sys.stderr)
         raise
 
 

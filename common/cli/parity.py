@@ -141,7 +141,7 @@ def _prove(console: Console, names: Sequence[str], plan: Plan, report: Path | No
             )
     except (KeyboardInterrupt, ClusterLost):
         if journal:
-            print("triptych: what is finished is kept; go on with --resume", file=sys.stderr)
+            print("triptych: finished results are kept; continue with --resume", file=sys.stderr)
         raise
     outcome = as_json(runs)
     print_verdict(console, runs)

@@ -140,7 +140,7 @@ def _train(console: Console, training: Training, resume: bool) -> list[Epoch]:
             history = training.run(package, model, resume=resume, monitor=_shown(console, bars, training.recipe))
     except KeyboardInterrupt:
         if training.leads:
-            hint = f"go on with --resume --out {folder}, from the last epoch that was finished"
+            hint = f"continue with --resume --out {folder}, from the last epoch that was finished"
             print(f"triptych: {hint}", file=sys.stderr)
         raise
     if not training.leads:

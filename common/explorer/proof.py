@@ -148,7 +148,7 @@ def _shape(shape: Shape | None) -> str:
 def _formula(node: Node) -> str:
     """What the oracle says of the operation: its value and its bound."""
     if node.operation is None:
-        return node.why or f"Nobody has said what {node.kind} may be off by."
+        return node.why or f"No bound has been derived for {node.kind}."
     told = (type(node.operation).__doc__, type(node.operation).reference.__doc__)
     return "\n\n".join(inspect.cleandoc(text) for text in told if text)
 

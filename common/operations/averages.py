@@ -16,7 +16,7 @@ class Averaging(Operation):
 
     def divisors(self, shape: Shape) -> np.ndarray | int:
         """The number of values of each mean, on an input of this shape with the batch axis."""
-        raise NotImplementedError(f"nobody has said what {self.kind} divides by")
+        raise NotImplementedError(f"the divisor of {self.kind} has not been derived")
 
     def divides_exactly(self, shape: Shape) -> bool:
         """Whether these numbers are powers of two."""

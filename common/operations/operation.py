@@ -99,7 +99,7 @@ class Operation:
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """The value in float64 and the bound that float32 keeps; see `evaluate`."""
-        raise NotImplementedError(f"nobody has said what {self.kind} computes")
+        raise NotImplementedError(f"the value of {self.kind} has not been derived")
 
     def pieces(self, inputs: Arrays, parameters: Parameters) -> Iterator[Piece]:
         """`reference` in pieces, so that the intermediate arrays of a piece fit into the cache."""
@@ -167,7 +167,7 @@ class Operation:
 
     def gradients(self, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool) -> Gradients:
         """The gradients of Σ dy · y with respect to inputs and parameters; see `backward`."""
-        raise NotImplementedError(f"nobody has said what the gradient of {self.kind} is")
+        raise NotImplementedError(f"the gradient of {self.kind} has not been derived")
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         """The largest error of the output if the inputs have errors up to `errors`.
@@ -184,7 +184,7 @@ class Operation:
             NotImplementedError: it has not been derived.
         """
         if not self.contracts:
-            raise NotImplementedError(f"nobody has said how {self.kind} carries errors on")
+            raise NotImplementedError(f"how {self.kind} carries errors on has not been derived")
         return CARRIED * self.reference([upwards(error) for error in errors], {}).value
 
     # Mistakes
@@ -225,7 +225,7 @@ class Operation:
             shape: the shape of its first input, for one image, if the nodes depend on it.
             parameters: see `Parameter`.
         """
-        raise NotImplementedError(f"nobody has said how ONNX writes {self.kind}")
+        raise NotImplementedError(f"{self.kind} cannot be written as ONNX")
 
     # For subclasses
 

@@ -107,7 +107,7 @@ class Rearrangement(ArrayOperation):
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         if self.operator not in _CHOOSES:
-            raise NotImplementedError(f"nobody has said how {self.operator} carries errors on")
+            raise NotImplementedError(f"how {self.operator} carries errors on has not been derived")
         evaluator, names = self._evaluator_of(_CHOOSES[self.operator])
         moved = [
             upwards(error) if np.issubdtype(x.dtype, np.floating) else x

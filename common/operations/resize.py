@@ -45,7 +45,7 @@ class Resize(ArrayOperation):
             return Rearrangement.from_onnx(node)
         coordinates = attributes.get("coordinate_transformation_mode", HALF_PIXEL if node.opset > 10 else ASYMMETRIC)
         for told, is_so in (
-            (f"nobody has said what a {mode} Resize may be off by", mode not in ("linear", "cubic")),
+            (f"no bound has been derived for a {mode} Resize", mode not in ("linear", "cubic")),
             (f"it takes coordinates by {coordinates}", coordinates not in COORDINATES),
             ("it filters before it makes smaller (antialias)", attributes.get("antialias")),
             ("it leaves out what is outside", attributes.get("exclude_outside")),

@@ -151,10 +151,10 @@ def onednn_in_tensorflow() -> str:
     if wanted.lower() in ("0", "false", "1", "true"):
         return f"{'on' if wanted.lower() in ('1', 'true') else 'off'}: TF_ENABLE_ONEDNN_OPTS is {wanted}"
     if sys.platform != "linux":
-        return "off: it is on by itself under Linux alone"
+        return "off: it is on by default on Linux only"
     found = instruction_sets()
     if found is None or "neon" in found:
-        return "unknown: it depends on the CPU, of which the system does not tell enough"
+        return "unknown: it depends on the CPU, which the system does not describe well enough"
     decisive = ("avx512_vnni", "avx512_bf16", "avx_vnni", "amx")
     titles = [INSTRUCTION_SETS[name].title for name in decisive if name in found]
     return f"on: the CPU has {titles[0]}" if titles else "off: the CPU has neither AVX-512 VNNI nor what came after it"

@@ -109,7 +109,7 @@ def _real_probe(name: str, spec: Architecture, seed: int, batch: int, weights: W
 def _exact_probe(spec: Architecture, seed: int, batch: int) -> GradientProbe:
     forward = sparse_probe(spec, seed=seed, batch=batch)
     bounded = {
-        layer.name: f"{layer.operation.kind} rounds: held to its bound, and integers injected around it"
+        layer.name: f"{layer.operation.kind} rounds: judged by its bound, with integers injected around it"
         for layer in spec.layers
         if layer.name in forward.bounded or _averages_unevenly(spec, layer)
     }

@@ -147,8 +147,8 @@ CONVENTIONS = {
             TENSORPACK,
             channels_last=True,
             departures={
-                "resnet": "it is tensorpack's ResNet, which by itself pads below and right where those here pad around "
-                "and may stride in either convolution; its names do not tell"
+                "resnet": "it is tensorpack's ResNet, which pads below and right instead of on every side, and may "
+                "stride in either convolution; its names do not say which"
             },
         ),
         Convention("keras", ALL, lambda spec, name: keras_layer(name), channels_last=True),

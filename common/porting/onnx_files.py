@@ -47,7 +47,7 @@ UNPREPARED = (
     "the preprocessing that is stated has to say all that is done to a pixel before the first layer"
 )
 
-CARRIED = "its names are those of {}, whose batch normalisations are folded into the convolutions: it is carried as {}"
+CARRIED = "its names are those of {}, whose batch normalisations are folded into the convolutions: it is ported as {}"
 
 FOLDED = (
     "its batch normalisations are folded into the convolutions: those here have the scale 1 and add what was the bias"

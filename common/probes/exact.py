@@ -83,7 +83,7 @@ def exact_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, bits: int 
         weights.update(parameters)
         reference = evaluate(layer.operation, inputs, parameters_of(name, parameters))
         if reference.rounds:
-            probe.bounded[name] = f"{layer.operation.kind} rounds: held to its bound, and integers injected after it"
+            probe.bounded[name] = f"{layer.operation.kind} rounds: judged by its bound, with integers injected after it"
         else:
             quanta[name] = layer.operation.quantum(inputs[0].shape[1:], min(quanta[other] for other in layer.inputs))
             if reference.magnitude is not None and reference.magnitude.max(initial=0) >= EXACT_LIMIT * quanta[name]:

@@ -58,7 +58,7 @@ def _try_sparse_probe(spec: Architecture, taps: int, seed: int, batch: int) -> P
         reference = evaluate(layer.operation, inputs, parameters_of(name, parameters))
         quanta[name] = layer.operation.quantum(inputs[0].shape[1:], min(quanta[other] for other in layer.inputs))
         if reference.rounds:
-            probe.bounded[name] = f"{layer.operation.kind} rounds: held to its bound, and integers injected after it"
+            probe.bounded[name] = f"{layer.operation.kind} rounds: judged by its bound, with integers injected after it"
             # Negative where the layer's own output can be: a ReLU after it needs both, zero padding only the one.
             lowest = -8 if reference.value.min(initial=0) < 0 else 0
             shape = (batch, *spec.shapes[name])

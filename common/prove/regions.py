@@ -99,7 +99,7 @@ class Known:
             Unknown: it has no bound, or cannot carry errors on.
         """
         if node.operation is None:
-            raise Unknown(node.why or f"nobody has said what {node.kind} may be off by")
+            raise Unknown(node.why or f"no bound has been derived for {node.kind}")
         given = [self.value(name) for name in node.inputs]
         parameters = {}
         for kind, name in node.parameters.items():

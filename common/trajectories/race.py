@@ -62,7 +62,7 @@ def run_trajectories(
         double = _in_float64(backends, job, race, umpire, on_step)
         right = next((b for b, way in zip(backends, double, strict=True) if way.status == "ok"), None)
         if right is None:
-            reason = "no backend makes every step rightly in float64, so there is none to hold it against"
+            reason = "no backend makes all float64 steps rightly, so there is nothing to compare with"
             single = [Trajectory(backend.name, "float32", "skipped", reason) for backend in backends]
             return TrajectoryRun(spec.name, size, steps, double + single, [])
         slow = replace(job, learning_rate=SLOW_LEARNING_RATE)
