@@ -22,7 +22,7 @@ from common.onnx.webgpu import ep_devices
 from common.process import ProcessFailure, answering, ask, requests
 
 SOFTWARE_ALLOWED = {"ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER": "1"}
-"""Without it, ONNX Runtime offers WebGPU only where it finds a GPU by itself."""
+"""Without it, ONNX Runtime offers WebGPU only if it finds a GPU."""
 
 SWIFTSHADER = (
     "/usr/lib/chromium*/vk_swiftshader_icd.json",  # Debian's chromium
@@ -31,7 +31,7 @@ SWIFTSHADER = (
     "/usr/share/vulkan/icd.d/*swiftshader*.json",
     "~/.cache/ms-playwright/chromium-*/chrome-linux*/vk_swiftshader_icd.json",
 )
-"""Where the description of its Vulkan driver is looked for."""
+"""The places where the description of its Vulkan driver may be."""
 
 HOW_TO_GET_ONE = (
     "install a GPU's Vulkan driver and the Vulkan loader (Debian: libvulkan1), or, to compute in software, Debian's "
@@ -42,13 +42,13 @@ HOW_TO_GET_ONE = (
 
 @dataclass(frozen=True)
 class Adapter:
-    """What WebGPU can compute on."""
+    """A device that WebGPU can compute on."""
 
     name: str
     driver: str
-    """Its name and version; empty where the system does not tell."""
+    """Its name and version; empty if the system does not tell."""
     software: bool
-    """Whether it is a program on the CPU instead of a GPU."""
+    """Whether it is software on the CPU instead of a GPU."""
 
     def __str__(self) -> str:
         driver = f", driver {self.driver}" if self.driver else ""
@@ -60,15 +60,15 @@ class Found:
     """The adapters of this machine."""
 
     adapters: tuple[Adapter, ...] = ()
-    """All that were seen, those that ONNX Runtime refuses included."""
+    """All adapters, also those that ONNX Runtime refuses."""
     chosen: Adapter | None = None
-    """The one on which ONNX Runtime computes."""
+    """The adapter that ONNX Runtime computes on."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """The variables by which a process gets it."""
+    """The environment variables with which a process gets it."""
 
 
 def require_adapter() -> Found:
-    """What there is, with an adapter that was chosen.
+    """The adapters, of which one was chosen.
 
     Raises:
         Unavailable: there is none, or the plug-in is not installed.
@@ -86,7 +86,7 @@ def require_adapter() -> Found:
 
 
 def describe_adapters() -> dict[str, str]:
-    """Each adapter by its name, what it is and whether ONNX Runtime computes on it; how to get one if there is none."""
+    """For each adapter by name, what it is and whether ONNX Runtime computes on it; or how to get one."""
     try:
         found = require_adapter()
     except Unavailable as error:
@@ -96,7 +96,7 @@ def describe_adapters() -> dict[str, str]:
 
 @cache
 def find_adapters() -> Found:
-    """Look for adapters, a GPU's before software's, each by computing something on it in a process of its own."""
+    """Look for adapters, GPUs before software. Each is tried by computing on it in a process of its own."""
     drivers = sorted(path for pattern in SWIFTSHADER for path in glob(os.path.expanduser(pattern)))
     ways: list[dict[str, str]] = [{}, SOFTWARE_ALLOWED]
     ways += [{**SOFTWARE_ALLOWED, "VK_ICD_FILENAMES": path} for path in drivers[:1]]
@@ -111,7 +111,8 @@ def find_adapters() -> Found:
 
 
 def _look(environment: Mapping[str, str]) -> tuple[list[Adapter], bool]:
-    """The adapters that a process with these variables sees, the one it would take first; whether it computes there."""
+    """The adapters that a process with these variables sees, with the one that it would take first; and whether it
+    computes there."""
     try:
         found = ask("common.onnx.adapters", {}, timeout=120, **environment)
     except (OSError, ProcessFailure):  # a driver may take the process down with it
@@ -120,9 +121,9 @@ def _look(environment: Mapping[str, str]) -> tuple[list[Adapter], bool]:
 
 
 def _adapters() -> list[Adapter]:
-    """The adapters that this process sees, in the order in which Dawn prefers them where speed is asked for.
+    """The adapters that this process sees, in Dawn's order of preference for speed.
 
-    On Linux Dawn takes Vulkan's devices. Elsewhere the provider tells what it knows of a GPU.
+    On Linux Dawn uses Vulkan's devices. Elsewhere the provider says what it knows about a GPU.
     """
     if sys.platform in ("win32", "darwin"):
         described = (device.device for device in ep_devices())
@@ -147,7 +148,7 @@ def _computes() -> bool:
 
 
 def main() -> None:
-    """Answer with what this process sees."""
+    """Answer with the adapters that this process sees."""
     answer, _ = answering(), next(requests())
     found: dict[str, Any] = {"adapters": [], "computes": False}
     try:

@@ -37,8 +37,8 @@ BATCH = "N"
 class GraphBuilder:
     """An ONNX graph, written layer by layer by the operations themselves (`Operation.to_onnx`).
 
-    Where ONNX needs several nodes for a layer, the last bears its name, and the others' names and the constants' begin
-    with it: `s2/sum`. Values are named after the layer that makes them. Maps are (N, C, H, W).
+    If a layer needs several ONNX nodes, the last one has the layer's name. The names of the others and of constants
+    begin with it: `s2/sum`. Values are named after the layer that makes them. Maps are (N, C, H, W).
     """
 
     def __init__(self, image_shape: Sequence[int], *, architecture: str | None = None) -> None:
@@ -48,14 +48,14 @@ class GraphBuilder:
         self.initializers: dict[str, np.ndarray] = {}
 
     def node(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node of that name; its output, which is returned, is called so too."""
+        """Add a node of that name, and return its output, which has the same name."""
         from onnx import helper
 
         self.nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
         return name
 
     def constants(self, layer: str, **arrays: np.ndarray | None) -> list[str]:
-        """Add what a layer has of these arrays, and return their names: `conv1/weight`."""
+        """Add the arrays of a layer that are not None, and return their names: `conv1/weight`."""
         # A change of layout is often a view: made contiguous here, it is not copied again to be hashed and written.
         given = {f"{layer}/{name}": _contiguous(array) for name, array in arrays.items() if array is not None}
         self.initializers |= given
@@ -64,7 +64,7 @@ class GraphBuilder:
     def save(self, path: str | Path, values: Mapping[str, str], options: ExportOptions, *, source: str) -> None:
         """Check the graph in full and write it, whole or not at all.
 
-        Layers that lead to none of the outputs are left out, and their parameters with them.
+        Layers that lead to none of the outputs are left out, with their parameters.
 
         Args:
             path: where to; an existing file is replaced.
@@ -103,7 +103,7 @@ class GraphBuilder:
         )
 
     def _metadata(self, options: ExportOptions, source: str) -> dict[str, str]:
-        """What the file says of itself; the digest is of the whole network's weights, before any change to them."""
+        """The metadata of the file. The digest is that of the whole network's weights, before any change."""
         weights = {name: array for name, array in self.initializers.items() if name.rpartition("/")[2] in PARAMETERS}
         metadata = {"source": source, "weights_sha256": weights_sha256(weights)}
         preprocessing = options.preprocessing
@@ -128,7 +128,7 @@ class GraphBuilder:
         """Make conv, then (x − mean) · s + beta with s = gamma / √(variance + eps), one convolution.
 
         Its kernel is W · s and its bias (b − mean) · s + beta, computed in float64 and rounded once. The node keeps the
-        convolution's name; the value that it makes bears the normalisation's.
+        convolution's name; its value has the normalisation's name.
         """
         convolutions = {node.output[0]: node for node in self.nodes if node.op_type == "Conv"}
         readers = Counter(value for node in self.nodes for value in node.input)
@@ -163,7 +163,7 @@ class GraphBuilder:
     def _model(
         self, outputs: Mapping[str, str], options: ExportOptions, metadata: Mapping[str, str]
     ) -> onnx.ModelProto:
-        """The model without its initializers, the shape of every value inferred."""
+        """The model without its initializers, with the shape of every value inferred."""
         from onnx import TensorProto, helper, numpy_helper, shape_inference
 
         element = TensorProto.DataType.Value(ELEMENTS[options.dtype])
@@ -192,9 +192,9 @@ class GraphBuilder:
 
 
 def _in_canonical_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Every node after those it reads, and of those that are ready the one first in the alphabet.
+    """Sort nodes so that each comes after those that it reads. Among several, the first in the alphabet comes first.
 
-    Frameworks list parallel branches in different orders; the graph should not depend on which it came from.
+    Frameworks list parallel branches in different orders. The graph must not depend on the framework.
     """
     makers = {value: node.name for node in nodes for value in node.output}
     waiting_for = {node.name: {makers[value] for value in node.input if value in makers} for node in nodes}

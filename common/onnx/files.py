@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     import onnx
 
 LARGEST_MESSAGE = 2**31 - 1
-"""Bytes: no protobuf message can be longer, so larger weights go beside the model."""
+"""Bytes. No protobuf message can be longer, so larger weights are written beside the model."""
 
 _SMALL = 1024
-"""Bytes: an array below this stays in the model, as with `onnx.save`, for whoever reads the model alone."""
+"""Bytes. A smaller array stays in the model, as with `onnx.save`, so that a reader of the model alone has it."""
 
 _ALIGNMENT = 4096
-"""Bytes: where each tensor begins in a file beside the model, so that it can be mapped into memory by pages."""
+"""Bytes. Each tensor in a file beside the model begins at a multiple of this, so that pages can be mapped into
+memory."""
 
 
 def write_onnx(
@@ -70,7 +71,7 @@ def write_onnx(
 def _tensors_beside(
     initializers: Mapping[str, np.ndarray], location: str, file: BinaryIO
 ) -> Iterable[onnx.TensorProto]:
-    """Write each array to a file, and yield the tensor that says where it lies; a small one stays in its tensor."""
+    """Write each array to a file, and yield the tensor that says where it is. A small array stays in its tensor."""
     from onnx import TensorProto, numpy_helper
 
     for name, array in sorted(initializers.items()):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _LAYOUT = ("Identity", "Reshape", "Squeeze", "Unsqueeze")
 
 Constants = Callable[[str], np.ndarray | None]
-"""The array of a constant by its name; None of what is not one."""
+"""The array of a constant by its name; None if it is not a constant."""
 
 
 def write_as_nodes(graph: OnnxGraph, node: onnx.NodeProto) -> None:
@@ -53,17 +53,17 @@ def write_as_nodes(graph: OnnxGraph, node: onnx.NodeProto) -> None:
 
 @dataclass(frozen=True)
 class DecomposedLRN:
-    """A normalisation of several nodes."""
+    """A normalisation that consists of several nodes."""
 
     x: str
     """The value that is normalised."""
     size: int
     alpha: float
-    """To be divided by the size, as in Caffe."""
+    """Alpha, to be divided by the size, as in Caffe."""
     beta: float
     k: float
     values: tuple[str, ...]
-    """What its nodes make, the last first."""
+    """The values of its nodes, the last first."""
 
 
 def find_lrn(last: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], constant: Constants) -> DecomposedLRN | None:
@@ -100,7 +100,7 @@ def find_lrn(last: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], constan
 
 
 def find_lrns(graph: onnx.GraphProto) -> dict[str, DecomposedLRN]:
-    """The normalisations of a graph by what they make, those left out of which something else reads a part."""
+    """The normalisations of a graph, by their results. If another node reads a value within one, it is left out."""
     from onnx import TensorProto, numpy_helper
 
     makers = {value: node for node in graph.node for value in node.output}
@@ -124,7 +124,8 @@ def find_lrns(graph: onnx.GraphProto) -> dict[str, DecomposedLRN]:
 
 
 class _Walk:
-    """From a value back to what it is made of. What is not as expected is a LookupError or a ValueError."""
+    """Walks from a value back through the nodes that made it. Anything unexpected raises a LookupError or a
+    ValueError."""
 
     def __init__(self, makers: Mapping[str, onnx.NodeProto], constant: Constants) -> None:
         self.makers, self.constant = makers, constant
@@ -139,7 +140,7 @@ class _Walk:
         return node
 
     def through(self, value: str, operators: Collection[str]) -> str:
-        """The value before nodes of these operators, of which there may be none."""
+        """The value before a chain of nodes with these operators, which may be empty."""
         while value in self.makers and self.makers[value].op_type in operators:
             value = self.node(value, self.makers[value].op_type).input[0]
         return value

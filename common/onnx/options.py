@@ -12,37 +12,36 @@ ELEMENTS = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
 """ONNX's name of each element type."""
 
 OPSETS = {"float32": 18, "float16": 18, "bfloat16": 22}
-"""The version of the operators by element type; convolutions and pools take bfloat16 since 22 only."""
+"""The operators' version for each element type. Convolutions and pools take bfloat16 only from 22 on."""
 
 LRN_FORMS = {"float32": "nodes", "float16": "node", "bfloat16": "node"}
-"""How LRN is written by element type. As nodes, ONNX Runtime computes it several times faster (benchmarks/lrn.py), and
-has kernels for it on every device; as one node, what overflows float16 on the way is the runtime's concern."""
+"""How LRN is written for each element type. As nodes it is several times faster in ONNX Runtime (benchmarks/lrn.py),
+and every device has kernels. In float16 the squares would overflow, so it is one node there."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What an exported graph should be like."""
+    """The options of an exported graph."""
 
     outputs: Sequence[str] = ("logits",)
-    """Of `logits`, `aux1` and `aux2`, those to write; layers that lead to none of them are left out."""
+    """The outputs to write, of `logits`, `aux1` and `aux2`. Layers that lead to none of them are left out."""
     softmax: bool = False
-    """End in a layer `softmax` and give its output, `probabilities`, in place of the logits; as a model that was built
-    with a softmax is exported anyway."""
+    """End in a layer `softmax` and return its output, `probabilities`, instead of the logits. A model that was built
+    with a softmax is always exported so."""
     batch: int | None = None
-    """The number of images, if it is to be fixed."""
+    """A fixed number of images; None for any number."""
     dtype: str = "float32"
-    """Of everything in the graph, the image included: `float32`, `float16` or `bfloat16`."""
+    """The type of everything in the graph, including the image: `float32`, `float16` or `bfloat16`."""
     fold: bool = False
-    """Multiply each batch normalisation that stands directly after a convolution into it."""
+    """Fold each batch normalisation that is directly after a convolution into the convolution."""
     external_data: bool = False
-    """Put the weights into `<path>.data`; they are put there in any case if they do not fit into one file."""
+    """Write the weights into `<path>.data`. This is done in any case if they do not fit into one file."""
     preprocessing: Preprocessing | None = None
-    """How photographs become the image, kept in the file's metadata; the specification's if not given."""
+    """How to prepare photographs, for the file's metadata; by default the specification's."""
     prepared: bool = True
-    """Whether the file says so at all; not where nobody knows how photographs are prepared for its weights."""
+    """Whether the file says how to prepare photographs. False if that is not known for its weights."""
     lrn: str | None = None
-    """Local response normalisation as one `node`, or as the `nodes` that it consists of; `LRN_FORMS` says which if not
-    given."""
+    """Local response normalisation as one `node`, or as several `nodes`; by default as in `LRN_FORMS`."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ELEMENTS:

@@ -30,13 +30,13 @@ CPU: Providers = (("CPUExecutionProvider", {}),)
 
 
 class Session:
-    """A model in ONNX Runtime, and where its nodes ran.
+    """A model in ONNX Runtime, with the places where its nodes ran.
 
-    Where ONNX Runtime has no kernel for a node on a GPU, it runs the node on the CPU and says nothing. Its profile of
-    the first run tells, kernel by kernel.
+    If ONNX Runtime has no GPU kernel for a node, it silently runs the node on the CPU. Its profile of the first run
+    tells where each kernel ran.
 
     Args:
-        path: what to call the model in messages.
+        path: the name of the model in messages.
         model: the path of the model, or the model itself.
         providers: where to run it; see `execution_providers`.
         options: ONNX Runtime's, if not the usual ones.
@@ -57,7 +57,7 @@ class Session:
 
         self.path = path
         self.places: dict[str, str] = {}
-        """`cpu` or `gpu` by the node, after the first run; a node that was optimised away is in none."""
+        """`cpu` or `gpu` for each node, after the first run. A node that was optimised away is absent."""
         options = options or session_options()
         first, on_cpu = providers[0][0], providers[0] == CPU[0]
         given = None if first == webgpu.PROVIDER else list(providers)
@@ -100,7 +100,7 @@ class Session:
 
     @property
     def kernels(self) -> dict[str, str]:
-        """What ONNX Runtime tells: its threads. It chooses its kernels by the CPU, and nothing switches that."""
+        """ONNX Runtime's version and threads. It chooses its kernels by the CPU, and has no switch for that."""
         import onnxruntime
 
         threads = self.session.get_session_options().intra_op_num_threads
@@ -108,7 +108,7 @@ class Session:
 
 
 def _graph(model: str | bytes) -> onnx.GraphProto:
-    """The graph of a model or of its file, without the weights that lie beside it."""
+    """The graph of a model or of its file, without weights in other files."""
     import onnx
 
     if isinstance(model, bytes):
@@ -119,8 +119,8 @@ def _graph(model: str | bytes) -> onnx.GraphProto:
 def _places(profile: Path) -> dict[str, str]:
     """Where each node ran: on the CPU if any of its kernels did.
 
-    A node that was moved to another layout has a number after its name: `conv1_token_7`. What ONNX Runtime puts
-    between nodes, copies and transpositions, is no node of the model.
+    A node that was moved to another layout has a number after its name: `conv1_token_7`. Copies and transpositions that
+    ONNX Runtime inserts are no nodes of the model.
     """
     places: dict[str, str] = {}
     for event in json.loads(profile.read_text(encoding="utf-8")):
@@ -133,11 +133,11 @@ def _places(profile: Path) -> dict[str, str]:
 
 
 class RecordingSession:
-    """A file that `GraphBuilder` wrote, loaded so that every layer's output comes back.
+    """A file of `GraphBuilder`, loaded so that every layer's output is returned.
 
-    On a CPU, ONNX Runtime has no kernels for bfloat16 and few for float16; where it has none for that, it computes in
-    float32, but rounds only the values that leave the graph. A file of either type is therefore run with each operator
-    in float32 and a cast there and back after it, so that all that passes from layer to layer is rounded.
+    On a CPU, ONNX Runtime has no kernels for bfloat16 and few for float16. Without one it computes in float32, but
+    rounds only the outputs of the graph. So a file of either type is run with each operator in float32, and after each
+    a cast to the type and back. Then every value between layers is rounded.
 
     Args:
         path: the file.
@@ -189,7 +189,7 @@ class RecordingSession:
         return dict(self.run(image, injected).layers)
 
     def run(self, image: np.ndarray, injected: Mapping[str, np.ndarray] | None = None) -> Recording:
-        """As `record`, with what the graph returns."""
+        """As `record`, with the outputs of the graph."""
         feeds = {IMAGE: image} | {f"{name}/injected": array for name, array in (injected or {}).items()}
         if self.dtype != np.float32:
             feeds = {name: array.astype(self.dtype).astype(np.float32) for name, array in feeds.items()}
@@ -205,7 +205,7 @@ class RecordingSession:
 
     @property
     def places(self) -> dict[str, str]:
-        """Where each layer ran in the first run: on the CPU if any of its nodes did. Empty if that was asked for."""
+        """Where each layer ran in the first run: on the CPU if any of its nodes did. Empty if the CPU was asked for."""
         places: dict[str, str] = {}
         for node, place in self.session.places.items():
             if node in self.layers:
@@ -233,7 +233,7 @@ class RecordingSession:
 
 
 def execution_providers(device: str, precision: str) -> list[tuple[str, dict[str, str]]]:
-    """ONNX Runtime's providers for a device, the CPU's after the GPU's for what that does not have.
+    """ONNX Runtime's providers for a device. The CPU's comes after the GPU's, for nodes without a GPU kernel.
 
     Raises:
         Unavailable: the installed ONNX Runtime cannot use the device.
@@ -260,7 +260,7 @@ def record(
 
 
 class DeployedSession:
-    """A file as it is, loaded with all of ONNX Runtime's optimisations and no layer tapped.
+    """A file as it is, loaded with all of ONNX Runtime's optimisations and without recording layers.
 
     Raises:
         TriptychError: ONNX Runtime cannot load the file.
@@ -285,7 +285,7 @@ class DeployedSession:
 
     @property
     def place(self) -> str | None:
-        """Where it ran: on the CPU if any part of it did. None if that was asked for."""
+        """Where it ran: on the CPU if any part of it did. None if the CPU was asked for."""
         return min(self.session.places.values(), default=None)
 
 
@@ -295,7 +295,7 @@ def run_as_deployed(path: str | Path, image: np.ndarray) -> dict[str, np.ndarray
 
 
 def session_options() -> onnxruntime.SessionOptions:
-    """Quiet, and with as many threads as the other libraries are told to use."""
+    """Options without messages, and with the same number of threads as the other libraries."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -305,7 +305,7 @@ def session_options() -> onnxruntime.SessionOptions:
 
 
 def _layers(graph: onnx.GraphProto) -> dict[str, str]:
-    """The layer that each node belongs to: of those of several, the last node bears the name (see `GraphBuilder`)."""
+    """The layer of each node. If a layer has several nodes, the last one has its name (see `GraphBuilder`)."""
     names = {node.name for node in graph.node}
     return {
         name: next((whole for whole in accumulate(name.split("/"), "{}/{}".format) if whole in names), name)
@@ -322,8 +322,8 @@ def _float_values(names: Iterable[str]) -> list[onnx.ValueInfoProto]:
 def _take_initializers(model: onnx.ModelProto, folder: Path) -> dict[str, np.ndarray]:
     """Replace the initializers' data by a reference to data beside the model, and return it.
 
-    Serialising a model with its weights, only for ONNX Runtime to parse it again, takes longer than running it. What
-    lies in a file beside the model already is mapped into memory. Integers, on whose values shapes depend, stay.
+    To serialise a model with its weights for ONNX Runtime takes longer than to run it. Data in a file beside the model
+    are mapped into memory. Integers stay, since shapes depend on their values.
     """
     from onnx import TensorProto, external_data_helper, helper, numpy_helper
 

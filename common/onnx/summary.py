@@ -12,20 +12,20 @@ from common.onnx.lrn import find_lrns
 
 @dataclass(frozen=True)
 class FileLayer:
-    """A node of a file, or the several that a local response normalisation consists of."""
+    """A node of a file, or several nodes that are one local response normalisation."""
 
     name: str
     operator: str
     inputs: tuple[str, ...]
-    """The values that it reads, parameters left out."""
+    """The values that it reads, without parameters."""
     output: Axes
-    """Its shape, a symbolic axis by its name; empty if it cannot be inferred."""
+    """Its shape, with the names of open axes; empty if it cannot be inferred."""
     parameters: int
 
 
 @dataclass(frozen=True)
 class FileSummary:
-    """What an ONNX file says of itself."""
+    """The summary of an ONNX file."""
 
     metadata: dict[str, str]
     opset: int
@@ -36,7 +36,7 @@ class FileSummary:
 
 
 def read_summary(path: str | Path) -> FileSummary:
-    """Read an ONNX file, ours or another, without its weights where they lie beside it.
+    """Read any ONNX file, without weights in other files.
 
     Raises:
         TriptychError: it cannot be read, or is no ONNX file.

@@ -79,7 +79,7 @@ class _Properties(ctypes.Structure):
 
 
 def devices() -> list[Device] | None:
-    """What the drivers offer, in their order; None if there is no Vulkan loader.
+    """The devices of the drivers, in their order; None if there is no Vulkan loader.
 
     The drivers are loaded into this process, and some write to standard error.
     """

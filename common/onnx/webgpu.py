@@ -39,7 +39,7 @@ def computed_wrongly_in_nhwc(graph: onnx.GraphProto) -> list[str]:
 
 
 def in_nchw(layers: Sequence[str]) -> str:
-    """What to know about a network that was run in NCHW for the sake of these layers."""
+    """A note about a network that was run in NCHW because of these layers."""
     return (
         f"run with preferredLayout=NCHW: in the layout that it prefers, onnxruntime-ep-webgpu computes "
         f"{', '.join(layers)} wrongly (input channels a multiple of 3, but not of 4)"
@@ -48,7 +48,7 @@ def in_nchw(layers: Sequence[str]) -> str:
 
 @cache
 def ep_devices() -> list[onnxruntime.OrtEpDevice]:
-    """The plug-in's devices, the one to use first; the plug-in is loaded into this process when first asked for.
+    """The plug-in's devices, with the one to use first. The plug-in is loaded into this process at the first call.
 
     Raises:
         Unavailable: it is not installed, or offers none here.

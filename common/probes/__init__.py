@@ -78,13 +78,13 @@ def make_probe(
     bits: int = 24,
     precision: Precision = FP32,
 ) -> Probe:
-    """The probe of that name, or, if there is none, one of the photograph in the file of that name.
+    """The probe of that name, or one of the photograph in the file of that name.
 
-    An exact one is of numbers of so many `bits`; that of a network as it is deployed allows for what its layers may be
-    off at a `precision`.
+    An exact probe has numbers of so many `bits`. The probe of a deployed network allows for errors of its layers at a
+    `precision`.
 
     Raises:
-        TriptychError: there is no such probe, and no such photograph either.
+        TriptychError: there is neither such a probe nor such a photograph.
     """
     if name == "exact":
         return exact_probe(spec, seed=seed, batch=batch, bits=bits)

@@ -30,14 +30,13 @@ class EndToEndProbe(Probe):
 
     weights: dict[str, np.ndarray]
     outputs: dict[str, Reference] = field(default_factory=dict)
-    """By the name of the layer that gives each output: what it should be, and how far off it may be (`bound` 0: not at
-    all)."""
+    """For each output, by the name of its layer: its right value and the bound of its error (0: exact)."""
 
 
 def end_to_end_probe(
     spec: Architecture, *, seed: int = 0, batch: int = 1, precision: Precision = FP32
 ) -> EndToEndProbe:
-    """Integers, and batch normalisations whose scale is 1 if the inverse root of 1 is.
+    """Integers, and batch normalisations with the scale 1, if the framework's inverse root of 1 is 1.
 
     Up to the first layer that rounds it is as the exact probe, and all outputs are exact where no layer does. After
     such a layer filters have a single weight, +1 in three of four, so that not too much ends at a ReLU, and dense
@@ -48,7 +47,7 @@ def end_to_end_probe(
         spec: the network.
         seed: of all numbers.
         batch: the number of images.
-        precision: of what rounds.
+        precision: the precision of layers that round.
 
     Raises:
         TriptychError: sums of integers leave the exact range for this network.

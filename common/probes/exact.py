@@ -38,14 +38,15 @@ from common.probes.probe import Probe
 from common.specs.architecture import IMAGE, Architecture, Layer
 
 VERSION = 1
-"""Of all numbers below. A probe with other numbers is another version: its outcome is published (`published.json`)."""
+"""The version of all numbers below. A probe with other numbers needs another version, since its results are published
+(`published.json`)."""
 
 WEIGHTS = (-3, -2, -1, -1, 1, 1, 2, 3)
 """Not of one magnitude, nor powers of two alone: quantised to such, or to 8 bits, a filter would be the same."""
 POSITIVE = (1, 2, 3, 4, 5, 6, 7, 8)
 SIGNED = (*(-number for number in reversed(POSITIVE)), *POSITIVE)
 LONG, ONE_OF = 2049, 16
-"""In the last image one number of 16 is a long one, of twelve bits: TF32, float16 and bfloat16 round it to 2048."""
+"""In the last image one number in 16 has twelve bits: TF32, float16 and bfloat16 round it to 2048."""
 
 
 def exact_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, bits: int = 24) -> Probe:
@@ -99,7 +100,7 @@ def exact_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, bits: int 
 
 
 def _to_be_replaced(spec: Architecture) -> dict[str, int]:
-    """The layers whose output a layer with weights or a curve reads, directly or passed on; a factor for each."""
+    """The layers whose output a layer with weights or a curve reads, directly or passed on, with a factor for each."""
     layers = {layer.name: layer for layer in spec.layers}
     found: dict[str, int] = {}
     for layer in spec.layers:
@@ -144,7 +145,7 @@ def _parameters(spec: Architecture, layer: Layer, seed: int) -> dict[str, np.nda
 
 
 def drawn(seed: int, what: str, among: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
-    """Some of the numbers `among`, of which there are 2, 4, 8 … up to 256, each as likely; float32.
+    """Numbers drawn from `among`, which has 2, 4, 8 … up to 256 equally likely numbers; float32.
 
     They are read off a stream of bytes that is a standard, SHAKE128 (FIPS 202) of `triptych exact VERSION SEED WHAT`,
     each byte modulo their number: the same on every machine and in every language, whatever a library's own generator

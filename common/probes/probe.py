@@ -11,7 +11,7 @@ from common.weights import Weights
 
 @dataclass(frozen=True)
 class Probe:
-    """What every backend is given, and, for an exact probe, what it must answer."""
+    """The inputs of every backend and, for an exact probe, the right outputs."""
 
     name: str
     weights: Weights

@@ -36,7 +36,7 @@ from common.specs.architecture import IMAGE, Architecture
 
 FILE = Path(__file__).with_name("published.json")
 SEED, BATCH = 0, 2
-"""Of the probe that is published: what `triptych parity` takes by itself."""
+"""Seed and batch of the published probe: the defaults of `triptych parity`."""
 
 Entry = dict[str, Any]
 """`sha256`, `image`, and `layers`: by name, `given` and `answer`, each where there is one."""
@@ -55,11 +55,11 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 _AT_ONCE = 1 << 18
-"""Numbers that are hashed at once: few enough to stay in the processor's cache."""
+"""How many numbers are hashed at once: few enough for the processor's cache."""
 
 
 def describe(spec: Architecture, probe: Probe) -> Entry:
-    """What is published of an exact probe."""
+    """The published entry of an exact probe."""
     layers: dict[str, dict[str, str]] = {}
     for layer in spec.layers:
         name = layer.name
@@ -83,16 +83,16 @@ def published() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Compared:
-    """Whether something is as published."""
+    """The result of a comparison with the published entry."""
 
     same: bool | None
-    """None where there is nothing to compare with."""
+    """None if there is nothing to compare with."""
     difference: str | None = None
-    """The first thing that is not as published, in words."""
+    """The first difference from the published entry, in words."""
 
 
 def compare(spec: Architecture, probe: Probe, seed: int) -> Compared:
-    """Compare a probe, made from a seed, with what is published: that of a network as it stands in the catalogue."""
+    """Compare a probe with the published entry, if it is the published probe of a network of the catalogue."""
     if type(probe) is not Probe or (probe.name, seed, len(probe.image)) != ("exact", SEED, BATCH):
         return Compared(None)
     content = published()

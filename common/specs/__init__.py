@@ -92,8 +92,8 @@ def get_spec(name: str, *, num_classes: int | None = None, image_size: tuple[int
 
     Args:
         name: a name that `list_architectures` gives.
-        num_classes: the number of logits; the paper's where it is not given.
-        image_size: (height, width) in pixels; the paper's where it is not given.
+        num_classes: the number of logits; the paper's by default.
+        image_size: (height, width) in pixels; the paper's by default.
 
     Raises:
         TriptychError: the name is unknown, or the network cannot take that many classes or that image size.
@@ -109,6 +109,6 @@ def get_spec(name: str, *, num_classes: int | None = None, image_size: tuple[int
 
 @cache
 def _built(name: str, num_classes: int | None, image_size: tuple[int, int] | None) -> Architecture:
-    """A specification cannot be changed, so each is made once: a foreign file is compared with all of them."""
+    """Specifications are immutable, so each is made once. A foreign file is compared with all of them."""
     options = {"num_classes": num_classes, "image_size": image_size}
     return CATALOGUE[name](**{option: value for option, value in options.items() if value is not None})

@@ -14,24 +14,24 @@ from dataclasses import dataclass
 from common.specs.architecture import IMAGE, Architecture
 
 IMAGE_CALL = -1
-"""In place of a call's number: the image."""
+"""Stands for the image instead of a call's number."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module or layer, in the order in which they are made."""
+    """One call of a module or layer."""
 
     name: str
-    """Canonical, after the module's own."""
+    """The canonical name of the module."""
     reads: tuple[int | None, ...]
-    """The calls whose results it is given, by number; `IMAGE_CALL` is the image, and None what no call has made."""
+    """The numbers of the calls whose results it reads. `IMAGE_CALL` is the image; None is a value that no call made."""
 
 
 def named_calls(calls: Sequence[Call], spec: Architecture | None) -> list[str]:
-    """A name for each call: the module's own; for several calls of one, those that the specification has for them.
+    """A name for each call: that of its module. If a module is called several times, the names of the specification.
 
-    A call that the specification has no layer for gets a name that no layer has, as `relu1#27`. The judge holds each
-    layer to what is recorded under its name, so that a wrong name would be found out, and hide nothing.
+    A call without a layer in the specification gets a name that no layer has, such as `relu1#27`. Each layer is judged
+    by the values under its name. So a wrong name would be found and cannot hide an error.
 
     Args:
         calls: of the whole model, in the order in which they are made.
@@ -54,14 +54,14 @@ def named_calls(calls: Sequence[Call], spec: Architecture | None) -> list[str]:
 
 
 def wired(calls: Sequence[Call], names: Sequence[str], spec: Architecture | None) -> dict[str, list[str]]:
-    """The layers of the specification that each layer depends on directly, where that is known."""
+    """The layers of the specification that each layer reads directly, if that is known."""
     layers = {layer.name for layer in spec.layers} if spec else set(names)
     found = {name: _layers_read(number, calls, names, layers) for number, name in enumerate(names)}
     return {name: reads for name, reads in found.items() if reads}
 
 
 def _layers_read(number: int, calls: Sequence[Call], names: Sequence[str], layers: Container[str]) -> list[str] | None:
-    """What a call reads, through whatever stands between that is no layer of the specification; None if not known."""
+    """The layers that a call reads, through calls that are no layers of the specification; None if not known."""
     found: list[str] = []
     for source in calls[number].reads:
         if source is None:

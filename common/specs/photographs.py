@@ -19,7 +19,7 @@ PHOTOGRAPHS = ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png")
 
 
 def photograph(index: int) -> Image:
-    """The photograph at `index`, counted round, as an RGB picture."""
+    """The photograph at `index`, modulo their number, as an RGB image."""
     from importlib.resources import files
 
     from PIL import Image
@@ -29,12 +29,12 @@ def photograph(index: int) -> Image:
 
 
 def read_photograph(path: str | Path) -> Image:
-    """The picture in a file, as RGB, 8 bits, the way up that a person sees it.
+    """The image in a file, as RGB with 8 bits, in the orientation that a person sees.
 
-    Sixteen bits are rounded to eight, what is transparent lies on white, and EXIF's orientation is followed.
+    Sixteen bits are rounded to eight, transparent pixels are put on white, and EXIF's orientation is followed.
 
     Raises:
-        TriptychError: there is no such file, or it is not a picture that can be read so.
+        TriptychError: there is no such file, or it is not an image that can be read in this way.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -70,7 +70,7 @@ def _as_rgb(picture: Image, kind: str | None, path: str | Path) -> Image:
 
 
 def preprocess(picture: Image, spec: Architecture) -> np.ndarray:
-    """A picture as a network's input: resized to cover it, cropped at the centre, normalised as the spec says.
+    """An image as a network's input: resized to cover it, cropped at the centre, normalised as the specification says.
 
     Resizing is Pillow's bicubic filter with its antialiasing.
 
@@ -85,7 +85,7 @@ def preprocess(picture: Image, spec: Architecture) -> np.ndarray:
 
 
 def fitted(picture: Image, size: tuple[int, int], spec: Architecture) -> np.ndarray:
-    """A picture resized to cover (height, width) and cropped at the centre.
+    """An image, resized to cover (height, width) and cropped at the centre.
 
     Returns:
         uint8, (H, W, C), channels in the order of `spec.preprocessing.channels`; grey where the network takes one.

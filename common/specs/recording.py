@@ -12,19 +12,20 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Recording:
-    """All of the same run, float32, (N, C, H, W) or (N, features)."""
+    """The values of one run, float32, (N, C, H, W) or (N, features)."""
 
     layers: Arrays
     """Every layer's own output, by canonical name."""
     returned: Arrays
-    """What the model returns, by the name of the output: `logits`, and `aux1`, `aux2` where it has auxiliary heads."""
+    """The outputs of the model by name: `logits`, and `aux1`, `aux2` if it has auxiliary heads."""
     alone: Arrays = field(default_factory=dict)
-    """What it returns when its auxiliary heads are not asked for, if that is another way through it."""
+    """Its outputs without auxiliary heads, if that is another path through the model."""
     given: Arrays = field(default_factory=dict)
-    """For each layer that `Unnamed` operations stand in front of, what it was really given, in its only place."""
+    """For each layer after `Unnamed` operations, the value that it really read, if it has one input."""
 
 
 Unnamed = Mapping[str, list[str]]
-"""By layer and output: the operations between it and the layers before it that are no layers of the specification.
+"""For each layer and output: the operations before it that are no layers of the specification.
 
-That there are some is no mistake: a padding, a change of shape, a second ReLU change nothing. Numbers decide."""
+Such operations are no mistake by themselves: a padding, a change of shape or a second ReLU may change nothing. Numbers
+decide."""

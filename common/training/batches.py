@@ -21,18 +21,18 @@ from common.training.data import Data, Split
 from common.training.recipe import Recipe
 
 ENLARGED = 8 / 7
-"""How much larger than the network's input a picture is where crops are taken from it: 256 pixels for 224."""
+"""How much larger an image is than the network's input, for random crops: 256 pixels for 224."""
 
 COLOUR_DEVIATION = 0.1
 """The standard deviation of the random factor of each principal component."""
 
 PICTURES_FOR_COLOURS = 1000
-"""From how many training pictures the principal components are computed."""
+"""The number of training images from which the principal components are computed."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures by number, and what happens to each; all arrays have N rows."""
+    """The images of a batch by number, and what happens to each. All arrays have N rows."""
 
     indices: np.ndarray
     """int64, (N,): positions in the split."""
@@ -49,7 +49,7 @@ class Batch:
         return len(self.indices)
 
     def part(self, rank: int, ranks: int) -> Batch:
-        """What one of several processes takes of the batch: every `ranks`-th picture."""
+        """The part of one of several processes: every `ranks`-th image."""
         return self.take(slice(rank, None, ranks))
 
     def take(self, rows: slice | np.ndarray) -> Batch:
@@ -97,7 +97,7 @@ class Batches:
         return [batch.take(slice(step * size, (step + 1) * size)) for step in range(self.steps)]
 
     def test_batches(self) -> list[Batch]:
-        """The test pictures in order, their centres, as they are."""
+        """The test images in order, cropped at the centre and not changed otherwise."""
         batch = self._centred(np.arange(self.test_count))
         size = self.recipe.batch_size
         return [batch.take(slice(start, start + size)) for start in range(0, self.test_count, size)]
@@ -127,8 +127,8 @@ class Batches:
     def _principal_colours(self, split: Split) -> np.ndarray:
         """A row for each principal component of the colours: its direction times its standard deviation, (C, C).
 
-        The paper multiplies by the eigenvalue, a variance, which makes the size of the shift depend on whether pixels
-        go to 1 or to 255; the published constants of its successors are standard deviations.
+        The paper multiplies by the eigenvalue, a variance. Then the shift would depend on whether pixels go to 1 or to
+        255. The published constants of its successors are standard deviations.
         """
         chosen = seeded_generator(self.recipe.seed, "colours").permutation(self.count)[:PICTURES_FOR_COLOURS]
         total, count = np.zeros(self.channels), 0

@@ -20,12 +20,12 @@ from common.specs.photographs import read_photograph
 from common.specs.seeded import seeded_generator
 
 HELD_OUT = 0.2
-"""The share of each class that is held out for testing where the data are not split already."""
+"""The share of each class that is held out for testing, if the data are not split already."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures and what they show."""
+    """Images and their labels."""
 
     pictures: np.ndarray | Files
     """Each uint8, (height, width) or (height, width, 3) in RGB; those in files may differ in size."""
@@ -46,7 +46,7 @@ class Split:
 
 
 class Files:
-    """Image files as pictures, read when they are looked at."""
+    """Image files, read when they are needed."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
@@ -60,7 +60,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Data:
-    """What to train on and what to test with."""
+    """The data to train on and to test with."""
 
     name: str
     train: Split
@@ -71,7 +71,7 @@ class Data:
     """A sentence for each file that was left out because it could not be read."""
 
     def fingerprint(self) -> str:
-        """Changes with the labels, with the order, and with the pictures where these are in memory."""
+        """A digest that changes with the labels, with the order, and with the images if they are in memory."""
         digest = hashlib.sha256("\0".join(self.classes).encode())
         for split in (self.train, self.test):
             digest.update(split.labels.tobytes())
@@ -138,13 +138,13 @@ def read_data(path: str | Path, *, bad_files: str = "refuse", seed: int = 0) -> 
     """Read a folder of IDX files (as MNIST has them, gzip or not) or a folder with a folder of images for each class.
 
     IDX: files whose names hold `train` and `t10k` or `test`, and `images` and `labels`. Class folders: directly in
-    `path`, or in its folders `train` and `test` (or `val`). Where there is nothing to test with, a fifth of each class
-    is held out.
+    `path`, or in its folders `train` and `test` (or `val`). If there is nothing to test with, a fifth of each class is
+    held out.
 
     Args:
         path: the folder.
         bad_files: `refuse` or `skip` image files that cannot be read.
-        seed: of what is held out.
+        seed: the seed of the held-out images.
 
     Raises:
         TriptychError: there are no such files, or one of them is not what it should be; it is named.
@@ -158,7 +158,7 @@ def read_data(path: str | Path, *, bad_files: str = "refuse", seed: int = 0) -> 
 
 
 def _split(name: str, everything: Split, classes: tuple[str, ...], seed: int, skipped: tuple[str, ...] = ()) -> Data:
-    """Hold out a share of each class, at least one picture of those that have two."""
+    """Hold out a share of each class, at least one image of a class with two or more."""
     training: list[np.ndarray] = []
     testing: list[np.ndarray] = []
     for number in range(len(classes)):

@@ -37,14 +37,14 @@ class Recipe:
     batch_size: int = 16
     learning_rate: float = 0.01
     milestones: tuple[int, ...] | None = None
-    """Epochs (from 0) at whose beginning the rate is divided by ten; at two thirds and at eight ninths if not given."""
+    """Epochs (from 0) at whose beginning the rate is divided by ten; by default at two thirds and at eight ninths."""
     momentum: float = 0.9
     weight_decay: float = 5e-4
     dropout: bool = True
     augment: tuple[str, ...] = ("crop",)
     """Any of `AUGMENTATIONS`."""
     preprocessing: Preprocessing | None = None
-    """How pixels become the network's input, if not as its specification says: that of the weights it starts from."""
+    """The preprocessing of the weights that it starts from, if not the specification's."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -83,11 +83,12 @@ def keep_prob(spec: Architecture) -> float:
 
 
 PIXEL_MEAN, PIXEL_DEVIATION = 112.0, 64.0
-"""Of the pixels of photographs, roughly."""
+"""Mean and standard deviation of the pixels of photographs, roughly."""
 
 
 CLASSIFIER = 0.1
-"""How large the last kernel of each head is, beside a usual initialisation: so that no class is preferred at first."""
+"""The factor of the last kernel of each head, relative to a usual initialisation, so that no class is preferred at
+first."""
 
 WIDTH = 512
 """How many units of mean square 1 a dense layer's output is like, at most."""

@@ -57,12 +57,13 @@ class Epoch:
 
 
 def launched() -> tuple[int, int]:
-    """Which of how many processes this is, counted from 0, as `torchrun` says in the environment; else 0 of 1."""
+    """The number of this process, from 0, and the number of processes, as `torchrun` says in the environment; else 0
+    and 1."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 class Monitor:
-    """Is told how a training goes. This one does nothing with it."""
+    """Is called with the progress of a training. This one does nothing."""
 
     def step(self, step: Step) -> None:
         """A step has been made."""
@@ -73,7 +74,7 @@ class Monitor:
 
 @dataclass
 class TrainingRun:
-    """A training and, if it has a folder, its traces there."""
+    """A training and, if it has a folder, its files there."""
 
     identity: dict[str, Any]
     folder: Path | None
@@ -81,7 +82,7 @@ class TrainingRun:
     checkpoint_size: int
     """Bytes that a checkpoint takes at most."""
     leads: bool = True
-    """Whether this process writes and tells the monitor; of several that train one model, one does."""
+    """Whether this process writes files and calls the monitor. Among several that train one model, only one does."""
     history: list[Epoch] = field(default_factory=list)
 
     @classmethod
@@ -97,7 +98,7 @@ class TrainingRun:
         *,
         leads: bool = True,
     ) -> TrainingRun:
-        """A new run in `folder`, or the one that is there, to be resumed.
+        """Start a new run in `folder`, or resume the one that is there.
 
         Raises:
             TriptychError: the data do not fit the network; there is a run already, or none to resume, or the one there
@@ -145,7 +146,7 @@ class TrainingRun:
                 )
 
     def restore(self, suffix: str, read: Callable[[Path], None]) -> None:
-        """Have the checkpoint of the last finished epoch read.
+        """Read the checkpoint of the last finished epoch.
 
         Raises:
             TriptychError: it is not there, or is not one of this network.
@@ -162,7 +163,7 @@ class TrainingRun:
         return self.folder / f"checkpoint-{epoch:04}{suffix}"
 
     def finish_epoch(self, epoch: Epoch, suffix: str, write: Callable[[Path], None]) -> None:
-        """Add an epoch to the history; with a folder, have its checkpoint written, and then forget the one before.
+        """Add an epoch to the history. With a folder, write its checkpoint, and then remove the one before.
 
         Raises:
             TriptychError: a file cannot be written, or the network was lost in the last step: the loss on the pictures
@@ -197,7 +198,8 @@ class TrainingRun:
                 old.unlink()
 
     def not_finite(self, step: Step, recorded: Mapping[str, np.ndarray]) -> TriptychError:
-        """What to raise where the loss is NaN or infinite; `recorded` are the outputs of the layers in this step."""
+        """The exception to raise if the loss is NaN or infinite. `recorded` are the outputs of the layers in this
+        step."""
         layer = next((name for name, output in recorded.items() if not np.isfinite(output).all()), None)
         where = f"begins in layer {layer}" if layer else "is in no layer, but in the loss or its gradient"
         return TriptychError(
