@@ -15,7 +15,11 @@ import psutil
 import pytest
 
 from common import TriptychError, random_weights, write_weights_file
+from common.cli.app import progress
+from common.cli.proofs import prove_command
+from common.cli.terminal import standard_error
 from common.parity.networks import plan_for, prove_networks
+from common.prove.proof import Request
 from common.specs.photographs import photograph
 from parity_tests.work_for_a_cluster import Odd
 
@@ -321,3 +325,56 @@ def test_a_network_whose_worker_is_killed_is_proved_elsewhere(pair, tmp_path):
     found = [(run["probe"], run["verdict"]) for run in report["runs"]]
     assert found == [("exact", "identical"), (str(tmp_path / "cat.jpg"), "certified")]
     assert {row["status"] for run in report["runs"] for row in run["backends"]} == {"ok"}
+
+
+def proved(address, folder, *texts, **options):
+    """What `triptych prove` finds of some models, in one runtime."""
+    request = Request(probes=("random",), backends=("torch",), **options)
+    return prove_command(
+        standard_error(quiet=True),
+        texts,
+        request,
+        progress=progress,
+        folder=folder,
+        command="triptych prove",
+        dask=address,
+    )
+
+
+def test_a_pattern_is_many_models_and_one_that_cannot_be_proved_is_a_row(pair, tmp_path):
+    report = proved(pair.address, tmp_path, "torch_impl:lenet_*", shape=(1, 1, 28, 28))
+    rows = {run["architecture"]: run["backends"][0] for run in report["runs"]}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "torch_impl:lenet_caffe": "crashed",  # it takes 32 × 32
+        "torch_impl:lenet_bvlc": "ok",
+    }
+    assert "shapes cannot be multiplied" in rows["torch_impl:lenet_caffe"]["reason"]
+    assert report["verdict"] == "incomplete"
+    assert {row["machine"] for row in rows.values()} == set(report["machines"])
+    page = (tmp_path / "index.html").read_text()
+    for name in ("lenet_caffe", "lenet_bvlc"):
+        assert f'<a href="torch_impl-{name}.html">torch_impl:{name}</a>' in page
+    drawn = (tmp_path / "torch_impl-lenet_bvlc.html").read_text()
+    assert 'class="drawing"' in drawn
+    assert pair.hands() == []
+
+
+def test_files_are_read_by_the_workers(pair, tmp_path, monkeypatch):
+    from common.cluster.home import Cluster
+    from common.onnx.options import ExportOptions
+    from common.porting.exporting import export_network
+    from common.prove.on_cluster import Proofs
+
+    export_network("lenet_caffe", None, "torch", tmp_path / "lenet.onnx", ExportOptions(batch=1))
+    monkeypatch.chdir(tmp_path)
+    report = proved(pair.address, None, "lenet.onnx")
+    (run,) = report["runs"]
+    assert (run["architecture"], run["verdict"]) == (str(tmp_path / "lenet.onnx"), "certified")
+    assert all(row["machine"] in report["machines"] for row in run["backends"])
+    words = (
+        r"no worker of the cluster at .* can do this; tcp://\S+ says: there is no file /gone\.onnx; workers read files"
+    )
+    with pytest.raises(TriptychError, match=words), Cluster(pair.address, Proofs(Request(), None, ["/gone.onnx"], [])):
+        pass
+    with pytest.raises(TriptychError, match=r"^no worker can prove a_library:model: a_library is not installed$"):
+        proved(pair.address, None, "a_library:model")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from rich.text import Text
 from common.cli.pairs import print_pair
 from common.cli.terminal import say
 from common.cli.verdicts import STYLES, say_verdict
+from common.cluster import require_dask
 from common.errors import TriptychError
-from common.explorer.proof import write_proof
+from common.explorer.proof import draw_page, overview, write_page_of, write_proof
 from common.explorer.report import prepare
 from common.parity.results import worst
 from common.prove.judging import UNPROVED
-from common.prove.models import ModelName
-from common.prove.proof import PROBES, WEIGHTS, Request, prove, results_of
+from common.prove.listing import expanded, is_pattern
+from common.prove.many import EVERY_RUNTIME, Proved
+from common.prove.proof import PROBES, WEIGHTS, Request, results_of
 from common.prove.results import ProofRun, RuntimeResult, as_json, told
 from common.prove.sensitivity import Sensitivity
 
@@ -31,43 +34,95 @@ Progress = Callable[[int, Console], AbstractContextManager[Callable[[str], None]
 
 def prove_command(
     console: Console,
-    names: Sequence[ModelName],
+    texts: Sequence[str],
     request: Request,
     *,
     progress: Progress,
     folder: Path | None = None,
     command: str = "",
+    dask: str | None = None,
+    jobs: int | None = None,
 ) -> dict[str, Any]:
     """Prove some models, print what is found, and return the report for programs.
 
     Args:
         console: where to.
-        names: of the models.
+        texts: the names of the models, or patterns: with a pattern, each model is proved by itself.
         request: on what.
         progress: shows how far it is.
         folder: where a page about it is written, if anywhere.
         command: what was run, for that page.
+        dask: the address of a Dask scheduler, whose workers do it, if there is one.
+        jobs: how many models each of these proves at the same time.
 
     Raises:
-        TriptychError: one of them cannot be had or run.
+        TriptychError: one of them cannot be had or run, unless there are many: then it is a row.
     """
+    if dask is not None:
+        require_dask()
+    elif jobs is not None:
+        raise TriptychError("--jobs is the number of models that each worker proves at the same time; add --dask")
+    many = any(map(is_pattern, texts))
+    if many and request.weights:
+        raise TriptychError(
+            "--weights is about two networks, but a pattern proves each by itself; leave one of them out"
+        )
+    names = expanded(texts)
+    subjects = [[name] for name in names] if many else [names]
     if folder:
         prepare(folder)
-    with progress(results_of(names, request), console) as advance:
-        runs = prove(names, request, advance)
-    for title in dict.fromkeys(run.title for run in runs):
-        print_model(console, [run for run in runs if run.title == title])
+    draw = partial(draw_page, command=command) if folder else None
+    here = not many and dask is None
+    runs: list[ProofRun] = []
+    pages: list[tuple[str, Sequence[ProofRun]]] = []
+    page = ""
+    with progress(results_of(names, request) if here else len(subjects), console) as advance, ExitStack() as ends:
+        if dask is not None:
+            from common.prove.on_cluster import proved_there
+
+            found: Iterable[Proved] = ends.enter_context(
+                closing(proved_there(dask, subjects, request, draw, advance, jobs or 1))
+            )
+        else:
+            found = (Proved.of(each, request, draw, advance if here else None) for each in subjects)
+        for proved in found:
+            if proved.refusal and not many:
+                raise TriptychError(proved.refusal)
+            runs += proved.runs
+            for title in dict.fromkeys(run.title for run in proved.runs):
+                print_model(console, [run for run in proved.runs if run.title == title])
+            page = proved.page or ""
+            if folder and many:
+                pages.append((write_page_of(folder, proved.names[0].text, page), proved.runs))
+            if many and dask is None:
+                advance(proved.names[0].text)
     report = as_json(runs)
     if folder:
-        say(console, f"Report: {write_proof(folder, runs, report, command)}")
+        page = overview(pages, report, command) if many else page
+        say(console, f"Report: {write_proof(folder, page, report, command)}")
+    if many:
+        say(console, ", ".join(f"{number} {verdict}" for verdict, number in _counted(runs).items()) + ".")
     say_verdict(console, worst([run.verdict for run in runs]))
     return report
 
 
+def _counted(runs: Sequence[ProofRun]) -> Counter[str]:
+    """How many models there are of each verdict."""
+    of_model: dict[str, list[str]] = {}
+    for run in runs:
+        of_model.setdefault(run.title, []).append(run.verdict)
+    return Counter(worst(verdicts) for verdicts in of_model.values())
+
+
 def print_model(console: Console, runs: Sequence[ProofRun]) -> None:
     """The runs of one model: a table, runtimes down and probes across; then what went wrong and what is unproved."""
+    first = runs[0].backends[0]
+    if first.backend == EVERY_RUNTIME:
+        say(console, (runs[0].title, "bold"), ": ", ("incomplete", STYLES["incomplete"]), f", {first.reason}")
+        return
     table = Table(title=runs[0].title, title_justify="left", title_style="bold")
-    for heading in ("runtime", *(run.probe for run in runs)):
+    machines = {row.machine.name for run in runs for row in run.backends if row.machine}
+    for heading in ("runtime", *(["machine"] if machines else []), *(run.probe for run in runs)):
         table.add_column(heading)
     for heading in ("nodes", "error ÷ bound", "run", "judged"):
         table.add_column(heading, justify="right")
@@ -81,7 +136,8 @@ def print_model(console: Console, runs: Sequence[ProofRun]) -> None:
         times = (sum(result.timing.get(what, 0.0) for result in there) for what in ("run", "judge"))
         seen = min(max(len(result.layers) for result in there), runs[0].nodes)
         nodes = f"{seen} of {runs[0].nodes}" if seen else "–"
-        table.add_row(backend, *verdicts, nodes, largest, *(f"{seconds:.1f} s" for seconds in times))
+        where = [", ".join({each.machine.name for each in there if each.machine}) or "–"] if machines else []
+        table.add_row(backend, *where, *verdicts, nodes, largest, *(f"{seconds:.1f} s" for seconds in times))
     console.print(table)
     for run in runs:
         for result in run.backends:

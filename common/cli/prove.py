@@ -21,7 +21,8 @@ def prove(
             metavar="MODEL...",
             help="FILE.onnx, FILE.keras, FILE.py:NAME (the file is run), package.module:NAME, timm:NAME, "
             "torchvision:NAME, keras.applications:NAME. A second model is judged by the graph of the first. It is an "
-            "export of the first (also FILE.tflite), or another network.",
+            "export of the first (also FILE.tflite), or another network. 'timm:resnet*' stands for many models, and "
+            "each of them is proved by itself.",
         ),
     ],
     probe: Annotated[
@@ -52,14 +53,19 @@ def prove(
         Path | None,
         typer.Option(metavar="DIR", help="Folder for a page with a drawing of the graph, report.json and junit.xml."),
     ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Prove them on the workers of the Dask scheduler at this address."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="With --dask: number of models that each worker proves at the same time.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Prove a model of your own: in every runtime, every node must lie within its rounding bound of float64."""
     from common.cli.proofs import check_probes, check_weights, prove_command, read_inputs, read_shape
-    from common.prove.models import parse
     from common.prove.proof import PROBES, Request
 
-    names = [parse(text) for text in models]
     request = Request(
         probes=check_probes(probe or PROBES),
         shape=read_shape(input_shape),
@@ -71,7 +77,9 @@ def prove(
     )
     console = standard_error(quiet=True) if json else standard_output()
     command = shlex.join(["triptych", *sys.argv[1:]])
-    found = prove_command(console, names, request, progress=progress, folder=report, command=command)
+    found = prove_command(
+        console, models, request, progress=progress, folder=report, command=command, dask=dask, jobs=jobs
+    )
     if json:
         print_json(found)
     raise typer.Exit(DIFFERENCE_FOUND if found["verdict"] in ("diverged", "incomplete") else 0)

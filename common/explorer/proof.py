@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from common.files import written_atomically
 from common.graphs import Graph, Node
 from common.operations import Operation, Shape
 from common.prove.judging import UNPROVED, NodeVerdict
-from common.prove.results import ProofRun, explanations
+from common.prove.results import ProofRun, as_json, explanations
 from common.specs.architecture import IMAGE, Layer
 
 
@@ -59,13 +60,13 @@ class ModelView:
     """Where what was recorded was kept."""
 
 
-def write_proof(folder: Path, runs: Sequence[ProofRun], report: Json, command: str) -> Path:
+def write_proof(folder: Path, text: str, report: Json, command: str) -> Path:
     """Write `index.html`, `report.json` and `junit.xml` into a folder that is there.
 
     Args:
         folder: where to.
-        runs: what was found.
-        report: the same for programs.
+        text: the page.
+        report: what was found, for programs.
         command: what was run.
 
     Returns:
@@ -74,12 +75,47 @@ def write_proof(folder: Path, runs: Sequence[ProofRun], report: Json, command: s
     texts = {
         "report.json": json.dumps({**report, "command": command}, indent=2, ensure_ascii=False) + "\n",
         "junit.xml": junit(report, "triptych prove"),
-        "index.html": page(runs, report, command),
+        "index.html": text,
     }
-    for name, text in texts.items():
+    for name, content in texts.items():
         with written_atomically(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8")
     return folder / "index.html"
+
+
+def draw_page(runs: Sequence[ProofRun], command: str) -> str:
+    """The page of what has just been found on this machine."""
+    return page(runs, as_json(runs), command)
+
+
+def write_page_of(folder: Path, title: str, text: str) -> str:
+    """Write the page of one of many models, and return what the file is called."""
+    name = re.sub(r"[^\w.-]+", "-", title) + ".html"
+    with written_atomically(folder / name) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return name
+
+
+def overview(models: Sequence[tuple[str, Sequence[ProofRun]]], report: Json, command: str) -> str:
+    """The page that leads to those of many models.
+
+    Args:
+        models: the file of each, and what was found.
+        report: the same for programs.
+        command: what was run.
+    """
+    rows = [
+        (
+            runs[0].title,
+            file,
+            runs,
+            list(dict.fromkeys(said for run in runs for row in run.backends for said in explanations(row))),
+            list(dict.fromkeys(row.machine.name for run in runs for row in run.backends if row.machine)),
+        )
+        for file, runs in models
+    ]
+    probes = list(dict.fromkeys(run.probe for _, runs in models for run in runs))
+    return environment().get_template("proofs.html").render(models=rows, probes=probes, report=report, command=command)
 
 
 def page(runs: Sequence[ProofRun], report: Json, command: str) -> str:

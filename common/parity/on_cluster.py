@@ -6,9 +6,12 @@ seen where both are run. What comes back is what the journal keeps, and is put t
 
 from __future__ import annotations
 
+import getpass
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from common.cluster.home import Cluster
@@ -39,6 +42,15 @@ class Unit:
     """What of it has been finished before."""
 
 
+def variables(threads: int) -> dict[str, str]:
+    """What tells the frameworks how many threads to use, and PyTorch's compiler where it keeps what it has compiled.
+
+    That would be in the folder for temporary files, which is new with each command.
+    """
+    cache = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+    return dict.fromkeys(THREADS, str(threads)) | {"TORCHINDUCTOR_CACHE_DIR": str(cache)}
+
+
 @dataclass(frozen=True)
 class Parity:
     """What workers do; see `common.cluster.work.Work`."""
@@ -55,7 +67,7 @@ class Parity:
         return {each.name: replace(each, path=None).obstacle(plan.hardware.device) for each in plan.backends}
 
     def variables(self, threads: int) -> dict[str, str]:
-        return dict.fromkeys(THREADS, str(threads))
+        return variables(threads)
 
     def environment(self) -> dict[str, Any]:
         return environment_on(self.plans[0].hardware.device)

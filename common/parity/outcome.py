@@ -9,7 +9,7 @@ from typing import Any
 from common.onnx.adapters import find_adapters
 from common.parity.environment import describe
 from common.parity.paths import DEFAULT
-from common.parity.results import BackendResult, Run, worst
+from common.parity.results import BackendResult, Run, machines_of, worst
 
 
 def as_json(runs: Sequence[Run]) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def as_json(runs: Sequence[Run]) -> dict[str, Any]:
     """
     return {
         "environment": environment_on(*_devices_here(runs)) | {"kernels": _kernels(runs)},
-        **_machines(runs),
+        **machines_of(row for run in runs for row in run.backends),
         "verdict": worst([run.verdict for run in runs]),
         "runs": [
             {
@@ -54,12 +54,6 @@ def environment_on(*devices: str) -> dict[str, Any]:
 def _devices_here(runs: Sequence[Run]) -> set[str]:
     """Those of this machine that something ran on."""
     return {run.device for run in runs if any(not row.machine for row in run.backends)}
-
-
-def _machines(runs: Sequence[Run]) -> dict[str, Any]:
-    """The environment of each machine of a cluster that a row ran on, if there are such."""
-    found = {row.machine.name: row.machine.environment for run in runs for row in run.backends if row.machine}
-    return {"machines": found} if found else {}
 
 
 def _kernels(runs: Sequence[Run]) -> dict[str, str]:

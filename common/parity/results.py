@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -114,6 +115,12 @@ class Run:
     def unpublished(self) -> str | None:
         """What is not as published, of the first backend for which something is not."""
         return next((result.unpublished for result in self.backends if result.unpublished), None)
+
+
+def machines_of(rows: Iterable[Any]) -> dict[str, Any]:
+    """The environment of each machine of a cluster that a row ran on, for programs, if there are such."""
+    found = {row.machine.name: row.machine.environment for row in rows if row.machine}
+    return {"machines": found} if found else {}
 
 
 def labelled(probe: str, gradients: str | None) -> str:

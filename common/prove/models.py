@@ -38,6 +38,10 @@ class ModelName:
         return not self.name and self.home.endswith(".tflite")
 
     @property
+    def is_file(self) -> bool:
+        return not self.name or self.home.endswith(".py")
+
+    @property
     def is_library(self) -> bool:
         return self.home in LIBRARIES
 
@@ -73,7 +77,7 @@ def load(model: ModelName, shape: Sequence[int] | None = None) -> Any:
     if model.home == "torchvision":
         return _torchvision(model.name)
     if model.home == "timm":
-        _import_torchvision()  # which it imports
+        import_torchvision()  # which it imports
         return _imported("timm").create_model(model.name, pretrained=False)
     if model.home == "keras.applications":
         applications = _imported("keras").applications
@@ -112,7 +116,7 @@ def _module_of_file(path: Path) -> Any:
     return module
 
 
-def _import_torchvision() -> None:
+def import_torchvision() -> None:
     """Import torchvision, even if its compiled operators do not fit the installed PyTorch. No model needs them.
 
     torchvision then declares fake kernels of them, which PyTorch refuses.
@@ -133,7 +137,7 @@ def _import_torchvision() -> None:
 
 
 def _torchvision(name: str) -> Any:
-    _import_torchvision()
+    import_torchvision()
     models = importlib.import_module("torchvision.models")
     options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
     try:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from common.cluster.work import Machine
 from common.graphs import Graph
 from common.operations import Shape
-from common.parity.results import INCOMPLETE, worst
+from common.parity.results import INCOMPLETE, machines_of, worst
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL
 from common.prove.judging import UNPROVED, Expected, NodeVerdict, judge_graph
 from common.prove.runtimes import Recorded, Runtime
@@ -36,6 +37,8 @@ class RuntimeResult:
     note: str | None = None
     """A note for users who run the model in this way."""
     layers: Sequence[NodeVerdict] = ()
+    machine: Machine | None = None
+    """On which of a cluster it ran; None where it ran here."""
 
     @property
     def bound_ratio(self) -> float | None:
@@ -231,6 +234,7 @@ def as_json(runs: Sequence[ProofRun]) -> dict[str, Any]:
 
     return {
         "environment": describe(),
+        **machines_of(row for run in runs for row in run.backends),
         "verdict": worst([run.verdict for run in runs]),
         "runs": [
             {
@@ -244,8 +248,13 @@ def as_json(runs: Sequence[ProofRun]) -> dict[str, Any]:
                 "exact": run.exact,
                 "pair": run.pair and asdict(run.pair),
                 "sensitivity": run.sensitivity and asdict(run.sensitivity),
-                "backends": [asdict(result) | {"path": None} for result in run.backends],
+                "backends": [_row(result) for result in run.backends],
             }
             for run in runs
         ],
     }
+
+
+def _row(result: RuntimeResult) -> dict[str, Any]:
+    row = asdict(replace(result, machine=None)) | {"path": None, "machine": result.machine and result.machine.name}
+    return row if result.machine else {name: value for name, value in row.items() if name != "machine"}
