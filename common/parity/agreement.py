@@ -17,11 +17,11 @@ from common.parity.verdicts import DIVERGED, LayerVerdict, first_divergence
 
 
 def cross_checked(results: Sequence[BackendResult], labels: Sequence[str]) -> list[BackendResult]:
-    """The results of one backend on all probes of a network, each with the cause that stands.
+    """The results of one backend on all probes of a network, each with the cause that all probes confirm.
 
     Args:
-        results: as they were judged, each on its own.
-        labels: what each run is called.
+        results: the results, each judged by itself.
+        labels: the label of each run.
     """
     seen: dict[str, list[tuple[str, LayerVerdict]]] = {}
     for result, label in zip(results, labels, strict=True):
@@ -48,5 +48,5 @@ def _with_cause(result: BackendResult, on_probes: Sequence[tuple[str, LayerVerdi
 
 
 def _tried(divergence: LayerVerdict) -> bool:
-    """Whether hypotheses were asked; what else is said of a layer, such as that it is missing, stands by itself."""
+    """Whether hypotheses were tried. Other facts about a layer, such as that it is missing, need none."""
     return bool(divergence.explanations or divergence.excluded)

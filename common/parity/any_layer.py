@@ -32,9 +32,9 @@ def of_any_layer(seen: Observation) -> Iterator[Hypothesis]:
 
 
 def other_inputs(seen: Observation) -> Iterator[Hypothesis]:
-    """It reads another layer than it should, in one of its places: one that was computed before.
+    """It reads a wrong layer, one that was computed before.
 
-    Where the model's structure says what it reads, that is not overruled by numbers that happen to be the same.
+    If the model's structure says what it reads, numbers that happen to be equal do not overrule that.
     """
     for place, name in enumerate(seen.input_names):
         for other, x in seen.elsewhere.items():
@@ -56,10 +56,10 @@ def other_weights(seen: Observation) -> Iterator[Hypothesis]:
 
 
 def fitted_mistakes(seen: Observation) -> Iterator[Fit]:
-    """The factors, slopes and epsilons that explain as much of a layer's output as one number can.
+    """The factors, slopes and epsilons that explain a layer's output.
 
-    They are tried where no mistake without such a number explains a layer: one number is chosen for the output's sake,
-    and all other values must bear it out (`common.operations.mistake.fitted`).
+    They are tried if no mistake without such a number explains a layer. The number is taken from the output, and all
+    other values must confirm it (`common.operations.mistake.fitted`).
     """
     if not np.isfinite(seen.output).all():
         return
@@ -91,7 +91,7 @@ def _softmax(evaluation: Callable[[], Reference]) -> Reference:
 
 
 def _log_softmax(evaluation: Callable[[], Reference]) -> Reference:
-    """x − log Σ exp(x): what the logits are off by reaches it twice, and a few roundings of numbers of their size."""
+    """x − log Σ exp(x): the errors of the logits count twice, and a few roundings of numbers of their size."""
     reference = evaluation()
     assert reference.bound is not None
     logits = reference.value - reference.value.max(axis=1, keepdims=True)

@@ -16,19 +16,19 @@ from dataclasses import dataclass, field
 from common.parity.environment import INSTRUCTION_SETS, instruction_sets
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC")
-"""The variables that say how many threads a library may use (NPROC is XLA's); what the user has set stands."""
+"""The variables for the number of threads of a library (NPROC is XLA's). Values that the user has set are kept."""
 
 
 @dataclass(frozen=True)
 class KernelPath:
-    """One way for a backend's kernels to be chosen."""
+    """One way to choose a backend's kernels."""
 
     name: str
     """As in the report: `onednn=0`, `isa=avx2`, `threads=1`; `default` where nothing is switched."""
     backends: tuple[str, ...]
     """The backends that have the switch."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables for the backend's process; they win over the user's, but flags are added to the user's flags."""
+    """Variables for the backend's process. They replace the user's; but flags are added to the user's flags."""
     needs: str | None = None
     """One of `INSTRUCTION_SETS`: without it the CPU cannot take this path."""
     device: str = "cpu"
@@ -45,7 +45,7 @@ class KernelPath:
 
 
 def with_variables(environment: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
-    """An environment with more variables in it; `XLA_FLAGS` and its like are lists, which grow."""
+    """An environment with more variables. `XLA_FLAGS` and similar ones are lists, which are extended."""
     together = dict(environment)
     for name, value in more.items():
         before = together.get(name) if name.endswith("_FLAGS") else None
@@ -64,7 +64,7 @@ _MKL = {"sse4.2": "SSE4_2", "avx2": "AVX2", "avx512": "AVX512"}
 _XLA = {"sse4.2": "SSE4_2", "avx2": "AVX2", "avx512": "AVX512"}
 
 _INDUCTOR_ANEW = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
-"""Inductor's cache of graphs forgets for which vectors it wrote them: loops over 16 numbers would be run with 8."""
+"""Inductor's cache of graphs does not record the vector length. Loops over 16 numbers would be run with 8."""
 
 _SEVERAL = max(2, os.cpu_count() or 1)
 
@@ -74,7 +74,7 @@ def _threads(number: int) -> KernelPath:
 
 
 DEFAULT = "default"
-"""The path on which nothing is switched."""
+"""The path without any switch."""
 
 PATHS: tuple[KernelPath, ...] = (
     KernelPath(DEFAULT, _ALL),
@@ -116,5 +116,5 @@ PATHS: tuple[KernelPath, ...] = (
 
 
 def paths_of(backend: str, device: str = "cpu") -> list[KernelPath]:
-    """The paths of a backend on a device, the one that nothing is switched on first."""
+    """The paths of a backend on a device, the default first."""
     return [path for path in PATHS if backend in path.backends and path.device == device]

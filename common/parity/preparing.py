@@ -27,7 +27,7 @@ from common.weights import Weights, write_weights_file
 
 @dataclass(frozen=True)
 class PreparedProbe:
-    """A probe and where its arrays lie."""
+    """A probe and the files of its arrays."""
 
     label: str
     probe: Probe
@@ -36,7 +36,8 @@ class PreparedProbe:
     known: KnownVerdicts = field(default_factory=dict)
 
     def compare_with_published(self, verdicts: Sequence[LayerVerdict]) -> Compared:
-        """Whether a backend's bits are those published: it has the probe's, and the probe is as published."""
+        """Whether a backend's bits are the published ones: they are those of the probe, and the probe is as
+        published."""
         if not self.published.same:
             return self.published
         wrong = (v.name for v in verdicts if v.verdict != IDENTICAL and v.name not in self.probe.bounded)
@@ -51,7 +52,7 @@ class Preparation:
         self.spec = spec
         self.plan = plan
         self.files: dict[int, tuple[Path, np.ndarray | Weights]] = {}
-        """What probes are made of, on disk; kept, so that nothing else gets its identity."""
+        """The arrays of probes on disk. They are kept, so that no other array gets the same identity."""
 
     def __enter__(self) -> Preparation:
         return self
@@ -85,7 +86,7 @@ class Preparation:
         ]
 
     def _compare(self, probe: Probe) -> Compared:
-        """With what is published, which is the probe of float32."""
+        """Compare with the published probe, which is that of float32."""
         return compare(self.spec, probe, self.plan.seed) if self.plan.hardware.precision == "fp32" else Compared(None)
 
     def _probes(self) -> dict[str, Probe]:
@@ -128,7 +129,7 @@ class Preparation:
         return request
 
     def _saved(self, content: np.ndarray | Weights) -> str:
-        """The file in which an array or weights lie; written once, though several probes may have them."""
+        """The file of an array or of weights. It is written once, even if several probes have it."""
         if id(content) not in self.files:
             path = self.folder / f"given{len(self.files)}"
             if isinstance(content, np.ndarray):

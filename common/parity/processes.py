@@ -13,11 +13,11 @@ from common.parity.paths import with_variables
 from common.process import Process, ProcessFailure
 
 RESIDENT_LIMIT = 1 << 30
-"""Bytes that a process may hold on to when its network has been released; one that holds more is ended."""
+"""Bytes. A process that holds more than this after its network has been released is ended."""
 
 
 WAITING_LIMIT = 12
-"""Processes that may wait for another network: those of every path of every backend would fill the memory."""
+"""How many processes may wait for another network. Those of every path of every backend would fill the memory."""
 
 
 class WorkerProcess(Process):
@@ -52,7 +52,7 @@ class Workers:
         self.folder.cleanup()
 
     def take(self, backend: Backend) -> WorkerProcess:
-        """A process of this backend that nobody uses."""
+        """Take an idle process of this backend, or start one."""
         worker = self.waiting.pop(backend.label, None)
         if worker is None or not worker.alive:
             evidence = Path(self.folder.name) / f"{backend.name}-{next(self.numbers)}"
@@ -61,7 +61,7 @@ class Workers:
         return worker
 
     def give_back(self, worker: WorkerProcess) -> None:
-        """Have the process forget its network; end it if it does not give the memory back."""
+        """Let the process release its network; end it if it does not free the memory."""
         try:
             resident = worker.ask({"release": True}, timeout=60)["resident"]
         except ProcessFailure:
@@ -74,6 +74,6 @@ class Workers:
             self.started.remove(worker)
 
     def kill(self) -> None:
-        """End all processes, those in use included."""
+        """End all processes, also those in use."""
         for worker in list(self.started):
             worker.kill()

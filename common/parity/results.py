@@ -30,39 +30,39 @@ class BackendResult:
     verdict: str
     reason: str | None = None
     path: str | None = None
-    """The kernels that it was held to, where every path was asked for."""
+    """The path of its kernels, if every path was asked for."""
     evidence: str | None = None
-    """Which kernels ran, as the libraries of its process tell it."""
+    """The kernels that ran, as the libraries of its process tell."""
     seconds: float = 0.0
     timing: dict[str, float] = field(default_factory=dict)
     """Seconds of the import, of loading the weights, of the run, and of the judging."""
     memory: int | None = None
-    """Bytes: the most that the backend's process has held so far."""
+    """Bytes: the peak memory of the backend's process so far."""
     repeatable: bool | None = None
-    """Whether a second run gave the same bits; None where there was none, as on a CPU."""
+    """Whether a second run gave the same bits; None without a second run, as on a CPU."""
     note: str | None = None
-    """What whoever runs this network in this way should know."""
+    """A note for users who run this network in this way."""
     outputs: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
     """The network's outputs, (N, classes), by name."""
     first_divergence: str | None = None
     likely_cause: str | None = None
-    """What explains the first divergence on every probe of the run on which that layer is the first to differ."""
+    """The mistake that explains the first divergence, on every probe on which that layer is the first to differ."""
     cause_proved_on: tuple[str, ...] = ()
-    """Those probes; where it is one alone, the cause is possible, not proved."""
+    """These probes. If there is only one, the cause is possible, not proved."""
     layers: list[LayerVerdict] = field(default_factory=list)
     traceback: str | None = None
-    """Where it crashed with a Python exception, in the backend's process or in the judge."""
+    """The traceback, if it crashed with a Python exception in the backend's process or in the judge."""
 
     published: bool | None = None
-    """Whether its bits are those of `common.probes.published`; None where there is nothing to compare."""
+    """Whether its bits are those of `common.probes.published`; None if there is nothing to compare."""
     unpublished: str | None = None
-    """What is not as published."""
+    """The difference from the published results."""
     machine: Machine | None = None
     """On which of a cluster it ran; None where it ran here."""
 
     @property
     def label(self) -> str:
-        """What the row is called among those of its run."""
+        """The label of the row among those of its run."""
         return row_label(self.backend, self.path)
 
     @property
@@ -93,9 +93,9 @@ class Run:
     gradients: str | None = None
     """In a backward pass, the mode of batch normalisation: `inference` or `training`; None in a forward pass."""
     comparisons: list[Comparison] = field(default_factory=list)
-    """Of the outputs of each pair of backends that ran."""
+    """The comparisons of the outputs of each pair of backends that ran."""
     across_devices: list[Comparison] = field(default_factory=list)
-    """On a GPU: of each backend's outputs with its own on the CPU."""
+    """On a GPU: the comparisons of each backend's outputs with its own on the CPU."""
 
     @property
     def label(self) -> str:
@@ -107,13 +107,13 @@ class Run:
 
     @property
     def published(self) -> bool | None:
-        """Whether every backend that ran has the published bits; None where there is nothing to compare."""
+        """Whether every backend that ran has the published bits; None if there is nothing to compare."""
         found = {result.published for result in self.backends} - {None}
         return None if not found else found == {True}
 
     @property
     def unpublished(self) -> str | None:
-        """What is not as published, of the first backend for which something is not."""
+        """The first difference of a backend from the published results."""
         return next((result.unpublished for result in self.backends if result.unpublished), None)
 
 
@@ -124,7 +124,7 @@ def machines_of(rows: Iterable[Any]) -> dict[str, Any]:
 
 
 def labelled(probe: str, gradients: str | None) -> str:
-    """What a run is called among those of its network."""
+    """The label of a run among those of its network."""
     return f"{probe}, {gradients}" if gradients else probe
 
 
@@ -143,7 +143,8 @@ def compared_with_cpu(run: Run, on_cpu: Run) -> Run:
 def worst(verdicts: Sequence[str]) -> str:
     """The verdict on the whole: `diverged` before `incomplete` before `certified` before `identical`.
 
-    A backend that was not asked for and is not installed counts for nothing; where nothing counts, it is `incomplete`.
+    A backend that was not asked for and is not installed does not count. If no backend counts, the verdict is
+    `incomplete`.
     """
     order = (DIVERGED, INCOMPLETE, CERTIFIED, IDENTICAL)
     return next((verdict for verdict in order if verdict in verdicts), INCOMPLETE)
@@ -161,7 +162,7 @@ class Plan:
     """Canonical weights for the random and photo probes; seeded ones if None."""
     seed: int = 0
     batch: int | None = None
-    """Images in a batch; two if None, in a backward pass one on all probes but the exact one."""
+    """Images in a batch. None: two; in a backward pass one, except on the exact probe."""
     hardware: Hardware = Hardware()
     jobs: int = 2
     """How many backends run at the same time; with `dask`, in each of its workers."""
@@ -172,10 +173,10 @@ class Plan:
     required: bool = False
     """Whether a backend that is not installed makes the result incomplete."""
     made: Mapping[str, Probe] = field(default_factory=dict)
-    """Probes at hand, by what their runs are called: where there are some, they are all that is run."""
+    """Ready probes, by the labels of their runs. If there are some, only these are run."""
 
     def runs(self, spec: Architecture) -> dict[str, tuple[str, str | None]]:
-        """What a network is run on: probe and, in a backward pass, mode, by what the run is called."""
+        """The runs of a network by label: the probe and, in a backward pass, the mode."""
         if self.made:
             return {label: (probe.name, getattr(probe, "mode", None)) for label, probe in self.made.items()}
         pairs = [(probe, mode) for probe in self.probes for mode in (modes(spec) if self.gradients else (None,))]

@@ -22,11 +22,10 @@ ALONE = "when the other outputs are not asked for, "
 
 
 def judge_returned(spec: Architecture, probe: Probe, recording: Recording, unnamed: Unnamed) -> list[LayerVerdict]:
-    """The outputs that are not what their layers passed on in the same run, bit for bit; none if all is well.
+    """The outputs that differ from the values of their layers in the same run, by any bit.
 
-    Nothing is computed between a network's last layer and whoever called it, so there is no bound. Where something was
-    injected after that layer, it is that which must come back. An output that a specified layer did not reach is left
-    to the verdict on the layer.
+    Nothing is computed between a network's last layer and its caller, so no error is allowed. If a value was injected
+    after that layer, this value must be returned. If a layer has no value, the verdict on the layer says so.
 
     Args:
         spec: the network.
@@ -57,7 +56,7 @@ def _same(left: np.ndarray, right: np.ndarray) -> bool:
 
 
 def _why(spec: Architecture, name: str, returned: Arrays, passed_on: Arrays, unnamed: list[str]) -> str:
-    """What an output is instead."""
+    """The value that an output is instead."""
     value, layer = returned[name], spec.outputs[name]
     right = passed_on[layer]
     for other, its_layer in spec.outputs.items():
@@ -82,7 +81,7 @@ _APPLIED: Mapping[str, Operation] = {"softmax": Softmax(), "sigmoid": Sigmoid(),
 
 
 def _is(operation: Operation, right: np.ndarray, value: np.ndarray) -> bool:
-    """Whether an output is an operation's result on the right one."""
+    """Whether an output is an operation's result on the right output."""
     if value.shape != right.shape or value.dtype != np.float32 or right.ndim != 2:
         return False
     return verdict_from("", [measure(value, evaluate(operation, [right], {}))], FP32).verdict != DIVERGED

@@ -25,7 +25,7 @@ from common.specs.architecture import Architecture
 from common.weights import check_weights
 
 Progress = Callable[[str, str], None]
-"""Called with the name of a backend and the label of a run whenever the one is finished with the other."""
+"""Called with the name of a backend and the label of a run, whenever a backend has finished a run."""
 
 
 def run_parity(
@@ -65,7 +65,7 @@ def run_prepared(
     on_recorded: OnRecorded | None = None,
     following: Preparation | None = None,
 ) -> list[Run]:
-    """As `run_parity`, on probes that may be there already; those of the `following` network are made meanwhile."""
+    """As `run_parity`, on probes that may be made already. Those of the `following` network are made meanwhile."""
     spec, plan = preparation.spec, preparation.plan
     if plan.weights is not None:
         check_weights(spec.parameter_shapes, plan.weights)
@@ -91,12 +91,12 @@ Results = dict[tuple[str, str], BackendResult]
 def runs_of(
     spec: Architecture, plan: Plan, results: Results, told: Mapping[str, tuple[int, Mapping[str, str]]]
 ) -> list[Run]:
-    """What all backends together have found.
+    """The runs with the results of all backends.
 
     Args:
         spec: the network.
         plan: what it was run on.
-        results: each as it was judged by itself; without those that cannot run here.
+        results: the results, each judged by itself; without those that cannot run here.
         told: of each probe, the batch and what is bounded, by the label of the run.
     """
     wanted = plan.runs(spec)
@@ -161,7 +161,7 @@ class _Runner:
         return runs_of(self.spec, self.plan, results, told)
 
     def _run_backends(self, backends: Sequence[Backend], results: Results) -> list[PreparedProbe]:
-        """Add what is not there yet to the results."""
+        """Add the missing results."""
         prepared: Future[list[PreparedProbe]] = Future()
         waiting = 1 if self.plan.jobs > 1 else 0  # more than there are seats: it computes while another must be judged
         with ThreadPoolExecutor(self.plan.jobs + waiting) as executor:
@@ -193,7 +193,7 @@ class _Runner:
                 _ = self.following.probes
 
     def _run_paths(self, paths: Sequence[Backend], prepared: Future[list[PreparedProbe]]) -> Results:
-        """One backend on all its paths in turn; or just once, where none was asked for."""
+        """One backend on all its paths in turn; or once, if no paths were asked for."""
         results = {
             (row.label, label): row
             for (_, label), entry in self.finished.items()
@@ -231,7 +231,7 @@ class _Runner:
 
 
 def _told_apart(result: BackendResult, label: str, before: Results) -> BackendResult:
-    """A path's result; or that the path counts for nothing, if the kernels that ran are those of another one."""
+    """A path's result; or that it is skipped, if the same kernels ran as on another path."""
     if result.path is None or result.status != "ok":
         return result
     for (_, other_label), other in before.items():

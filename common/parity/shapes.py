@@ -16,7 +16,7 @@ from common.specs.architecture import IMAGE, Architecture, Layer
 
 
 def explain_shape(spec: Architecture, layer: Layer, shapes: Mapping[str, Shape]) -> str | None:
-    """The mistakes with which a layer would have the shape that it has, for a network that could not be run.
+    """The mistakes that would give a layer the shape that it has, for a network that could not be run.
 
     Args:
         spec: the network.
@@ -53,7 +53,7 @@ def explain_shape(spec: Architecture, layer: Layer, shapes: Mapping[str, Shape])
 
 
 def next_convolution(spec: Architecture, layer: Layer) -> Layer | None:
-    """The convolution of the same block that a stride may have been given to instead."""
+    """The convolution of the same block that may have got the stride by mistake."""
     block = layer.name.rpartition("/")[0]
     layers = spec.layers[spec.layers.index(layer) + 1 :]
     following = (
@@ -65,7 +65,7 @@ def next_convolution(spec: Architecture, layer: Layer) -> Layer | None:
 def _stride_stands_in(
     following: Layer, operation: Operation, found: Shape, given: Shape, shapes: Mapping[str, Shape]
 ) -> bool:
-    """Whether the shapes are those of two convolutions that have each other's stride."""
+    """Whether the shapes are those of two convolutions with exchanged strides."""
     assert isinstance(operation, Conv)
     assert isinstance(following.operation, Conv)
     if operation.stride == following.operation.stride or following.inputs[0] not in shapes:

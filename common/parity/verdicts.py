@@ -12,7 +12,7 @@ IDENTICAL, CERTIFIED, DIVERGED = "identical", "certified", "diverged"
 
 @dataclass(frozen=True)
 class LayerVerdict:
-    """What is known about one layer of one backend."""
+    """The verdict on one layer of one backend."""
 
     name: str
     verdict: str
@@ -25,19 +25,19 @@ class LayerVerdict:
     ulp_histogram: tuple[int, ...] = ()
     """How many elements are 0, 1, 2–3, 4–7, … units in the last place from the correctly rounded result."""
     cause: str | None = None
-    """Where it diverged, what explains it here, and what is seen of it besides."""
+    """If it diverged: the explanation on this probe, and other facts."""
     excluded: tuple[str, ...] = ()
-    """Where it diverged, the mistakes that were tried and do not explain it (see `common.parity.causes`)."""
+    """If it diverged: the mistakes that were tried and do not explain it (see `common.parity.causes`)."""
     place: str | None = None
-    """Where it ran, `cpu` or `gpu`; None where nobody tells."""
+    """Where it ran, `cpu` or `gpu`; None if that is not known."""
     overflows: bool = False
-    """Whether some of it is infinite or NaN where float32 overflows; or is, or is not, wrongly."""
+    """Whether some elements are infinite or NaN because float32 overflows, rightly or wrongly."""
     untried: tuple[str, ...] = ()
     """The mistakes that could not be tried, because the hypothesis itself failed, each with its traceback."""
     explanations: tuple[str, ...] = ()
-    """Where it diverged, all the mistakes that explain it on this probe, the likeliest first."""
+    """If it diverged: all mistakes that explain it on this probe, the likeliest first."""
     fact: str | None = None
-    """What is seen of the divergence whatever made it: another shape, NaN, integers that are not summed exactly."""
+    """A fact about the divergence: another shape, NaN, integers that are not summed exactly."""
 
 
 def first_divergence(verdicts: Iterable[LayerVerdict]) -> LayerVerdict | None:
@@ -58,5 +58,5 @@ def overall(verdicts: list[LayerVerdict], probe: Probe) -> str:
 
 
 def divergence(name: str, cause: str | None) -> LayerVerdict:
-    """A verdict that no numbers are needed for."""
+    """A verdict that needs no numbers."""
     return LayerVerdict(name, DIVERGED, None, "other", None, cause=cause)

@@ -44,7 +44,8 @@ from common.specs.recording import Unnamed
 from common.weights import read_weights_file
 
 _LRN_FORMS = {"webgpu": "nodes", "cuda": "node"}
-"""By device, where it matters: WebGPU has no kernel for the node, and CUDA may shorten the squares to TF32 in nodes."""
+"""For each device where it matters: WebGPU has no kernel for the one node, and CUDA may shorten the squares to TF32 in
+several nodes."""
 
 Arrays = Mapping[str, np.ndarray]
 Recorded = Mapping[str, Arrays]
@@ -53,7 +54,7 @@ pass `outputs`, `gradients`, `parameters` and `weights`."""
 
 
 class Worker:
-    """A backend, and the network that is built in it."""
+    """A backend with one network."""
 
     def __init__(self, backend: Backend, hardware: Hardware) -> None:
         started = time.perf_counter()
@@ -74,14 +75,14 @@ class Worker:
     def _forget(self) -> None:
         self.architecture: str | None = None
         self.options: dict[str, Any] = {}
-        """What it was built with beside its name."""
+        """The options of the network, besides its name."""
         self.model: Any = None
         self.structure: dict[str, Any] = {}
         self.unnamed: Unnamed = {}
         self.loaded: str | None = None
         self.exported: Path | None = None
         self.sessions: dict[frozenset[str] | None, RecordingSession | DeployedSession] = {}
-        """With the weights that are loaded, by the layers after which something is injected; None: as deployed."""
+        """Sessions with the loaded weights, by the layers with an injection; None: as deployed."""
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out one request; see the module's description."""
@@ -162,7 +163,7 @@ class Worker:
         }
 
     def _evidence(self, injected: frozenset[str] | None) -> dict[str, str]:
-        """By library, which kernels have run: what it says itself."""
+        """The kernels that have run, by library, as the library says."""
         if self.exported is not None:
             return self._session(injected).session.kernels
         return {**self.kernels(), **self.witness.tell()}
@@ -208,12 +209,12 @@ class Worker:
         return self.sessions[injected]
 
     def _places(self, layers: Iterable[str], injected: frozenset[str] | None) -> dict[str, str | None]:
-        """Where each layer ran, `cpu` or `gpu`; None where nobody tells.
+        """Where each layer ran, `cpu` or `gpu`; None if that is not known.
 
-        PyTorch and JAX refuse what a GPU has no kernel for. TensorFlow moves it to the CPU.
+        PyTorch and JAX refuse an operation without a GPU kernel. TensorFlow moves it to the CPU.
 
         Raises:
-            Unavailable: it was a GPU's to run, and all of it ran on the CPU.
+            Unavailable: a GPU was asked for, and all layers ran on the CPU.
         """
         if self.hardware.device == "cpu":
             return dict.fromkeys(layers, "cpu")
@@ -226,7 +227,7 @@ class Worker:
         return {layer: found.get(layer) for layer in layers}
 
     def _note(self) -> str | None:
-        """What is special about the sessions of a network."""
+        """A note about the sessions of a network."""
         return next((session.note for session in self.sessions.values()), None)
 
     def _differentiate(self, image: np.ndarray, *, training: bool, **given: Any) -> Recorded:
@@ -251,7 +252,7 @@ def _arrays(files: Mapping[str, str]) -> dict[str, np.ndarray]:
 
 
 def _resident_bytes() -> int:
-    """Of this process alone, its libraries left out; the most it ever held where the system does not tell."""
+    """The memory of this process, without shared libraries; its peak if the system does not tell."""
     try:
         _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
         return (int(resident) - int(shared)) * resource.getpagesize()
@@ -260,7 +261,7 @@ def _resident_bytes() -> int:
 
 
 def _peak_bytes() -> int:
-    """The most that this process has ever held."""
+    """The peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -29,7 +29,7 @@ from common.trajectories.umpire import Trajectory, TrajectoryRun, Umpire, distan
 from common.trajectories.worker import SLOW_LEARNING_RATE, Job
 
 ENVELOPE_FACTOR = 2.0
-"""How far above the envelope a float32 trajectory may be; chosen: which ReLU or maximum tips over is chance."""
+"""How many times the envelope a float32 trajectory may be away. Chosen: it is chance which ReLU or maximum changes."""
 
 
 def run_trajectories(
@@ -41,7 +41,7 @@ def run_trajectories(
     timeout: float = 600.0,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> TrajectoryRun:
-    """Train a network in some backends that can, in float64 and then in float32, and judge every one of them.
+    """Train a network in some backends, in float64 and then in float32, and judge every training.
 
     A backend that crashes or hangs becomes a row that says so; the others finish. No process and no file is left
     behind, also when this is interrupted.
@@ -93,7 +93,7 @@ def _in_float32(
     umpire: Umpire,
     on_step: Callable[[int], None],
 ) -> tuple[list[Trajectory], list[float]]:
-    """Hold the trainings in float32 against one in float64, whose first step is judged; and what the envelope is."""
+    """Compare the trainings in float32 with one in float64, whose first step is judged. Returns the envelope, too."""
     reference = race.enter(right, job)
     coarse = race.enter(right, replace(job, rounded=True))
     lanes = [race.enter(backend, replace(job, dtype="float32")) for backend in backends]
@@ -126,7 +126,7 @@ def _in_float32(
 
 
 def judge_in_float32(trajectory: Trajectory, envelope: Sequence[float]) -> None:
-    """Accuse a trajectory that is further off than `ENVELOPE_FACTOR` times the envelope's largest until then."""
+    """Mark a trajectory as wrong if its distance exceeds `ENVELOPE_FACTOR` times the largest envelope so far."""
     for number, found in enumerate(trajectory.distances):
         allowed = ENVELOPE_FACTOR * max(envelope[: number + 1])
         if found.relative > allowed:
@@ -140,18 +140,18 @@ def judge_in_float32(trajectory: Trajectory, envelope: Sequence[float]) -> None:
 
 @dataclass(eq=False)
 class _Lane:
-    """A process, and what comes of it."""
+    """A process and its results."""
 
     worker: WorkerProcess
     job: Job
     trajectory: Trajectory
     out: bool = False
-    """Whether it makes no more steps."""
+    """Whether it has stopped."""
     files: list[Path] = field(default_factory=list)
-    """Where its parameters are after the latest steps."""
+    """The files of its parameters after the latest steps."""
 
     def step(self, timeout: float) -> None:
-        """Have the process make a step."""
+        """Let the process make a step."""
         if self.out:
             return
         try:
@@ -165,13 +165,13 @@ class _Lane:
             self.files.append(Path(answer["path"]))
 
     def keep(self, count: int) -> None:
-        """Forget all files but the latest."""
+        """Remove all files except the latest."""
         while len(self.files) > count:
             self.files.pop(0).unlink()
 
 
 def _show(umpire: Umpire, step: int, lanes: Sequence[_Lane]) -> None:
-    """Have the umpire look at a step; it reads the parameters of the two before as well."""
+    """Let the umpire look at a step. It also reads the parameters of the two steps before."""
     ways = {lane.trajectory.backend: lane.trajectory for lane in lanes}
     umpire.look(step, ways, {name: partial(load_file, lane.files[-1]) for name, lane in zip(ways, lanes, strict=True)})
     for lane in lanes:
@@ -179,7 +179,7 @@ def _show(umpire: Umpire, step: int, lanes: Sequence[_Lane]) -> None:
 
 
 class _Race:
-    """The processes of one network, going in step."""
+    """The processes of one network, which take each step together."""
 
     def __init__(self, folder: Path, processes: int, timeout: float) -> None:
         self.folder, self.timeout = folder, timeout
@@ -195,7 +195,7 @@ class _Race:
         return self.lanes[-1]
 
     def run(self, steps: int, after: Callable[[int, Sequence[_Lane]], None]) -> None:
-        """Have all make a step, again and again, with a look at those that have made it `after` each."""
+        """Let all make one step after another. `after` is called after each, with those that have made it."""
         try:
             with ThreadPoolExecutor(len(self.lanes)) as executor:
                 try:

@@ -23,22 +23,22 @@ from common.trajectories.steps import StepTaken, Tensor, compared
 
 Tensors = Sequence[Tensor]
 Part = Callable[[Tensor], "np.ndarray | float"]
-"""What a step moves in a tensor, or a part of it."""
+"""The movement of a tensor in a step, or a part of it."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A mistake that explains a step, what it has read off, and what the next step begins with."""
+    """A mistake that explains a step, the number that it found, and the state for the next step."""
 
     what: str
     """In words."""
     factor: float = 1.0
     error: float = 0.0
-    """How far `factor` may be off."""
+    """The largest error of `factor`."""
     velocity: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Where it is not what the step moved, divided by the rate."""
+    """The velocity, if it is not the movement divided by the rate."""
     earlier: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """What a mistake that looks at `Tensor.earlier` finds there."""
+    """The values of `Tensor.earlier` for a mistake that uses it."""
 
     def is_near(self, value: float) -> bool:
         return abs(self.factor - value) <= self.error + gamma(4, DOUBLE) * abs(value)
@@ -56,13 +56,13 @@ Suspects = Sequence[tuple[Mistake, Fit]]
 
 
 def suspects(mistakes: Sequence[Mistake], step: StepTaken) -> Suspects:
-    """Those that explain the first step that is wrong."""
+    """The mistakes that explain the first wrong step."""
     tensors = list(step.tensors())
     return [(mistake, fit) for mistake in mistakes if (fit := _asked(mistake, step, tensors, None))]
 
 
 def confirmed(accused: Suspects, step: StepTaken) -> Suspects:
-    """Those of them that explain the step after it as well."""
+    """The mistakes among these that explain the next step, too."""
     tensors, found = list(step.tensors()), []
     for mistake, before in accused:
         begun = [
@@ -75,7 +75,7 @@ def confirmed(accused: Suspects, step: StepTaken) -> Suspects:
 
 
 def _asked(mistake: Mistake, step: StepTaken, tensors: Tensors, before: Fit | None) -> Fit | None:
-    """A hypothesis that fails, on numbers that nobody thought of, explains nothing."""
+    """A hypothesis that raises an exception on unexpected numbers explains nothing."""
     try:
         with np.errstate(all="ignore"):
             return mistake(step, tensors, before)
@@ -84,7 +84,7 @@ def _asked(mistake: Mistake, step: StepTaken, tensors: Tensors, before: Fit | No
 
 
 def read_off(tensors: Tensors, base: Part, part: Part) -> Fit | None:
-    """The factor f, or None where there is nothing that it multiplies."""
+    """The factor f, or None if it multiplies nothing."""
     products, squares, uncertain = 0.0, 0.0, 0.0
     for t in tensors:
         b = np.broadcast_to(part(t), t.moved.shape)
@@ -98,7 +98,7 @@ def read_off(tensors: Tensors, base: Part, part: Part) -> Fit | None:
 
 
 def moves(step: StepTaken, tensors: Tensors, base: Part, part: Part, fit: Fit) -> bool:
-    """Whether the step moves `base` + f · `part`, and what is stored is right."""
+    """Whether the step moves `base` + f · `part`, and the stored statistics are right."""
     for t in tensors:
         a, b = base(t), np.asarray(part(t))
         bound = _wider(fit.factor) * t.bound + fit.error * np.abs(b)
@@ -109,7 +109,7 @@ def moves(step: StepTaken, tensors: Tensors, base: Part, part: Part, fit: Fit) -
 
 
 def _wider(factor: float) -> float:
-    """How many times the right step's bound that of A + f·B is taken as."""
+    """The bound of A + f·B as a multiple of the right step's bound."""
     return 1 + 2 * abs(factor)
 
 

@@ -15,7 +15,8 @@ from common.trajectories.step_causes import Fit, Mistake, Tensors
 from common.trajectories.steps import Course, StepTaken, pixels
 
 SIEVE = 1e3
-"""How much further off than rounding explains a mistake may be without being looked at closely; it only saves time."""
+"""A mistake whose error is more than this many times the rounding error is not examined further. This only saves
+time."""
 
 Choice = Callable[[int], Batch]
 """The batch of a step, by its number."""
@@ -30,9 +31,9 @@ class Instead:
     batch: Choice
     plan: Batches
     upside_down: bool = False
-    """Whether pictures are mirrored top to bottom instead of left to right."""
+    """Whether images are mirrored top to bottom instead of left to right."""
     options: Mapping[str, float] = field(default_factory=dict)
-    """Of `differentiate`."""
+    """Options for `differentiate`."""
 
     def __call__(self, step: StepTaken, tensors: Tensors, before: Fit | None) -> Fit | None:
         spec, own = self.course.spec, self.course.pictures(self.course.batch(step.number))
@@ -57,7 +58,7 @@ class Instead:
 
 
 def gradient_mistakes(course: Course) -> Iterator[Mistake]:
-    """Those that are made before the optimiser gets the gradient."""
+    """The mistakes before the optimiser gets the gradient."""
     plan = course.plan
 
     def instead(what: str, batch: Choice = course.batch, plan: Batches = plan, upside_down: bool = False) -> Mistake:

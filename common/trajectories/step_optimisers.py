@@ -13,7 +13,7 @@ from common.trajectories.steps import StepTaken, Tensor, compared
 
 
 def optimiser_mistakes(kinds: Collection[str]) -> list[Mistake]:
-    """Those that are made with the right gradient, in a network with these kinds of parameters."""
+    """The mistakes that are made with the right gradient, in a network with these kinds of parameters."""
     return [*_scaled(kinds), *_clipped(), NeverUpdated(), OtherStatistics()]
 
 
@@ -25,15 +25,15 @@ class Scaled:
     """The step moves `base` + f · `part`."""
 
     tell: Callable[[StepTaken, Fit], str | None]
-    """What it is called; None if it is another mistake, with that factor."""
+    """The name of the mistake; None if this factor means another mistake."""
     base: Part
     part: Part = lambda t: 0.0
     factor: Callable[[StepTaken], float] | None = None
-    """f, by the step; None if it is read off the first, and the same in all."""
+    """f for each step; None if it is found in the first step and the same in all."""
     velocity: Part | None = None
-    """What the optimiser keeps, if that is not what it moved."""
+    """The velocity that the optimiser keeps, if it is not the movement."""
     earlier: Part | None = None
-    """What `Tensor.earlier` is in the next step, if the mistake looks at it."""
+    """`Tensor.earlier` in the next step, if the mistake uses it."""
 
     def __call__(self, step: StepTaken, tensors: Tensors, before: Fit | None) -> Fit | None:
         fit = before or read_off(tensors, self.base, self.part)
@@ -61,7 +61,7 @@ def _right(t: Tensor) -> np.ndarray:
 
 
 def _inert(t: Tensor) -> np.ndarray:
-    """What would move without a gradient."""
+    """The movement without a gradient."""
     return t.momentum * t.velocity
 
 
@@ -137,7 +137,7 @@ def _momentum(step: StepTaken, fit: Fit) -> str | None:
 
 
 def _momentum_at_old_rate(step: StepTaken) -> float:
-    """Of a velocity that has the rate inside; it is as it should be until the rate changes."""
+    """The mistake of a velocity that includes the rate. It is right until the rate changes."""
     return step.recipe.momentum * step.previous_rate / step.rate
 
 
@@ -190,19 +190,19 @@ def _clipped() -> Iterator[Mistake]:
 class _Clipped:
     what: str
     of: Part
-    """What is clipped before it enters the velocity."""
+    """The part that is clipped before it enters the velocity."""
     rest: Part
-    """What is moved beside it."""
+    """The part that is moved besides."""
 
     added: float = 0.0
-    """What is added to a norm before the limit is divided by it: PyTorch's `clip_grad_norm_` has 1e-6 there."""
+    """The number that is added to a norm before dividing: 1e-6 in PyTorch's `clip_grad_norm_`."""
 
     def norm(self, tensors: Tensors) -> float:
         return float(np.sqrt(sum(np.square(self.of(t)).sum() for t in tensors))) + self.added
 
 
 class ClippedByNorm(_Clipped):
-    """All that enters is made shorter by one factor, if its norm is above a limit."""
+    """All gradients are scaled by one factor, if their norm is above a limit."""
 
     def __call__(self, step: StepTaken, tensors: Tensors, before: Fit | None) -> Fit | None:
         norm = self.norm(tensors)
@@ -218,7 +218,7 @@ class ClippedByNorm(_Clipped):
 
 
 class ClippedByNorms(_Clipped):
-    """Each parameter's is made shorter, if its own norm is above a limit."""
+    """Each parameter's gradient is scaled, if its own norm is above a limit."""
 
     def __call__(self, step: StepTaken, tensors: Tensors, before: Fit | None) -> Fit | None:
         norms = [self.norm([t]) for t in tensors]
@@ -274,7 +274,7 @@ class NeverUpdated:
 
 
 class OtherStatistics:
-    """All parameters are right, and what is stored of the batch's statistics is not."""
+    """All parameters are right, but the stored statistics are wrong."""
 
     def __call__(self, step: StepTaken, tensors: Tensors, before: Fit | None) -> Fit | None:
         statistics = step.derivatives.statistics
@@ -292,7 +292,7 @@ class OtherStatistics:
         return None
 
     def _share(self, step: StepTaken) -> float:
-        """What a batch counts, read off the mean that it moves the furthest."""
+        """The weight of a batch's statistics, found from the mean that it moves the furthest."""
         name, value = max(step.derivatives.statistics.items(), key=lambda pair: float(np.abs(pair[1]).max()))
         old = step.before[name]
         name = name if name.endswith("/mean") else name.replace("/variance", "/mean")

@@ -40,37 +40,37 @@ class Tensor:
 
     name: str
     weight: np.ndarray
-    """As it was before the step."""
+    """The parameter before the step."""
     moved: np.ndarray
-    """By how much the step made it smaller, divided by the rate: the velocity, if nothing is wrong."""
+    """The decrease in the step, divided by the rate. It is the velocity, if nothing is wrong."""
     velocity: np.ndarray
-    """What the step before moved, divided by its rate; 0 in the first."""
+    """The decrease in the step before, divided by its rate; 0 in the first step."""
     gradient: np.ndarray
     earlier: np.ndarray
-    """The gradient of the step before, in the second one; else 0."""
+    """The gradient of the step before, in the second step; else 0."""
     bound: np.ndarray
-    """How far `moved` may be off."""
+    """The largest error of `moved`."""
     momentum: float
     weight_decay: float
 
     @property
     def decay(self) -> np.ndarray | float:
-        """What the recipe adds to the gradient."""
+        """The weight decay that is added to the gradient."""
         return self.weight_decay * self.weight if decays(self.name) else 0.0
 
     @property
     def right(self) -> np.ndarray:
-        """What `moved` should be."""
+        """The right value of `moved`."""
         return self.momentum * self.velocity + self.gradient + self.decay
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """The parameter of a step that is the furthest from what it should be."""
+    """The parameter of a step with the largest error."""
 
     parameter: str
     times: float
-    """As large as what rounding explains."""
+    """Its error as a multiple of the rounding error."""
 
     @property
     def follows(self) -> bool:
@@ -79,19 +79,19 @@ class Misfit:
 
 @dataclass(frozen=True)
 class StepTaken:
-    """One step of one training: parameters before and after it, and what is known of the batch."""
+    """One step of one training: the parameters before and after it, and the derivatives of the batch."""
 
     number: int
-    """From 1."""
+    """The number of the step, from 1."""
     before: Weights
     after: Weights
     previous: Weights | None
-    """Before the step before; None in the first."""
+    """The parameters before the step before; None in the first step."""
     rate: float
     previous_rate: float
     recipe: Recipe
     share: float
-    """What a batch's statistics count among those stored."""
+    """The weight of a batch's statistics in the stored ones."""
     derivatives: Derivatives
 
     def tensors(self) -> Iterator[Tensor]:
@@ -115,16 +115,16 @@ class StepTaken:
 
     @cached_property
     def misfit(self) -> Misfit:
-        """Where the step is the furthest from the right one."""
+        """The parameter with the largest error in the step."""
         return worst([*self.misfits_of_parameters(), *self.misfits_of_statistics(self.share)])
 
     def misfits_of_parameters(self) -> Iterator[Misfit]:
-        """How far each trained parameter is off."""
+        """The error of each trained parameter."""
         for tensor in self.tensors():
             yield compared(tensor.name, tensor.moved, tensor.right, tensor.bound)
 
     def misfits_of_statistics(self, share: float, *, biased: bool = False) -> Iterator[Misfit]:
-        """How far each stored statistic is off, if the batch's count so much; the variance's are unbiased, unless…"""
+        """The error of each stored statistic, if the batch's have this weight; the variance's are unbiased, unless…"""
         for name, value in self.derivatives.statistics.items():
             factor = 1.0
             if name.endswith("/variance") and not biased:
@@ -137,7 +137,7 @@ class StepTaken:
 
 
 def compared(name: str, found: np.ndarray, right: np.ndarray, bound: np.ndarray) -> Misfit:
-    """How far an array is from the right one, in units of the bound."""
+    """The distance of an array from the right one, in units of the bound."""
     with np.errstate(all="ignore"):
         times = np.abs(found - right) / np.maximum(bound, np.finfo(np.float64).tiny)
     largest = float(times.max(initial=0.0))
@@ -149,7 +149,7 @@ def worst(misfits: list[Misfit]) -> Misfit:
 
 
 class Course:
-    """A training as it should go: which batch each step has, and at which rate."""
+    """A right training: the batch and the rate of each step."""
 
     def __init__(self, spec: Architecture, data: Data, recipe: Recipe, share: float) -> None:
         self.spec, self.data, self.recipe, self.share = spec, data, recipe, share
@@ -171,19 +171,19 @@ class Course:
         return pixels(self.plan, self.data.train, batch), self.data.train.labels[batch.indices]
 
     def derivatives(self, step: int, weights: Weights) -> Derivatives:
-        """What the batch of a step says of these parameters."""
+        """The derivatives of a step's batch with respect to these parameters."""
         return differentiate(self.spec, weights, *self.pictures(self.batch(step)))
 
     def taken(
         self, step: int, previous: Weights | None, before: Weights, after: Weights, derivatives: Derivatives
     ) -> StepTaken:
-        """A step that somebody has made."""
+        """A step that a training has made."""
         rates = self.rate(step), self.rate(step - 1)
         return StepTaken(step, before, after, previous, *rates, self.recipe, self.share, derivatives)
 
 
 def pixels(plan: Batches, split: Split, batch: Batch) -> np.ndarray:
-    """What the plan makes of a batch: float32, (N, C, H, W), rounded as it says."""
+    """The pixels of a batch by the plan: float32, (N, C, H, W), rounded as the plan says."""
     images = []
     for row, index in enumerate(batch.indices):
         top, left = batch.tops[row], batch.lefts[row]

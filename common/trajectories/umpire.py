@@ -28,25 +28,27 @@ from common.trajectories.worker import Job, pictures_for, recipe_for
 from common.weights import Weights
 
 PARTING = 1e-12
-"""How far two float64 parameters may be apart, see `Distance`, before everyone's step is looked at; chosen."""
+"""If float64 parameters are further apart than this (see `Distance`), every training's step is judged. Chosen."""
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a backend's parameters are from another's after one step."""
+    """The distance of a backend's parameters from another's after one step."""
 
     relative: float
-    """The largest |difference| of an element, relative to the largest |element|: of its tensor where two float64
-    trajectories are compared, else of its layer's parameters. A bias that starts at 0 is the sum of its gradients and
-    nothing else; where these cancel, float32's rounding of them is large beside it, but nothing beside the kernel.
+    """The largest |difference| of an element, relative to the largest |element| of its tensor (between two float64
+    trajectories) or of its layer's parameters (else). The reason for the latter: a bias that starts at 0 is only the
+    sum of its gradients. If these cancel, float32's rounding errors are large beside the bias, but small beside the
+    kernel.
     """
     parameter: str
-    """Where it is that large."""
+    """The parameter with this distance."""
 
 
 @dataclass
 class Trajectory:
-    """One backend's way in one precision: in float64 at `LEARNING_RATE`, in float32 at `SLOW_LEARNING_RATE`."""
+    """The training of one backend in one precision: in float64 at `LEARNING_RATE`, in float32 at
+    `SLOW_LEARNING_RATE`."""
 
     backend: str
     dtype: str
@@ -54,14 +56,14 @@ class Trajectory:
     """`ok`, `diverged`, `crashed` or `skipped`."""
     reason: str | None = None
     step: int | None = None
-    """The first that was seen to be wrong, from 1."""
+    """The first step that was found to be wrong, from 1."""
     parameter: str | None = None
-    """The one that is the furthest off there."""
+    """The parameter with the largest error in that step."""
     likely_cause: str | None = None
     """The mistakes that explain it, if any does."""
     distances: list[Distance] = field(default_factory=list)
-    """For each step: in float64 from the first backend that has made no wrong step, in float32 from that one's float64
-    training at the same rate."""
+    """For each step: in float64 the distance from the first backend without a wrong step, in float32 from that
+    backend's float64 training at the same rate."""
     losses: list[float] = field(default_factory=list)
     """For each step, the mean cross-entropy of its batch before it was made."""
 
@@ -89,7 +91,7 @@ class TrajectoryRun:
     trajectories: list[Trajectory]
     """First those in float64, then those in float32; the backends in the same order."""
     envelope: list[float]
-    """For each step, the distance that rounding the parameters alone makes, at the rate of float32."""
+    """For each step, the distance that comes from rounding the parameters alone, at the rate of float32."""
 
     @property
     def verdict(self) -> str:
@@ -104,11 +106,11 @@ class TrajectoryRun:
 
 @dataclass(eq=False)
 class _Entry:
-    """What the umpire knows of one training."""
+    """What the umpire knows about one training."""
 
     way: Trajectory
     records: deque[Callable[[], Weights]]
-    """Read its parameters: before the step before, before the step, after it."""
+    """Functions that read its parameters: before the step before, before the step, after it."""
     suspects: Suspects = ()
 
 
@@ -137,7 +139,7 @@ class Umpire:
 
         Args:
             step: from 1.
-            ways: what is known of each, by its name; what is found is written into it.
+            ways: the trajectory of each, by name, which gets the findings.
             after: reads the parameters of each after the step; must go on doing so for two more steps.
         """
         for name, way in ways.items():
@@ -170,7 +172,7 @@ class Umpire:
         return running if apart > self.limit else []
 
     def _judge(self, step: int, entry: _Entry) -> None:
-        """Accuse a training whose step does not follow. If the oracle fails, so does this training's row."""
+        """Mark a training as wrong if its step is wrong. If the oracle fails, the training's row fails, too."""
         try:
             taken = self._taken(step, entry)
             misfit = taken.misfit
@@ -203,7 +205,7 @@ class Umpire:
         return self.course.taken(step, None, before, after, self.first)
 
     def _measure(self, entries: list[_Entry]) -> list[Distance]:
-        """How far each is from the first one that has made no wrong step."""
+        """Measure the distance of each from the first training without a wrong step."""
         yardstick = next((entry for entry in entries if entry.way.status == "ok"), entries[0])
         reference = yardstick.records[-1]()
         scales = scales_of(reference, by_layer=False)
@@ -212,7 +214,7 @@ class Umpire:
 
 
 def _widest(entries: list[_Entry], measured: list[Distance]) -> float:
-    """How far those that have made no wrong step are apart."""
+    """The largest distance between trainings without a wrong step."""
     return max((d.relative for e, d in zip(entries, measured, strict=True) if e.way.status == "ok"), default=0.0)
 
 
@@ -221,7 +223,7 @@ def _told(accused: Suspects) -> str | None:
 
 
 def scales_of(reference: Weights, *, by_layer: bool) -> dict[str, float]:
-    """What the distance of each parameter is relative to: the largest |element| of it, or of all its layer's."""
+    """The scale of each parameter's distance: its largest |element|, or that of all parameters of its layer."""
     largest = {name: max(float(np.abs(array).max()), SMALLEST_NORMAL) for name, array in reference.items()}
     if not by_layer:
         return largest

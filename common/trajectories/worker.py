@@ -32,44 +32,44 @@ from common.training.run import Monitor, Step
 from common.weights import Weights
 
 ENVELOPE_BITS = 18
-"""How precise the parameters are that a float32 trajectory is held against.
+"""The precision of the parameters that a float32 trajectory is compared with.
 
-A float32 training rounds to 24 bits, and not the parameters only: a sum of n terms, added one after another, rounds n
-times at random, and is off by some √n roundings. So is an exact sum whose n factors are each off by √n roundings. 4096
-terms, as these networks add up, are 6 bits.
+A float32 training rounds to 24 bits, and not only the parameters. A sum of n terms, added one after another, rounds n
+times at random and has an error of about √n roundings. An exact sum whose n factors each have an error of √n roundings
+is as wrong. These networks have sums of 4096 terms, which is 6 bits.
 """
 
 LEARNING_RATE = 1e-4
-"""In float64. In a hundred steps the loss falls by a third or more, and of an error at the start nothing grows.
+"""The rate in float64. In a hundred steps the loss falls by a third or more, and an error at the start does not grow.
 
-At 0.001 GoogLeNet with batch normalisation makes 10⁻¹⁵ into 2·10⁻¹¹ in that time.
+At 0.001, GoogLeNet with batch normalisation turns an error of 10⁻¹⁵ into 2·10⁻¹¹ in that time.
 """
 
 SLOW_LEARNING_RATE = 1e-6
-"""In float32: so small that what rounding changes stays small.
+"""The rate in float32: so small that changes by rounding stay small.
 
-At 0.001 the parameters of deep networks have nothing in common after 100 steps in float32, which no limit tells from a
-mistake. At 1e-5 a ReLU that tips over still changes more than all rounding. A mistake in the optimiser is seen at any
-rate: what starts at 0, as biases and beta do, is the sum of the steps and nothing else.
+At 0.001, the parameters of deep networks have nothing in common after 100 steps in float32. No limit could tell this
+from a mistake. At 1e-5, a ReLU that changes sides still changes more than all rounding. A mistake in the optimiser is
+seen at any rate: parameters that start at 0, such as biases and beta, are the sum of the steps and nothing else.
 """
 
 STEPS_IN_EPOCH, CLASSES = 4, 4
 
 SIZES, BATCH = (32, 64, 224), 4
-"""Heights and widths to choose from, and pictures in a step."""
+"""The heights and widths to choose from, and the number of images in a step."""
 
 NORMALISED_SIZES, NORMALISED_BATCH = (64, 224), 16
 """The same for networks with batch normalisation.
 
-On 32×32 the last maps of a ResNet are single pixels, of which a batch of 4 has 4. Where these hardly differ, their
-variance is all cancellation: a relative error of 1e-10 grows 10⁹-fold in ten steps, and no two correct backends stay
-together. On 64×64 with 16 pictures it grows 16-fold.
+On 32×32 the last maps of a ResNet are single pixels, and a batch of 4 has 4 of them. If these hardly differ, their
+variance is all cancellation: a relative error of 1e-10 grows 10⁹-fold in ten steps, and correct backends diverge. On
+64×64 with 16 images it grows 16-fold.
 """
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a process is to train."""
+    """The job of a process: what to train."""
 
     architecture: str
     num_classes: int
@@ -99,7 +99,7 @@ def _normalises(architecture: str) -> bool:
 
 
 def recipe_for(job: Job) -> Recipe:
-    """Few pictures a step, and a schedule with two changes of the learning rate on the way."""
+    """A recipe with few images in a step, and two changes of the learning rate."""
     return Recipe(
         epochs=-(-job.steps // STEPS_IN_EPOCH),
         batch_size=NORMALISED_BATCH if _normalises(job.architecture) else BATCH,
@@ -129,11 +129,11 @@ def pictures_for(job: Job) -> Data:
 
 
 class _Enough(Exception):
-    """As many steps as were asked for have been made."""
+    """All steps that were asked for have been made."""
 
 
 class _Export(Monitor):
-    """Writes the parameters after each step, then waits until the next step is asked for."""
+    """Writes the parameters after each step, and then waits for the next request."""
 
     def __init__(self, job: Job, read: Callable, load: Callable, answer: Callable, wait: Callable) -> None:
         self.job, self.read, self.load, self.answer, self.wait = job, read, load, answer, wait
