@@ -129,21 +129,6 @@ def read_weights_file(path: str | Path) -> dict[str, np.ndarray]:
     return _translating_errors(f"cannot read {path} as safetensors", lambda: load_file(path))
 
 
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata of a safetensors file, such as `architecture` and `preprocessing`, unchecked.
-
-    Raises:
-        TriptychError: there is no such file, or it is not a whole safetensors file.
-    """
-    from safetensors import safe_open
-
-    def read() -> dict[str, str]:
-        with safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}
-
-    return _translating_errors(f"cannot read {path} as safetensors", read)
-
-
 def _translating_errors(what: str, action: Callable[[], Any]) -> Any:
     from safetensors import SafetensorError
 

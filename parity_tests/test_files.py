@@ -720,7 +720,7 @@ def test_a_reader_that_was_ended_says_nothing_of_the_file(reader, tmp_path, monk
         (b"<!DOCTYPE html><html>404", "a web page"),
         (b'node {\n  name: "x"\n  op: "Placeholder"\n}', "TensorFlow as text"),
         (b'name: "a"\nlayer { name: "conv1" }', "a prototxt"),
-        (b"\x12\x01" + bytes(200), "no format known here"),  # MXNet's: no layer of Caffe's has no name
+        (b"\x12\x01" + bytes(200), "no format that is known here"),  # MXNet's: no layer of Caffe's has no name
     ],
 )
 def test_what_has_no_weights(content, words, tmp_path):

@@ -155,7 +155,7 @@ def test_frameworks_that_cannot_run_are_named(tmp_path, cat, monkeypatch):
     path = written(tmp_path / "a.safetensors", "lenet_caffe", **prepared("lenet_caffe"))
     subject = read_subject([path], [cat], "lenet_caffe", READING)
     monkeypatch.setattr(recording, "FRAMEWORKS", {"Keras": ()})
-    with pytest.raises(TriptychError, match="none is installed"):
+    with pytest.raises(TriptychError, match="none of them is installed"):
         inside(subject)
 
 

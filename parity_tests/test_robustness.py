@@ -92,7 +92,7 @@ def test_an_operation_takes_a_shape_or_refuses_it_in_a_sentence(operation, given
     assert min(output) >= 1
     assert operation.multiply_adds(*given_shapes) >= 0
     if len({len(x) for x in inputs}) > 1:
-        with pytest.raises(TriptychError, match="equally many"):
+        with pytest.raises(TriptychError, match="the same number of images"):
             evaluate(operation, inputs, parameters)
         return
     reference = evaluate(operation, inputs, parameters)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -53,6 +54,9 @@ Rounding = Annotated[bool, typer.Option("--round", help="Round float64 to float3
 Force = Annotated[
     bool,
     typer.Option("--force", help="With --arch or --into: take weights of another network, as far as they fit."),
+]
+Labels = Annotated[
+    Path | None, typer.Option(help="File of class names, one per line. By default the names in the weights file.")
 ]
 Preparation = Annotated[
     str | None, typer.Option(help="How to prepare photographs: torchvision, caffe, keras-torch, keras-tf, or JSON.")

@@ -13,6 +13,7 @@ from common.cli.app import (
     Force,
     Ignore,
     Json,
+    Labels,
     Prefix,
     Preparation,
     Rename,
@@ -30,9 +31,7 @@ def classify(
     weights: Annotated[Path, typer.Option(help="Weights, in any format that `triptych port` reads.")],
     arch: Arch = None,
     backend: Annotated[str, typer.Option(help="Backend to run the network in.")] = "torch",
-    labels: Annotated[
-        Path | None, typer.Option(help="File of class names, one per line. By default the names in the weights file.")
-    ] = None,
+    labels: Labels = None,
     entry: Entry = None,
     prefix: Prefix = None,
     rename: Rename = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from common.cli.app import Arch, Entry, Force, Ignore, Prefix, Preparation, Rename, Verbose, app, progress
+from common.cli.app import Arch, Entry, Force, Ignore, Labels, Prefix, Preparation, Rename, Verbose, app, progress
 from common.cli.terminal import say, standard_output
 from common.errors import TriptychError, argument
 from common.specs import CATALOGUE
@@ -42,9 +42,7 @@ def explore(
     image: Annotated[
         list[Path] | None, typer.Option(help="Photograph to run through the weights; may be repeated.")
     ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="File of class names, one per line. By default the names in the weights file.")
-    ] = None,
+    labels: Labels = None,
     arch: Arch = None,
     entry: Entry = None,
     prefix: Prefix = None,
