@@ -79,6 +79,11 @@ ELSEWHERE = (
     # test_port_into.py ports between such models
     "triptych port mine.py:build --into keras_mine.py:build --out mine.weights.h5 --input-shape 1x3x224x224",
     "triptych prove mine.py:build model.onnx --input-shape 1x3x224x224",  # test_prove_api.py, and its export
+    # test_cluster.py, on clusters of its own
+    "triptych parity lenet5 --backend torch --backend keras-tensorflow --backend tf1 --dask 10.0.0.1:8786",
+    "triptych parity '*' --dask 10.0.0.1:8786",
+    "triptych prove 'timm:resnet*' 'torchvision:*' --input-shape 1x3x224x224 --dask 10.0.0.1:8786 --report proofs",
+    "triptych prove 'timm:resnet*' --input-shape 1x3x224x224",  # test_prove_many.py, with smaller ones
     "triptych explore --serve",  # ends when it is told to: test_live.py, test_live_in_browser.py
     "triptych explore --serve --port 8080 --weights lenet5.keras",  # and this
     ".venv/bin/pre-commit install",  # would change the user's own checkout

@@ -96,8 +96,11 @@ def prove_command(
                 pages.append((write_page_of(folder, proved.names[0].text, page), proved.runs))
             if many and dask is None:
                 advance(proved.names[0].text)
+    places = {name.text: place for place, name in enumerate(names)}
+    runs.sort(key=lambda run: places.get(run.model, 0) if many else 0)  # a cluster finishes in another order
     report = as_json(runs)
     if folder:
+        pages.sort(key=lambda page: places.get(page[1][0].model, 0))
         page = overview(pages, report, command) if many else page
         say(console, f"Report: {write_proof(folder, page, report, command)}")
     if many:
