@@ -18,13 +18,13 @@ Key = tuple[str, frozenset[str]]
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a file, as it stands there but for the indentation that its whole definition shares."""
+    """A line of a file, without the indentation of its whole definition."""
 
     file: str
     number: int
     text: str
     layers: frozenset[str]
-    """The layers that it writes, or calls what writes them; empty for most lines."""
+    """The layers that the line writes, directly or by a call; empty for most lines."""
     used: frozenset[str]
     """Layers that it only mentions."""
     key: Key | None
@@ -93,10 +93,10 @@ def _inside(whole: Span, reading: Reading) -> frozenset[str]:
 
 
 def align_columns(columns: Sequence[Sequence[Line]]) -> list[Row]:
-    """Rows in which lines with the same key stand together, in the order of every column.
+    """Rows in which lines with the same key are side by side, in the order of every column.
 
-    One column after the other is merged into the rows of those before it, along a longest common subsequence of keys,
-    then, between two such lines, along lines of the same text. What is left is put side by side from the top.
+    Each column is merged into the rows of those before it, along a longest common subsequence of keys. Between two such
+    lines, lines of the same text are matched. The remaining lines are put side by side from the top.
     """
     rows: list[Row] = [(line,) for line in columns[0]]
     for lines in columns[1:]:
@@ -132,7 +132,7 @@ def _merge(rows: list[Row], lines: Sequence[Line], kinds: Sequence[Callable[[Lin
 
 
 def _common(left: Sequence[Hashable], right: Sequence[Hashable]) -> list[tuple[int, int]]:
-    """The positions of a longest common subsequence; None is like nothing."""
+    """The positions of a longest common subsequence. None matches nothing."""
     left_places = [i for i, key in enumerate(left) if key is not None]
     right_places = [j for j, key in enumerate(right) if key is not None]
     lengths = [[0] * (len(right_places) + 1) for _ in range(len(left_places) + 1)]
@@ -155,7 +155,7 @@ def _common(left: Sequence[Hashable], right: Sequence[Hashable]) -> list[tuple[i
 
 
 def _blocks(rows: Sequence[Row]) -> list[Block]:
-    """Cut the rows where a part of the network begins in most columns."""
+    """Cut the rows into blocks where a part of the network begins in most columns."""
     cuts = [
         number for number, row in enumerate(rows) if sum(bool(line and line.heading) for line in row) * 2 > len(row)
     ]

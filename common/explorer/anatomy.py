@@ -16,7 +16,7 @@ class LayerFacts:
     """One row of the layer table."""
 
     name: str
-    """Canonical, which is TensorFlow 1's scope."""
+    """The canonical name, which is TensorFlow 1's scope."""
     keras: str
     torch: str
     kind: str
@@ -25,9 +25,9 @@ class LayerFacts:
     parameters: int
     multiply_adds: int
     receptive_field: Pair
-    """Height and width, in pixels of the image (padding included), of what one output sees."""
+    """Height and width of the part of the image that one output depends on, in pixels, with padding."""
     weights: Mapping[str, str]
-    """By framework, the parameters' names there and their shapes: `kernel 5×5×48×256, bias 256`."""
+    """For each framework, its names and shapes of the parameters: `kernel 5×5×48×256, bias 256`."""
 
 
 def layer_facts(spec: Architecture) -> list[LayerFacts]:
@@ -57,7 +57,7 @@ KERAS_NAMES = {"weight": "kernel", "mean": "moving_mean", "variance": "moving_va
 
 
 def weights_of(spec: Architecture, layer: Layer) -> dict[str, str]:
-    """By framework, the names and shapes of a layer's parameters, those of one shape together."""
+    """For each framework, the names and shapes of a layer's parameters, grouped by shape."""
     shapes = layer.operation.parameter_shapes(*spec.input_shapes(layer))
     keras_names = {} if isinstance(layer.operation, SubSampling) else KERAS_NAMES
     return {
@@ -84,8 +84,8 @@ def channels_last(shape: Shape) -> Shape:
 def receptive_fields(spec: Architecture) -> dict[str, Pair]:
     """For each layer, the height and width of the part of the image that one output depends on.
 
-    A window of k positions that lie j pixels apart widens the field by (k − 1)·j; a stride multiplies j. Where layers
-    with different fields meet, the largest counts.
+    A window of k positions that lie j pixels apart widens the field by (k − 1)·j; a stride multiplies j. If layers with
+    different fields are joined, the largest counts.
 
     Source: Araujo, Norris, Sim 2019, *Computing Receptive Fields of Convolutional Neural Networks*, Distill.
     """
@@ -112,7 +112,7 @@ def _size(shape: Shape) -> Pair:
 
 
 def _window(layer: Layer, size: Pair, shape: Shape) -> tuple[Pair, Pair]:
-    """Kernel and stride of whatever looks at more than one position; `size` is that of the last map."""
+    """Kernel and stride of an operation that reads more than one position. `size` is that of the last map."""
     operation = layer.operation
     if isinstance(operation, Windowed):
         kernel, stride, _ = operation.window(shape)

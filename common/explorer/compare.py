@@ -27,9 +27,9 @@ class Written:
 
     framework: Panel
     name: str
-    """The layer's name there."""
+    """The layer's name in this framework."""
     weights: str
-    """Its parameters there, `kernel 5×5×48×256, bias 256`; empty if it has none."""
+    """Its parameters in this framework, `kernel 5×5×48×256, bias 256`; empty if it has none."""
     excerpts: list[Excerpt]
     """From the network inwards, such as the loop over blocks and then the line inside the block."""
 

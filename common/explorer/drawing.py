@@ -68,7 +68,7 @@ def place(spec: Architecture, scale: float = 1) -> dict[str, Box]:
 
 
 def placed(layers: Sequence[Layer], last: str, shapes: Mapping[str, Shape], scale: float = 1) -> dict[str, Box]:
-    """The place of every layer: in a column, and in a lane, of which the longest way to the last has the middle one.
+    """The place of every layer: a column and a lane. The longest path to the last layer has the middle lane.
 
     Args:
         layers: in the order in which they can be computed.
@@ -200,7 +200,7 @@ def _ruler(
 
 
 def wires(boxes: dict[str, Box], pitch: int, middle: int, spacing: int) -> Iterator[str]:
-    """A line from every layer to those that read it; one that passes over others of its lane is an arc."""
+    """A line from every layer to its readers. A line that passes other layers of its lane is an arc."""
     for box in boxes.values():
         for name in box.layer.inputs:
             if name not in boxes:

@@ -16,7 +16,7 @@ from typing import Any
 from common.explorer.modules import Definition, Span
 
 WILD = "*"
-"""In a pattern, what a loop's variable stands for: one or more letters or digits."""
+"""In a pattern, a loop's variable: one or more letters or digits."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class _Bound:
 
 @dataclass(frozen=True)
 class _Made:
-    """What a call of something outside the model files gives, such as `nn.Conv2d(…)`."""
+    """The result of a call of something outside the model files, such as `nn.Conv2d(…)`."""
 
     span: Span
 
@@ -40,9 +40,9 @@ _SELF = object()
 
 @dataclass
 class Follower(ast.NodeVisitor):
-    """Follows definitions, and collects the patterns that name layers with the lines that they stand in.
+    """Follows definitions, and collects the patterns of layer names with their lines.
 
-    Each visit of an expression returns what is known of its value.
+    Each visit of an expression returns what is known about its value.
     """
 
     definitions: list[Definition] = field(default_factory=list)
@@ -108,7 +108,7 @@ class Follower(ast.NodeVisitor):
         self.used.append(("/".join((*self.scope, name)), (self._span(node),)))
 
     def _bind(self, name: Any, value: ast.expr, where: ast.expr | ast.stmt | ast.keyword) -> None:
-        """A module gets its name: what is made on the right is that layer, or has its layers inside it."""
+        """An assignment names a module: the right side is that layer, or contains its layers."""
         if not isinstance(name, str):
             self.visit(value)
             return

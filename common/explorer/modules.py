@@ -50,7 +50,7 @@ class Module:
 
     @cached_property
     def imported(self) -> dict[str, Definition]:
-        """What it imports by name from other model files; `layers.py` is vocabulary, and is not followed."""
+        """The names that it imports from other model files. `layers.py` is not followed."""
         found: dict[str, Definition] = {}
         for node in self.tree.body:
             if not isinstance(node, ast.ImportFrom) or not node.module or node.module.endswith(".layers"):

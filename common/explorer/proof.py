@@ -30,17 +30,17 @@ from common.specs.architecture import IMAGE, Layer
 
 @dataclass(frozen=True)
 class NodeView:
-    """What the page says of a node."""
+    """The facts about a node on the page."""
 
     node: Node
     place: str
-    """What its part of the page is called: `m0-12`."""
+    """The anchor of its part of the page: `m0-12`."""
     colour: str
     """Its class in the drawing: `s0` to `s8`, as in `results.SCALE`; `unproved`, or `unseen` by every runtime."""
     reads: Sequence[tuple[str, str, str]]
     """Each value that it reads: name, shape, and the place of the node that makes it, or ""."""
     readers: Sequence[tuple[str, str]]
-    """The nodes that read what it makes: name and place."""
+    """The nodes that read its value: name and place."""
     shape: str
     formula: str
     rows: Sequence[tuple[str, NodeVerdict]]
@@ -57,7 +57,7 @@ class ModelView:
     drawing: Markup
     problems: Sequence[str]
     inside: ModelInside | None
-    """Where what was recorded was kept."""
+    """The pictures, if the recorded values were kept."""
 
 
 def write_proof(folder: Path, text: str, report: Json, command: str) -> Path:
@@ -67,7 +67,7 @@ def write_proof(folder: Path, text: str, report: Json, command: str) -> Path:
         folder: where to.
         text: the page.
         report: what was found, for programs.
-        command: what was run.
+        command: the command that was run.
 
     Returns:
         The path of the page.
@@ -100,7 +100,7 @@ def overview(models: Sequence[tuple[str, Sequence[ProofRun]]], report: Json, com
     """The page that leads to those of many models.
 
     Args:
-        models: the file of each, and what was found.
+        models: the file of each, and the runs of the proof.
         report: the same for programs.
         command: what was run.
     """
@@ -182,7 +182,7 @@ def _shape(shape: Shape | None) -> str:
 
 
 def _formula(node: Node) -> str:
-    """What the oracle says of the operation: its value and its bound."""
+    """The docstrings of the operation: its value and its bound."""
     if node.operation is None:
         return node.why or f"No bound has been derived for {node.kind}."
     told = (type(node.operation).__doc__, type(node.operation).reference.__doc__)

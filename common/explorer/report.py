@@ -20,8 +20,8 @@ def write_report(folder: Path, report: Json, command: str) -> Path:
 
     Args:
         folder: where to.
-        report: what `triptych parity --json` gives.
-        command: what was run, for whoever wants to run it again.
+        report: the report of `triptych parity --json`.
+        command: the command that was run.
 
     Returns:
         The path of the page.
@@ -42,7 +42,7 @@ def write_report(folder: Path, report: Json, command: str) -> Path:
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder, before minutes of computing go into what would be written there.
+    """Make the folder first, before minutes of computing.
 
     Raises:
         TriptychError: it cannot be made.
@@ -81,12 +81,12 @@ ORDER = ("diverged", "crashed", "incomplete", "certified", "identical", "skipped
 
 
 def worst_outcome(view: BackendView) -> str:
-    """The outcome over all probes: whatever needs attention comes first."""
+    """The worst outcome over all probes."""
     return min(view.outcomes.values(), key=ORDER.index)
 
 
 def _bounded(report: Json, architecture: str) -> dict[str, list[str]]:
-    """How layers that cannot be exact were handled, and which these are."""
+    """The layers that cannot be exact, and how they are handled."""
     handled: dict[str, list[str]] = {}
     for run in report["runs"]:
         for layer, how in run.get("bounded", {}).items() if run["architecture"] == architecture else ():

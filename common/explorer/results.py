@@ -26,7 +26,7 @@ STEPS = ("0", "≤ 10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³", "10⁻²", "10�
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """The report in a file that `triptych parity --json` or `--report` wrote, or in the folder that the latter wrote.
+    """Read the report that `triptych parity --json` or `--report` wrote: its file, or the folder of the latter.
 
     Raises:
         TriptychError: there is no such file, or it is not such a report.
@@ -109,7 +109,7 @@ def _view(architecture: str, backend: str, runs: Sequence[Json]) -> BackendView:
 
 
 def label(run: Json) -> str:
-    """What a run is called among those of its network: its probe and, in a backward pass, its mode."""
+    """The label of a run: its probe and, in a backward pass, its mode."""
     return labelled(Path(run["probe"]).name, run.get("gradients"))
 
 
@@ -119,13 +119,13 @@ def label_of(row: Json) -> str:
 
 
 def outcome(row: Json) -> str:
-    """A backend's verdict, or why there is none."""
+    """A backend's verdict, or the reason why there is none."""
     status: str = row["status"]
     return status if status in ("crashed", "skipped") else str(row["verdict"])
 
 
 def problem(run: Json, row: Json) -> str | None:
-    """What went wrong with a backend in one run, if anything did."""
+    """The problem of a backend in one run, if there is one."""
     if row["status"] == "diverged":
         mode = run.get("gradients")
         where = labelled(f"{Path(run['probe']).name} probe", mode)
@@ -170,6 +170,6 @@ def _histogram(layers: Sequence[Json]) -> tuple[list[int], str]:
 
 
 def ulp_label(place: int) -> str:
-    """What bin number `place` of a histogram holds: 0, 1, 2–3, 4–7, …"""
+    """The label of bin `place` of a histogram: 0, 1, 2–3, 4–7, …"""
     low, high = 2 ** (place - 1), 2**place - 1
     return str(place) if place < 2 else f"{low}–{high}" if place < 11 else f"2^{place - 1} …"

@@ -24,9 +24,9 @@ USE = {
 
 
 def runnable(framework: Panel, spec: Architecture, builder: Definition) -> str:
-    """The builder, all that it needs from the implementation's files, and three lines that use it.
+    """The builder, everything that it needs from the implementation's files, and three lines that use it.
 
-    Where a file takes its helpers as a module (`from tf1_style_impl import layers`), that import stays.
+    If a file imports its helpers as a module (`from tf1_style_impl import layers`), that import stays.
     """
     pieces = _needed(builder)
     modules = list(dict.fromkeys(module for module, _ in pieces))
@@ -59,7 +59,7 @@ def _needed(builder: Definition) -> list[Piece]:
 
 
 def _depth(module: Module) -> int:
-    """How far a file stands from those that import from no other: `layers.py` is 0."""
+    """The depth of a file's imports from other files of the implementation: `layers.py` has 0."""
     return 1 + max((_depth(other) for other, _ in _internal_imports(module)), default=-1)
 
 

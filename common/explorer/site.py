@@ -41,7 +41,7 @@ FAMILIES = {
 
 @cache
 def environment() -> Environment:
-    """The templates, and what they call."""
+    """The templates, and the functions that they call."""
     made = Environment(
         loader=PackageLoader("common.explorer"),
         autoescape=True,
@@ -61,7 +61,7 @@ def environment() -> Environment:
 
 
 def asset(name: str) -> Markup:
-    """The text of a file beside the templates, for pages that carry everything themselves."""
+    """The text of a file beside the templates, for pages that need no other file."""
     source, _, _ = environment().loader.get_source(environment(), name)  # type: ignore[union-attr]
     return Markup(source)
 
@@ -110,7 +110,7 @@ def write_site(
 
 
 def prepare_folder(out: Path) -> None:
-    """Make the folders of the site, before minutes of computing go into what would be written there.
+    """Make the folders of the site first, before minutes of computing.
 
     Raises:
         TriptychError: they cannot be made.

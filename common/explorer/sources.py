@@ -22,13 +22,13 @@ from common.specs.architecture import Architecture
 
 @dataclass(frozen=True)
 class Panel:
-    """One of the three implementations, as something to read."""
+    """One of the three implementations, for reading its source."""
 
     name: str
     title: str
     package: str
     spell: Callable[[str], str]
-    """A canonical layer name as the names found in the source spell it."""
+    """Spells a canonical layer name as the source does."""
 
 
 _SPELLED: dict[str, Callable[[str], str]] = {
@@ -56,14 +56,14 @@ def builder(panel: Panel, architecture: str, form: str = "") -> Definition | Non
 
 @dataclass(frozen=True)
 class Reading:
-    """What the source of one network says."""
+    """The source of one network, read."""
 
     definitions: tuple[Definition, ...]
     """The functions and classes that make the network, in the order in which a reader meets them."""
     written: Mapping[Span, frozenset[str]]
-    """The lines that say what a layer is, or call what says it: the canonical names of all layers they stand for."""
+    """The lines that write layers, directly or by a call, with the canonical names of these layers."""
     used: Mapping[Span, frozenset[str]]
-    """Further lines that mention a layer, such as those of a `forward`."""
+    """Other lines that mention a layer, such as those of a `forward`."""
 
     def lines_of(self, layer: str) -> list[Span]:
         """The lines that a layer is written in, from the builder inwards."""
@@ -105,7 +105,7 @@ def _by_span(
 
 
 def _resolve(patterns: set[str], names: Mapping[str, str]) -> dict[str, frozenset[str]]:
-    """The layers that each pattern stands for; where several fit a layer, those that spell out the most of its name."""
+    """The layers of each pattern. If several patterns fit a layer, those with the most of its name count."""
     stands_for: dict[str, set[str]] = {pattern: set() for pattern in patterns}
     expressions = {pattern: re.compile(re.escape(pattern).replace(r"\*", "[0-9A-Za-z]+")) for pattern in patterns}
     for spelling, layer in names.items():

@@ -16,7 +16,7 @@ from common.specs.architecture import shape_text
 
 
 def summarise(framework: str, architecture: str) -> str:
-    """Build the network and have the framework describe it, with the shape of each output.
+    """Build the network and let the framework describe it, with the shape of each output.
 
     Keras: `Model.summary`. PyTorch: the module's own text. TensorFlow 1: the layers' tensors in the graph, and its
     profiler's parameters by scope.

@@ -40,7 +40,8 @@ class Trap:
     """A condition in `CONDITIONS`."""
     text: str
     check: str
-    """True of what was printed: a Python expression in `keras`, `torch` and `tf1`, lists with a value for each line."""
+    """A Python expression that is true of the printed lines. `keras`, `torch` and `tf1` are lists with a value for each
+    line."""
     code: dict[str, str]
     """By framework."""
 
@@ -60,7 +61,7 @@ def read_traps() -> tuple[Trap, ...]:
 
 @cache
 def preludes() -> dict[str, str]:
-    """What stands before all code of a framework."""
+    """The code before all code of a framework."""
     prelude: dict[str, str] = tomllib.loads(DATA.read_text(encoding="utf-8"))["prelude"]
     return {framework: code.strip() for framework, code in prelude.items()}
 
@@ -73,7 +74,7 @@ def printed() -> dict[str, dict[str, list[str]]]:
 
 
 def holds(trap: Trap, lines: dict[str, list[str]]) -> bool:
-    """Whether what was printed is what the trap claims."""
+    """Whether the printed lines are as the trap claims."""
     return bool(eval(trap.check, {name: [_value(line) for line in lines[name]] for name in FRAMEWORKS}))
 
 

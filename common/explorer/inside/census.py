@@ -14,11 +14,11 @@ from common.specs.architecture import Architecture
 from common.weights import Weights
 
 BINS = 48
-"""Of a histogram."""
+"""The number of bins of a histogram."""
 
 FAR_OUT = 3.0
-"""Quartile ranges beyond the quartiles: Tukey's outer fences, which one in 400,000 values of a normal distribution is
-beyond."""
+"""Distance from the quartiles, in quartile ranges: Tukey's outer fences. One in 400,000 values of a normal distribution
+lies outside."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,22 @@ class Census:
     high: float
     """The least and the largest value that is finite; 0 if there is none."""
     histograms: tuple[tuple[int, ...], ...]
-    """Of each group, in `BINS` equal steps from the least value of the layer to the largest."""
+    """The histogram of each group, with `BINS` equal steps from the layer's least value to its largest."""
     dead: tuple[int, ...]
-    """Filters whose every weight is 0, or so small next to the layer's largest that float32 loses it in a sum."""
+    """Filters with no weight except 0, or weights so small that float32 loses them in a sum with the layer's
+    largest."""
     duplicates: tuple[tuple[int, int], ...]
-    """Filters that have the bits of an earlier one, and that one; dead ones are not counted again."""
+    """Filters with the same bits as an earlier one, and that one; without dead ones."""
     outliers: int
     """Values that lie beyond `FAR_OUT`."""
     not_finite: int
     """Values that are NaN or infinite."""
     first_not_finite: tuple[int, ...] | None = None
-    """Where the first of these is: filter, channel, row, column."""
+    """The place of the first of these: filter, channel, row, column."""
 
     @cached_property
     def told(self) -> str:
-        """What there is to say, in words."""
+        """The statistics in words."""
         counts = [f"{len(self.dead)} dead", f"{len(self.duplicates)} duplicates", f"{self.outliers:,} outliers"]
         if self.not_finite:
             counts.append(f"{self.not_finite:,} NaN or infinite, the first at {list(self.first_not_finite or ())}")
@@ -54,12 +55,12 @@ class Census:
 
 
 def census(layer: str, kernel: np.ndarray, groups: int = 1) -> Census:
-    """Count what is in a kernel.
+    """Compute the statistics of a kernel.
 
     Args:
         layer: what it is called.
         kernel: (filters, …), float32.
-        groups: how many groups its filters are in, one after the other.
+        groups: the number of groups of its filters, one after the other.
     """
     rows = np.ascontiguousarray(kernel).reshape(len(kernel), -1)
     finite = np.isfinite(rows)
@@ -106,7 +107,7 @@ def _outliers(values: np.ndarray) -> int:
 
 
 def censuses(spec: Architecture, weights: Weights) -> list[Census]:
-    """Of every convolution and dense layer of a network, in the order of its layers."""
+    """The statistics of every convolution and dense layer of a network, in order."""
     return [
         census(layer.name, weights[f"{layer.name}/weight"], getattr(layer.operation, "groups", 1))
         for layer in spec.layers

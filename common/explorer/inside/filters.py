@@ -19,13 +19,13 @@ from common.porting.source import Source
 from common.specs.architecture import Architecture
 
 NOT_A_NUMBER = (255, 0, 255)
-"""The colour of what is NaN or infinite, which no scale has."""
+"""The colour of NaN and infinity, which no scale has."""
 
 ORDERS = {1: "L", 3: "in an order that the file does not state"}
-"""What is said of so many channels where the file says nothing."""
+"""The words for the channel order, by the number of channels, if the file does not say it."""
 
 LOOKING = Reading(round=True, finite=False)
-"""How a file is read by somebody who looks: what is NaN or float64 in it is there to be seen."""
+"""How a file is read for looking at it: NaN and float64 are accepted."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Filters:
     kernel: np.ndarray
     """float32, (filters, channels, height, width)."""
     channels: str | None
-    """The order in which it takes colours: `RGB`, `BGR`, or `L` for grey; None if nobody says."""
+    """The order of its channels: `RGB`, `BGR`, or `L` for grey; None if that is not known."""
     notes: tuple[str, ...] = ()
 
     @property
     def order(self) -> str:
-        """Of its channels, in words: `BGR`."""
+        """The order of its channels, in words: `BGR`."""
         return self.channels or ORDERS.get(self.kernel.shape[1], f"{self.kernel.shape[1]}, their mean in grey")
 
     @property
@@ -52,7 +52,7 @@ class Filters:
 
 
 def filters_in(path: Path) -> Filters:
-    """The first convolution in a file of weights, or in an ONNX model, of whatever network.
+    """The first convolution in a file of weights or in an ONNX model, of any network.
 
     Raises:
         TriptychError: the file cannot be read, or has no such tensor.
@@ -85,7 +85,7 @@ UNKNOWN = "is not recognised as a network of the catalogue; {} is {}"
 
 
 def _of_model(path: Path) -> Filters:
-    """That of the first node of an ONNX model that is a convolution of known weights."""
+    """The first convolution of an ONNX model whose weights are in the file."""
     from onnx import numpy_helper
 
     graph = read_model(path).graph
@@ -100,7 +100,7 @@ def _of_model(path: Path) -> Filters:
 
 
 def _of_tensors(source: Source, unknown: TriptychError) -> Filters:
-    """That of the first tensor that has the axes of a kernel that reads a grey or coloured image."""
+    """The first tensor with the shape of a kernel for a grey or coloured image."""
     lasts = {CONVENTIONS[name].channels_last for name in source.conventions}
     for name, array in source.tensors.items():
         if array.ndim == 4 and array.dtype.kind == "f":
@@ -114,7 +114,7 @@ def _of_tensors(source: Source, unknown: TriptychError) -> Filters:
 
 
 LARGEST = 31
-"""Of a first convolution's kernel, in pixels. Chosen: what is larger is taken for channels."""
+"""The largest kernel of a first convolution, in pixels. Chosen: a larger axis counts as channels."""
 
 
 def _canonical(array: np.ndarray, channels_last: bool) -> np.ndarray:
@@ -125,7 +125,7 @@ def _canonical(array: np.ndarray, channels_last: bool) -> np.ndarray:
 
 
 def colours(kernel: np.ndarray) -> np.ndarray:
-    """Each filter as a picture: middle grey is 0, and a filter's largest weight is as bright or as dark as can be.
+    """Each filter as a picture. Middle grey is 0. A filter's largest weight is as bright or dark as possible.
 
     Args:
         kernel: (filters, channels, height, width); three channels are taken for red, green and blue, and the mean is
@@ -146,7 +146,7 @@ def colours(kernel: np.ndarray) -> np.ndarray:
 
 
 def not_finite(filters: Filters) -> Iterator[str]:
-    """Where something is NaN or infinite: a phrase for each filter that has some."""
+    """A phrase for each filter with NaN or infinity, with the place."""
     for number in np.flatnonzero(~np.isfinite(filters.kernel).all(axis=(1, 2, 3))):
         kernel = filters.kernel[number]
         places = np.argwhere(~np.isfinite(kernel))

@@ -10,7 +10,7 @@ import numpy as np
 from common.explorer.inside.pictures import ACROSS, FIRST, Album, Mosaic, by_mean, largest_ulps, mosaic, range_of
 
 Maps = Mapping[str, np.ndarray]
-"""What each framework gave of one layer for one image: (C, H, W) or (features,), all of one shape."""
+"""The output of one layer for one image in each framework: (C, H, W) or (features,), all of one shape."""
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,13 @@ class Panel:
     """A layer on one photograph, with one file's weights."""
 
     first: Mosaic | None
-    """The channels of the largest means; None if they do not fit into what all pictures may take."""
+    """The channels with the largest means; None if they exceed the size limit of all pictures."""
     rest: Mosaic | None
     """The others."""
     left_out: int
-    """How many channels are in neither."""
+    """The number of channels in neither."""
     ulp: int | None
-    """The largest distance between two frameworks; None if there is but one."""
+    """The largest distance between two frameworks; None if there is only one."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class LayerView:
     ratio: float | None
     """The largest error ÷ bound."""
     problems: tuple[str, ...]
-    """What is wrong, in words."""
+    """The problems, in words."""
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -57,13 +57,13 @@ class LayerView:
 def draw_layers(
     album: Album, names: Sequence[str], views: int, maps_of: Callable[[str, int], Maps]
 ) -> dict[str, tuple[Panel, ...]]:
-    """The pictures of all layers, which share what is left of the album's limit.
+    """The pictures of all layers, which share the rest of the album's limit.
 
     Args:
         album: what they are added to.
         names: of the layers.
-        views: how many pictures of each stand beside each other.
-        maps_of: what the frameworks gave of a layer in a view.
+        views: how many pictures of each are side by side.
+        maps_of: the outputs of a layer in a view, by framework.
     """
     found = {}
     for number, name in enumerate(names):
@@ -73,7 +73,7 @@ def draw_layers(
 
 
 def _panels(album: Album, views: Sequence[Maps], share: int) -> tuple[Panel, ...]:
-    """Of a layer; the order of the channels is that of the first view, so that the same stand in the same places."""
+    """The panels of a layer. All views have the channel order of the first one."""
     arrays = [array for maps in views for array in maps.values()]
     within = range_of(arrays)
     order = by_mean(next(iter(views[0].values()))) if views[0] else np.zeros(0, int)

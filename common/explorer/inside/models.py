@@ -19,12 +19,12 @@ from common.specs.architecture import shape_text
 
 @dataclass(frozen=True)
 class ModelInside:
-    """What there is to see of a model."""
+    """The pictures of a model."""
 
     weights: FileView | None
     """None if it has no convolution of maps."""
     nodes: Mapping[str, LayerView]
-    """By value, what the node that makes it gave in each runtime."""
+    """For each value, the pictures of its node in each runtime."""
 
 
 def look_at(name: str, graph: Graph, recorded: Mapping[str, Maps], models: int = 1) -> ModelInside:
@@ -34,7 +34,7 @@ def look_at(name: str, graph: Graph, recorded: Mapping[str, Maps], models: int =
         name: what it is called.
         graph: its specification.
         recorded: by runtime and value, float32, of one image: (C, H, W), (tokens, features) or (features,).
-        models: how many there are on the page, which share the limit of its pictures.
+        models: the number of models on the page, which share the limit of its pictures.
     """
     album = InlineAlbum(inline=LIMIT - LIMIT // models)
     kernels = [(node, kernel) for node in graph.nodes if (kernel := _kernel(graph, node)) is not None]
@@ -62,7 +62,7 @@ def _kernel(graph: Graph, node: Node) -> np.ndarray | None:
 
 
 def _maps(recorded: Mapping[str, Maps], value: str) -> Maps:
-    """What each runtime made of a value, where it has the shape that it has in the first."""
+    """A value in each runtime in which it has the same shape as in the first."""
     found = {runtime: values[value] for runtime, values in recorded.items() if value in values}
     shapes = [array.shape for array in found.values()]
     drawn = {runtime: array for runtime, array in found.items() if array.shape == shapes[0] and array.size}

@@ -34,12 +34,12 @@ from common.specs.architecture import Layer, shape_text
 from common.specs.photographs import read_photograph
 
 MOST_FILES, MOST_PHOTOGRAPHS = 2, 4
-"""That stand beside each other."""
+"""The most files and photographs that are shown side by side."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What the user wants to look at: files of one network's weights, and photographs."""
+    """The files of one network's weights, and the photographs, to look at."""
 
     networks: tuple[Network, ...]
     photographs: tuple[Path, ...] = ()
@@ -53,7 +53,7 @@ class Subject:
 
     @property
     def steps(self) -> int:
-        """How often `inside` tells that something is done."""
+        """How often `inside` reports progress."""
         return steps(self.networks) if self.pictures else 0
 
 
@@ -64,12 +64,13 @@ def read_subject(
     reading: Reading = LOOKING,
     labels: Path | None = None,
 ) -> Subject:
-    """Read everything that is to be looked at.
+    """Read the files and photographs to look at.
 
     Without a photograph, a file may hold NaN, which is shown.
 
     Raises:
-        TriptychError: a file is not of the network, two are of different ones, or a photograph is none.
+        TriptychError: a file is not of the network, two files are of different networks, or a photograph cannot be
+            read.
     """
     for many, most, what in ((weights, MOST_FILES, "files of weights"), (photographs, MOST_PHOTOGRAPHS, "photographs")):
         if len(many) > most:
@@ -122,7 +123,7 @@ class PhotographView:
     least: float
     largest: float
     guesses: tuple[tuple[Guess, Mapping[str, float | None]], ...]
-    """The likeliest classes by the first framework, and how likely each is in all of them."""
+    """The likeliest classes by the first framework, and their probabilities in all frameworks."""
     saliency: Mapping[str, Picture]
     distance: Picture | None
     target: str
@@ -138,12 +139,12 @@ class Inside:
     photographs: tuple[PhotographView, ...]
     layers: tuple[LayerView, ...]
     runs: tuple[tuple[str, str, str], ...]
-    """Of each file, direction and framework: its name, the verdict, and the same in words."""
+    """For each file, direction and framework: the name, the verdict, and the verdict in words."""
     album: Album
 
     @property
     def told(self) -> str:
-        """What there is to see, in a line."""
+        """A summary in one line."""
         strange = sum(len(file.strange) for file in self.files)
         wrong = [layer.name for layer in self.layers if layer.problems]
         parts = [
@@ -200,7 +201,7 @@ def file_view(
     counted: Sequence[Census],
     notes: Sequence[str] = (),
 ) -> FileView:
-    """What there is to show of weights without a photograph; the filters' pictures are added to the album."""
+    """The facts about weights without a photograph. The filters' pictures are added to the album."""
     drawn = {order: colours(kernel) for order, kernel in _orders(filters).items()}
     shown = tuple(
         FilterView(
@@ -229,7 +230,7 @@ def _strange(network: Network, filters: Filters) -> Sequence[str]:
 
 
 def _orders(filters: Filters) -> dict[str, np.ndarray]:
-    """The kernel with its channels in the file's order, and as red, green and blue, by what that is called."""
+    """The kernel with its channels in the file's order and in RGB, by the name of the order."""
     if filters.kernel.shape[1] != 3:
         return {filters.channels or "L": filters.kernel}
     if filters.channels is None:
@@ -243,7 +244,7 @@ def _extremes(kernel: np.ndarray) -> str:
 
 
 def _maps(view: tuple[Look, int], layer: str) -> Maps:
-    """What each framework gave of a layer, where it has the shape that it should have."""
+    """The output of a layer in each framework, if it has the right shape."""
     found, place = view
     shape = found.network.spec.shapes[layer]
     recorded = {name: arrays[layer] for name, arrays in found.outputs.items() if layer in arrays}
@@ -251,7 +252,7 @@ def _maps(view: tuple[Look, int], layer: str) -> Maps:
 
 
 def _judged(layer: Layer, runs: Sequence[Run]) -> tuple[str, float | None, tuple[str, ...]]:
-    """The verdict on a layer over frameworks and files, its largest error ÷ bound, and what is wrong."""
+    """The verdict on a layer over frameworks and files, its largest error ÷ bound, and the problems."""
     found = [(row.backend, verdict) for run in runs for row in run.backends for verdict in row.layers]
     own = [(backend, verdict) for backend, verdict in found if verdict.name == layer.name]
     ratios = [verdict.bound_ratio for _, verdict in own]
@@ -292,7 +293,7 @@ def _photograph(album: Album, subject: Subject, found: Look, place: int) -> Phot
 
 
 def _title(subject: Subject, found: Look, place: int) -> str:
-    """Which photograph, and with which file's weights where there are two."""
+    """The photograph, and the file of weights if there are two."""
     name = subject.photographs[place].name
     return f"{name}, {found.network.source.path.name}" if len(subject.networks) > 1 else name
 
@@ -315,7 +316,7 @@ def _guesses(
 
 
 def _runs(found: Look, several: bool) -> Iterator[tuple[str, str, str]]:
-    """What was found of each framework, forward and back; also of one that crashed, which no picture shows."""
+    """The verdicts of each framework, forward and backward; also of one that crashed, which has no pictures."""
     for run, what in ((found.forward, "output"), (found.backward, "gradient")):
         for framework, names in FRAMEWORKS.items():
             for row in (row for row in run.backends if row.backend in names):

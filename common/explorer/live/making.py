@@ -13,7 +13,7 @@ from common.explorer.live.networks import FILES
 from common.process import Process, ProcessFailure
 
 KEPT = 6
-"""Folders of files, of a network and a purpose each: all of the catalogue would fill 10 GB."""
+"""The number of folders of files that are kept. Those of the whole catalogue would take 10 GB."""
 
 
 class Own(TypedDict):
@@ -23,17 +23,17 @@ class Own(TypedDict):
     """The path of a safetensors file, canonical."""
     num_classes: int
     preprocessing: str | None
-    """See `Preprocessing.as_json`; None where nobody knows."""
+    """See `Preprocessing.as_json`; None if it is not known."""
     labels: list[str] | None
     origin: str
-    """What to call them."""
+    """A description of the weights."""
 
 
 class Making:
     """Makes files in a process of its own, which imports the frameworks, one network at a time.
 
     Args:
-        folder: for the files; whoever made it removes it.
+        folder: for the files; its creator removes it.
         own: the user's weights by the network; the others have starting weights.
     """
 
@@ -83,7 +83,7 @@ class Making:
         """The process, started if it does not run.
 
         Raises:
-            ProcessFailure: nothing is made any more.
+            ProcessFailure: this has been ended.
         """
         with self.starting:
             if self.ended:

@@ -42,19 +42,19 @@ FILES = {
     "photo": ("photo.json", NETWORK, LAYERS, WEIGHTS),
     "exact": ("exact.json", LAYERS, WEIGHTS, GIVEN, ROUNDING),
 }
-"""By what they are for."""
+"""The files for each purpose."""
 
 
 def write_photo(
     spec: Architecture, weights: Weights, out: Path, *, origin: str, labels: Sequence[str] | None = None
 ) -> None:
-    """Write what runs a network on photographs: as it is deployed, and open at every layer.
+    """Write the files that run a network on photographs: as it is deployed, and with every layer as an output.
 
     Args:
-        spec: the network; its preprocessing is how photographs are prepared for these weights.
+        spec: the network, with the preprocessing of these weights.
         weights: canonical.
         out: a folder, which must not exist.
-        origin: of the weights, in words.
+        origin: the origin of the weights, in words.
         labels: a name for each class.
 
     Raises:
@@ -80,7 +80,7 @@ def write_photo(
 
 
 def write_exact(spec: Architecture, out: Path) -> None:
-    """Write the exact probe: what to give, the hashes that are published of it, and how far a layer that rounds may be.
+    """Write the exact probe: the inputs, their published hashes, and the bounds of layers that round.
 
     Args:
         spec: a network of the catalogue.
@@ -120,7 +120,7 @@ def _told(spec: Architecture, name: str) -> dict[str, Any]:
 
 
 def _places(path: Path) -> dict[str, tuple[int, int]]:
-    """Where in a safetensors file each array begins, and its length, in bytes."""
+    """The offset and length of each array in a safetensors file, in bytes."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
@@ -139,7 +139,7 @@ def _write(
     places: Mapping[str, tuple[int, int]],
     path: Path,
 ) -> None:
-    """Write a model whose weights lie in the safetensors file beside it; what else is constant stays in the model."""
+    """Write a model whose weights are in the safetensors file beside it. Other constants stay in the model."""
     from onnx import TensorProto, numpy_helper
 
     del model.graph.initializer[:]
@@ -158,7 +158,7 @@ def _write(
 
 
 def make(request: Mapping[str, Any]) -> None:
-    """Write what a request asks for; see `Making`."""
+    """Write the files that a request asks for; see `Making`."""
     name, what, out = request["architecture"], request["what"], Path(request["out"])
     own = request["own"]
     if what == "exact":
@@ -176,7 +176,7 @@ def make(request: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Answer each request with an empty answer when all is written, or with the error."""
+    """Answer each request: with an empty answer when all files are written, or with the error."""
     answer = answering()
     for request in requests():
         try:

@@ -30,7 +30,7 @@ TYPES = {
     ".webp": "image/webp",
     ".svg": "image/svg+xml",
 }
-"""By how a file's name ends; no other file is given."""
+"""The media types, by suffix. No other file is served."""
 
 PANEL = ("panel.css", "panel.js", "worker.js", "tensors.js", "pillow.js")
 
@@ -40,7 +40,7 @@ _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 def parts(path: str) -> list[str] | None:
     """A request's path as names of folders and of a file, or None if it is not of that kind.
 
-    No name begins with a point, and there is nothing else in it that a file system could take for more than a letter.
+    No name begins with a dot, or has a character with a meaning in a file system.
 
     >>> parts("/source/torch_impl/resnet.html?x")
     ['source', 'torch_impl', 'resnet.html']
@@ -56,11 +56,11 @@ def parts(path: str) -> list[str] | None:
 
 
 class Routes:
-    """Finds what is at a path.
+    """Finds the file of a path.
 
     Args:
         pages: the folder of the pages.
-        making: what makes the networks' files.
+        making: makes the networks' files.
     """
 
     def __init__(self, pages: Path, making: Making) -> None:
@@ -68,7 +68,7 @@ class Routes:
         self.making = making
 
     def find(self, path: str) -> Found | None:
-        """What is there, if anything is.
+        """The file of a path, if there is one.
 
         Raises:
             TriptychError: it is a network's, and cannot be made.
@@ -90,7 +90,7 @@ class Routes:
         return Found(kind, content) if content else None
 
     def _page(self, names: list[str]) -> Path | None:
-        """A file in the folder of the pages; where a link leads out of it, what it leads to is not."""
+        """A file in the folder of the pages. A link to a file outside is not followed."""
         try:
             path = self.pages.joinpath(*names).resolve(strict=True)
         except (OSError, RuntimeError):  # not there, too long, a link in a circle

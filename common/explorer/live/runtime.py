@@ -26,13 +26,13 @@ from common.files import written_atomically
 
 VERSION = "1.30.0"
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-"""Of the package, as npm has it."""
+"""The integrity hash of the package in npm."""
 
 SHA256 = {
     "ort.webgpu.bundle.min.mjs": "0730816731ce2cdfb06f273da065d4a1c7091eb9d1756a83b2916c8a89d015e2",
     "ort-wasm-simd-threaded.asyncify.wasm": "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da",
 }
-"""Of each file, in hexadecimal."""
+"""The SHA-256 of each file, in hexadecimal."""
 
 FOLDER = Path(__file__).with_name("onnxruntime_web")
 

@@ -27,7 +27,7 @@ from common.files import os_error_sentence
 
 ADDRESS = "127.0.0.1"
 NAMES = (ADDRESS, "localhost")
-"""What this machine may be called in `Host` and `Origin`."""
+"""The names of this machine in `Host` and `Origin`."""
 
 HEADERS = {
     "Content-Security-Policy": "; ".join(
@@ -51,28 +51,28 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
-"""Of every answer, refusals included."""
+"""The headers of every answer, also of refusals."""
 
 LONGEST_REQUEST = 1 << 14
-"""Bytes of its first line and its headers together."""
+"""The longest first line and headers together, in bytes."""
 SECONDS = 10.0
-"""In which a request has to arrive, however slowly its bytes drip; and in which each part of an answer is taken."""
+"""The time in which a whole request must arrive, and in which each part of an answer must be taken."""
 CONNECTIONS = 256
-"""At once; others wait until one ends."""
+"""The most connections at once. Others wait."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What is at an address."""
+    """The content at an address."""
 
     type: str
     """Its media type."""
     content: bytes | Path
-    """Itself, or the file that it is in."""
+    """The bytes, or the file that has them."""
 
 
 Find = Callable[[str], Found | None]
-"""From a path as it stands in a request, to what is there; raises `TriptychError` where it cannot be made."""
+"""Finds the content for the path of a request; raises `TriptychError` if it cannot be made."""
 
 
 class Server(ThreadingHTTPServer):
@@ -80,7 +80,7 @@ class Server(ThreadingHTTPServer):
 
     Args:
         port: on the loopback address; 0 for any that is free.
-        find: what is where. It is called by many threads at once.
+        find: finds the content of a path. It is called by many threads at once.
 
     Raises:
         TriptychError: something else uses the port, or this user may not.
@@ -110,12 +110,12 @@ class Server(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """Of the first page."""
+        """The address of the first page."""
         return f"http://{ADDRESS}:{self.server_port}/"
 
     @property
     def hosts(self) -> frozenset[str]:
-        """What `Host` may be."""
+        """The allowed values of `Host`."""
         of_port = {f"{name}:{self.server_port}" for name in NAMES}
         return frozenset(of_port | (set(NAMES) if self.server_port == 80 else set()))
 
@@ -134,11 +134,11 @@ class Server(ThreadingHTTPServer):
             self.free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A visitor who goes away in the middle of an answer is no news."""
+        """Ignore a visitor who disconnects in the middle of an answer."""
 
 
 class _Arriving(io.RawIOBase):
-    """What a visitor sends: so much a request at most, and within `SECONDS` in all."""
+    """The bytes that a visitor sends: limited in number for each request, and to `SECONDS` in all."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -211,7 +211,7 @@ class _Request(BaseHTTPRequestHandler):
         return refusal is None
 
     def _refusal(self) -> tuple[HTTPStatus, str] | None:
-        """Why this request is not answered."""
+        """The reason for refusing this request, if there is one."""
         hosts, origin = self.headers.get_all("Host", []), self.headers.get("Origin")
         if self.command not in ("GET", "HEAD"):
             return HTTPStatus.METHOD_NOT_ALLOWED, "Only GET and HEAD are answered here."
@@ -273,4 +273,4 @@ class _Request(BaseHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing is written down of what is visited."""
+        """Visits are not logged."""

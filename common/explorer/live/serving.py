@@ -45,7 +45,7 @@ def serve(
 
 
 def _own(network: Network, labels: Sequence[str] | None, path: Path) -> Own:
-    """What has to be known to run a network with the user's weights, which are written to a path."""
+    """What is needed to run a network with the user's weights, which are written to a path."""
     write_weights_file(path, network.weights)
     return {
         "weights": str(path),
