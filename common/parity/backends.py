@@ -22,7 +22,7 @@ class Backend:
     implementation: str
     """The package with `build`, `load_weights`, `export_onnx` and `backend.record`."""
     modules: tuple[str, ...]
-    """What it imports."""
+    """The modules that it imports."""
     extra: str
     """The extra of the distribution that installs it."""
     through_onnx: bool = False
@@ -32,11 +32,11 @@ class Backend:
     environment: dict[str, str] = field(default_factory=dict)
     """Variables for its process."""
     path: KernelPath | None = None
-    """The kernels that it is held to; None where nobody asks which there are."""
+    """The path of its kernels; None if no paths were asked for."""
 
     @property
     def label(self) -> str:
-        """Its name, and its path if it is held to one."""
+        """Its name, and its path if it has one."""
         return row_label(self.name, self.path_name)
 
     @property
@@ -59,7 +59,7 @@ class Backend:
         return f"{' and '.join(self.missing)} not installed; pip install -c constraints.txt -e '.[{self.extra}]'"
 
     def obstacle(self, device: str) -> str | None:
-        """Why it cannot run on a device here; None if nothing is known against it."""
+        """The reason why it cannot run on a device here; None if there is none."""
         if device == "webgpu" and not self.through_onnx:
             exports = ", ".join(backend.name for backend in BACKENDS.values() if backend.through_onnx)
             return f"{self.name} does not run on WebGPU; {exports} do, through ONNX Runtime"
@@ -69,7 +69,7 @@ class Backend:
 
 
 def row_label(backend: str, path: str | None) -> str:
-    """What a row of the report is called among those of its run."""
+    """The label of a row of the report among those of its run."""
     return f"{backend} {path}" if path else backend
 
 
@@ -115,7 +115,7 @@ def select(names: Sequence[str] | None) -> list[Backend]:
 
 
 def select_for(device: str, names: Sequence[str] | None) -> list[Backend]:
-    """Those of `select`; one that was named must be able to run on the device, whether it is installed or not.
+    """The backends of `select`. One that was named must be able to run on the device, even if it is not installed.
 
     Raises:
         TriptychError: a name is unknown, or its backend does not run there.
@@ -127,7 +127,7 @@ def select_for(device: str, names: Sequence[str] | None) -> list[Backend]:
 
 
 def on_every_path(backends: Sequence[Backend], device: str) -> list[Backend]:
-    """Each backend once for every path that its kernels have on a device, whether this machine can take it or not.
+    """Each backend once for every path of its kernels on a device, even if this machine cannot take it.
 
     Raises:
         TriptychError: there are none on that device.
@@ -141,7 +141,7 @@ def on_every_path(backends: Sequence[Backend], device: str) -> list[Backend]:
 
 
 def select_differentiable(names: Sequence[str] | None) -> list[Backend]:
-    """Those of `select` that have a backward pass.
+    """The backends of `select` that have a backward pass.
 
     Raises:
         TriptychError: a name is unknown, or one that was given has none.
@@ -153,7 +153,7 @@ def select_differentiable(names: Sequence[str] | None) -> list[Backend]:
 
 
 def select_trainable(names: Sequence[str] | None) -> list[Backend]:
-    """Those of `select` that are installed and can train.
+    """The backends of `select` that are installed and can train.
 
     Raises:
         TriptychError: a name is unknown, one that was given cannot be used, or nothing is installed.
@@ -179,14 +179,14 @@ DEVICES = ("cpu", "cuda", "webgpu")
 
 @dataclass(frozen=True)
 class Hardware:
-    """What backends are to run on, and how precisely."""
+    """The device and the precision of backends."""
 
     device: str = "cpu"
     """`cpu`, `cuda` or `webgpu`."""
     precision: str = "fp32"
     """`fp32`, or `tf32`: convolutions and dense layers may shorten their factors to 11 significant bits."""
     threads: int | None = None
-    """Of each backend's process on the CPU; as many as it takes by itself if None."""
+    """The threads of each backend's process on the CPU; its own default if None."""
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES or self.precision not in ("fp32", "tf32"):
@@ -199,15 +199,15 @@ class Hardware:
 
     @classmethod
     def shared(cls, processes: int, device: str = "cpu", precision: str = "fp32") -> Hardware:
-        """For as many processes at a time as that: each gets its share of the cores.
+        """For several processes at a time: each gets its share of the cores.
 
-        Left to themselves, each would take all of them, and spend half of its time waiting for threads that do not run.
+        Otherwise each would use all cores, and spend half of its time waiting for threads that do not run.
         """
         return cls(device, precision, max(1, (os.cpu_count() or 1) // processes))
 
 
 def require(hardware: Hardware) -> None:
-    """Refuse a GPU where there is none.
+    """Check that a GPU is there, if one is asked for.
 
     Raises:
         Unavailable: NVIDIA's driver does not answer, or there is no adapter for WebGPU.
@@ -248,14 +248,14 @@ _CUDA_PRECISIONS = {
 
 
 def device_environment(hardware: Hardware) -> dict[str, str]:
-    """The variables that choose the device and its switches; frameworks read them when they are imported."""
+    """The variables that choose the device and its switches. Frameworks read them at import."""
     if hardware.device == "webgpu":
         return {**_ON_CPU, **find_adapters().environment}  # the frameworks themselves stay on the CPU
     return _ON_CPU if hardware.device == "cpu" else _ON_CUDA | _CUDA_PRECISIONS[hardware.precision]
 
 
 def process_environment(backend: Backend, hardware: Hardware = Hardware()) -> dict[str, str]:
-    """The environment of a backend's process: the user's own, the chatter turned down, the device and its switches."""
+    """The environment of a backend's process: the user's own, fewer messages, the device and its switches."""
     threads = dict.fromkeys(THREADS, str(hardware.threads)) if hardware.threads else {}
     usual = {**_QUIET, **threads, **os.environ, **device_environment(hardware), **backend.environment}
     return with_variables(usual, backend.path.environment if backend.path else {})

@@ -36,12 +36,12 @@ from common.specs.architecture import IMAGE, Architecture, Layer
 
 @dataclass(frozen=True)
 class Traced:
-    """What the structure of a backend's model says, before anything is run."""
+    """The structure of a backend's model, which is known before anything is run."""
 
     order: str = "C, H, W"
-    """In which it flattens maps."""
+    """The order in which it flattens maps."""
     reads: Mapping[str, Collection[str]] = field(default_factory=dict)
-    """For each layer of which it is known, the layers that it depends on directly; `image` is one."""
+    """For each layer, if it is known, the layers that it reads directly; `image` is one."""
 
 
 UNTRACED = Traced()
@@ -49,12 +49,12 @@ UNTRACED = Traced()
 
 @dataclass(frozen=True)
 class Finding:
-    """The mistakes that explain a layer's output, the likeliest first; and what was tried and does not."""
+    """The mistakes that explain a layer's output, the likeliest first; and those that were tried and do not."""
 
     causes: tuple[str, ...]
     excluded: tuple[str, ...]
     seen: str | None = None
-    """Where nothing explains it: which channels are wrong, if they are few."""
+    """If nothing explains it: the channels that are wrong, if they are few."""
     untried: tuple[str, ...] = ()
     """Mistakes that could not be tried because the hypothesis itself failed, each with its traceback."""
 
@@ -68,7 +68,7 @@ _TOLD = 4
 
 
 def alternatives(causes: Sequence[str]) -> str | None:
-    """What the numbers cannot tell apart, in words: the first few and how many more."""
+    """The explanations that the numbers cannot distinguish, in words: the first few and how many more."""
     more = [f"one of {len(causes) - _TOLD} more"] if len(causes) > _TOLD else []
     return ", or ".join([*causes[:_TOLD], *more]) or None
 
@@ -82,7 +82,7 @@ def observe(
     recorded: Mapping[str, np.ndarray],
     traced: Traced = UNTRACED,
 ) -> Observation:
-    """What there is to know about a layer that diverged.
+    """The observation of a layer that diverged.
 
     Args:
         spec: the network.
@@ -133,11 +133,11 @@ def observe(
 
 
 def find_cause(seen: Observation) -> Finding:
-    """Try the hypotheses that apply; if none certifies the output, those that read a number off it.
+    """Try the hypotheses that apply. If none certifies the output, try those with a number taken from it.
 
-    They are tried on the first image for which the layer is wrong; what certifies that one must certify all. One that
-    would certify the right output as well, because its bound is wide, proves nothing and is passed over. One that fails
-    itself is told, and costs nothing else: that the layer is wrong is known without it.
+    They are tried on the first image for which the layer is wrong. A hypothesis that certifies it must certify all
+    images. If its bound is so wide that it would certify the right output, too, it proves nothing and is left out. If a
+    hypothesis itself raises an exception, it is reported; the layer is known to be wrong without it.
     """
     untried: list[str] = []
     wrong = _first_wrong_image(seen)
@@ -171,11 +171,11 @@ def _failure(mistake: str, error: Exception) -> str:
 
 
 _Named = tuple[str, str, Callable[[], Reference]]
-"""A summary, for the list of what was excluded; the mistake; what the layer gives with it."""
+"""A summary, for the list of excluded mistakes; the mistake; the layer's output with it."""
 
 
 def _different(hypotheses: Iterator[_Named], seen: Observation) -> Iterator[_Named]:
-    """Of windows that are the same on maps of this size, such as SAME and a padding by 1, the plainer name alone."""
+    """If windows are the same on maps of this size, such as SAME and a padding by 1, keep only the plainer name."""
     known = set()
     for summary, mistake, evaluation in hypotheses:
         if key := _window_alone(evaluation, seen):
@@ -186,7 +186,7 @@ def _different(hypotheses: Iterator[_Named], seen: Observation) -> Iterator[_Nam
 
 
 def _window_alone(evaluation: Callable[[], Reference], seen: Observation) -> tuple | None:
-    """What tells an evaluation from others that take the layer's own input and parameters but another window."""
+    """A key that distinguishes evaluations with the layer's own input and parameters but another window."""
     if not isinstance(evaluation, Evaluation):
         return None
     operation, inputs, parameters = evaluation.operation, evaluation.inputs, evaluation.parameters
@@ -206,7 +206,7 @@ def _window_alone(evaluation: Callable[[], Reference], seen: Observation) -> tup
 
 
 def _right_output(seen: Observation) -> np.ndarray | None:
-    """What the layer should have given, float32, if it can be computed from what it was given."""
+    """The right output of the layer, float32, if it can be computed from its inputs."""
     return exchanged(seen)().value.astype(np.float32) if _shape(exchanged(seen)) else None
 
 
@@ -221,7 +221,7 @@ def _first_wrong_image(seen: Observation) -> Observation:
 
 
 def _certified(output: np.ndarray, evaluation: Callable[[], Reference]) -> bool:
-    """Whether an evaluation explains the output: of a sum, the first few units are asked before all are."""
+    """Whether an evaluation explains the output. For a sum, the first few units are tested before all."""
     if _shape(evaluation) != output.shape:
         return False
     first = evaluation.of_first(_FEW) if isinstance(evaluation, Evaluation) else None
@@ -236,7 +236,7 @@ def _explains(output: np.ndarray, evaluation: Callable[[], Reference]) -> bool:
 
 
 def _is_exact(evaluation: Callable[[], Reference], reference: Reference) -> bool:
-    """Whether float32 makes no error in it, so that nothing but its bits will do: dyadic factors and small sums."""
+    """Whether float32 makes no error in it, so that its bits are required: dyadic factors and small sums."""
     if not isinstance(evaluation, Evaluation) or evaluation.alterations or reference.magnitude is None:
         return False
     if not isinstance(evaluation.operation, Conv | Dense | Add):
@@ -249,14 +249,14 @@ _FEW = 4
 
 
 def _shape(evaluation: Callable[[], Reference]) -> tuple[int, ...] | None:
-    """The shape that an evaluation would have, found without evaluating an operation; None if it is impossible."""
+    """The shape of an evaluation, without evaluating; None if it is impossible."""
     with suppress(ValueError, TriptychError):
         return evaluation.shape() if isinstance(evaluation, Evaluation) else evaluation().value.shape
     return None
 
 
 def _wrong_channels(seen: Observation) -> str | None:
-    """Where no mistake explains the layer: which channels or units are wrong, if they are few."""
+    """The wrong channels or units, if they are few. For a layer that no mistake explains."""
     if _shape(exchanged(seen)) != seen.output.shape:
         return None
     reference = exchanged(seen)()

@@ -20,17 +20,17 @@ class Comparison:
     largest_absolute: float
     """max |l − r|."""
     largest_relative: float
-    """max |l − r| ÷ max(|l|, |r|), where that is not 0 ÷ 0."""
+    """max |l − r| ÷ max(|l|, |r|), without 0 ÷ 0."""
     tolerance: float
-    """The smallest t for which |l − r| ≤ t + t·|r| everywhere: what an `allclose` would have needed to pass."""
+    """The smallest t with |l − r| ≤ t + t·|r| everywhere: the tolerance with which `allclose` would pass."""
     top1: float
-    """The share of images for which the largest is the same class."""
+    """The share of images with the same largest class."""
     top5: float
-    """The share of images for which the five largest are the same classes."""
+    """The share of images with the same five largest classes."""
 
 
 def compare_all(outputs: Mapping[str, Mapping[str, np.ndarray]]) -> list[Comparison]:
-    """Every pair of backends; an output that is no (N, classes) is wrong, and compared with nothing.
+    """Compare every pair of backends. An output that is not (N, classes) is wrong and is not compared.
 
     Args:
         outputs: by backend and by name, float32, (N, classes).
@@ -45,7 +45,7 @@ def compare_all(outputs: Mapping[str, Mapping[str, np.ndarray]]) -> list[Compari
 
 
 def compare(left: str, right: str, output: str, one: np.ndarray, other: np.ndarray) -> Comparison:
-    """One output of two backends, float32, (N, classes) both."""
+    """Compare one output of two backends, both float32, (N, classes)."""
     a, b = one.astype(np.float64), other.astype(np.float64)
     with np.errstate(invalid="ignore"):
         alike = (a == b) | (np.isnan(a) & np.isnan(b))

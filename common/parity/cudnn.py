@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def direct_sums() -> Iterator[None]:
-    """Have PyTorch convolve on a GPU without cuDNN, unless TF32 is wanted, whose kernels are cuDNN's.
+    """Let PyTorch convolve on a GPU without cuDNN, unless TF32 is wanted, whose kernels are cuDNN's.
 
-    Left to itself, cuDNN takes the Fourier transform where it expects it to be faster: on an H100, for VGG's conv2_1 in
-    channels-last order, and for GoogLeNet's 5×5 convolutions. Integers do not come out as integers then. PyTorch's own
-    convolution is a matrix product, and exact. On a CPU, and where PyTorch is not in use, this changes nothing.
+    By default, cuDNN uses a Fourier transform if it expects it to be faster: on an H100, for VGG's conv2_1 in
+    channels-last order, and for GoogLeNet's 5×5 convolutions. Then integers do not give integers. PyTorch's own
+    convolution is a matrix product, and exact. On a CPU, and without PyTorch, this changes nothing.
     """
     torch = sys.modules.get("torch")
     if torch is None:

@@ -31,21 +31,21 @@ DEVIATIONS = 15.0
 """t √2 for t above 10, an honest element in 10^22; two passes round, the backend's and this one. Chosen."""
 
 _UNDERFLOW = 2.0**-90
-"""Float32 bounds below this allow for nothing but its underflow, and float64 has none there: a 0 stays one."""
+"""Float32 bounds below this only allow for underflow. float64 has none there: a 0 stays 0."""
 
 
 @dataclass(frozen=True)
 class Derivatives:
-    """Of the mean loss of a batch, without weight decay; all float64, by canonical name."""
+    """The derivatives of a batch's mean loss, without weight decay; float64, by canonical name."""
 
     gradients: dict[str, np.ndarray]
-    """With respect to every parameter that is trained."""
+    """The gradients with respect to every trained parameter."""
     statistics: dict[str, np.ndarray]
-    """Mean and biased variance of the batch at each normalisation, under the names of what is stored."""
+    """Mean and biased variance of the batch at each normalisation, under the names of the stored statistics."""
     counts: dict[str, int]
-    """How many values these are of, by the same names."""
+    """The number of values of these statistics, by the same names."""
     reach: dict[str, float] = field(default_factory=dict)
-    """How far off rounding explains that an element of each of both is."""
+    """The largest rounding error of an element, for each of these."""
 
 
 def differentiate(
@@ -65,9 +65,9 @@ def differentiate(
         weights: float64 or float32, canonical.
         images: float32, (N, C, H, W).
         labels: int64, (N,).
-        auxiliary: what the loss of each auxiliary head counts.
+        auxiliary: the weight of each auxiliary head's loss.
         stored: whether normalisations use stored statistics; otherwise those of the batch, as a training should.
-        reaching: whether it is found out how far rounding reaches, which takes as long again; `reach` is 0 otherwise.
+        reaching: whether `reach` is computed, which doubles the time; otherwise it is 0.
     """
     found = _Pass(spec, weights, None, auxiliary, stored).run(images, labels)
     reach = dict.fromkeys((*found.gradients, *found.statistics), 0.0)
@@ -80,7 +80,7 @@ def differentiate(
 
 
 class _Pass:
-    """Forward and backward once; with a generator, every result is moved by its bound, up or down at random."""
+    """One forward and backward pass. With a generator, every result is moved by its bound, up or down at random."""
 
     def __init__(
         self,
@@ -131,7 +131,8 @@ class _Pass:
         return found
 
     def _statistics(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """Those of the batch; the variance may be computed as m(x²) − m(x)², which rounds relative to m(x²)."""
+        """The statistics of the batch. The variance may be computed as m(x²) − m(x)², which rounds relative to
+        m(x²)."""
         over, count = (0, 2, 3), x.size // x.shape[1]
         mean, square = x.mean(over), np.square(x).mean(over)
         variance = np.square(x - mean.reshape(1, -1, 1, 1)).mean(over)

@@ -19,7 +19,7 @@ PACKAGES = (
 )
 
 _CPUINFO = Path("/proc/cpuinfo")
-"""What Linux tells of the CPU."""
+"""Linux' description of the CPU."""
 
 SWITCHES = {
     "NVIDIA_TF32_OVERRIDE": "0 turns TF32 off in every library",
@@ -67,7 +67,7 @@ def _processor() -> str:
 
 
 def _blas() -> str:
-    """The library that NumPy multiplies matrices with, its version, and the processor that it takes this one for."""
+    """The library that NumPy multiplies matrices with, its version, and the kind of processor that it detects."""
     import numpy  # noqa: F401  # loads it
     from threadpoolctl import threadpool_info
 
@@ -78,13 +78,13 @@ def _blas() -> str:
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """What libraries choose kernels by."""
+    """An instruction set, by which libraries choose kernels."""
 
     title: str
     flags: tuple[str, ...]
-    """What the CPU must have, all of it, as Linux calls it."""
+    """The flags that the CPU must have, all of them, by Linux' names."""
     on_macos: tuple[str, ...] = ()
-    """The same as macOS calls it, in lower case, where that is something else."""
+    """The same by macOS' names, in lower case, if they differ."""
 
 
 INSTRUCTION_SETS = {
@@ -103,7 +103,7 @@ INSTRUCTION_SETS = {
 
 @cache
 def instruction_sets() -> frozenset[str] | None:
-    """Those of `INSTRUCTION_SETS` that this CPU has; None if the system does not tell."""
+    """The members of `INSTRUCTION_SETS` that this CPU has; None if the system does not tell."""
     flags = _flags()
     if flags is None:
         return None
@@ -115,7 +115,7 @@ def instruction_sets() -> frozenset[str] | None:
 
 
 def _flags() -> set[str] | None:
-    """What the CPU has, as Linux and macOS call it."""
+    """The flags of the CPU, by Linux' and macOS' names."""
     if sys.platform == "darwin":
         if platform.machine() == "arm64":
             return {"neon"}
@@ -143,9 +143,9 @@ def _instruction_sets_as_text() -> str:
 def onednn_in_tensorflow() -> str:
     """Whether TensorFlow uses oneDNN, and why.
 
-    This is the rule of `IsMklEnabled` in TensorFlow's sources (tensorflow/core/util/port.cc): what the variable says,
-    if it says 0, false, 1 or true; else, on Linux, by the CPU. Of ARM's processors it is on for Neoverse V1 alone,
-    whose name the flags do not tell.
+    This is the rule of `IsMklEnabled` in TensorFlow's sources (tensorflow/core/util/port.cc). If the variable is 0,
+    false, 1 or true, it decides; else, on Linux, the CPU. Among ARM's processors it is on for Neoverse V1 only, which
+    the flags do not name.
     """
     wanted = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "")
     if wanted.lower() in ("0", "false", "1", "true"):
@@ -161,7 +161,7 @@ def onednn_in_tensorflow() -> str:
 
 
 def gpu() -> str | None:
-    """The name and driver of each GPU, as NVIDIA's own tool tells them."""
+    """The name and driver of each GPU, from NVIDIA's own tool."""
     if not shutil.which("nvidia-smi"):
         return None
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]

@@ -22,7 +22,7 @@ _COMPILED = "compiled"
 
 
 def listening(folder: Path) -> dict[str, str]:
-    """The variables that have a process's libraries tell what they do, in this folder; flags are to be added."""
+    """The variables that make a process's libraries write into this folder what they do. Flags are to be added."""
     return {
         FOLDER: str(folder),
         "ONEDNN_VERBOSE": "1",
@@ -39,7 +39,7 @@ def catch_what_is_printed() -> None:
 
 
 class Witness:
-    """Reads what has been printed, run by run: which library it is, is said once, at its first use."""
+    """Reads what has been printed, run by run. A library prints its version once, at its first use."""
 
     def __init__(self) -> None:
         self.file = Path(os.environ[FOLDER]) / _PRINTED if FOLDER in os.environ else None
@@ -52,7 +52,7 @@ class Witness:
         self.passed = len(self.lines)
 
     def tell(self) -> dict[str, str]:
-        """By library: its version, its instruction set, and the kernels that have run since `begin`."""
+        """For each library: its version, its instruction set, and the kernels that have run since `begin`."""
         self._read()
         return onednn(self.lines, self.lines[self.passed :]) | mkl(self.lines, self.lines[self.passed :])
 
@@ -71,9 +71,9 @@ _MKL_RUN = re.compile(r"^MKL_VERBOSE (\w+)\(")
 
 
 def onednn(lines: list[str], of_run: list[str]) -> dict[str, str]:
-    """What oneDNN's verbose lines tell: version, instruction set, and the kernels of a run but for reordering.
+    """From oneDNN's verbose lines: version, instruction set, and the kernels of a run except reorderings.
 
-    What follows "with" in the name of an instruction set is for integers and short floating-point types.
+    The part after "with" in the name of an instruction set is for integers and short floating-point types.
     """
     kernels: dict[str, set[str]] = {}
     for kind, kernel in _matches(_ONEDNN_RUN, of_run):
@@ -88,7 +88,7 @@ def onednn(lines: list[str], of_run: list[str]) -> dict[str, str]:
 
 
 def mkl(lines: list[str], of_run: list[str]) -> dict[str, str]:
-    """What MKL's verbose lines tell: version, instruction set, and the routines of a run."""
+    """From MKL's verbose lines: version, instruction set, and the routines of a run."""
     routines = {name for (name,) in _matches(_MKL_RUN, of_run)}
     header = next(_matches(_MKL_HEADER, lines), None)
     return {"MKL": f"{' '.join(header)}: {' '.join(sorted(routines))}"} if header and routines else {}
@@ -99,12 +99,12 @@ def _matches(pattern: re.Pattern[str], lines: list[str]) -> Iterator[tuple[str, 
 
 
 def compiled_by_xla(what: str = "") -> dict[str, str]:
-    """A fingerprint of the machine code that XLA has made in this process; nothing if it made none.
+    """A fingerprint of the machine code that XLA has made in this process; empty if it made none.
 
-    XLA makes none for what it leaves to a library, such as a convolution of its own.
+    XLA makes none for an operation that it leaves to a library, such as a single convolution.
 
     Args:
-        what: only of functions with this in their names.
+        what: only functions with this in their names.
     """
     folder = Path(os.environ[FOLDER]) / _COMPILED if FOLDER in os.environ else None
     files = sorted(path for path in folder.glob("*.o") if what in path.name) if folder else []
@@ -113,9 +113,9 @@ def compiled_by_xla(what: str = "") -> dict[str, str]:
 
 
 def threads(called: str | None = None) -> dict[str, str]:
-    """How many threads this process has, or those of a name; nothing where the system does not tell.
+    """The number of threads of this process, or of those with a name; empty if the system does not tell.
 
-    For libraries that do not tell themselves. Most of TensorFlow's have no names.
+    For libraries that do not tell it themselves. Most of TensorFlow's threads have no names.
     """
     try:
         names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]

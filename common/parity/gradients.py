@@ -41,14 +41,14 @@ USUAL_FOR_GRADIENTS = ("exact", "random")
 
 @dataclass(frozen=True)
 class GradientProbe(Probe):
-    """What every backend differentiates. No gradient goes through what is injected."""
+    """A probe that every backend differentiates. No gradient goes through an injected value."""
 
     training: bool = False
     """Whether batch normalisation uses the statistics of the batch."""
     drives: dict[str, np.ndarray] = field(default_factory=dict)
-    """The gradient that a layer's own output is given."""
+    """The gradient that is injected at a layer's own output."""
     labels: np.ndarray | None = None
-    """int64, (N,): the classes that the training loss is of; where there are none, the drives are all there is."""
+    """int64, (N,): the classes for the training loss. None: there are only the drives."""
 
     @property
     def mode(self) -> str:
@@ -59,10 +59,10 @@ INFERENCE, TRAINING = "inference", "training"
 
 
 def check_differentiable(probe: str) -> None:
-    """Refuse a probe that there is no backward pass of.
+    """Refuse a probe without a backward pass.
 
     Raises:
-        TriptychError: it is one of the forward pass alone.
+        TriptychError: it is only for the forward pass.
     """
     if probe in PROBES and probe not in ("exact", "random", "photo"):
         raise TriptychError(f"there are no gradients on the {probe} probe; use exact, random, photo or an image")
@@ -91,7 +91,7 @@ def gradient_probes(
 
 
 def modes(spec: Architecture) -> tuple[str, ...]:
-    """Inference and training, where it makes a difference: without dropout, only batch normalisation does."""
+    """Inference and training, if there is a difference. Without dropout, only batch normalisation makes one."""
     normalises = any(isinstance(layer.operation, BatchNorm) for layer in spec.layers)
     return (INFERENCE, TRAINING) if normalises else (INFERENCE,)
 
@@ -140,7 +140,7 @@ def _averages_unevenly(spec: Architecture, layer: Layer) -> bool:
 
 
 def _without_ties(shape: tuple[int, ...], window: int, generator: np.random.Generator) -> np.ndarray:
-    """Integers of which no `window`×`window` square holds one twice: they differ modulo window² there."""
+    """Integers such that no `window`×`window` square has one twice: they differ modulo window²."""
     batch, channels, height, width = shape
     residues = generator.permuted(np.tile(np.arange(window * window), (batch, channels, 1)), axis=2)
     rows, columns = np.arange(height)[:, None] % window, np.arange(width)[None] % window
@@ -153,17 +153,17 @@ def _without_ties(shape: tuple[int, ...], window: int, generator: np.random.Gene
 
 @dataclass(frozen=True)
 class GradientVerdict(LayerVerdict):
-    """What is known about one gradient of one backend; `name` is the layer whose backward pass made it, or `loss`."""
+    """The verdict on one gradient of one backend. `name` is the layer whose backward pass made it, or `loss`."""
 
     what: str = ""
-    """The parameter, or the layer by whose output it is; `image` for the image."""
+    """The parameter, or the layer with respect to whose output it is; `image` for the image."""
     exact: bool = True
     """Whether float32 makes no error in it, so that its bits decide; otherwise a bound does."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What one of a tensor's readers hands back to it."""
+    """The gradient that one reader of a tensor hands back."""
 
     reader: str
     gradient: Gradient
@@ -179,7 +179,7 @@ def judge_gradients(
     Args:
         spec: the network.
         probe: what the backend was given.
-        recorded: what it answered; see `record_gradients` of each implementation.
+        recorded: its answer; see `record_gradients` of each implementation.
     """
     outputs, gradients = recorded["outputs"], recorded["gradients"]
     shapes = {name: (len(probe.image), *shape) for name, shape in spec.shapes.items()}
@@ -254,7 +254,7 @@ def _given(drive: np.ndarray) -> Gradient:
 
 
 def _part(reader: str, gradient: Gradient, quantum: float = 0.0) -> _Part:
-    """Exact are dyadic factors with partial sums below 2^24, and copies."""
+    """A part. Dyadic factors with partial sums below 2^24 are exact, and copies."""
     small = gradient.magnitude is not None and gradient.magnitude.max(initial=0) < EXACT_LIMIT * quantum
     exact = gradient.choice is None and (small or not gradient.bound.any())
     return _Part(reader, replace(gradient, magnitude=None), exact)  # which may be as large as all that is recorded
@@ -291,7 +291,7 @@ def _judge(what: str, answer: np.ndarray | None, parts: Sequence[_Part]) -> Grad
 
 
 def _pieces(array: np.ndarray) -> list[slice]:
-    """Rows that are few elements together: what is computed of them stays small."""
+    """Slices of rows with few elements, so that intermediate arrays stay small."""
     rows = max(1, (1 << 20) * len(array) // max(1, array.size))
     return [slice(first, first + rows) for first in range(0, len(array), rows)]
 
@@ -308,7 +308,7 @@ def _sum_is_exact(parts: Sequence[_Part]) -> bool:
 def _judge_statistics(
     spec: Architecture, probe: GradientProbe, given: Mapping[str, np.ndarray], weights: Weights
 ) -> list[GradientVerdict]:
-    """What is stored after a pass: in inference what was stored before, to the bit."""
+    """The stored statistics after a pass. In inference they must have the same bits as before."""
     verdicts = []
     for layer in spec.layers:
         if isinstance(layer.operation, BatchNorm):
@@ -323,7 +323,7 @@ def _judge_statistics(
 
 
 def _moved(stored: Mapping[str, np.ndarray], x: np.ndarray, share: float) -> dict[str, Gradient]:
-    """The stored statistics, moved by a share towards the batch's mean and its *unbiased* variance."""
+    """The stored statistics, moved by a fraction towards the batch's mean and its *unbiased* variance."""
     over, count = (0, 2, 3), x.size // x.shape[1]
     mean, square = x.mean(over), np.square(x).mean(over)
     unbiased = count / (count - 1)
@@ -340,5 +340,5 @@ def _moved(stored: Mapping[str, np.ndarray], x: np.ndarray, share: float) -> dic
 
 
 def share_of_batch(spec: Architecture) -> float:
-    """What a batch's statistics count: Keras' default in the networks of a Keras tutorial, else PyTorch's."""
+    """The weight of a batch's statistics: Keras' default in the networks of a Keras tutorial, else PyTorch's."""
     return 0.01 if spec.name.startswith("resnet") and spec.name.endswith("_tutorial") else 0.1

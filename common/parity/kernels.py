@@ -13,7 +13,7 @@ _ONE_OF_EACH = ["torch", "tf1", "keras-jax", "onnx-torch"]
 
 
 def kernels_by_default() -> dict[str, str]:
-    """By backend, what its libraries tell of their versions, instructions and kernels; or why it does not run."""
+    """For each backend, the versions, instructions and kernels of its libraries; or why it does not run."""
     backends = [
         backend
         for backend in on_every_path(select(_ONE_OF_EACH), "cpu")

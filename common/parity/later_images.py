@@ -24,7 +24,7 @@ from common.specs.seeded import seeded_generator
 def sums_are_right(
     operation: Conv, x: np.ndarray, parameters: Mapping[str, np.ndarray], output: np.ndarray, largest: float
 ) -> bool:
-    """Whether the signed sum of the filters, over each group of them, is right but for errors of float32's size.
+    """Whether the signed sum of the filters of each group is right, except for errors of float32's size.
 
     Args:
         operation: of the layer.
@@ -52,10 +52,11 @@ def sums_are_right(
 def _correlated(
     operation: Conv, x: np.ndarray, kernels: np.ndarray, squares: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What one filter makes of each group of channels, and another of their squares: (N, groups, height, width) each.
+    """The output of one filter for each group of channels, and of another for their squares: (N, groups, height, width)
+    each.
 
-    Every place of a kernel is multiplied with all pixels that it may meet, and the products are added up, shifted. A
-    stride parts pixels and places into phases, which do not meet.
+    Every element of a kernel is multiplied with all pixels that it may meet, and the shifted products are added. A
+    stride divides pixels and elements into phases that do not meet.
 
     Args:
         operation: the convolution.

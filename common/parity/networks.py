@@ -45,7 +45,7 @@ def plan_for(
     gradients: bool = False,
     dask: str | None = None,
 ) -> Plan:
-    """What to run some networks on.
+    """The plan for some networks.
 
     Args:
         names: of the networks.
@@ -53,7 +53,7 @@ def plan_for(
         probes: exact, random, photo (the default); tiny, huge, subnormal; deployed; or a file with an image.
         weights: canonical safetensors for the random and the photo probe.
         device: cpu, cuda or webgpu.
-        every_path: each backend once for every set of kernels that this CPU can be held to.
+        every_path: run each backend once with every set of kernels that this CPU can run.
         precision: fp32 or, on a GPU, tf32.
         batch: the number of images; by default 2, and 1 in a backward pass on any probe but exact.
         seed: of the probes and of the weights.
@@ -111,14 +111,14 @@ def prove_networks(
     on_result: Callable[[str], None] = lambda done: None,
     on_network: Callable[[list[Run]], None] = lambda runs: None,
 ) -> list[Run]:
-    """Prove some networks. On a GPU, each is run on the CPU too, and each backend is compared with itself.
+    """Prove some networks. On a GPU, each is also run on the CPU, and each backend is compared with itself.
 
     Args:
         names: of the networks.
-        plan: what to run them on.
-        journal: keeps what is finished, and knows what was before.
-        on_result: is told of each backend on each probe when it is finished.
-        on_network: is given the runs of each network when they are.
+        plan: the plan.
+        journal: keeps finished results, and knows earlier ones.
+        on_result: called when a backend has finished a probe.
+        on_network: called with the runs of a network when they are finished.
 
     Raises:
         TriptychError: there is no such device, or the weights do not fit.
@@ -158,7 +158,7 @@ def prove_networks(
 
 
 def _on_cpu(plan: Plan) -> Plan | None:
-    """The plan for the CPU that goes with one for a GPU."""
+    """The plan for the CPU that belongs to one for a GPU."""
     if plan.hardware.device == "cpu":
         return None
     able: list[Backend] = [
@@ -168,6 +168,6 @@ def _on_cpu(plan: Plan) -> Plan | None:
 
 
 def number_of_results(names: Sequence[str], plan: Plan) -> int:
-    """How often `prove_networks` tells of a result."""
+    """How often `prove_networks` reports a result."""
     twice = 1 if plan.hardware.device == "cpu" else 2
     return twice * sum(len(plan.runs(get_spec(name))) for name in names) * len(plan.backends)

@@ -46,7 +46,7 @@ def as_json(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def environment_on(*devices: str) -> dict[str, Any]:
-    """This machine, and what WebGPU computes on here if that is one of the devices."""
+    """The environment of this machine, with WebGPU's adapter if that is one of the devices."""
     chosen = find_adapters().chosen if "webgpu" in devices else None
     return describe() | ({"webgpu": asdict(chosen)} if chosen else {})
 
@@ -57,7 +57,7 @@ def _devices_here(runs: Sequence[Run]) -> set[str]:
 
 
 def _kernels(runs: Sequence[Run]) -> dict[str, str]:
-    """What each backend's libraries tell of the kernels that they choose where nothing is switched."""
+    """The kernels that each backend's libraries choose by default, as they tell."""
     results = [result for run in runs for result in run.backends if result.path in (None, DEFAULT)]
     return {result.backend: result.evidence for result in reversed(results) if result.evidence}
 
