@@ -85,7 +85,7 @@ class ReLU(Operation):
 
 
 def _other_activations() -> Iterator[tuple[str, Operation]]:
-    """What newer networks have in place of a ReLU."""
+    """Activations that newer networks have instead of a ReLU."""
     yield "an ELU", ELU()
     yield "a SELU", SELU
     yield "a SiLU", Swish()
@@ -223,7 +223,7 @@ class ScaledTanh(Operation):
 @reads("Softmax")
 @dataclass(frozen=True)
 class Softmax(Operation):
-    """exp(x) / Σ exp(x) along an axis; in no network of the catalogue, but at the end where it is asked for."""
+    """exp(x) / Σ exp(x) along an axis. In the catalogue only at the end of a network, on request."""
 
     axis: int = 1
 

@@ -89,7 +89,7 @@ class Add(Operation):
 
 @dataclass(frozen=True)
 class BroadcastAdd(ArrayOperation, Add):
-    """The sum of arrays of other shapes, each repeated along the axes that it lacks, as ONNX does."""
+    """The sum of arrays of different shapes. Each is repeated along the axes that it lacks, as in ONNX."""
 
     channelwise: ClassVar[bool] = False
 

@@ -21,7 +21,7 @@ from common.operations.rounding import SMALLEST_NORMAL, Gradients, Reference, ch
 @reads("Concat")
 @dataclass(frozen=True)
 class Concat(Operation):
-    """Its inputs' channels one after the other."""
+    """The channels of its inputs, concatenated."""
 
     contracts: ClassVar[bool] = True
 
@@ -39,7 +39,7 @@ class Concat(Operation):
 
     @classmethod
     def from_onnx(cls, node: OnnxNode) -> Found:
-        """Of channels; along any other axis it is a `Rearrangement`."""
+        """A concatenation of channels; along any other axis it is a `Rearrangement`."""
         if node.attributes["axis"] != 1:
             return Rearrangement.from_onnx(node)
         return super().from_onnx(node)
@@ -111,7 +111,7 @@ class SelectChannels(Operation):
 class Flatten(Operation):
     """(C, H, W) to (C·H·W,), the last axis fastest.
 
-    `shape` is what the dense layer after it was made for; another input shape is refused.
+    `shape` is the input shape that the dense layer after it was made for. Another input shape is refused.
     """
 
     shape: Shape | None = None
@@ -186,7 +186,7 @@ class Dropout(Operation):
 
 
 _SIGMAS = 5
-"""How many standard deviations the number of kept values may be from what chance would keep."""
+"""How many standard deviations the number of kept values may differ from its expectation."""
 
 
 def _masks(kept: np.ndarray, told: np.ndarray, x: np.ndarray, shares: Iterable[float]) -> Iterator[str]:

@@ -18,7 +18,7 @@ else:
     np = lazy_loader.load("numpy")
 
 ELEMENTS_AT_ONCE = 1 << 15
-"""How many numbers are computed with at once: few enough for what comes of them to stay in the processor's cache."""
+"""How many numbers are computed with at once: few enough for intermediate results to stay in the processor's cache."""
 
 Shape = tuple[int, ...]
 Arrays: TypeAlias = "list[np.ndarray]"

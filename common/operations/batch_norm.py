@@ -181,8 +181,8 @@ class BatchNorm(Operation):
         yield from _of_the_input(self, seen)
 
     def fits(self, seen: Observation, right: Reference) -> Iterator[Fit]:
-        """Where the scale found in a channel is gamma / √(variance + eps), eps is what is left; people write round
-        ones.
+        """If the scale found in a channel is gamma / √(variance + eps), it gives eps, for which people write round
+        numbers.
         """
         x, y = seen.inputs[0].astype(np.float64), seen.output.astype(np.float64)
         per_channel = (1, -1, *[1] * (x.ndim - 2))
@@ -207,7 +207,7 @@ class BatchNorm(Operation):
 
 
 def _of_the_input(operation: BatchNorm, seen: Observation) -> Iterator[Hypothesis]:
-    """Statistics of what the layer is given. Where there is one image, its own and the batch's are the same."""
+    """Statistics of the layer's input. For one image, its own and the batch's are the same."""
     (x,), batch = seen.inputs, seen.batch[0]
     over = tuple(range(2, x.ndim))
     whole, each = (0, *over), over

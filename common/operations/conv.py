@@ -283,7 +283,7 @@ def _summed_in_float32(terms: int, value: np.ndarray, magnitude: np.ndarray, exp
 
 
 def _dilations(operation: Conv, seen: Observation) -> Iterator[Hypothesis]:
-    """A kernel with holes is a larger one with zeros in it."""
+    """A dilated kernel is a larger one with zeros in it."""
     weight, padding = seen.parameters["weight"], operation.window(seen.inputs[0].shape[1:])[2]
     for step in (2, 3):
         height, width = (step * (length - 1) + 1 for length in weight.shape[2:])
@@ -296,7 +296,7 @@ def _dilations(operation: Conv, seen: Observation) -> Iterator[Hypothesis]:
 
 
 def _if_certified(condition: Evaluation, output: np.ndarray, evaluation: Evaluation) -> Reference:
-    """An evaluation that stands only if another layer's output is within the bound of a mistake too."""
+    """An evaluation that counts only if another layer's output is within the bound of a mistake, too."""
     reference = condition()
     assert reference.bound is not None
     if output.shape != reference.value.shape or not (np.abs(output - reference.value) <= reference.bound).all():
@@ -305,7 +305,7 @@ def _if_certified(condition: Evaluation, output: np.ndarray, evaluation: Evaluat
 
 
 def _image_mistakes(seen: Observation, recipe: Preprocessing) -> Iterator[Hypothesis]:
-    """What goes wrong on the way from pixels to the network."""
+    """Mistakes on the way from pixels to the network."""
     (x,) = seen.inputs
     channels = x.shape[1]
     if channels == 3:

@@ -34,7 +34,8 @@ def taps(
     padding: Paddings,
     fill: float = 0.0,
 ) -> Iterator[tuple[Shape, np.ndarray]]:
-    """For each place of a kernel, its index and what it reads of x (N, C, …) at every position of the window."""
+    """For each element of a kernel, its index and the values of x (N, C, …) that it meets at every position of the
+    window."""
     padded = np.pad(x, ((0, 0), (0, 0), *padding), constant_values=fill) if any(map(any, padding)) else x
     lengths = [
         (size - (length - 1) * apart - 1) // step + 1
@@ -105,7 +106,7 @@ class ConvND(ArrayOperation):
 
     @classmethod
     def from_onnx(cls, node: OnnxNode) -> Found:
-        """The catalogue's, where that has it."""
+        """The catalogue's operation, if it can express the node."""
         shape, parameters = kernel_of(node)
         window, groups, biased = OnnxWindow.of(node, shape[2:]), node.attributes.get("group", 1), "bias" in parameters
         if not window.plain:

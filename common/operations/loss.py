@@ -6,11 +6,11 @@ from common.operations.arrays import np
 from common.operations.rounding import ELEMENTARY_ULP, SECOND_ORDER, SMALLEST_NORMAL, UNIT_ROUNDOFF, Gradient, gamma
 
 AUXILIARY_WEIGHT = 0.3
-"""What the loss of each auxiliary head counts. Source: section 5 of Szegedy et al. 2014."""
+"""The weight of each auxiliary head's loss. Source: section 5 of Szegedy et al. 2014."""
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> Gradient:
-    """The gradient of the mean cross-entropy by the logits, (softmax − one-hot) / N.
+    """The gradient of the mean cross-entropy with respect to the logits, (softmax − one-hot) / N.
 
     The largest logit is subtracted first, exactly up to one rounding of each difference, which moves its exponential by
     |difference|·u; the sum of C exponentials and the quotient add γ_(C+1), and the exponential E.

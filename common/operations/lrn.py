@@ -67,7 +67,7 @@ class LRN(Operation):
         return Reference(value, relative * np.abs(value) + (1 + factor) * SMALLEST_NORMAL)
 
     def factor(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What LRN multiplies x by, s^-beta, and the bound ρ of the product's relative error; see `_lrn`."""
+        """The factor s^-beta by which LRN multiplies x, and the bound ρ of the product's relative error; see `_lrn`."""
         before = (self.size - 1) // 2
         padding = ((0, 0), (before, self.size - 1 - before), (0, 0), (0, 0))
         squares = np.pad(np.square(x.astype(np.float64)), padding)

@@ -70,7 +70,7 @@ class MatMul(ArrayOperation):
 @reads("Gemm")
 @dataclass(frozen=True)
 class Gemm(MatMul):
-    """alpha · a · b + beta · c, each of a and b transposed if so said; c is broadcast to the result.
+    """alpha · a · b + beta · c. `transposes` says whether a and b are transposed. c is broadcast to the result.
 
     Source: ONNX Gemm.
     """
@@ -110,7 +110,7 @@ class Gemm(MatMul):
 
     @classmethod
     def from_onnx(cls, node: OnnxNode) -> Found:
-        """A dense layer, where it is one: the second factor is a constant (out, in), the summand a vector."""
+        """A dense layer, if it is one: the second factor is a constant (out, in), the summand a vector."""
         factors = node.attributes.get("alpha", 1.0), node.attributes.get("beta", 1.0)
         turned = bool(node.attributes.get("transA", 0)), bool(node.attributes.get("transB", 0))
         weight, bias = node.constant(1), node.constant(2)
@@ -129,7 +129,7 @@ class Gemm(MatMul):
 @reads("Einsum")
 @dataclass(frozen=True)
 class Einsum(ArrayOperation):
-    """Products of elements with the same letters, summed over the letters that the result has not.
+    """Products of elements with the same letters, summed over the letters that the result does not have.
 
     Source: numpy.einsum, ONNX Einsum.
     """

@@ -71,7 +71,7 @@ class LayerNorm(ArrayOperation):
     eps: float = 1e-5
     axis: int = -1
     only: bool = False
-    """Whether it is over that axis alone: the channels of maps that are laid out channels first."""
+    """Whether it is over this axis alone: the channels of maps with channels first."""
 
     integers_before: ClassVar[int] = 1
     rounds_once: ClassVar[bool] = False

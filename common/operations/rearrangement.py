@@ -100,7 +100,7 @@ class Rearrangement(ArrayOperation):
         return ReferenceEvaluator(model), names
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
-        """The value itself; a float stays the float32 that it was."""
+        """The value itself; floats stay float32."""
         evaluator, names = self._evaluator
         found = list(evaluator.run(None, dict(zip(names, inputs, strict=True))))
         return Reference(np.asarray(found[self.output]))
@@ -134,7 +134,7 @@ class Rearrangement(ArrayOperation):
 
 
 _FEW = 5
-"""How many inputs are tried in every order."""
+"""Up to how many inputs are tried in every order."""
 
 
 def _counted(places: Sequence[int]) -> str:

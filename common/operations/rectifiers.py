@@ -46,7 +46,7 @@ class Clip(ArrayOperation):
 
 
 RELU = Clip(low=0.0)
-"""max(x, 0), which is taken in their place by mistake. `ReLU`, the layer, knows these curves as its own mistakes."""
+"""max(x, 0), which is used instead of these by mistake. `ReLU`, the layer, has these curves among its own mistakes."""
 
 
 @reads("LeakyRelu")

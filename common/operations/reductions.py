@@ -18,13 +18,13 @@ from common.operations.rounding import CARRIED, ELEMENTARY_ULP, SMALLEST_NORMAL,
 
 @dataclass(frozen=True)
 class Reduction(ArrayOperation):
-    """What goes along `axes`, all of them if None, which stay with length 1 if `keepdims`."""
+    """A reduction along `axes`, or all axes if None. With `keepdims` they stay with length 1."""
 
     axes: tuple[int, ...] | None = None
     keepdims: bool = True
 
     def count(self, shape: tuple[int, ...]) -> int:
-        """How many values go into one."""
+        """The number of values in one result."""
         return prod(shape) if self.axes is None else prod(shape[axis] for axis in self.axes)
 
     @classmethod

@@ -27,9 +27,9 @@ class Resize(ArrayOperation):
     """
 
     sizes: tuple[int, ...]
-    """Of the result."""
+    """The shape of the result."""
     scales: tuple[float, ...]
-    """By how much each axis grows, as coordinates are divided by it."""
+    """The scale of each axis, by which coordinates are divided."""
     cubic: bool = False
     coordinates: str = HALF_PIXEL
     a: float = -0.75
@@ -124,7 +124,7 @@ class Resize(ArrayOperation):
         return weights, 1.01 * near + rounding * touched
 
     def _coordinates(self, axis: int, length: int) -> np.ndarray:
-        """Where each place of the result lies in the input."""
+        """The coordinate in the input of each place of the result."""
         size, scale = self.sizes[axis], float(np.float32(self.scales[axis]))
         places = np.arange(size, dtype=np.float64)
         if self.coordinates == ALIGNED:

@@ -30,16 +30,16 @@ EXACT_LIMIT = 2.0**24
 ELEMENTARY_ULP = 4
 """The allowance for exp, log, pow, tanh and the like, in units of u; one unit in the last place is at most 2u.
 
-An assumption about the libraries in use, not a derivation: nothing in IEEE 754 bounds these functions. What each needs
-is measured by `benchmarks/elementary.py`, and the table is in docs/prove.md. No CPU backend
-has been seen to need more, nor has one on an NVIDIA H100, but for tanh through WebGPU (`FP32_IN_WGSL`); it has not been
-checked against the libraries' documentation.
+An assumption about the libraries in use, not a derivation: nothing in IEEE 754 bounds these functions.
+`benchmarks/elementary.py` measures what each library needs; the table is in docs/prove.md. No CPU backend has been seen
+to need more, nor has one on an NVIDIA H100, but for tanh through WebGPU (`FP32_IN_WGSL`); it has not been checked
+against the libraries' documentation.
 """
 
 ERF_ULP = 14
 """The allowance for the error function, in units of u and in absolute terms.
 
-Libraries approximate it in one piece: what they give near 0, or near −1, is off by u of 1, not of the result.
+Libraries approximate it in one piece. Near 0 or −1 their error is a multiple of u, not of u times the result.
 `benchmarks/elementary.py` measures 8.9 in `torch.compile`, 11.1 within PyTorch's GELU, 6 in TensorFlow and JAX. This is
 a quarter more.
 """
@@ -57,15 +57,15 @@ class Precision:
 
     name: str
     stored: float
-    """Unit roundoff of what passes from layer to layer."""
+    """The unit roundoff of values between layers."""
     factors: float = 0.0
     """The largest relative change of each factor before convolutions and dense layers multiply them."""
     smallest_normal: float = SMALLEST_NORMAL
     """Of the stored type: the most that storing a number can lose to underflow."""
     quotient: float = 0.0
-    """By how much more than one rounding a quotient may be off, relatively."""
+    """The relative error of a quotient beyond one rounding."""
     tanh: float = 0.0
-    """By how much more than an elementary function tanh may be off, in absolute terms."""
+    """The absolute error of tanh beyond that of an elementary function."""
 
 
 FP32 = Precision("fp32", UNIT_ROUNDOFF)
@@ -79,14 +79,14 @@ Runtime computes tanh as (1 − e) / (1 + e) with e = exp(−2|x|): an error ε 
 which with ε = (6 + 8|x|) u is below 4u for every x, however small tanh is.
 """
 PRECISIONS = {precision.name: precision for precision in (FP32, TF32)}
-"""Those that a backend computes in; the others are those of stored numbers."""
+"""The precisions that a backend computes in. The others are precisions of stored numbers."""
 
 FP16 = Precision("fp16", 2.0**-11, smallest_normal=2.0**-14)
 BF16 = Precision("bf16", 2.0**-8)
 
 
 def gamma(operations: float, unit: float = UNIT_ROUNDOFF) -> float:
-    """γ_n for n operations of that unit roundoff, float32's if none is said (Higham, section 3.1)."""
+    """γ_n for n operations with this unit roundoff, by default float32's (Higham, section 3.1)."""
     return operations * unit / (1 - operations * unit)
 
 
@@ -102,7 +102,7 @@ def unit_of(array: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What each element of a result may be; bool, of its shape. Where all is True, nothing is claimed."""
+    """The kinds that each element of a result may have; bool, of its shape. If all are True, nothing is claimed."""
 
     finite: np.ndarray
     """A number within the bound; any number where all is True."""
@@ -114,11 +114,11 @@ class Allowed:
 
     @property
     def open(self) -> np.ndarray:
-        """Where nothing is claimed."""
+        """The elements about which nothing is claimed."""
         return self.finite & self.plus & self.minus & self.nan
 
     def of(self, output: np.ndarray) -> np.ndarray:
-        """Whether each element is of a kind that it may be."""
+        """Whether each element has a kind that it may have."""
         return (
             (np.isfinite(output) & self.finite)
             | ((output == np.inf) & self.plus)
@@ -129,10 +129,10 @@ class Allowed:
 
 @dataclass(frozen=True)
 class Reference:
-    """What an operation should give, element by element; all arrays have the output's shape."""
+    """The right output of an operation and its bound, element by element. All arrays have the output's shape."""
 
     value: np.ndarray
-    """float64, the result in real arithmetic (but for float64's own rounding, which `bound` covers); float32 where each
+    """float64, the result in real arithmetic (except for float64's own rounding, which `bound` covers); float32 if each
     element is one of the inputs'."""
     bound: np.ndarray | None = None
     """float64, the largest |computed − value| that float32 arithmetic explains; None: the bits must be the same."""
@@ -141,11 +141,11 @@ class Reference:
     spread: np.ndarray | None = None
     """√Σ product² of each element: the scale of rounding errors, which tells precisions apart."""
     allowed: Allowed | None = None
-    """Of which kind each element may be, where some may be infinite or NaN; None: all must be finite."""
+    """The kinds that each element may have, if some may be infinite or NaN. None: all must be finite."""
 
     @property
     def rounds(self) -> bool:
-        """Whether it rounds whatever it is given: integers do not make it exact."""
+        """Whether it always rounds, so that integers do not make it exact."""
         return self.bound is not None and self.magnitude is None
 
     @classmethod
@@ -173,14 +173,14 @@ class Gradient:
     bound: np.ndarray
     """float64, the largest |computed − value| that float32 explains; of first order, see `SECOND_ORDER`."""
     magnitude: np.ndarray | None = None
-    """Σ|product| of each element, where it is a sum of products and of nothing else: with integers it is exact then."""
+    """Σ|product| of each element, if it is a sum of products only: then it is exact on integers."""
     choice: np.ndarray | None = None
-    """How much of it may go elsewhere instead, or come from elsewhere, where that is left to the framework."""
+    """The part that may go to another element, or come from one, if the framework is free to choose."""
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """What an operation hands back."""
+    """The gradients that an operation hands back."""
 
     inputs: list[Gradient]
     parameters: dict[str, Gradient] = field(default_factory=dict)
@@ -197,5 +197,5 @@ def chosen(value: np.ndarray) -> Gradient:
 
 
 def upwards(error: np.ndarray) -> np.ndarray:
-    """An error in float32, which is what operations take, and not smaller."""
+    """An error rounded up to float32, which operations take."""
     return np.nextafter(error.astype(np.float32), np.float32(np.inf)) * (error > 0).astype(np.float32)

@@ -32,7 +32,7 @@ def logistic(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Smooth(ArrayOperation):
-    """A function of each value that rounds whatever it is given."""
+    """A function of each value, which always rounds."""
 
     elementwise: ClassVar[bool] = True
     integers_before: ClassVar[int] = 1

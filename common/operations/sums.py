@@ -100,7 +100,7 @@ def carried_by_products(operation: Operation, errors: Arrays, parameters: Parame
 
 
 def unit_mistakes(seen: Observation, unit: str) -> Iterator[Hypothesis]:
-    """Filters, or units, in another order, or their inputs."""
+    """Filters, units or their inputs in another order."""
     own = {name: seen.parameters[name] for name in ("weight", "bias") if name in seen.parameters}
     for name, array in own.items():
         what = "bias" if name == "bias" else "weights"

@@ -30,7 +30,8 @@ def pair(value: int | Pair) -> Pair:
 
 
 def same_paddings(size: Sequence[int], kernel: Sequence[int], stride: Sequence[int]) -> Paddings:
-    """TensorFlow's SAME in pixels: as little as gives ceil(size / stride) positions, the odd one at the end."""
+    """TensorFlow's SAME in pixels: the least padding that gives ceil(size / stride) positions, with an odd pixel at the
+    end."""
     totals = [
         max((-(-length // step) - 1) * step + window - length, 0)
         for length, window, step in zip(size, kernel, stride, strict=True)
@@ -39,7 +40,7 @@ def same_paddings(size: Sequence[int], kernel: Sequence[int], stride: Sequence[i
 
 
 def same_padding(size: Sequence[int], kernel: Pair, stride: Pair) -> Padding:
-    """The same for height and width: the odd one is below and right."""
+    """The same for height and width: an odd pixel is below and right."""
     vertical, horizontal = same_paddings(size, kernel, stride)
     return vertical, horizontal
 
@@ -61,11 +62,11 @@ class OnnxWindow:
     dilation: Shape
     padding: Paddings
     overhang: Shape
-    """How far the last windows reach beyond the padding, where their number is rounded up."""
+    """How far the last windows reach beyond the padding, if their number is rounded up."""
 
     @property
     def plain(self) -> bool:
-        """Whether `Windowed` can say it: two axes, not dilated."""
+        """Whether `Windowed` can express it: two axes, not dilated."""
         return len(self.kernel) == 2 and set(self.dilation) == {1}
 
     @classmethod
@@ -99,7 +100,7 @@ class Windowed(Operation):
     padding: int | Padding | str = 0
 
     pools: ClassVar[bool] = True
-    """Whether it chooses or averages within a window; else it sums products, and a padding of zeros is none."""
+    """Whether it chooses or averages within a window. Else it sums products, and zeros around the map do not matter."""
 
     def window(self, shape: Shape) -> tuple[Pair, Pair, Padding]:
         """Kernel, stride and padding, each for height and width, on an input of (channels, height, width)."""
@@ -226,7 +227,7 @@ def position_mistakes(operation: Windowed, seen: Observation) -> Iterator[Hypoth
 
 
 def border_mistakes(operation: Windowed, seen: Observation) -> Iterator[Hypothesis]:
-    """Something else than nothing around the map."""
+    """Mistakes with the border: other values than the right ones around the map."""
     (x,) = seen.inputs
     padding = operation.window(x.shape[1:])[2]
     if not np.any(padding):
