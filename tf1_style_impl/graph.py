@@ -69,9 +69,10 @@ def layers_of(graph: tf.Graph) -> list[str]:
 
 def wiring(session: tf.Session) -> dict[str, list[str]]:
     """The layers that each layer depends on directly, by canonical name; `image` is one."""
-    names = {name: name for name in layers_of(session.graph)} | {"images": IMAGE}
+    layers = layers_of(session.graph)
+    names = {name: name for name in layers} | {"images": IMAGE}
     found: dict[str, list[str]] = {}
-    for name in layers_of(session.graph):
+    for name in layers:
         reads: dict[str, None] = {}
         pending, met = [session.graph.get_operation_by_name(name)], set()
         while pending:
@@ -94,10 +95,11 @@ def returned_by(graph: tf.Graph) -> dict[str, tf.Tensor]:
 def unnamed_operations(session: tf.Session) -> dict[str, list[str]]:
     """See `common.specs.recording.Unnamed`: operations as `mul (Mul)`."""
     graph = session.graph
-    following = following_image(graph)
-    found = {name: _before(graph, tensors_entering(graph, name, following), following) for name in layers_of(graph)}
+    layers, following = layers_of(graph), following_image(graph)
+    between = following - {*layers, "images"}
+    found = {name: _before(tensors_entering(graph, name, following), between) for name in layers}
     found |= {
-        name: _before(graph, tensor.op.inputs if tensor.name == "logits:0" else [tensor], following)
+        name: _before(tensor.op.inputs if tensor.name == "logits:0" else [tensor], between)
         for name, tensor in returned_by(graph).items()
     }
     return {name: operations for name, operations in found.items() if operations}
@@ -124,13 +126,12 @@ def tensors_entering(graph: tf.Graph, layer: str, following: Collection[str]) ->
     return list(entering.values())
 
 
-def _before(graph: tf.Graph, tensors: Iterable[tf.Tensor], following: Collection[str]) -> list[str]:
-    """The operations that lead to some tensors from the layers before them, or from the image."""
-    names = {*layers_of(graph), "images"}
+def _before(tensors: Iterable[tf.Tensor], between: Collection[str]) -> list[str]:
+    """Of the operations between layers, those that lead to some tensors from the layers before them, or the image."""
     pending, found = list(tensors), {}
     while pending:
         operation = pending.pop().op
-        if operation.name in following and operation.name not in names and operation.name not in found:
+        if operation.name in between and operation.name not in found:
             found[operation.name] = f"{operation.name} ({operation.type})"
             pending += operation.inputs
     return list(reversed(found.values()))
