@@ -61,8 +61,8 @@ def unchanged(package: str, architecture: str) -> Mutant:
     return Mutant(package, file, architecture, "nothing", "import", "import", layer="", cause="")
 
 
-IMAGE_SIZES = {"resnet": (64, 96), "densenet": (32, 64), "vgg": (36, 64)}
-"""Height and width by family, small and not square …"""
+IMAGE_SIZES = {"resnet": (64, 96), "densenet": (32, 64), "vgg": (36, 64), "googlenet_bn": (64, 96)}
+"""Height and width by family or network, small and not square …"""
 
 FULL_SIZE = tuple(f"vgg{depth}{kind}" for depth in (11, 13, 16, 19) for kind in ("", "_bn"))
 """… where a flatten does not fix them."""
@@ -74,8 +74,9 @@ WIDE, NARROW = 4096, 24
 def specification(architecture: str, image_size: tuple[int, int] | None = None) -> Architecture:
     """What a mutant has to break: the network with narrow dense layers, on a small image if none is given."""
     spec = get_spec(architecture, image_size=image_size)
-    if image_size is None and spec.family in IMAGE_SIZES and architecture not in FULL_SIZE:
-        spec = get_spec(architecture, image_size=IMAGE_SIZES[spec.family])
+    small = IMAGE_SIZES.get(architecture, IMAGE_SIZES.get(spec.family))
+    if image_size is None and small and architecture not in FULL_SIZE:
+        spec = get_spec(architecture, image_size=small)
     layers = [
         replace(layer, operation=Dense(NARROW)) if layer.operation == Dense(WIDE) else layer for layer in spec.layers
     ]
