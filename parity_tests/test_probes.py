@@ -16,7 +16,7 @@ from common.parity.judge import judge
 from common.parity.verdicts import CERTIFIED, IDENTICAL, overall
 from common.probes import MAGNITUDES, exact_probe, make_probe, random_probe
 
-SIZES = {"lenet5": None, "lenet_caffe": None, "alexnet_mnist": None, "resnet18": (64, 96), "densenet121": (64, 96)}
+SIZES = {"lenet5": None, "lenet_caffe": None, "alexnet_mnist": None, "resnet18": (32, 64), "densenet121": (32, 64)}
 
 
 def shortened(array, bits):
