@@ -47,6 +47,12 @@ WIDER = (
 """Of these too: VGG-16 without its top, ResNet-18 and GoogLeNet with batch normalisations are examined further, and
 other tests are about what these have of their own."""
 
+ALEXNETS = (
+    *("caffenet", "alexnet_paper", "alexnet_tf_tutorial", "alexnet_single_tower"),
+    *("alexnet_four_conv", "alexnet_d2l", "alexnet_owt"),
+)
+"""Of these too: `alexnet_bvlc` and `alexnet_mnist` have every kind of layer that they have."""
+
 
 @cache
 def load_implementation(name: str) -> ModuleType:

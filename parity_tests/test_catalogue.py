@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
-from conftest import DEEPER, IMPLEMENTATIONS, WIDER, load_implementation, release, without_weights
+from conftest import ALEXNETS, DEEPER, IMPLEMENTATIONS, WIDER, load_implementation, release, without_weights
 
 from common import get_spec, list_architectures
 from common.onnx.options import ExportOptions
@@ -27,11 +27,8 @@ from parity_tests.injection import WIDE, imported_with, specification, unchanged
 
 NOT_RUN = "not run"
 
-IN_TF1 = (
-    *("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg19_gap"),
-    *("resnet34", "resnet34_tutorial", "resnet50", "googlenet_tutorial"),
-)
-"""Of those networks the ones whose structure is examined every day in TensorFlow 1; the others' in Keras."""
+IN_TF1 = ("resnet50", "googlenet_tutorial", "caffenet", "alexnet_paper", "alexnet_owt")
+"""Of `WIDER` and `ALEXNETS`, those whose structure is examined every day in TensorFlow 1; the others' in Keras."""
 
 MINUTES = ("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn")
 """Whole, they are built, loaded and exported, but not run: `triptych parity` does."""
@@ -52,7 +49,9 @@ class Case:
 
 def cases() -> Iterator[pytest.param]:
     for name in list_architectures():
-        yield pytest.param(Case(name), id=name, marks=[pytest.mark.slow] if name in (*DEEPER, *WIDER) else [])
+        yield pytest.param(
+            Case(name), id=name, marks=[pytest.mark.slow] if name in (*DEEPER, *WIDER, *ALEXNETS) else []
+        )
         if Dense(WIDE) in [layer.operation for layer in get_spec(name).layers]:
             yield pytest.param(Case(name, whole=True), id=f"{name} whole", marks=pytest.mark.slow)
 
@@ -78,10 +77,10 @@ class Examination:
 
 
 def structures() -> Iterator[pytest.param]:
-    """All in PyTorch, where that takes no time, and the deeper in one more: the others are examined with weights."""
+    """All in PyTorch, where that takes no time, and some in one more. The others are examined with weights."""
     for name in list_architectures():
         another = {"tf1_style_impl" if name in IN_TF1 else "keras_impl"}
-        chosen = {"torch_impl"} | (another if name in (*DEEPER, *WIDER) else set())
+        chosen = {"torch_impl"} | (another if name in (*WIDER, *ALEXNETS) else set())
         for package in IMPLEMENTATIONS:
             marks = [] if package in chosen else pytest.mark.slow
             yield pytest.param(name, package, id=f"{name}-{package}", marks=marks)

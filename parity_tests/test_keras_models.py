@@ -10,13 +10,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-QUICK = ("lenet5", "lenet_caffe", "alexnet_mnist", "googlenet", "resnet18")
+QUICK = ("lenet5", "lenet_caffe", "alexnet_mnist", "resnet18")
 
 
 @pytest.mark.parametrize(
     ("backend", "names", "count"),
     [
-        ("tensorflow", QUICK, 8),
+        ("tensorflow", QUICK, 7),
         *(pytest.param(backend, (), 40, marks=pytest.mark.slow) for backend in ("tensorflow", "jax", "torch")),
     ],
 )

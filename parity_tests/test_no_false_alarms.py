@@ -117,10 +117,11 @@ def accusations(combination: Combination) -> list[str]:
 
 
 def each_family() -> Iterator[pytest.param]:
-    """In each implementation; every day in one of them, in turn."""
-    for number, family in enumerate(sorted(set(FAMILIES))):
-        for place, package in enumerate(IMPLEMENTATIONS):
-            marks = [] if place == number % len(IMPLEMENTATIONS) else pytest.mark.slow
+    """In each implementation; every day in one of them, the larger ones in PyTorch."""
+    daily = {"lenet": "tf1_style_impl", "resnet": "tf1_style_impl", "vgg": "keras_impl"}
+    for family in sorted(set(FAMILIES)):
+        for package in IMPLEMENTATIONS:
+            marks = [] if package == daily.get(family, "torch_impl") else pytest.mark.slow
             yield pytest.param(family, package, id=f"{family}-{package}", marks=marks)
 
 

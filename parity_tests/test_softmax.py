@@ -5,7 +5,7 @@ import importlib
 import numpy as np
 import onnx
 import pytest
-from conftest import IMPLEMENTATIONS, load_implementation
+from conftest import IMPLEMENTATIONS, daily, load_implementation
 
 from common import TriptychError, get_spec, random_weights
 from common.onnx.options import ExportOptions
@@ -18,9 +18,9 @@ from common.training.data import digits
 CLASSES = 7
 
 
-@pytest.fixture(scope="module", params=["lenet_caffe", "googlenet_tutorial"])
+@pytest.fixture(scope="module", params=daily("lenet_caffe", of=["lenet_caffe", "googlenet_tutorial"]))
 def architecture(request):
-    """A chain, and branches with heads."""
+    """A chain, and branches with heads: those test_googlenet.py asks for every day."""
     return request.param
 
 

@@ -5,7 +5,7 @@ from math import log
 
 import numpy as np
 import pytest
-from conftest import DEEPER, WIDER, daily, load_implementation
+from conftest import ALEXNETS, DEEPER, WIDER, daily, load_implementation
 
 from common import TriptychError, get_spec, list_architectures, random_weights
 from common.operations import BatchNorm
@@ -34,7 +34,7 @@ def small(name):
     raise AssertionError(f"{name} takes none of these sizes")
 
 
-QUICK = [name for name in list_architectures() if name not in (*DEEPER, *WIDER)]
+QUICK = [name for name in list_architectures() if name not in (*DEEPER, *WIDER, *ALEXNETS)]
 
 
 @pytest.mark.parametrize("name", daily(*QUICK, of=list_architectures()))

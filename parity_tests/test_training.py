@@ -491,7 +491,7 @@ def finish(process, timeout=300):
 @pytest.mark.parametrize(
     ("framework", "options"),
     [
-        ("tf1", ("--epochs", 4)),
+        ("torch", ("--epochs", 4)),
         *(pytest.param(framework, (), marks=pytest.mark.slow) for framework in ("torch", "keras", "tf1")),
     ],
 )
