@@ -56,16 +56,17 @@ class Cluster:
             told = f"no Dask scheduler answers at {self.address or 'no address'}: {error}".partition("\n")[0]
             raise TriptychError(f"{told}; give its address, such as 10.0.0.1:8786") from None
         try:
-            self.obstacles = self._agreed(self._workers())
+            self._require_version()
             self.client.register_plugin(Seat(self.run, self.work, self.jobs))
+            self.obstacles = self._agreed()
         except BaseException:
-            self.client.close(timeout=1)
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *ended: object) -> None:
         """Cancel what is queued, end what runs."""
-        with suppress(OSError, CancelledError):
+        with suppress(OSError, CancelledError, ValueError):  # the scheduler is gone, or knows of nothing
             self.client.cancel(list(self.futures), force=True)
             self.client.unregister_worker_plugin(self.run)
             self.client.set_metadata([self.run], None)
@@ -75,13 +76,13 @@ class Cluster:
         found: Mapping[str, Any] = self.client.scheduler_info()["workers"]
         return found
 
-    def _agreed(self, workers: Mapping[str, Any]) -> dict[str, str | None]:
-        """By ability, why nobody has it; None if somebody has.
+    def _require_version(self) -> None:
+        """See that all workers have this Python and these sources.
 
         Raises:
-            TriptychError: there is nobody, or somebody has other sources or another Python, or none can take part.
+            TriptychError: one has not, or there is none.
         """
-        if not workers:
+        if not self._workers():
             raise TriptychError(f"the cluster at {self.address} has no workers; start some: dask worker {self.address}")
         here = version()
         for address, found in self.client.run(version, on_error="return").items():
@@ -92,12 +93,18 @@ class Cluster:
                 if found[what] != value:
                     told = f"the worker at {address} has another {what}, {found[what]}, not {value} as here"
                     raise TriptychError(f"{told}; install the same there, and start the worker again")
-        answers = self.client.run(seat.look, self.work)
-        refusals = {address: found for address, found in answers.items() if isinstance(found, str)}
-        if len(refusals) == len(answers):
-            address, told = next(iter(refusals.items()))
-            raise TriptychError(f"no worker of the cluster at {self.address} can do this; {address} says: {told}")
+
+    def _agreed(self) -> dict[str, str | None]:
+        """By ability, why nobody has it; None if somebody has.
+
+        Raises:
+            TriptychError: nobody can do anything.
+        """
+        answers = self.client.run(seat.found, self.run)
         able = [found for found in answers.values() if not isinstance(found, str)]
+        if not able:
+            address, told = next(iter(answers.items()))
+            raise TriptychError(f"no worker of the cluster at {self.address} can do this; {address} says: {told}")
         return {what: None if any(o[what] is None for o in able) else able[0][what] for what in able[0]}
 
     def done(self, tasks: Sequence[Task]) -> Iterator[Done]:

@@ -31,12 +31,11 @@ def resource(ability: str) -> str:
     return f"triptych {version()['Triptych']} {ability}"
 
 
-async def look(work: Work) -> Mapping[str, str | None] | str:
-    """What keeps a worker from doing what; or from doing anything, in a sentence."""
-    try:
-        return await asyncio.to_thread(work.obstacles)
-    except TriptychError as error:
-        return str(error)
+def found(run: str, dask_worker: Worker) -> Mapping[str, str | None] | str:
+    """What keeps a worker from doing what, by ability; or from doing anything, in a sentence."""
+    seat: Any = dask_worker.plugins[run]
+    obstacles: Mapping[str, str | None] | str = seat.found
+    return obstacles
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class Seat(WorkerPlugin):
     def __init__(self, run: str, work: Work, jobs: int) -> None:
         self.name, self.work, self.jobs = run, work, jobs
         self.version = version()
+        self.found: Mapping[str, str | None] | str = {}
 
     async def setup(self, worker: Worker) -> None:
         self.folder = tempfile.TemporaryDirectory(
@@ -66,10 +66,16 @@ class Seat(WorkerPlugin):
         self.nanny = str(worker.nanny or worker.address)
         self.file = Path(self.folder.name) / "work"
         self.file.write_bytes(pickle.dumps(self.work))
-        found = "another version" if version() != self.version else await look(self.work)
-        if not isinstance(found, str):
-            able = [resource(ability) for ability, obstacle in found.items() if obstacle is None]
-            await worker.set_resources(**dict.fromkeys((SEATS, *able), self.jobs))
+        if version() != self.version:  # of one that came later: home has asked those that were there
+            self.found = "it has another version"
+            return
+        try:
+            self.found = await asyncio.to_thread(self.work.obstacles)
+        except TriptychError as error:
+            self.found = str(error)
+            return
+        able = [resource(ability) for ability, obstacle in self.found.items() if obstacle is None]
+        await worker.set_resources(**dict.fromkeys((SEATS, *able), self.jobs))
 
     async def teardown(self, worker: Worker) -> None:
         """End all that was started, what is in use included."""
