@@ -476,7 +476,7 @@ class TestCaffeNet:
     def test_where_nothing_tells_them_apart_it_is_said(self, convention):
         network = understand(source("caffenet", convention))
         assert network.spec.name == "alexnet_bvlc"
-        assert any("nothing in it tells alexnet_bvlc from caffenet" in note for note in network.notes)
+        assert any("nothing in it distinguishes alexnet_bvlc from caffenet" in note for note in network.notes)
         for name in ("alexnet_bvlc", "caffenet"):
             network = understand(source("caffenet", convention), name)
             assert (network.spec.name, network.notes) == (name, ())
@@ -488,10 +488,10 @@ class TestCaffeNet:
         for number in range(2):
             after = Target("safetensors", tmp_path / f"{number}.safetensors")
             report = port(before, after, verify=False)
-            assert sum("nothing in it tells alexnet_bvlc from caffenet" in note for note in report.notes) == 1
+            assert sum("nothing in it distinguishes alexnet_bvlc from caffenet" in note for note in report.notes) == 1
             before = after.path
         notes = understand(read_source(before)).notes
-        assert sum("were ported from: nothing in it tells alexnet_bvlc from" in note for note in notes) == 1
+        assert sum("were ported from: nothing in it distinguishes alexnet_bvlc from" in note for note in notes) == 1
 
 
 @pytest.mark.parametrize(("folded", "taken_for"), [(True, "vgg11"), (False, "vgg11_bn")])
@@ -521,7 +521,7 @@ def test_a_folded_vgg_is_told_by_its_names(convention):
         told.append(_carried(identify(Path("a"), "ONNX model", [head], None)))
     assert [len(notes) for notes in told] == [1, 0]
     assert "those of vgg11_bn" in told[0][0]
-    assert "carried as vgg11" in told[0][0]
+    assert "ported as vgg11" in told[0][0]
 
 
 def test_the_nearest_resnet_strides_in_kernels_of_the_same_size():
@@ -554,7 +554,7 @@ class TestPreparation:
         for target in (Target("safetensors", tmp_path / "b.safetensors"), Target("onnx", tmp_path / "b.onnx")):
             report = port(tmp_path / "a.safetensors", target, verify=False)
             assert report.preprocessing is None
-            assert any("nothing says how photographs are prepared" in note for note in report.notes)
+            assert any("nothing says how to prepare photographs" in note for note in report.notes)
             assert "preprocessing" not in read_source(target.path).metadata
         recipe = Preprocessing("L", (1.0,), (2.0,))
         port(tmp_path / "a.safetensors", target, reading=Reading(preprocessing=recipe.as_json()), verify=False)
@@ -650,7 +650,7 @@ class TestOnnxImages:
                                        [("Sub", np.full((3, 1, 1), 0.5, "f4"))]])  # fmt: skip
     def test_what_is_not_proved_has_to_be_stated(self, exported, tmp_path, steps):
         found = self.read(exported, tmp_path, *steps)
-        with pytest.raises(TriptychError, match=r"prepares the image itself.*preprocessing that is stated"):
+        with pytest.raises(TriptychError, match=r"prepares the image itself.*state a preprocessing"):
             understand(found)
         assert understand(found, reading=Reading(preprocessing="keras-tf")).preprocessing == NAMED["keras-tf"]
 

@@ -138,7 +138,7 @@ def test_what_cannot_be_looked_at_is_one_sentence_and_leaves_nothing(cat, tmp_pa
         (["--weights", fine, "--arch", "vgg16"], "vgg16"),
         (["--weights", fine, "--image", tmp_path / "text.jpg"], "is not an image"),
         (["--weights", fine, "--image", tmp_path / "none.jpg"], "cannot read the image"),
-        (["--weights", unprepared, "--image", cat], "nothing says how photographs are prepared"),
+        (["--weights", unprepared, "--image", cat], "nothing says how to prepare photographs"),
         (["--weights", fine, *["--image", cat] * 5], "at most 4 can be compared"),
         (["--weights", fine, "--labels", tmp_path / "text.jpg"], "1 labels"),
         (["--image", cat], "--image needs --weights FILE"),

@@ -33,27 +33,25 @@ def test_what_is_returned_must_be_what_the_last_layers_gave():
     spec, probe, layers, right = heads_of_googlenet()
     assert causes(spec, probe, Recording(layers, right, {"logits": right["logits"]})) == {}
     exchanged = {**right, "aux1": right["aux2"], "aux2": right["aux1"]}
-    told = "aux1 and aux2 are exchanged in what is returned"
+    told = "the outputs aux1 and aux2 are exchanged"
     assert causes(spec, probe, Recording(layers, exchanged))["aux1"] == told
     twice = {**right, "logits": right["aux1"]}
-    assert causes(spec, probe, Recording(layers, twice)) == {"logits": "what is returned as logits is aux1"}
+    assert causes(spec, probe, Recording(layers, twice)) == {"logits": "the output logits is aux1"}
     absent = {"logits": right["logits"]}
     assert causes(spec, probe, Recording(layers, absent)) == {name: f"{name} is not returned" for name in HEADS[1:]}
     more = {**right, "aux3": right["aux1"]}
     assert causes(spec, probe, Recording(layers, more)).keys() == {"aux3"}
     alone = {"logits": right["aux1"]}
-    assert causes(spec, probe, Recording(layers, right, alone)) == {
-        "logits": f"{ALONE}what is returned as logits is aux1"
-    }
+    assert causes(spec, probe, Recording(layers, right, alone)) == {"logits": f"{ALONE}the output logits is aux1"}
     a_bit = {**right, "logits": np.nextafter(right["logits"], np.float32(9))}
-    told = "what is returned as logits is not what loss3/classifier gives"
+    told = "the output logits is not the value of loss3/classifier"
     assert list(causes(spec, probe, Recording(layers, a_bit)).values()) == [
         told.replace("loss3/classifier", spec.outputs["logits"])
     ]
     x = right["logits"].astype(np.float64)
     softmax = (np.exp(x) / np.exp(x).sum(1, keepdims=True)).astype(np.float32)
     assert causes(spec, probe, Recording(layers, {**right, "logits": softmax}))["logits"].endswith(
-        "but the softmax of that"
+        "it is the softmax of that"
     )
 
 

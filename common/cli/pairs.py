@@ -100,7 +100,7 @@ def print_ported(console: Console, ported: PortedInto) -> None:
         table.add_row(move.source, move.change, move.to, shape_text(move.shape))
     console.print(table)
     for name in ported.moved.kept:
-        say(console, f"kept as {ported.into} has it: {name}")
+        say(console, f"left as in {ported.into}: {name}")
     for sentence in (*ported.moved.without_place, *ported.unfilled):
         say(console, f"left out (--force): {sentence.rstrip(',')}", style="yellow")
     say(console, f"{ported.target}: {len(ported.moved.moves)} tensors moved, read back in another process bit for bit")

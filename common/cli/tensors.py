@@ -42,13 +42,11 @@ def _rounding(report: Report) -> str:
     changed = [tensor for tensor in report.tensors if tensor["error"]]
     if not changed:
         made = sum(tensor["source"] is None for tensor in report.tensors)
-        others = f" but for the {made} that it has not" if made else ""
+        others = f" except the {made} that it does not have" if made else ""
         return f"every tensor is the source's, bit for bit{others}"
     worst = max(tensor["error"] for tensor in changed)
     count = f"{len(changed)} of {len(report.tensors)}"
-    return (
-        f"{count} tensors had to be computed, and were rounded by at most {worst:.1e} of a value; the rest bit for bit"
-    )
+    return f"{count} tensors had to be computed, rounded by at most {worst:.1e} of a value; the others are bit for bit"
 
 
 def _proved(report: Report) -> str:

@@ -58,7 +58,7 @@ def print_network(console: Console, runs: Sequence[Run]) -> None:
     _print_paths(console, runs)
     right = [layer for run in runs for row in run.backends for layer in row.layers if layer.verdict != DIVERGED]
     if overflows := list(dict.fromkeys(layer.name for layer in right if layer.overflows)):
-        text = f"Overflows: {_names(overflows)}. Infinity and NaN stand where float32 must, or may, give them."
+        text = f"Overflows: {_names(overflows)}. Infinity and NaN are where float32 must or may give them."
         say(console, text, style="dim")
     for how in dict.fromkeys(how for run in runs for how in run.bounded.values()):
         layers = [layer for run in runs for layer, reason in run.bounded.items() if reason == how]

@@ -113,7 +113,7 @@ def judge_in_order(
                 given = between.given.get(layer.name)
                 if given is not None and _right_on(layer, probe, given, output, precision):
                     cause = stands_between(layer.inputs[0], "it", between.unnamed[layer.name])
-                    finding = replace(finding, seen=f"{cause}, and on what that gives it is right")
+                    finding = replace(finding, seen=f"{cause}, and the layer is right on its result")
                 yield _explained(verdict, finding)
                 continue
             known[key] = verdict
@@ -238,7 +238,7 @@ def _judge_layer(
                 return divergence(layer.name, f"{layer.name} has shape {shapes_of([output[part]])}, expected {right}")
             measures.append(found)
     except TriptychError:  # the input has a shape that this layer cannot take
-        return divergence(layer.name, f"{layer.name} cannot follow from what precedes it, {shapes_of(inputs)}")
+        return divergence(layer.name, f"{layer.name} cannot be computed from its inputs, {shapes_of(inputs)}")
     return verdict_from(layer.name, measures, precision)
 
 

@@ -62,19 +62,19 @@ def _why(spec: Architecture, name: str, returned: Arrays, passed_on: Arrays, unn
     for other, its_layer in spec.outputs.items():
         if other != name and its_layer in passed_on and _same(value, passed_on[its_layer]):
             if other in returned and _same(returned[other], right):
-                return f"{name} and {other} are exchanged in what is returned"
-            return f"what is returned as {name} is {other}"
-    what = f"what is returned as {name} is not what {layer} gives"
+                return f"the outputs {name} and {other} are exchanged"
+            return f"the output {name} is {other}"
+    what = f"the output {name} is not the value of {layer}"
     if value.shape != right.shape or value.dtype != right.dtype:
         found, expected = (f"{shapes_of([array])} of {array.dtype}" for array in (value, right))
-        what = f"what is returned as {name} is {found}, and {layer} gives {expected}"
+        what = f"the output {name} is {found}, but {layer} has {expected}"
     if unnamed:
         return f"{what}: {stands_between(layer, 'the output', unnamed)}"
     source = next((which for which, array in passed_on.items() if _same(value, array)), None)
     if source:
-        return f"{what}, but what {source} does"
+        return f"{what}; it is the value of {source}"
     applied = next((kind for kind, operation in _APPLIED.items() if _is(operation, right, value)), None)
-    return f"{what}, but the {applied} of that" if applied else what
+    return f"{what}; it is the {applied} of that" if applied else what
 
 
 _APPLIED: Mapping[str, Operation] = {"softmax": Softmax(), "sigmoid": Sigmoid(), "ReLU": ReLU()}
@@ -148,10 +148,10 @@ def _judge_output(
         return verdict
     for other, its_layer in spec.outputs.items():
         if other != name and _against("", output, probe.outputs[its_layer]).verdict != DIVERGED:
-            return replace(verdict, cause=f"what is returned as {name} is {other}")
+            return replace(verdict, cause=f"the output {name} is {other}")
     if unnamed:
         return replace(verdict, cause=stands_between(layer, "the output", unnamed))
-    return replace(verdict, cause="which layer it is, the exact probe tells if fusing is not the reason")
+    return replace(verdict, cause="the exact probe names the layer, unless fusing is the reason")
 
 
 def _against(layer: str, output: np.ndarray, reference: Reference) -> LayerVerdict:

@@ -78,7 +78,7 @@ class _Judged:
         if not self.rivals:
             return None
         name = self.placed.candidate.spec.name
-        return f"nothing in it tells {name} from {' or '.join(self.rivals)}: it is taken for {name}"
+        return f"nothing in it distinguishes {name} from {' or '.join(self.rivals)}: it is taken for {name}"
 
 
 def understand(
@@ -307,16 +307,16 @@ def _notes(
     if remark := best.placed.candidate.convention.remarks.get(best.placed.candidate.spec.family):
         notes.append(remark)
     if best.placed.candidate.convention.turned:
-        notes.append("its kernels are turned by 180°, as Theano convolves: they are turned back")
+        notes.append("its kernels are rotated by 180°, as for Theano: they are rotated back")
     if strangers := list(best.placed.strangers.values()):
         shown = ", ".join(strangers[:3]) + (" …" if len(strangers) > 3 else "")
-        notes.append(f"left aside, being none of the network's: {shown} ({len(strangers)} tensors)")
+        notes.append(f"left out, since they are not the network's: {shown} ({len(strangers)} tensors)")
     if absent:
         notes.append(f"the source has no auxiliary heads: {', '.join(sorted(absent))} are initialised from seed 0")
     if narrowed := [each for each in parameters.values() if "float64" in each.change]:
         worst = max(each.error for each in narrowed)
         cost = f"were rounded to float32, by at most {worst:.1e} of a value"
-        exact = "hold only numbers that float32 has as well: they are exact"
+        exact = "are exact in float32"
         notes.append(f"{len(narrowed)} tensors of float64 {cost if worst else exact}")
     if recipe is None:
         notes.append(UNKNOWN)

@@ -44,13 +44,14 @@ NUMBERED = ("torchvision", "torchvision before 0.1.8", "timm")
 
 UNPREPARED = (
     "its graph prepares the image itself, {}, and nothing says what x is: "
-    "the preprocessing that is stated has to say all that is done to a pixel before the first layer"
+    "state a preprocessing that includes everything that is done to a pixel before the first layer"
 )
 
 CARRIED = "its names are those of {}, whose batch normalisations are folded into the convolutions: it is ported as {}"
 
 FOLDED = (
-    "its batch normalisations are folded into the convolutions: those here have the scale 1 and add what was the bias"
+    "its batch normalisations are folded into the convolutions: those written here have the scale 1 and add the folded "
+    "bias"
 )
 
 
@@ -207,7 +208,7 @@ def _preparation(
     said = metadata.get("preprocessing")
     if affine.identity:
         return (None, []) if said is not None else _of_producer(match, producer)
-    told = [f"the graph prepares the image itself, {formula(affine)}, which is part of the preparation now"]
+    told = [f"the graph prepares the image itself, {formula(affine)}, which is now part of the preprocessing"]
     recipe = proved(affine) if said is None else whole(affine, Preprocessing.from_json(said))
     return recipe, told if recipe else []
 
@@ -218,7 +219,7 @@ def _of_producer(match: Match, producer: str) -> tuple[Preprocessing | None, lis
     for known, each in product(conventions, (match, *match.unfolded)):
         recipe = known.recipe(each.spec) if each.spec.name in known.architectures else None
         if recipe is not None and _named_by(known, each):
-            return recipe, [f"its producer, {producer}, and its names prove that it is prepared as {known.name} does"]
+            return recipe, [f"its producer, {producer}, and its names prove {known.name}'s preprocessing"]
     return None, []
 
 

@@ -17,7 +17,7 @@ NAMED = {"torchvision": TORCHVISION, "caffe": CAFFE, "keras-torch": TORCHVISION,
 """Names that stand for a preprocessing. The modes of `keras.applications` have Keras' names."""
 
 UNKNOWN = (
-    "nothing says how photographs are prepared for it; "
+    "nothing says how to prepare photographs for it; "
     f"state the preprocessing: {'|'.join(NAMED)}, or JSON such as "
     '{"channels": "RGB", "mean": [0, 0, 0], "scale": [255, 255, 255]}'
 )

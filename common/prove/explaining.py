@@ -74,7 +74,7 @@ class Explainer:
         others = {kind: self._value(name) for kind, name in pair.second.parameters.items()}
         parts: dict[str, Callable[[], str]] = {"operation": lambda: changed or ""}
         if most > 1:
-            parts |= {"reads": lambda: self._reading(pair), "weights": lambda: "its weights are other numbers"}
+            parts |= {"reads": lambda: self._reading(pair), "weights": lambda: "its weights differ"}
         possible = [part for part in parts if part != "operation" or changed]
         for number in range(1, min(most, len(possible)) + 1):
             for chosen in combinations(possible, number):

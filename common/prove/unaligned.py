@@ -43,7 +43,7 @@ def _alone(found: Unaligned, graph: Graph, aligned: Mapping[str, NodeVerdict | N
     elif reached and len(agreeing) == len(reached):
         verdict, cause = CERTIFIED, "what reads it agrees"
     else:
-        verdict, cause = UNPROVED, "not all that reads it was judged"
+        verdict, cause = UNPROVED, "not all nodes that read it were judged"
     nearest = found.nearest.name if found.nearest else None
     return Alone(found.node.name, found.node.kind, found.node.source, nearest, verdict, cause, returned)
 
@@ -78,5 +78,5 @@ def difference_of_outputs(alignment: Alignment) -> str | None:
     aligned = set(called.values())
     for place, (one, other) in enumerate(zip(ours, theirs, strict=True), start=1):
         if one in called and other in aligned and called[one] != other:
-            return f"output {place} is {other}, not {called[one]}, of which the first one's {one} is the counterpart"
+            return f"output {place} is {other}, not {called[one]}, the counterpart of the first one's {one}"
     return None

@@ -54,11 +54,11 @@ MUTANTS = [
         "torch_impl",
         "torch_impl/googlenet.py",
         "googlenet",
-        "the heads are exchanged in what is returned",
+        "the heads are exchanged",
         '"aux1": self.aux1(after_4a), "aux2": self.aux2(after_4d)',
         '"aux2": self.aux1(after_4a), "aux1": self.aux2(after_4d)',
         "aux1",
-        "aux1 and aux2 are exchanged in what is returned",
+        "the outputs aux1 and aux2 are exchanged",
     ),
     _keras(
         "an extra layer in front",
@@ -114,6 +114,6 @@ MUTANTS = [
         _TF1_END,
         '    fc(x, num_classes, name="fc2")\n    return x',
         "logits",
-        "but what relu3 does",
+        "it is the value of relu3",
     ),
 ]
