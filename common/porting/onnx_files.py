@@ -219,7 +219,7 @@ def _of_producer(match: Match, producer: str) -> tuple[Preprocessing | None, lis
     for known, each in product(conventions, (match, *match.unfolded)):
         recipe = known.recipe(each.spec) if each.spec.name in known.architectures else None
         if recipe is not None and _named_by(known, each):
-            return recipe, [f"its producer, {producer}, and its names prove {known.name}'s preprocessing"]
+            return recipe, [f"its producer, {producer}, and its names prove the preprocessing of {known.name}"]
     return None, []
 
 
