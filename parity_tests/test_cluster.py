@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from onnx import TensorProto, helper
 
 from common import TriptychError, random_weights, write_weights_file
 from common.cli.app import progress
@@ -140,6 +142,13 @@ def test_tasks_are_done_by_all_one_at_a_time_and_failures_come_back(pair):
         assert len(ran_in) <= 2  # a process for all, and one in place of the one that died
         assert not Path(environment["folder"]).exists()
     assert pair.hands() == []
+
+
+def test_several_at_a_time_share_the_threads(pair):
+    found = done(pair.address, *[(str(number), "sleep 1") for number in range(6)], jobs=3)
+    ran_in = {each.made: each.machine.name for each in found.values()}
+    assert sorted(Counter(ran_in.values()).values()) == [1, 3]  # a worker of one thread does no more than one
+    assert {each.machine.environment["threads"] for each in found.values()} == {"1"}
 
 
 def test_a_worker_that_is_killed_is_replaced_by_another_once(tmp_path):
@@ -276,7 +285,7 @@ def test_machines_that_take_different_paths_are_both_as_published(pair, tmp_path
 
 
 def test_an_interrupted_command_leaves_nothing_at_the_cluster(pair, tmp_path):
-    process = triptych("parity", "alexnet*", "--backend=torch", "--dask", pair.address, "--report", tmp_path)
+    process = triptych("parity", "lenet*", "--backend=torch", "--dask", pair.address, "--report", tmp_path)
     deadline = time.monotonic() + 60
     while len(pair.hands()) < 3 and time.monotonic() < deadline:  # a framework's process too
         time.sleep(0.05)
@@ -339,6 +348,7 @@ def proved(address, folder, *texts, **options):
     )
 
 
+@pytest.mark.slow
 def test_a_pattern_is_many_models_and_one_that_cannot_be_proved_is_a_row(pair, tmp_path):
     report = proved(pair.address, tmp_path, "torch_impl:lenet_*", shape=(1, 1, 28, 28))
     rows = {run["architecture"]: run["backends"][0] for run in report["runs"]}
@@ -359,15 +369,21 @@ def test_a_pattern_is_many_models_and_one_that_cannot_be_proved_is_a_row(pair, t
 
 def test_files_are_read_by_the_workers(pair, tmp_path, monkeypatch):
     from common.cluster.home import Cluster
-    from common.onnx.options import ExportOptions
-    from common.porting.exporting import export_network
     from common.prove.on_cluster import Proofs
 
-    export_network("lenet_caffe", None, "torch", tmp_path / "lenet.onnx", ExportOptions(batch=1))
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in "xy")
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["s"], name="gate"),
+        helper.make_node("Mul", ["x", "s"], ["y"], name="m"),
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "silu", [x], [y]), opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
+    (tmp_path / "silu.onnx").write_bytes(model.SerializeToString())
     monkeypatch.chdir(tmp_path)
-    report = proved(pair.address, None, "lenet.onnx")
+    report = proved(pair.address, None, "silu.onnx")
     (run,) = report["runs"]
-    assert (run["architecture"], run["verdict"]) == (str(tmp_path / "lenet.onnx"), "certified")
+    assert (run["architecture"], run["verdict"]) == (str(tmp_path / "silu.onnx"), "certified")
     assert all(row["machine"] in report["machines"] for row in run["backends"])
     words = (
         r"no worker of the cluster at .* can do this; tcp://\S+ says: there is no file /gone\.onnx; workers read files"

@@ -140,7 +140,7 @@ def parity(architectures: str | Sequence[str] = "*", **options: Any) -> dict[str
     Args:
         architectures: a name, or several, or patterns such as `lenet*`.
         options: those of `common.parity.networks.plan_for`: `backends=["torch", "tf1"]`, `probes=["exact"]`, `weights`,
-            `device`, `every_path`, `precision`, `batch`, `seed`, `jobs`, `timeout`, `gradients`.
+            `device`, `every_path`, `precision`, `batch`, `seed`, `jobs`, `timeout`, `gradients`, `dask`.
 
     Returns:
         What `triptych parity --json` prints: `verdict`, `environment`, and `runs` with every backend and layer.
