@@ -179,7 +179,9 @@ def test_a_cluster_that_nobody_is_left_in_is_given_up(tmp_path, monkeypatch):
         (row,) = run.backends
         assert (row.status, row.verdict, row.machine) == ("skipped", "incomplete", None)
         assert row.reason.startswith("a C++ compiler not installed")
-        with pytest.raises(ClusterLost, match=r"^the connection to the cluster at 127\.0\.0\.1:\d+ is lost: "):
+        with pytest.raises(
+            ClusterLost, match=r"^the connection to the scheduler at 127\.0\.0\.1:\d+ is lost; start it "
+        ):
             done_while(cluster.address, cluster.scheduler.kill)
 
 

@@ -47,7 +47,8 @@ class Cluster:
         self.futures: dict[Future, Task] = {}
 
     def __enter__(self) -> Cluster:
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said in our own words
+        for handler in logging.getLogger("distributed").handlers:  # what goes wrong is said in our own words
+            handler.setLevel(logging.CRITICAL)
         try:
             get_address_host_port(self.address)
             with warnings.catch_warnings(action="ignore"):
@@ -134,9 +135,9 @@ class Cluster:
                             raise ClusterLost(f"{told}; start some, and the command again")
                     continue
                 seen = time.monotonic()
-        except (OSError, CancelledError) as error:
-            told = str(error).partition("\n")[0]
-            raise ClusterLost(f"the connection to the cluster at {self.address} is lost: {told}") from None
+        except (OSError, CancelledError):
+            told = f"the connection to the scheduler at {self.address} is lost"
+            raise ClusterLost(f"{told}; start it and its workers, and the command again") from None
 
     def _finished(self) -> set[Future]:
         """Those of which something has come, after a while at most."""

@@ -72,7 +72,7 @@ class Seat(WorkerPlugin):
         try:
             self.found = await asyncio.to_thread(self.work.obstacles)
         except TriptychError as error:
-            self.found = str(error)
+            self.found = error.message
             return
         able = [resource(ability) for ability, obstacle in self.found.items() if obstacle is None]
         await worker.set_resources(**dict.fromkeys((SEATS, *able), self.jobs))
