@@ -102,7 +102,7 @@ def units_seen(layer: Layer, probe: Probe, recorded: Mapping[str, np.ndarray]) -
     given = {IMAGE: probe.image, **recorded, **probe.injected}
     reference = evaluate(layer.operation, [given[other] for other in layer.inputs], parameters_of(name, probe.weights))
     error = np.abs(output - reference.value)
-    squares, counted = scaled_errors(error, reference)
+    squares, counted = scaled_errors(error, reference.value.astype(np.float32), reference)
     return ~(error <= reference.bound).all(axis=over) | (np.sqrt(squares / np.maximum(counted, 1)) > UNIT * FLOAT32)
 
 

@@ -153,6 +153,45 @@ def test_distances_in_units_in_the_last_place():
     assert _ulp_distances(np.float32([]), np.float32([])) == (0, (0,))
 
 
+SPECIAL = np.float32([0, -0.0, 1e-45, -1e-45, 2.0**-126, 1, -1, 3e38, -3e38, np.inf, -np.inf, np.nan])
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (7,), (2, 9), (1, 3, 5), (2, 4, 3, 3), (1, 8, 40, 41)])
+@pytest.mark.parametrize("specials", [0, 9, 12])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_measure_is_what_its_definition_says(shape, specials, seed):
+    """Of the first of the special numbers, finite ones, or of all; over and under the range in which spread counts."""
+    generator = np.random.default_rng([seed, specials])
+    value = generator.standard_normal(shape) * 10.0 ** generator.integers(-44, 30)
+    output = (value * (1 + generator.standard_normal(shape) * 10.0 ** generator.integers(-9, 0))).astype(np.float32)
+    if specials:
+        places = generator.random(shape) < 0.2
+        output[places] = generator.choice(SPECIAL[:specials], places.sum())
+        places = generator.random(shape) < 0.2
+        value[places] = generator.choice(SPECIAL[: min(specials, 9)], places.sum())
+    bound, spread = np.abs(value) * 1e-7 + 1e-37, (np.abs(value) * generator.random(shape)).astype(np.float32)
+    found = measure(output, Reference(value, bound, spread=spread))
+    with np.errstate(all="ignore"):
+        error = np.abs(output.astype(np.float64) - value)
+        assert np.array_equal(found.ratio, np.max(error / bound, initial=0.0), equal_nan=True)
+        least = np.float32(2.0**-78)
+        counts = (np.abs(value) <= 4 * spread) & (spread > least)
+        ratios = error.astype(np.float32) / np.maximum(spread, least).astype(np.float64)
+        scaled = np.minimum(ratios, 2.0**50) * counts * 2.0**24
+    over = (0, *range(2, len(shape)))
+    units = 1 if len(shape) == 1 else None
+    np.testing.assert_allclose(found.squares, np.square(scaled).sum(axis=None if units else over), rtol=1e-5)
+    np.testing.assert_array_equal(found.counted, counts.sum(axis=None if units else over))
+    if not np.isfinite(output).all():
+        assert (found.ulp, found.histogram) == (None, ())
+        return
+    places = [(array.view(np.int32).astype(np.int64)) for array in (output, value.astype(np.float32))]
+    one, other = (np.where(bits < 0, -(bits & 0x7FFFFFFF), bits) for bits in places)
+    apart = np.abs(one - other).reshape(-1)
+    assert found.ulp == apart.max(initial=0)
+    assert found.histogram == tuple(np.bincount([int(distance).bit_length() for distance in apart], minlength=1))
+
+
 def test_where_no_error_is_allowed_only_what_differs_is_off_and_nothing_is_called_nan():
     """As of outputs on whose way nothing rounds: the bound is 0, and so are most errors."""
     right = np.arange(12.0).reshape(2, 6)

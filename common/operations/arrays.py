@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
 from math import prod
 from types import EllipsisType
 from typing import TYPE_CHECKING, TypeAlias
@@ -34,7 +35,7 @@ def places(shape: Shape) -> Iterator[Place]:
         return
     axis = next(axis for axis in range(len(shape)) if prod(shape[axis + 1 :]) <= ELEMENTS_AT_ONCE)
     at_once = ELEMENTS_AT_ONCE // prod(shape[axis + 1 :])
-    for before in np.ndindex(*shape[:axis]):
+    for before in product(*map(range, shape[:axis])):
         for first in range(0, shape[axis], at_once):
             yield *(slice(index, index + 1) for index in before), slice(first, first + at_once)
 

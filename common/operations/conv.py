@@ -123,7 +123,7 @@ class Conv(Windowed):
         """
         (rows, columns), (down, across), (vertical, (left, right)) = self.window(x.shape[1:])
         height, width = self._positions((x.shape[1:],))
-        count = -(-width // _ACROSS)
+        count = -(-width * across // _ACROSS)
         at_once = -(-width // count)
         read = (at_once - 1) * across + columns
         missing = (count * at_once - width) * across
@@ -243,7 +243,7 @@ _MANY = 256
 """Rows or columns of a matrix that is multiplied with: enough for that to be fast."""
 
 _ACROSS = 16
-"""Columns that a band matrix makes at most: few, since it is mostly 0, but enough for products to be fast."""
+"""Columns that a band matrix reads, but for a kernel's: few, since it is mostly 0, but enough to be fast."""
 
 
 def _products(operation: Conv, x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -126,8 +126,10 @@ def is_correctly_rounded(operation: Operation, inputs: Arrays, output: np.ndarra
     if rounded.nin != len(inputs) or output.shape != np.broadcast_shapes(*(x.shape for x in inputs)):
         return False
     with np.errstate(all="ignore"):
-        same = all(np.array_equal(output[place], rounded(*parts)) for place, parts in operation.parts(inputs))
-    return same and all(_is_small(array, _FAR / 4) for array in arrays)
+        return all(
+            np.array_equal(output[place], rounded(*parts)) and _are_small([output[place], *parts], _FAR / 4)
+            for place, parts in operation.parts(inputs)
+        )
 
 
 def check_shapes(operation: Operation, inputs: Arrays, parameters: Parameters) -> None:
@@ -150,15 +152,17 @@ def with_overflow(operation: Operation, inputs: Arrays, parameters: Parameters, 
 
 def _far(inputs: Arrays) -> bool:
     """Whether an input is so large that something may overflow."""
-    return not all(_is_small(x) for x in inputs if x.dtype != bool)
-
-
-def _is_small(x: np.ndarray, limit: float = _FAR) -> bool:
-    """Whether all magnitudes are below a limit of 1 or more. NaN is not."""
     with np.errstate(over="ignore", invalid="ignore"):
-        if x.dtype == np.float32 and np.vdot(x, x) < limit:  # the sum of squares, which takes half the time
-            return True
-        return bool(np.maximum(x.max(initial=0), -x.min(initial=0)) < limit)
+        return not _are_small([x for x in inputs if x.dtype != bool], _FAR)
+
+
+def _are_small(arrays: Arrays, limit: float) -> bool:
+    """Whether all magnitudes are below a limit of 1 or more. NaN is not."""
+    return all(
+        # The sum of squares takes half the time.
+        (x.dtype == np.float32 and np.vdot(x, x) < limit) or np.maximum(x.max(initial=0), -x.min(initial=0)) < limit
+        for x in arrays
+    )
 
 
 def _grown(reference: Reference) -> bool:

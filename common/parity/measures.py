@@ -90,7 +90,7 @@ def measure(output: np.ndarray, reference: Reference, *, must_be_exact: bool = F
         ratio = float(np.max(error / reference.bound, initial=0.0))
         if np.isnan(ratio):  # 0 / 0 is no error where none is allowed; an error that is NaN stays one
             ratio = float(np.max(np.divide(error, reference.bound, out=np.zeros_like(error), where=error != 0)))
-    squares, counted = scaled_errors(error, reference)
+    squares, counted = scaled_errors(error, rounded, reference)
     summed = reference.spread is not None
     # What is said of errors counts where another piece of the same output has not the same bits.
     return Measure(output.size, same, must_be_exact and not same, ratio, ulp, histogram, squares, counted, summed)
@@ -217,24 +217,34 @@ def sizes_of_errors(squares: np.ndarray | float, counted: np.ndarray | float) ->
     return float(np.sqrt(of_layer)), float(np.sqrt(np.max(of_units, initial=0.0)) / UNIT)
 
 
-def scaled_errors(error: np.ndarray, reference: Reference) -> tuple[np.ndarray | float, np.ndarray | float]:
+def scaled_errors(
+    error: np.ndarray, rounded: np.ndarray, reference: Reference
+) -> tuple[np.ndarray | float, np.ndarray | float]:
     """Σ (error ÷ (u·√Σp²))² over the elements that it says something about, and how many these are, of each unit.
 
     The worst-case bound of a long sum is far above the errors that occur, so a wrong bias can lie within it; the size
     of the errors gives it away. It is taken where the products cancel as random ones do: where they all have one sign,
     the partial sums, and with them honest rounding errors, are larger than √Σp² suggests.
+
+    Args:
+        error: |output − value|.
+        rounded: the value in float32.
+        reference: value and spread.
     """
     if reference.spread is None:
         return 0.0, 0.0
-    spread = reference.spread
-    typical = np.abs(reference.value) <= 4 * spread
-    typical &= spread > _LEAST_SPREAD
-    counted = typical.astype(np.float32)  # which is multiplied with: to choose by truths takes ten times as long
     units = (error.shape[0], error.shape[1] if error.ndim > 1 else 1, prod(error.shape[2:]))
     with np.errstate(over="ignore"):
+        spread = reference.spread.astype(np.float32, copy=False)
+        typical = np.abs(rounded) <= 4 * spread
+        if not spread.min(initial=1) > _LEAST_SPREAD:
+            typical &= spread > _LEAST_SPREAD
+            spread = np.maximum(spread, _LEAST_SPREAD)
+        counted = typical.astype(np.float32)  # which is multiplied with: to choose by truths takes ten times as long
         scaled = error.astype(np.float32)
-        scaled /= np.maximum(spread, _LEAST_SPREAD).astype(np.float32, copy=False)
-        np.minimum(scaled, _MOST, out=scaled)
+        scaled /= spread
+        if not scaled.max(initial=0) <= _MOST:
+            np.minimum(scaled, _MOST, out=scaled)
         scaled *= counted
         squares = np.einsum("ijk,ijk->j", *2 * [scaled.reshape(units)]).astype(np.float64) / UNIT_ROUNDOFF**2
     return squares, counted.reshape(units).sum(axis=(0, 2), dtype=np.float32).astype(np.float64)
@@ -253,22 +263,25 @@ def _ulp_distances(left: np.ndarray, right: np.ndarray) -> tuple[int | None, tup
     if not finite:
         return None, ()
     bits, others = left.view(np.int32).reshape(-1), right.view(np.int32).reshape(-1)
-    distances = np.abs(bits - others).view(np.uint32)  # of one sign, float32 numbers are in the order of their bits
-    # Finite numbers of opposite signs come out further apart than 2^23. Their distance is that through zero.
-    places = np.flatnonzero(distances >= np.uint32(1 << 23)) if distances.max(initial=0) >= 1 << 23 else ()
-    far = np.zeros(0, np.int64)
-    if len(places):
+    distances = bits - others
+    distances = np.abs(distances, out=distances).view(np.uint32)  # of one sign, float32 numbers have the order of bits
+    counts, remaining = np.zeros(34, np.int64), distances.size
+    for length in range(9):  # in bits: most distances are short, and counted fastest by comparing all of them
+        longer = distances >= np.uint32(1 << length)
+        before, remaining = remaining, int(np.count_nonzero(longer))
+        counts[length] = before - remaining
+        if remaining <= distances.size // 64:
+            break
+    places = np.flatnonzero(longer)
+    long = distances[places].astype(np.int64)
+    if long.max(initial=0) >= 1 << 23:
+        # Finite numbers of opposite signs come out further apart than 2^23. Their distance is that through zero.
         one, other = (array[places].astype(np.int64) for array in (bits, others))
         through_zero = (one & 0x7FFFFFFF) + (other & 0x7FFFFFFF)
-        far = np.where((one ^ other) < 0, through_zero, np.abs(one - other))
+        long = np.where((one ^ other) < 0, through_zero, np.abs(one - other))
         distances[places] = 0
-    # How many bits a number has, its exponent tells.
-    exponents = (distances.astype(np.float32).view(np.uint32) >> np.uint32(23)).astype(np.uint8)
-    counts = np.zeros(34, np.int64)
-    near = np.bincount(exponents, minlength=1)
-    counts[0], counts[1 : 1 + max(len(near) - 127, 0)] = near[0] - far.size, near[127:]
-    counts += np.bincount(np.frexp(far.astype(np.float64))[1], minlength=34)
-    largest = max(int(distances.max(initial=0)), int(far.max(initial=0)))
+    counts += np.bincount(np.frexp(long.astype(np.float64))[1], minlength=34)
+    largest = max(int(distances.max(initial=0)), int(long.max(initial=0)))
     return largest, tuple(counts[: largest.bit_length() + 1].tolist())
 
 
