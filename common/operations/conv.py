@@ -103,7 +103,7 @@ class Conv(Windowed):
             groups, rows = slice(group, group + groups_at_once), slice(top, top + rows_at_once)
             block = windows[image, group * read : (group + groups_at_once) * read, rows].transpose(0, 3, 4, 1, 2)
             columns = sums.scaled(block.reshape(-1, terms, block.shape[3] * width), 1)
-            fitting = min(ELEMENTS_AT_ONCE // (block.shape[3] * width), max(_MANY, 4 * ELEMENTS_AT_ONCE // terms))
+            fitting = min(ELEMENTS_AT_ONCE // (block.shape[3] * width), max(_MANY // 4, 4 * ELEMENTS_AT_ONCE // terms))
             filters_at_once = own if groups_at_once > 1 else max(1, fitting)
             for first in range(0, own, filters_at_once):
                 of_group = slice(first, first + filters_at_once)
