@@ -48,6 +48,7 @@ clean: ## Remove the virtual environment and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 # pip is the user's own, configuration and all: set PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS … as you need.
+# On a disk that is full it leaves packages half installed, and takes them for whole the next time: a new start is safe.
 $(READY): pyproject.toml constraints.txt
 	@set -e; \
 	for candidate in $(PYTHON) python3 python3.11 python3.12 python3.13 python; do \
@@ -65,6 +66,7 @@ $(READY): pyproject.toml constraints.txt
 	"$$python" -m venv .venv || { \
 		echo "Could not make a virtual environment with $$python; on Debian, install python3-venv." >&2; exit 1; }; \
 	$(BIN)/python -m pip install $(if $(wildcard $(BIN)/triptych),--quiet) -c constraints.txt -e '.[torch,keras,jax,tf1,onnx,prove,webgpu,dev]' || { \
+		[ -x $(BIN)/triptych ] || rm -rf .venv; \
 		echo "Could not install the packages: see pip's message above. Without network, point pip to a local index" \
-			"(PIP_INDEX_URL or PIP_FIND_LINKS); then run make again, which goes on where it stopped." >&2; exit 1; }; \
+			"(PIP_INDEX_URL or PIP_FIND_LINKS); then run make again. pip keeps what it has downloaded." >&2; exit 1; }; \
 	touch $(READY)
