@@ -65,14 +65,16 @@ class Cluster:
             assert time.monotonic() < deadline, f"{there} workers are there, not {workers}"
             time.sleep(0.1)
 
-    def hands(self):
+    def processes(self):
         """The processes in which tasks are done, and what these have started."""
         found = []
         for worker in self.workers:
             if worker.poll() is None:
                 for child in psutil.Process(worker.pid).children(recursive=True):
                     try:
-                        if any(name in child.cmdline() for name in ("common.cluster.hand", "common.parity.worker")):
+                        if any(
+                            name in child.cmdline() for name in ("common.cluster.task_process", "common.parity.worker")
+                        ):
                             found.append(child)
                     except (psutil.NoSuchProcess, psutil.ZombieProcess):  # it ended after it was listed
                         pass

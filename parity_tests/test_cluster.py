@@ -36,7 +36,7 @@ def pair(tmp_path_factory):
 
 def done(address, *tasks, lacks=(), jobs=1):
     """What comes of some tasks, by name."""
-    from common.cluster.home import Cluster
+    from common.cluster.client import Cluster
     from common.cluster.work import Task
 
     with Cluster(address, Odd(lacks), jobs) as cluster:
@@ -60,7 +60,7 @@ def test_tasks_are_done_by_all_one_at_a_time_and_failures_come_back(pair):
         ran_in = {each.made for each in found.values() if each.machine and each.machine.name == machine}
         assert len(ran_in) <= 2  # a process for all, and one in place of the one that died
         assert not Path(environment["folder"]).exists()
-    assert pair.hands() == []
+    assert pair.processes() == []
 
 
 def test_several_at_a_time_share_the_threads(pair):
@@ -80,10 +80,10 @@ def test_a_worker_that_is_killed_is_replaced_by_another_once(tmp_path):
 
 
 def test_a_cluster_that_nobody_is_left_in_is_given_up(tmp_path, monkeypatch):
-    from common.cluster import ClusterLost, home
+    from common.cluster import ClusterLost, client
 
-    monkeypatch.setattr(home, "PATIENCE", 1.0)
-    monkeypatch.setattr(home, "LOOKING", 0.2)
+    monkeypatch.setattr(client, "PATIENCE", 1.0)
+    monkeypatch.setattr(client, "LOOKING", 0.2)
     with cluster_of(tmp_path, {}) as cluster:
         with pytest.raises(
             ClusterLost, match=r"has no worker left that can do lonely; start some, and the command again$"
@@ -106,7 +106,7 @@ def test_a_cluster_that_nobody_is_left_in_is_given_up(tmp_path, monkeypatch):
 
 def done_while(address, do):
     """A long task, and something that happens in between."""
-    from common.cluster.home import Cluster
+    from common.cluster.client import Cluster
     from common.cluster.work import Task
 
     with Cluster(address, Odd()) as cluster:
@@ -117,7 +117,7 @@ def done_while(address, do):
 
 def test_what_a_worker_cannot_do_goes_to_others_or_nobody(pair, tmp_path, monkeypatch):
     from common.cluster import version
-    from common.cluster.home import Cluster
+    from common.cluster.client import Cluster
 
     with Cluster(pair.address, Odd(lacks=("that",))) as cluster:
         assert cluster.obstacles == {"this": None, "that": "not here"}
@@ -156,9 +156,9 @@ def test_what_a_worker_cannot_do_goes_to_others_or_nobody(pair, tmp_path, monkey
     ],
 )
 def test_an_address_that_is_none(address, words, monkeypatch):
-    from common.cluster import home
+    from common.cluster import client
 
-    monkeypatch.setattr(home, "CONNECTING", 1.0)
+    monkeypatch.setattr(client, "CONNECTING", 1.0)
     with pytest.raises(TriptychError, match=re.escape(words)):
         done(address, ("never", ""))
 
@@ -202,15 +202,15 @@ def test_machines_that_take_different_paths_are_both_as_published(pair, tmp_path
     again = json.loads(out)
     assert [row for run in again["runs"] for row in run["backends"]] == rows  # seconds and machines too: nothing is run
     assert again["machines"] == report["machines"]
-    assert pair.hands() == []
+    assert pair.processes() == []
 
 
 def test_an_interrupted_command_leaves_nothing_at_the_cluster(pair, tmp_path):
     process = triptych("parity", "lenet*", "--backend=torch", "--dask", pair.address, "--report", tmp_path)
     deadline = time.monotonic() + 60
-    while len(pair.hands()) < 3 and time.monotonic() < deadline:  # a framework's process too
+    while len(pair.processes()) < 3 and time.monotonic() < deadline:  # a framework's process too
         time.sleep(0.05)
-    running = pair.hands()
+    running = pair.processes()
     assert running
     process.send_signal(signal.SIGINT)
     code, _, err = finish(process, timeout=60)
@@ -285,11 +285,11 @@ def test_a_pattern_is_many_models_and_one_that_cannot_be_proved_is_a_row(pair, t
         assert f'<a href="torch_impl-{name}.html">torch_impl:{name}</a>' in page
     drawn = (tmp_path / "torch_impl-lenet_bvlc.html").read_text()
     assert 'class="drawing"' in drawn
-    assert pair.hands() == []
+    assert pair.processes() == []
 
 
 def test_files_are_read_by_the_workers(pair, tmp_path, monkeypatch):
-    from common.cluster.home import Cluster
+    from common.cluster.client import Cluster
     from common.prove.on_cluster import Proofs
 
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in "xy")

@@ -1,7 +1,7 @@
-"""Work handed to the machines of a Dask cluster: what a command has to do, in tasks, each done by whoever is free.
+"""Work on the machines of a Dask cluster, in tasks. Each task is done by a worker that is free.
 
-`work` says what that is, `home` hands out, `seat` is at each of the cluster's workers, `hand` is the process there in
-which a task is done. Nothing is pickled but what is defined here, with numbers: no code of the user's.
+`work` defines tasks and their results. `client` hands them out. `plugin` runs in each of Dask's workers, and starts the
+`task_process` in which a task is done. What is pickled is defined here, with numbers: no code of the user's.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common.cluster.home import Cluster
+from common.cluster.client import Cluster
 from common.cluster.work import Done, Machine, Task
 from common.parity.backends import Backend, require
 from common.parity.examining import skipped

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common.cluster.home import Cluster
+from common.cluster.client import Cluster
 from common.cluster.work import Task
 from common.errors import TriptychError
 from common.parity.environment import describe

@@ -13,8 +13,8 @@ from typing import Any
 from distributed import CancelledError, Client, Future, KilledWorker, wait
 from distributed.comm import get_address_host_port
 
-from common.cluster import ClusterLost, seat
-from common.cluster.seat import SEATS, Again, Seat, resource
+from common.cluster import ClusterLost, plugin
+from common.cluster.plugin import SLOTS, Again, Plugin, resource
 from common.cluster.version import version
 from common.cluster.work import Done, Task, Work
 from common.errors import TriptychError, one_line
@@ -58,7 +58,7 @@ class Cluster:
             raise TriptychError(f"{told}; give its address, such as 10.0.0.1:8786") from None
         try:
             self._require_version()
-            self.client.register_plugin(Seat(self.run, self.work, self.jobs))
+            self.client.register_plugin(Plugin(self.run, self.work, self.jobs))
             self.obstacles = self._agreed()
         except BaseException:
             self.__exit__()
@@ -101,7 +101,7 @@ class Cluster:
         Raises:
             TriptychError: nobody can do anything.
         """
-        answers = self.client.run(seat.found, self.run)
+        answers = self.client.run(plugin.found, self.run)
         able = [found for found in answers.values() if not isinstance(found, str)]
         if not able:
             address, told = next(iter(answers.items()))
@@ -129,7 +129,7 @@ class Cluster:
                     for future, task in alone.items():
                         if len(begun := self._begun(task)) > 1:  # which nobody is there to tell
                             future.cancel(force=True)
-                            yield seat.died(self.futures.pop(future), begun)
+                            yield plugin.died(self.futures.pop(future), begun)
                         elif time.monotonic() - seen > PATIENCE:
                             told = f"the cluster at {self.address} has no worker left that can do {task.name}"
                             raise ClusterLost(f"{told}; start some, and the command again")
@@ -164,11 +164,11 @@ class Cluster:
 
     def _submit(self, task: Task, others: Sequence[str] = ()) -> None:
         future = self.client.submit(
-            seat.do,
+            plugin.do,
             self.run,
             task,
             key=(self.run, task.name, uuid.uuid4().hex),
-            resources={SEATS: 1, resource(task.needs): 1},
+            resources={SLOTS: 1, resource(task.needs): 1},
             workers=list(others) or None,
             allow_other_workers=bool(others),
             pure=False,
@@ -180,7 +180,7 @@ class Cluster:
         error = future.exception() if future.status == "error" else None
         if isinstance(error, KilledWorker):  # though it may only have waited there, again and again
             begun = self._begun(task)
-            found = seat.died(task, begun) if len(begun) > 1 else Again()
+            found = plugin.died(task, begun) if len(begun) > 1 else Again()
         elif isinstance(error, Exception):
             found = Done(task, failure=one_line(error))
         else:

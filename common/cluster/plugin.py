@@ -1,4 +1,4 @@
-"""The other end of `common.cluster.home`: what runs in each of Dask's workers as long as a command uses them."""
+"""The other end of `common.cluster.client`: what runs in each of Dask's workers as long as a command uses them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from common.cluster.work import Done, Machine, Task, Work
 from common.errors import TriptychError
 from common.process import Process, ProcessFailure
 
-SEATS = "triptych"
+SLOTS = "triptych"
 """The resource of which a worker has as many as tasks may run there at the same time."""
 
 
@@ -33,8 +33,8 @@ def resource(ability: str) -> str:
 
 def found(run: str, dask_worker: Worker) -> Mapping[str, str | None] | str:
     """What keeps a worker from doing what, by ability; or from doing anything, in a sentence."""
-    seat: Any = dask_worker.plugins[run]
-    obstacles: Mapping[str, str | None] | str = seat.found
+    plugin: Any = dask_worker.plugins[run]
+    obstacles: Mapping[str, str | None] | str = plugin.found
     return obstacles
 
 
@@ -46,7 +46,7 @@ class Again:
     """The addresses of those who could."""
 
 
-class Seat(WorkerPlugin):
+class Plugin(WorkerPlugin):
     """At a worker, from when the command begins, or from when the worker does, to when either ends."""
 
     def __init__(self, run: str, work: Work, jobs: int) -> None:
@@ -59,14 +59,14 @@ class Seat(WorkerPlugin):
             prefix="triptych-", dir=worker.local_directory, ignore_cleanup_errors=True
         )
         self.lock, self.ended = threading.Lock(), False
-        self.hands: list[Process] = []
+        self.processes: list[Process] = []
         self.free: list[Process] = []
         self.threads = max(1, worker.state.nthreads // self.jobs)
         self.machine = f"{socket.gethostname()} ({worker.address.partition('://')[2]})"
         self.nanny = str(worker.nanny or worker.address)
         self.file = Path(self.folder.name) / "work"
         self.file.write_bytes(pickle.dumps(self.work))
-        if version() != self.version:  # of one that came later: home has asked those that were there
+        if version() != self.version:  # of a worker that came later: the client has asked the others
             self.found = "it has another version"
             return
         try:
@@ -75,14 +75,14 @@ class Seat(WorkerPlugin):
             self.found = error.message
             return
         able = [resource(ability) for ability, obstacle in self.found.items() if obstacle is None]
-        await worker.set_resources(**dict.fromkeys((SEATS, *able), self.jobs))
+        await worker.set_resources(**dict.fromkeys((SLOTS, *able), self.jobs))
 
     async def teardown(self, worker: Worker) -> None:
         """End all that was started, what is in use included."""
         with self.lock:
             self.ended = True
-            for hand in self.hands:
-                hand.kill()
+            for process in self.processes:
+                process.kill()
         await asyncio.sleep(0.2)  # what these have started ends when it notices, and writes files until then
         self.folder.cleanup()
 
@@ -95,17 +95,17 @@ class Seat(WorkerPlugin):
         """Have a task done; or how the process died of it."""
         file = Path(self.folder.name) / uuid.uuid4().hex
         try:
-            hand = self._take()
+            process = self._take()
             file.write_bytes(pickle.dumps(task.what))
-            hand.ask(str(file))
+            process.ask(str(file))
         except ProcessFailure as failure:
             if not failure.answer:
                 return failure
-            self.free.append(hand)
+            self.free.append(process)
             return Done(task, failure=str(failure), traceback=failure.traceback)
         environment, made = pickle.loads(file.read_bytes())
         file.unlink()
-        self.free.append(hand)
+        self.free.append(process)
         return Done(task, Machine(self.machine, environment), made)
 
     def _take(self) -> Process:
@@ -114,12 +114,12 @@ class Seat(WorkerPlugin):
             if self.ended:
                 raise ProcessFailure("the command that asked has ended")
             while self.free:
-                if (hand := self.free.pop()).alive:
-                    return hand
+                if (process := self.free.pop()).alive:
+                    return process
             variables = {**self.work.variables(self.threads), **_environment(), "TMPDIR": self.folder.name}
-            hand = Process("common.cluster.hand", str(self.file), str(self.threads), environment=variables)
-            self.hands.append(hand)
-            return hand
+            process = Process("common.cluster.task_process", str(self.file), str(self.threads), environment=variables)
+            self.processes.append(process)
+            return process
 
 
 def _environment() -> dict[str, str]:
@@ -134,18 +134,18 @@ def _environment() -> dict[str, str]:
 
 def do(run: str, task: Task) -> Done | Again:
     """What Dask's workers run: a task, unless it has been begun twice. Each beginning is told to the scheduler."""
-    seat: Any = get_worker().plugins[run]
+    plugin: Any = get_worker().plugins[run]
     client = get_client()
     begun = client.get_metadata([run, task.name], default=[])
     if len(begun) > 1:
         return died(task, begun)
-    if begun and begun[0]["nanny"] == seat.nanny and (others := _others(client, task, seat.nanny)):
+    if begun and begun[0]["nanny"] == plugin.nanny and (others := _others(client, task, plugin.nanny)):
         return Again(others)
-    client.set_metadata([run, task.name], [*begun, seat.here])
-    found = seat.do(task)
+    client.set_metadata([run, task.name], [*begun, plugin.here])
+    found = plugin.do(task)
     if isinstance(found, Done):
         return found
-    client.set_metadata([run, task.name], [*begun, seat.here | {"how": str(found)}])
+    client.set_metadata([run, task.name], [*begun, plugin.here | {"how": str(found)}])
     return Again()
 
 

@@ -1,4 +1,4 @@
-"""The process in which tasks are done, beside Dask's worker: `python -m common.cluster.hand WORK THREADS`.
+"""The process in which tasks are done, beside Dask's worker: `python -m common.cluster.task_process WORK THREADS`.
 
 What crashes or fills the memory ends this, and the worker lives to tell it; and it can be ended at any moment, with all
 that it has started, which no thread of the worker could be.
