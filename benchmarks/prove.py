@@ -1,7 +1,7 @@
 """The cost of a proof beside that of comparing: in one thread, of one PyTorch model and its export, every value of it.
 
 Run it with `.venv/bin/python -m benchmarks.prove [MODEL]`, a MODEL of `triptych prove` that takes one image, in PyTorch
-or in Keras on it; `keras.applications:MobileNetV2` if none is named. Printed are the medians in seconds of the forward
+or in Keras on it; `keras.applications:MobileNetV2` if none is named. Printed are the medians in seconds of processor time of the forward
 pass in ONNX Runtime, of our judging of every node, of torch.onnx.verification's comparison of every value, and of
 Polygraphy's of two runs of the file if it is installed; and each ÷ the forward pass. The peers' times are those of
 running and comparing, ours of judging what was recorded.
@@ -36,12 +36,13 @@ from common.prove.torch_run import OPSET, SPECIFICATION, Exported
 
 
 def seconds_of(function: Callable[[], Any], runs: int) -> float:
-    """The median, after one run that is not counted; of a single one, its own."""
+    """The median of processor time, which other processes change little; one run before it is not counted. Of a single
+    run, its own."""
     times = []
     for _ in range(runs + (runs > 1)):
-        started = time.perf_counter()
+        started = time.process_time()
         function()
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
     return statistics.median(times[runs > 1 :])
 
 
