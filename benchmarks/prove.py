@@ -1,10 +1,10 @@
 """The cost of a proof beside that of comparing: in one thread, of one PyTorch model and its export, every value of it.
 
 Run it with `.venv/bin/python -m benchmarks.prove [MODEL]`, a MODEL of `triptych prove` that takes one image, in PyTorch
-or in Keras on it; `keras.applications:MobileNetV2` if none is named. Printed are the medians in seconds of processor time of the forward
-pass in ONNX Runtime, of our judging of every node, of torch.onnx.verification's comparison of every value, and of
-Polygraphy's of two runs of the file if it is installed; and each ÷ the forward pass. The peers' times are those of
-running and comparing, ours of judging what was recorded.
+or in Keras on it; `keras.applications:MobileNetV2` if none is named. It prints medians in seconds of processor time: of
+the forward pass in ONNX Runtime, of our judging of every node, of torch.onnx.verification's comparison of every value,
+and of Polygraphy's of two runs of the file if it is installed; and each ÷ the forward pass. The peers' times are those
+of running and comparing, ours of judging what was recorded.
 """
 
 from __future__ import annotations
