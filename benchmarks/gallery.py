@@ -11,11 +11,9 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from common.cli.pairs import differences
-from common.cli.proofs import read_shape
 from common.prove.models import parse
 from common.prove.proof import Request, prove
-from common.prove.results import ProofRun
+from common.prove.results import ProofRun, differences
 
 PAIRS = (
     ("timm:legacy_xception", "keras.applications:Xception", "1x3x75x75"),
@@ -90,7 +88,7 @@ def _rows(runs: Sequence[ProofRun]) -> Iterator[str]:
 def main() -> None:
     sections = [HEAD.format(versions=", ".join(f"{name} {version(name)}" for name in PACKAGES))]
     for first, second, shape in PAIRS:
-        request = Request(("random",), read_shape(shape), weights="first")
+        request = Request(("random",), [int(size) for size in shape.split("x")], weights="first")
         runs = [run for run in prove([parse(first), parse(second)], request) if run.pair]
         sections.append("\n".join(section(first, second, shape, runs)))
         PAGE.write_text("\n".join(sections).rstrip() + "\n", encoding="utf-8")

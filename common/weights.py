@@ -16,8 +16,8 @@ import numpy as np
 
 from common.errors import TriptychError, nearest
 from common.files import os_error_sentence, written_atomically
-from common.names import layer_of
 from common.operations import Shape
+from common.operations.names import layer_of
 
 Weights = Mapping[str, np.ndarray]
 

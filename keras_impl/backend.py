@@ -18,8 +18,9 @@ from keras.src.backend.common import dtypes
 
 from common import layouts
 from common.errors import Unavailable
-from common.names import keras_layer, layer_of
+from common.implementations.keras_initialisation import uninitialised
 from common.operations import Shape
+from common.operations.names import keras_layer, layer_of
 from common.parity import evidence
 from common.parity.cudnn import direct_sums
 from common.specs import get_spec
@@ -42,7 +43,6 @@ from keras_impl.graph import (
     unnamed_operations,
     wiring,
 )
-from keras_impl.initialisation import uninitialised
 from keras_impl.layers import SubSampling
 
 __all__ = [

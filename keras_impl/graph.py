@@ -11,7 +11,7 @@ from keras import layers
 
 from common import layouts
 from common.errors import TriptychError
-from common.names import keras_layer
+from common.operations.names import keras_layer
 from common.specs import get_spec, list_architectures
 from common.specs.architecture import Architecture, with_softmax
 from common.specs.calls import IMAGE_CALL, Call, named_calls, wired

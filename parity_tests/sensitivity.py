@@ -22,8 +22,8 @@ import numpy as np
 
 from common import get_spec, list_architectures
 from common.implementations import FRAMEWORKS
-from common.names import parameters_of
 from common.operations import evaluate
+from common.operations.names import parameters_of
 from common.parity.measures import LARGEST_ERRORS, UNIT, scaled_errors
 from common.probes import Probe, make_probe
 from common.specs.architecture import IMAGE, Architecture, Layer

@@ -120,7 +120,7 @@ def model_lines(frames):
 def lines_in_keras(spec, monkeypatch):
     import keras
 
-    from common.names import keras_layer
+    from common.operations.names import keras_layer
 
     made = {}
     original = keras.layers.Layer.__init__
@@ -236,7 +236,7 @@ def test_receptive_fields_are_the_published_ones(architecture, layer, pixels):
 
 def test_weights_have_each_frameworks_own_names_and_shapes():
     load_implementation("torch_impl")
-    from common.names import keras_layer, torch_layer
+    from common.operations.names import keras_layer, torch_layer
 
     for architecture in ("lenet5", "resnet18", "googlenet_bn"):
         spec = get_spec(architecture)

@@ -71,8 +71,8 @@ def test_no_room_is_imported_by_one_that_it_imports(files):
 
 def test_a_circle_is_found_whatever_statement_closes_it():
     texts = {
-        "common.errors": "def later():\n    from common import names",
-        "common.names": "if TYPE_CHECKING:\n    import common.files",
+        "common.errors": "def later():\n    from common.operations import names",
+        "common.operations.names": "if TYPE_CHECKING:\n    import common.files",
         "common.files": "from common.errors import TriptychError",
     }
     with pytest.raises(CycleError):

@@ -7,8 +7,8 @@ import pytest
 from conftest import IMPLEMENTATIONS, daily, load_implementation
 
 from common import TriptychError, get_spec
-from common.names import parameters_of
 from common.operations import Conv, Dense, evaluate
+from common.operations.names import parameters_of
 from common.operations.rounding import FP32, TF32
 from common.parity.backends import BACKENDS, Hardware, process_environment, require
 from common.parity.comparison import compare

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from common import TriptychError, get_spec
 from common import operations as ops
-from common.names import parameters_of
 from common.operations import SAME, Shape, backward, evaluate
+from common.operations.names import parameters_of
 from common.parity import examining, networks
 from common.parity.backends import BACKENDS
 from common.parity.comparison import compare_all

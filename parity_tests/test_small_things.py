@@ -130,8 +130,8 @@ def test_a_few_wrong_channels_are_counted_in_small_layers_too(filters, wrong, to
         "c/bias": GENERATOR.standard_normal(filters).astype(np.float32),
     }
     spec = Architecture("tiny", "tiny", "", 2025, "", (2, 8, 9), (Layer("c", operation, (IMAGE,)),), {"logits": "c"})
-    from common.names import parameters_of
     from common.operations import evaluate
+    from common.operations.names import parameters_of
 
     output = evaluate(operation, [x], parameters_of("c", weights)).value.astype(np.float32)
     output[:, :wrong] += GENERATOR.standard_normal(output[:, :wrong].shape).astype(np.float32)

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from common import TriptychError, get_spec, list_architectures
-from common.names import canonical_from_torch, keras_layer, tf1_layer, torch_layer
 from common.operations import Conv, Dense, MaxPool, ReLU
+from common.operations.names import canonical_from_torch, keras_layer, tf1_layer, torch_layer
 from common.specs.architecture import chain
 
 PUBLISHED_PARAMETERS = {

@@ -74,7 +74,7 @@ def test_and_that_of_what_build_gives(implementation, name):
 
 def test_keras_draws_nothing_where_weights_are_loaded_next():
     keras_impl = load_implementation("keras_impl")
-    from keras_impl.initialisation import uninitialised
+    from common.implementations.keras_initialisation import uninitialised
 
     spec, weights = get_spec("lenet_caffe"), random_weights("lenet_caffe", 0)
     with uninitialised():

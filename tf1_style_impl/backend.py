@@ -19,8 +19,8 @@ from tensorflow.python.util import _pywrap_util_port
 
 from common import layouts
 from common.errors import Unavailable
-from common.names import PARAMETERS, layer_of
 from common.operations import Shape
+from common.operations.names import PARAMETERS, layer_of
 from common.parity import evidence
 from common.specs import get_spec
 from common.specs.architecture import softmax_layer

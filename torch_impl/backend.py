@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from common.errors import Unavailable
-from common.names import TORCH_BATCH_NORM, canonical_from_torch, layer_of, torch_layer
 from common.operations import Shape
+from common.operations.names import TORCH_BATCH_NORM, canonical_from_torch, layer_of, torch_layer
 from common.parity.cudnn import direct_sums
 from common.specs import get_spec
 from common.specs.calls import named_calls

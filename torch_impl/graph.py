@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from common.errors import TriptychError
-from common.names import canonical_from_torch, torch_layer
 from common.operations import Shape
+from common.operations.names import canonical_from_torch, torch_layer
 from common.specs import get_spec
 from common.specs.architecture import Architecture
 from common.specs.calls import IMAGE_CALL, Call, named_calls, wired

@@ -9,10 +9,9 @@ from rich.console import Console
 
 from common.cli.terminal import plain_table, say
 from common.cli.verdicts import say_verdict
-from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL
+from common.parity.verdicts import CERTIFIED, IDENTICAL
 from common.prove.into import PortedInto
-from common.prove.judging import NodeVerdict
-from common.prove.results import ProofRun, Side
+from common.prove.results import ProofRun, Side, differences
 from common.specs.architecture import shape_text
 
 _SHOWN = 3
@@ -57,26 +56,6 @@ def _agreeing(runs: Sequence[ProofRun]) -> str:
         return ""
     fewest = min(sum(layer.verdict in (CERTIFIED, IDENTICAL) for layer in layers) for layers in rows)
     return f"{fewest} of them agree on random numbers, each within its bound."
-
-
-def differences(runs: Sequence[ProofRun]) -> Iterator[tuple[str, str, list[NodeVerdict], str]]:
-    """The nodes of both networks that differ, by operation and cause, each once: kind, cause, nodes, probe."""
-    sides = [run.pair for run in runs if run.pair]
-    alone = {node.name for side in sides for node in side.only_first}
-    alone |= {f"{node.name} of {runs[0].model}" for side in sides for node in side.only_second}
-    found: dict[tuple[str, str], list[NodeVerdict]] = {}
-    where: dict[tuple[str, str], str] = {}
-    seen = alone
-    for run in sorted(runs, key=lambda run: run.probe != "random"):
-        for result in run.backends:
-            for layer in result.layers:
-                if layer.verdict == DIVERGED and layer.name not in seen:
-                    seen.add(layer.name)
-                    key = layer.kind, layer.cause or "no known mistake explains it"
-                    found.setdefault(key, []).append(layer)
-                    where.setdefault(key, run.probe)
-    for (kind, cause), layers in found.items():
-        yield kind, cause, layers, where[kind, cause]
 
 
 def _of_weights(side: Side) -> Iterator[str]:

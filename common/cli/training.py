@@ -13,7 +13,7 @@ from typing import Any
 
 from common.errors import TriptychError, argument
 from common.implementations import import_implementation
-from common.names import layer_of
+from common.operations.names import layer_of
 from common.parity.backends import Hardware, device_environment, require
 from common.porting.formats import read_source
 from common.porting.matching import understand

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from common.names import TORCH_BATCH_NORM, keras_layer, torch_layer
 from common.operations import AdaptiveAveragePool, Dense, GlobalAveragePool, Pair, Shape, SubSampling, Windowed
+from common.operations.names import TORCH_BATCH_NORM, keras_layer, torch_layer
 from common.specs.architecture import IMAGE, Architecture, Layer, shape_text
 
 

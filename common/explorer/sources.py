@@ -16,7 +16,7 @@ from common.errors import TriptychError
 from common.explorer.following import WILD, Follower
 from common.explorer.modules import Definition, Span, read_module
 from common.implementations import FRAMEWORKS
-from common.names import keras_layer, tf1_layer
+from common.operations.names import keras_layer, tf1_layer
 from common.specs.architecture import Architecture
 
 

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from common.implementations import import_implementation, standard_error_kept_unless_it_fails
-from common.names import torch_layer
+from common.operations.names import torch_layer
 from common.specs.architecture import shape_text
 
 

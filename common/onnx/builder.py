@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import TriptychError, nearest
-from common.names import PARAMETERS
 from common.onnx.files import write_onnx
 from common.onnx.lrn import write_as_nodes
 from common.onnx.options import ELEMENTS, OPSETS, ExportOptions
 from common.operations import Softmax
+from common.operations.names import PARAMETERS
 from common.specs import CATALOGUE, get_spec
 from common.specs.architecture import IMAGE
 from common.weights import weights_sha256

@@ -22,9 +22,9 @@ from math import prod
 import numpy as np
 
 from common.errors import TriptychError
-from common.names import parameters_of
 from common.operations import Add, Conv, Dense, Dropout, Flatten, Windowed
 from common.operations.mistake import Evaluation, exchanged
+from common.operations.names import parameters_of
 from common.operations.operation import Observation
 from common.operations.rounding import EXACT_LIMIT, Reference
 from common.parity.any_layer import fitted_mistakes, of_any_layer, other_inputs, other_weights

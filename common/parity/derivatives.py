@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.names import parameters_of
 from common.operations import BatchNorm, backward, evaluate
 from common.operations.loss import AUXILIARY_WEIGHT, cross_entropy
+from common.operations.names import parameters_of
 from common.operations.rounding import DOUBLE, UNIT_ROUNDOFF, gamma
 from common.specs.architecture import IMAGE, Architecture
 from common.specs.seeded import seeded_generator

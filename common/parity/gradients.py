@@ -24,9 +24,9 @@ from math import prod
 import numpy as np
 
 from common.errors import TriptychError
-from common.names import parameters_of
 from common.operations import Average, BatchNorm, MaxPool, backward
 from common.operations.loss import AUXILIARY_WEIGHT, cross_entropy
+from common.operations.names import parameters_of
 from common.operations.rounding import EXACT_LIMIT, FP32, SECOND_ORDER, SMALLEST_NORMAL, Gradient, Reference, gamma
 from common.parity.measures import measure, verdict_from
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict

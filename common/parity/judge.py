@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from common.errors import TriptychError
-from common.names import layer_of, parameters_of
 from common.operations import Conv, Dropout, Operation, Shape, shapes_of
 from common.operations.evaluation import check_shapes, evaluate_in_pieces, evaluated_shape, is_correctly_rounded
+from common.operations.names import layer_of, parameters_of
 from common.operations.rounding import FP32, Precision
 from common.parity.causes import UNTRACED, Finding, Traced, alternatives, find_cause, observe
 from common.parity.later_images import sums_are_right

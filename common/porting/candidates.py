@@ -14,8 +14,8 @@ from functools import cache
 
 import numpy as np
 
-from common.names import layer_of
 from common.operations import Conv, Shape
+from common.operations.names import layer_of
 from common.porting.conventions import CONVENTIONS, Convention
 from common.porting.turning import source_shapes
 from common.specs import get_spec

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from common.names import TORCH_BATCH_NORM, keras_layer, layer_of, tf1_layer, torch_layer
 from common.operations import BatchNorm
+from common.operations.names import TORCH_BATCH_NORM, keras_layer, layer_of, tf1_layer, torch_layer
 from common.porting.spellings import (
     CAFFE,
     KERAS_APPLICATIONS,

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from common.errors import TriptychError, argument
-from common.names import layer_of
 from common.operations import BatchNorm
+from common.operations.names import layer_of
 from common.porting.candidates import Placement, absent_heads, candidate_of, placements
 from common.porting.preparation import UNKNOWN, preparation
 from common.porting.problems import problems_of, remedy, shaped_like

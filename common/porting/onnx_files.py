@@ -20,7 +20,7 @@ from common.porting import frozen_graphs
 from common.porting.conventions import CONVENTIONS, Convention
 from common.porting.graph_defs import GraphDef
 from common.porting.graph_matches import Match, identify
-from common.porting.onnx_graphs import Graph, unit_variance
+from common.porting.onnx_graphs import Graph
 from common.porting.onnx_images import Affine, formula, proved, whole
 from common.porting.skeletons import Node, pairs
 from common.porting.source import Source, corrupt, told_of
@@ -182,7 +182,7 @@ class _Weights:
         assert isinstance(operation, BatchNorm)
         self._made(f"{layer}/gamma", np.ones(count, np.float32), origin)
         self._made(f"{layer}/mean", np.zeros(count, np.float32), origin)
-        self._made(f"{layer}/variance", unit_variance(operation.eps, count), origin)
+        self._made(f"{layer}/variance", _unit_variance(operation.eps, count), origin)
         if shift is None:
             self._made(f"{layer}/beta", np.zeros(count, np.float32), origin)
         else:
@@ -252,3 +252,12 @@ def _module_path(name: str) -> str:
         else:
             parts.append(part)
     return ".".join(parts)
+
+
+def _unit_variance(eps: float, count: int) -> np.ndarray:
+    """Variances that give exactly 1 in float32 when eps is added, so that a normalisation has the scale 1."""
+    variance = np.float32(1 - eps)
+    for candidate in (variance, np.nextafter(variance, np.float32(2)), np.nextafter(variance, np.float32(0))):
+        if candidate + np.float32(eps) == np.float32(1):
+            return np.full(count, candidate)
+    raise TriptychError(f"no float32 gives 1 with {eps:g}")

@@ -350,12 +350,3 @@ def _border(node: OnnxNode) -> Any:
     amounts = [int(n) for n in pads]
     first = 1 if (amounts[1] or amounts[5]) and not (amounts[3] or amounts[7]) else 2
     return (amounts[first], amounts[first + 1], amounts[first + 4], amounts[first + 5])
-
-
-def unit_variance(eps: float, count: int) -> np.ndarray:
-    """Variances that give exactly 1 in float32 when eps is added, so that a normalisation has the scale 1."""
-    variance = np.float32(1 - eps)
-    for candidate in (variance, np.nextafter(variance, np.float32(2)), np.nextafter(variance, np.float32(0))):
-        if candidate + np.float32(eps) == np.float32(1):
-            return np.full(count, candidate)
-    raise TriptychError(f"no float32 gives 1 with {eps:g}")

@@ -19,10 +19,10 @@ import numpy as np
 from common.errors import TriptychError
 from common.files import folder_written_atomically, os_error_sentence, require_space
 from common.implementations import FRAMEWORKS, import_implementation
-from common.names import parameters_of
 from common.onnx.files import write_onnx
 from common.onnx.options import ExportOptions
 from common.operations import evaluate
+from common.operations.names import parameters_of
 from common.operations.rounding import FP32, Precision
 from common.probes.exact import VERSION, exact_probe
 from common.probes.probe import Probe

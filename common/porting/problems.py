@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from common.errors import argument, nearest
-from common.names import layer_of
 from common.operations import Conv, Shape
+from common.operations.names import layer_of
 from common.porting.candidates import Candidate, Expected, Placement, absent_heads
 from common.porting.reading import Reading
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from common.names import layer_of
+from common.operations.names import layer_of
 from common.porting.candidates import Placement
 from common.porting.source import Source
 from common.porting.turning import Ported

@@ -11,7 +11,7 @@ from typing import Any
 
 from common.errors import TriptychError, argument, nearest
 from common.implementations import FRAMEWORKS, import_implementation
-from common.names import keras_layer, layer_of
+from common.operations.names import keras_layer, layer_of
 from common.porting.conventions import CONVENTIONS
 from common.porting.matching import Network
 from common.specs.architecture import Architecture

@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 
 from common import layouts
-from common.names import layer_of
 from common.operations import Dropout, Flatten, Shape
+from common.operations.names import layer_of
 from common.porting.conventions import Convention
 from common.specs.architecture import Architecture
 

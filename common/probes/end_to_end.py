@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from common.errors import TriptychError
-from common.names import parameters_of
 from common.operations import Add, BatchNorm, Dense, ReLU, evaluate
+from common.operations.names import parameters_of
 from common.operations.rounding import EXACT_LIMIT, FP32, Precision, Reference
 from common.probes.probe import Probe
 from common.probes.sparse import integer_parameters

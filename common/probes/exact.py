@@ -31,8 +31,8 @@ from math import prod
 import numpy as np
 
 from common.errors import TriptychError
-from common.names import parameters_of
 from common.operations import BatchNorm, Dropout, Flatten, evaluate
+from common.operations.names import parameters_of
 from common.operations.rounding import EXACT_LIMIT
 from common.probes.probe import Probe
 from common.specs.architecture import IMAGE, Architecture, Layer

@@ -28,7 +28,7 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.files import written_atomically
-from common.names import parameters_of
+from common.operations.names import parameters_of
 from common.probes.exact import VERSION, exact_probe
 from common.probes.probe import Probe
 from common.specs import CATALOGUE, get_spec, list_architectures

@@ -7,13 +7,13 @@ compiled, with the weights that the model has elsewhere (`.npz`, in the model's 
 
 from __future__ import annotations
 
-import importlib
 import time
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from common.implementations.keras_initialisation import uninitialised
 from common.prove.keras_layers import recording
 from common.prove.models import load, parse
 from common.prove.runtimes import serve
@@ -44,7 +44,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     feeds = load_file(job["feeds"])
     given: Any = [feeds[name] for name in job["inputs"]]
     given = given[0] if len(given) == 1 else given
-    with importlib.import_module("keras_impl.initialisation").uninitialised():
+    with uninitialised():
         model = load(parse(job["load"]), job["shape"])
         if not model.built:
             model(given, training=False)  # which makes its weights

@@ -173,6 +173,26 @@ def explanations(result: RuntimeResult) -> Iterator[str]:
         yield result.note
 
 
+def differences(runs: Sequence[ProofRun]) -> Iterator[tuple[str, str, list[NodeVerdict], str]]:
+    """The nodes of both networks that differ, by operation and cause, each once: kind, cause, nodes, probe."""
+    sides = [run.pair for run in runs if run.pair]
+    alone = {node.name for side in sides for node in side.only_first}
+    alone |= {f"{node.name} of {runs[0].model}" for side in sides for node in side.only_second}
+    found: dict[tuple[str, str], list[NodeVerdict]] = {}
+    where: dict[tuple[str, str], str] = {}
+    seen = alone
+    for run in sorted(runs, key=lambda run: run.probe != "random"):
+        for result in run.backends:
+            for layer in result.layers:
+                if layer.verdict == DIVERGED and layer.name not in seen:
+                    seen.add(layer.name)
+                    key = layer.kind, layer.cause or "no known mistake explains it"
+                    found.setdefault(key, []).append(layer)
+                    where.setdefault(key, run.probe)
+    for (kind, cause), layers in found.items():
+        yield kind, cause, layers, where[kind, cause]
+
+
 def told(layer: NodeVerdict) -> str:
     """The first node that differs: its name, its place in the user's code, the size of the error, and the cause."""
     ratio = "" if layer.bound_ratio is None else f", {layer.bound_ratio:.3g} times its bound"

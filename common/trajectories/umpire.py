@@ -13,7 +13,7 @@ from math import isfinite
 import numpy as np
 
 from common.errors import one_line
-from common.names import layer_of
+from common.operations.names import layer_of
 from common.operations.rounding import SMALLEST_NORMAL
 from common.parity.causes import alternatives
 from common.parity.derivatives import Derivatives

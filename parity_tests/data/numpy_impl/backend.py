@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from common.errors import TriptychError, Unavailable
-from common.names import layer_of
+from common.operations.names import layer_of
 from common.specs import get_spec
 from common.specs.recording import Recording
 from common.weights import check_weights

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import keras
 import numpy as np
-from keras.src.initializers import random_initializers
-from keras.src.initializers.random_initializers import RandomInitializer
 
 from common.operations import Shape
 
@@ -19,6 +16,9 @@ def uninitialised() -> Iterator[None]:
 
     On JAX each shape that is drawn has a program compiled for it, which takes GoogLeNet half a minute.
     """
+    import keras
+    from keras.src.initializers import random_initializers
+    from keras.src.initializers.random_initializers import RandomInitializer
 
     def zeros(self: RandomInitializer, shape: Shape, dtype: str | None = None) -> np.ndarray:
         return np.zeros(shape, dtype or keras.config.floatx())
@@ -27,9 +27,9 @@ def uninitialised() -> Iterator[None]:
     kinds = [kind for kind in found if issubclass(kind, RandomInitializer) and "__call__" in vars(kind)]
     drawing = [kind.__call__ for kind in kinds]
     for kind in kinds:
-        kind.__call__ = zeros
+        kind.__call__ = zeros  # type: ignore[method-assign]
     try:
         yield
     finally:
         for kind, own in zip(kinds, drawing, strict=True):
-            kind.__call__ = own
+            kind.__call__ = own  # type: ignore[method-assign]
