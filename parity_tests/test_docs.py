@@ -46,7 +46,7 @@ SMALLER = {
         "triptych parity lenet5 --device cuda --precision tf32 --backend torch --probe random"
     ),
     "triptych parity lenet5 --steps 100 --plot divergence": (
-        "triptych parity lenet5 --steps 2 --plot divergence --backend torch --backend tf1"
+        "triptych parity lenet5 --steps 2 --plot divergence --backend torch"
     ),
     "triptych parity lenet5 --every-path": "triptych parity lenet5 --every-path --backend onnx-torch --probe exact",
     "triptych parity lenet_caffe --every-path": (
