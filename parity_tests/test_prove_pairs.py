@@ -15,6 +15,7 @@ from test_prove import Builder, normal  # noqa: E402
 
 from common import TriptychError  # noqa: E402
 from common.prove import onnx_run, runtimes  # noqa: E402
+from common.prove.marks import scale_of  # noqa: E402
 from common.prove.models import parse  # noqa: E402
 from common.prove.proof import Request, prove  # noqa: E402
 
@@ -465,3 +466,12 @@ def test_published_networks(models):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), *path]), "COLUMNS": "200"}
     process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert all(sentence in process.stdout for sentence in told), process.stdout + process.stderr
+
+
+def test_the_scale_of_a_normalisation_that_was_never_trained():
+    """Its shift and its mean are 0, and 0 ÷ √0 is no scale."""
+    zeros, ones = np.zeros(4, np.float32), np.ones(4, np.float32)
+    scale = (1 / np.sqrt(ones + np.float32(1e-3))).astype(np.float32)
+    found = scale_of(scale, {"beta": zeros, "mean": zeros, "gamma": ones, "variance": ones})
+    assert {found.gamma, found.variance} == {"gamma", "variance"}
+    assert found.eps == 1e-3

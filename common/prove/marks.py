@@ -116,6 +116,8 @@ def scale_of(constant: np.ndarray, vectors: Arrays) -> Scale | None:
     names = list(alike)
     variances = np.stack([alike[name] for name in names])
     for gamma, array in (*alike.items(), (None, np.ones_like(scale))):
+        if not array.all():  # such as the mean of a model that was never trained
+            continue
         square = np.square(array / scale)
         eps = square - variances
         noise = 2.0**-20 * square.max()
