@@ -50,6 +50,7 @@ class Process:
     def __init__(self, module: str, *arguments: str, environment: Mapping[str, str] = os.environ) -> None:
         root = str(Path(__file__).resolve().parents[1])
         path = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
+        self.ending = threading.Lock()
         self.log = tempfile.TemporaryFile()  # noqa: SIM115, closed with the process
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -117,13 +118,14 @@ class Process:
 
     def kill(self) -> None:
         """End the process, if it has not ended, and wait for it."""
-        if self.alive:
-            self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout, self.log):
-            if pipe is not None:
-                with suppress(BrokenPipeError):
-                    pipe.close()
+        with self.ending:  # a Ctrl-C ends it in one thread, its own end in another, and a pipe is closed by one alone
+            if self.alive:
+                self.process.kill()
+            self.process.wait()
+            for pipe in (self.process.stdin, self.process.stdout, self.log):
+                if pipe is not None:
+                    with suppress(BrokenPipeError):
+                        pipe.close()
 
 
 def ask(module: str, request: Any, *, timeout: float, **variables: str) -> Any:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -82,3 +83,25 @@ def test_it_ends_with_its_parent(end):
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(pid)
+
+
+def test_threads_that_end_a_process_at_once_do_not_meet(monkeypatch):
+    """As Ctrl-C's does, and the one that its end wakes up."""
+    process = Process("parity_tests.process_that_answers")
+    inside, most, close = [], [], process.process.stdin.close
+
+    def closing():
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+        close()
+
+    monkeypatch.setattr(process.process.stdin, "close", closing, raising=False)
+    threads = [threading.Thread(target=process.kill) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]
+    assert not process.alive
