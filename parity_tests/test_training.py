@@ -507,7 +507,7 @@ def test_digits_are_learnt(framework, options, tmp_path):
     assert report["weights"] == str(folder.relative_to(tmp_path) / "weights.safetensors")
     weights = read_weights_file(folder / "weights.safetensors")
     assert {name: array.shape for name, array in weights.items()} == get_spec("lenet_caffe").parameter_shapes
-    # They are what was learnt: another framework finds as much with them.
+    # They are what was learnt: a new model in PyTorch finds as much with them.
     data, other = digits(), load_implementation("torch_impl")
     model = other.build("lenet_caffe")
     other.load_weights(model, weights)
