@@ -365,7 +365,7 @@ def test_the_command(tmp_path):
         (["{path}", "--input", "x={array}"], "--input x is 1×5, but"),
         (["{path}", "--input-shape", "2x7x17"], "takes x of shape 2×7×16, not 2×7×17"),
         (["{broken}"], "cannot be read as ONNX"),
-        (["{tokens}"], "takes tokens, which is not float32; such models"),
+        (["{tokens}"], "takes tokens, which is int64, not float32; give it with --input tokens=FILE.npy"),
         (["{dynamic}"], "takes x of shape 1×channels×7; say which with --input-shape"),
         (["common.nowhere:build"], "there is no module common.nowhere"),
     ],

@@ -85,6 +85,8 @@ CASES = {
     ),
     "ReduceMax": (TOKENS, "ReduceMax", [np.array([1])], {"keepdims": 0}, {"keepdims": 1}),
     "ReduceL1": (TOKENS, "ReduceL1", [np.array([2])], {}, None),
+    "CumSum": (TOKENS, "CumSum", [np.array(1)], {}, {"reverse": 1}),
+    "CumSum, exclusive": (TOKENS, "CumSum", [np.array(-1)], {"exclusive": 1, "reverse": 1}, {"exclusive": 0}),
     "ReduceSumSquare": (TOKENS, "ReduceSumSquare", [np.array([1, 2])], {}, None),
     "DepthToSpace": (MAP, "DepthToSpace", [], {"blocksize": 2, "mode": "DCR"}, None),
     "DepthToSpace, 8 channels": ((1, 8, 3, 5), "DepthToSpace", [], {"blocksize": 2, "mode": "DCR"}, {"mode": "CRD"}),

@@ -25,7 +25,7 @@ from common.parity.results import worst
 from common.prove.judging import UNPROVED
 from common.prove.listing import expanded, is_pattern
 from common.prove.many import EVERY_RUNTIME, Proved
-from common.prove.proof import PROBES, WEIGHTS, Request, results_of
+from common.prove.proof import PROBES, WEIGHTS, Request, is_given_as, results_of
 from common.prove.results import ProofRun, RuntimeResult, as_json, told
 from common.prove.sensitivity import Sensitivity
 
@@ -199,7 +199,7 @@ def read_inputs(given: Sequence[str]) -> dict[str, np.ndarray]:
     """What `--input NAME=FILE.npy` says.
 
     Raises:
-        TriptychError: there is no such file, or no array of float32 in it.
+        TriptychError: there is no such file, or no array in it of float32, integers or truth values.
     """
     arrays = {}
     for text in given:
@@ -212,8 +212,8 @@ def read_inputs(given: Sequence[str]) -> dict[str, np.ndarray]:
             raise TriptychError(f"there is no file {file}") from None
         except (ValueError, OSError, EOFError):
             raise TriptychError(f"{file} is no NumPy file of numbers") from None
-        if array.dtype != np.float32:
-            raise TriptychError(f"{file} holds {array.dtype}, expected float32")
+        if not is_given_as(array.dtype):
+            raise TriptychError(f"{file} holds {array.dtype}, expected float32, integers or truth values")
         arrays[name] = array
     return arrays
 

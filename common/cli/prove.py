@@ -32,7 +32,11 @@ def prove(
         str | None, typer.Option(help="Shape of the input, such as 1x3x224x224, if the model does not say it.")
     ] = None,
     given: Annotated[
-        list[str] | None, typer.Option("--input", help="NAME=FILE.npy: an input of the random probe; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--input",
+            help="NAME=FILE.npy: an input of the random probe; of both, if it holds integers or bool. May be repeated.",
+        ),
     ] = None,
     weights: Annotated[
         str | None,

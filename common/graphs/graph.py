@@ -44,11 +44,13 @@ class Graph:
     name: str
     nodes: tuple[Node, ...]
     inputs: Mapping[str, Shape]
-    """The shape of each input; all are float32."""
+    """The shape of each input."""
     constants: Mapping[str, np.ndarray]
     """Weights, and all other values that do not depend on the inputs."""
     outputs: tuple[str, ...]
     opset: int = 0
+    whole: Mapping[str, np.dtype] = field(default_factory=dict)
+    """The type of each input that is not float32: integers, such as the numbers of tokens, or truth values."""
 
     def makers(self) -> dict[str, Node]:
         """The node that makes each value."""

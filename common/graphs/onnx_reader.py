@@ -54,8 +54,7 @@ def state_shape(model: onnx.ModelProto, shape: Sequence[int], path: str | Path) 
     Raises:
         TriptychError: it has several inputs, or states another shape.
     """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in constants]
+    inputs = inputs_of(model)
     if len(inputs) != 1:
         raise TriptychError(f"{path} takes {len(inputs)} inputs; {argument('shape')} can be given for one input only")
     dimensions = inputs[0].type.tensor_type.shape.dim
@@ -66,6 +65,32 @@ def state_shape(model: onnx.ModelProto, shape: Sequence[int], path: str | Path) 
     for dim, size in zip(dimensions, shape, strict=True):
         dim.dim_value = size
     del model.graph.value_info[:]  # which may be of other sizes
+
+
+def inputs_of(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The inputs of a model that have no value in the file."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in constants]
+
+
+def fill_shapes(model: onnx.ModelProto, given: Mapping[str, Shape]) -> None:
+    """Write the sizes that a model leaves open into the model, as far as its inputs tell them.
+
+    Args:
+        model: is changed. Sizes of one name (`batch`) are the same in all inputs.
+        given: the shapes of some of its inputs.
+    """
+    axes = {value.name: value.type.tensor_type.shape.dim for value in inputs_of(model)}
+    sizes = {}
+    for name, shape in given.items():
+        for dim, size in zip(axes.get(name, ()), shape, strict=False):
+            if not dim.dim_value:
+                sizes[dim.dim_param] = dim.dim_value = size
+    for dim in (dim for dims in axes.values() for dim in dims if not dim.dim_value):
+        if dim.dim_param in sizes and dim.dim_param:
+            dim.dim_value = sizes[dim.dim_param]
+    if sizes:
+        del model.graph.value_info[:]
 
 
 def read_graph(path: str | Path, model: onnx.ModelProto | None = None) -> Graph:
@@ -87,11 +112,13 @@ def read_graph(path: str | Path, model: onnx.ModelProto | None = None) -> Graph:
         known = tuple(axis for axis in axes if isinstance(axis, int))
         if len(known) == len(axes):
             shapes.setdefault(name, known)
-    inputs = {value.name: _stated_shape(path, value) for value in graph.input if value.name not in constants}
+    inputs = {value.name: _stated_shape(path, value) for value in inputs_of(model)}
+    types = {value.name: _type(path, value) for value in inputs_of(model)}
+    whole = {name: kind for name, kind in types.items() if kind != np.float32}
     nodes = []
     for proto in graph.node:
         nodes += nodes_of(proto, constants, shapes, opset)
-    return Graph(str(path), tuple(nodes), inputs, constants, tuple(value.name for value in graph.output), opset)
+    return Graph(str(path), tuple(nodes), inputs, constants, tuple(value.name for value in graph.output), opset, whole)
 
 
 def _array(path: str | Path, tensor: onnx.TensorProto) -> np.ndarray:
@@ -104,9 +131,20 @@ def _array(path: str | Path, tensor: onnx.TensorProto) -> np.ndarray:
         raise TriptychError(f"{path} has a constant {what}; get a fresh copy of the file") from None
 
 
+def _type(path: str | Path, value: onnx.ValueInfoProto) -> np.dtype:
+    from onnx import helper
+
+    try:
+        kind = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    except KeyError:  # it is no tensor
+        kind = np.dtype(object)
+    if kind != np.float32 and kind.kind not in "iub":
+        told = "no tensor of numbers" if kind.hasobject else str(kind)
+        raise TriptychError(f"{path} takes {value.name}, which is {told}; expected float32, integers or truth values")
+    return kind
+
+
 def _stated_shape(path: str | Path, value: onnx.ValueInfoProto) -> Shape:
-    if value.type.tensor_type.elem_type != 1:
-        raise TriptychError(f"{path} takes {value.name}, which is not float32; such models cannot be proved")
     axes = axes_of(value) or ()
     sizes = [size if isinstance(size, int) else 0 for size in axes]
     if sizes and not sizes[0]:
@@ -114,7 +152,10 @@ def _stated_shape(path: str | Path, value: onnx.ValueInfoProto) -> Shape:
     if 0 in sizes:
         found = "×".join(str(size or "?") for size in axes)
         which = argument("shape", [1, 3, 224, 224])
-        raise TriptychError(f"{path} takes {value.name} of shape {found}; say which with {which}")
+        raise TriptychError(
+            f"{path} takes {value.name} of shape {found}; say which with {which}, or give it: --input "
+            f"{value.name}=FILE.npy"
+        )
     return tuple(sizes)
 
 

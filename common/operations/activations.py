@@ -236,21 +236,24 @@ class Softmax(Operation):
         Rounding d changes its exponential by u |d|, and the exponential adds E·u. The sum of n positive terms adds
         n − 1 and inherits the errors of its terms, weighted by their shares: E, and Σ |d| exp(d) / Σ exp(d), which is
         below n / e because no |d| exp(d) exceeds 1/e and the largest term is 1. The quotient adds one. Without the
-        subtraction there is less to round. E = `ELEMENTARY_ULP`.
+        subtraction there is less to round. E = `ELEMENTARY_ULP`. The exponential of −∞, as in the mask of an attention,
+        is 0.
         """
         x = inputs[0].astype(np.float64)
-        shifted = x - x.max(axis=self.axis, keepdims=True)
+        with np.errstate(invalid="ignore"):
+            shifted = x - x.max(axis=self.axis, keepdims=True)
         terms = np.exp(shifted)
         value = terms / terms.sum(axis=self.axis, keepdims=True)
         count = x.shape[self.axis]
-        operations = np.abs(shifted) + 2 * ELEMENTARY_ULP + count * (1 + 1 / np.e) + 1
+        distances = np.where(np.isinf(shifted), 0, np.abs(shifted))
+        operations = distances + 2 * ELEMENTARY_ULP + count * (1 + 1 / np.e) + 1
         return Reference(value, 1.001 * operations * UNIT_ROUNDOFF * value + 2 * SMALLEST_NORMAL)
 
     def overflowing(self, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
-        """The sum of exponentials that is divided by may have overflowed."""
+        """If the largest input is finite, no difference from it is above 0, and one that overflows to −∞ has the right
+        exponential, 0. Else nothing is claimed."""
         (x,) = inputs
-        sizes = np.where(np.isfinite(x), np.abs(x.astype(np.float64)), np.inf).sum(axis=self.axis, keepdims=True)
-        return opened(reference, np.broadcast_to(sizes >= LARGEST / 2, x.shape))
+        return opened(reference, np.broadcast_to(~np.isfinite(x.max(axis=self.axis, keepdims=True)), x.shape))
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         """A probability changes by a factor exp(2 max e) at most."""
@@ -298,6 +301,12 @@ class LogSoftmax(Softmax):
         of_sum = ELEMENTARY_ULP + count * (1 + 1 / np.e) + (ELEMENTARY_ULP + 1) * np.log(count)
         operations = of_sum + 2 * np.abs(shifted) + np.abs(value) + np.abs(largest)
         return Reference(value, 1.001 * operations * UNIT_ROUNDOFF + 2 * SMALLEST_NORMAL)
+
+    def overflowing(self, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
+        """A difference may have overflowed."""
+        (x,) = inputs
+        sizes = np.where(np.isfinite(x), np.abs(x.astype(np.float64)), np.inf).sum(axis=self.axis, keepdims=True)
+        return opened(reference, np.broadcast_to(sizes >= LARGEST / 2, x.shape))
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         """It moves by no more than an input and the largest of them do."""

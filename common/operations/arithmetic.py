@@ -12,7 +12,16 @@ from common.operations.arrays import Arrays, Parameters, Shape, np
 from common.operations.mistake import exchanged, factor_fits
 from common.operations.onnx_node import OnnxGraph, OnnxNode, Parameter
 from common.operations.onnx_table import reads
-from common.operations.operation import ArrayOperation, Fit, Found, Hypothesis, Observation, Operation, in_double
+from common.operations.operation import (
+    ArrayOperation,
+    Fit,
+    Found,
+    Hypothesis,
+    Observation,
+    Operation,
+    are_integers,
+    in_double,
+)
 from common.operations.rounding import (
     CARRIED,
     ELEMENTARY_ULP,
@@ -44,6 +53,8 @@ class Add(Operation):
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """m − 1 additions of m inputs: |ŷ − y| ≤ γ_(m−1) Σ|x|."""
+        if are_integers(inputs):
+            return Reference(reduce(np.add, inputs))
         arrays = in_double(*inputs)
         value = reduce(np.add, arrays)
         magnitude = reduce(np.add, map(np.abs, arrays))
@@ -104,6 +115,8 @@ class Subtract(ArrayOperation):
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """One operation: |ŷ − y| ≤ γ_1 (|x| + |y|)."""
+        if are_integers(inputs):
+            return Reference(np.subtract(*inputs))
         x, y = in_double(*inputs)
         magnitude = np.abs(x) + np.abs(y)
         return Reference(x - y, gamma(1) * magnitude + SMALLEST_NORMAL, magnitude)
@@ -127,6 +140,8 @@ class Multiply(ArrayOperation):
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """One operation: |ŷ − y| ≤ u |y|."""
+        if are_integers(inputs):
+            return Reference(np.multiply(*inputs))
         x, y = in_double(*inputs)
         value = x * y
         return Reference(value, gamma(1) * np.abs(value) + (1 + np.abs(x) + np.abs(y)) * SMALLEST_NORMAL, np.abs(value))
@@ -164,7 +179,10 @@ class Divide(ArrayOperation):
     rounds_once: ClassVar[bool] = False
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
-        """A quotient, or a product with a reciprocal: |ŷ − y| ≤ γ_2 |y|."""
+        """A quotient, or a product with a reciprocal: |ŷ − y| ≤ γ_2 |y|. The quotient of integers is cut off."""
+        if are_integers(inputs):
+            dividend, divisor = inputs
+            return Reference(np.sign(dividend) * np.sign(divisor) * (np.abs(dividend) // np.abs(divisor)))
         x, y = in_double(*inputs)
         with np.errstate(divide="ignore", invalid="ignore"):
             value = x / y

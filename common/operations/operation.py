@@ -306,3 +306,8 @@ Fit = tuple[str, str, Reference]
 
 def in_double(*arrays: np.ndarray) -> Arrays:
     return [array.astype(np.float64) for array in arrays]
+
+
+def are_integers(arrays: Arrays) -> bool:
+    """Whether arrays hold integers, with which nothing rounds."""
+    return all(np.issubdtype(array.dtype, np.integer) for array in arrays)

@@ -17,7 +17,7 @@ alone makes itself, unless what is finite overflows to the other. These are prop
 
 No more is claimed than that: a ReLU of NaN may be NaN or 0, and the maximum of a window that holds NaN may be anything
 (IEEE 754 has both kinds of maximum, and frameworks take either); a local response normalisation whose squares overflow,
-and a softmax of infinity, may be anything, since what overflows there is divided by.
+and a softmax of +∞, or of −∞ alone, may be anything, since what overflows there is divided by.
 """
 
 from __future__ import annotations

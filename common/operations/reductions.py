@@ -1,9 +1,9 @@
-"""Sums and means along axes of an array."""
+"""Sums and means along axes of an array, and running sums."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from common.operations.averages import Averaging
 from common.operations.mistake import exchanged, times
 from common.operations.onnx_node import OnnxNode, Unread
 from common.operations.onnx_table import reads
-from common.operations.operation import ArrayOperation, Found, Hypothesis, Observation
+from common.operations.operation import ArrayOperation, Found, Hypothesis, Observation, are_integers
 from common.operations.rounding import CARRIED, ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma, unit_of
 
 
@@ -51,6 +51,8 @@ class Sum(Reduction):
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """n − 1 additions: γ_(n−1) Σ|x|."""
+        if are_integers(inputs):
+            return Reference(self.total(inputs[0]))
         (x,) = (array.astype(np.float64) for array in inputs)
         magnitude = self.total(np.abs(x))
         bound = gamma(self.count(x.shape)) * magnitude + self.count(x.shape) * SMALLEST_NORMAL
@@ -123,3 +125,52 @@ class SumOfSquares(Reduction):
         """Σ (2|x| e + e²), and what rounding makes of it."""
         (x,), (e,) = inputs, errors
         return (1 + gamma(self.count(x.shape))) * CARRIED * self.total(e * (2 * np.abs(x.astype(np.float64)) + e))
+
+
+@reads("CumSum")
+@dataclass(frozen=True)
+class RunningSum(ArrayOperation):
+    """The sums of the first 1, 2, … values along an axis. Source: ONNX CumSum."""
+
+    axis: int
+    exclusive: bool = False
+    """Whether a sum leaves out its last value."""
+    reverse: bool = False
+    """Whether the sums begin at the end."""
+
+    @classmethod
+    def from_onnx(cls, node: OnnxNode) -> Found:
+        axis = node.constant(1)
+        if axis is None or axis.size != 1:
+            raise Unread("its axis is computed")
+        exclusive, reverse = (bool(node.attributes.get(name)) for name in ("exclusive", "reverse"))
+        return Found(cls(int(axis.reshape(())), exclusive, reverse))
+
+    def totals(self, x: np.ndarray) -> np.ndarray:
+        turned = np.flip(x, self.axis) if self.reverse else x
+        sums = np.cumsum(turned, self.axis, dtype=x.dtype)
+        if self.exclusive:
+            first = np.zeros_like(np.take(sums, [0], self.axis))
+            sums = np.concatenate([first, np.delete(sums, -1, self.axis)], self.axis)
+        return np.flip(sums, self.axis) if self.reverse else sums
+
+    def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
+        """In whatever order, a sum of the first k values has k − 1 additions: γ_(n−1) Σ|x| for an axis of length n."""
+        if are_integers(inputs):
+            return Reference(self.totals(inputs[0]))
+        x = inputs[0].astype(np.float64)
+        magnitude, count = self.totals(np.abs(x)), x.shape[self.axis]
+        return Reference(self.totals(x), gamma(count) * magnitude + count * SMALLEST_NORMAL, magnitude)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        return CARRIED * self.totals(errors[0])
+
+    def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
+        for told, other in (
+            ("the sums begin at the other end", replace(self, reverse=not self.reverse)),
+            (
+                "the last value of each sum is there" if self.exclusive else "the last value of each sum is left out",
+                replace(self, exclusive=not self.exclusive),
+            ),
+        ):
+            yield told, exchanged(seen, other)

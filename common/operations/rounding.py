@@ -91,8 +91,8 @@ def gamma(operations: float, unit: float = UNIT_ROUNDOFF) -> float:
 
 
 def unit_of(array: np.ndarray) -> float:
-    """The largest power of two that all elements are multiples of; 1 where all are 0."""
-    mantissas, exponents = np.frexp(np.asarray(array, np.float32)[np.asarray(array) != 0])
+    """The largest power of two that all elements are multiples of, infinite ones left out; 1 where all are 0."""
+    mantissas, exponents = np.frexp(np.asarray(array, np.float32)[(array != 0) & np.isfinite(array)])
     if not mantissas.size:
         return 1.0
     integers = (np.abs(mantissas) * 2**24).astype(np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.prove.models import ModelName, parse
-from common.prove.proof import PROBES, Given, Request
+from common.prove.proof import PROBES, Given, Request, is_given_as
 from common.prove.proof import prove as prove_models
 from common.prove.results import Report
 from common.prove.subject import FIRST, InMemory
@@ -34,8 +34,9 @@ def prove(
         a: a PyTorch module, a Keras model, the path of a `.onnx` or `.keras` file, or any MODEL that `triptych prove`
             takes. Its graph is the specification.
         b: an export of it, or another model, in any of these forms.
-        example: an input of the model: an array, a tensor, or a sequence of them for several inputs, float32. Its shape
-            is the models' input shape, and its numbers are used on the random probe.
+        example: an input of the model: an array, a tensor, or a sequence or a mapping by name for several inputs;
+            float32, integers or bool. Its shape is the models' input shape, and its numbers are used on the random
+            probe. Integers and truth values are used on both probes.
         input_shape: the shape of the only input, instead of an example. The input is then filled with random numbers.
         probes: `exact`, `random`, or both. By default both, and only `random` with an export `b`.
         backends: the runtimes of `a`: `torch`, `onnxruntime`, …. By default all; but only `torch` for a PyTorch module
@@ -50,8 +51,11 @@ def prove(
     usual = PROBES if b is None else ("random",)
     if backends is None and b is not None and weights is None:
         backends = FIRST
-    arrays = None if example is None else _arrays(example)
-    request = Request(probes or usual, input_shape, seed, example=arrays, backends=backends, weights=weights)
+    named = {name: _array(item) for name, item in example.items()} if isinstance(example, Mapping) else {}
+    arrays = None if example is None or named else _arrays(example)
+    request = Request(
+        probes or usual, input_shape, seed, inputs=named, example=arrays, backends=backends, weights=weights
+    )
     with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder:
         models = [a] if b is None else [a, b]
         given = [_given(model, Path(folder) / f"{place}.keras") for place, model in enumerate(models)]
@@ -99,16 +103,22 @@ def _called(model: Any) -> str:
 
 
 def _arrays(example: Any) -> list[np.ndarray]:
-    """An array, a tensor or several of them, as float32 arrays.
+    """An array, a tensor or several of them, as arrays.
 
     Raises:
-        TriptychError: one is of another type.
+        TriptychError: as for `_array`.
     """
     several = isinstance(example, list | tuple) and all(hasattr(item, "shape") for item in example)
-    arrays = []
-    for item in example if several else [example]:
-        array = np.asarray(item.detach().cpu() if hasattr(item, "detach") else item)
-        if array.dtype != np.float32:
-            raise TriptychError(f"the example holds {array.dtype}, expected float32")
-        arrays.append(array)
-    return arrays
+    return [_array(item) for item in (example if several else [example])]
+
+
+def _array(item: Any) -> np.ndarray:
+    """An array or a tensor as an array.
+
+    Raises:
+        TriptychError: it is neither float32, nor integers, nor truth values.
+    """
+    array = np.asarray(item.detach().cpu() if hasattr(item, "detach") else item)
+    if not is_given_as(array.dtype):
+        raise TriptychError(f"the example holds {array.dtype}, expected float32, integers or truth values")
+    return array

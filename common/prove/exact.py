@@ -51,7 +51,8 @@ def exact_probe(
     Args:
         model: from `read_model`.
         graph: what it holds.
-        recorded: its values on another input. They tell the shape of each value, and whether it can be negative.
+        recorded: its inputs and its values elsewhere. They tell the shape of each value, and whether it can be
+            negative. Inputs that are integers or truth values stay as they are.
         seed: of all numbers.
     """
     changed = copy.deepcopy(model)
@@ -63,7 +64,10 @@ class _Maker:
         self.model, self.graph, self.recorded, self.seed = model, graph, recorded, seed
         self.constants = dict(graph.constants)
         self.changed: set[str] = set()
-        self.feeds = {name: drawn(seed, name, SIGNED, shape) for name, shape in graph.inputs.items()}
+        self.feeds = {
+            name: recorded[name] if name in graph.whole else drawn(seed, name, SIGNED, shape)
+            for name, shape in graph.inputs.items()
+        }
         self.values: dict[str, np.ndarray] = dict(self.feeds)
         self.expected: dict[str, np.ndarray] = {}
         self.replaced: dict[str, str] = {}
@@ -109,7 +113,7 @@ class _Maker:
             return
         value = reference.value
         if np.issubdtype(value.dtype, np.floating):
-            value = value.astype(np.float32)
+            value = value.astype(np.float32 if like is None else like.dtype)
         self.values[node.output] = value
         exact = reference.bound is None
         if reference.magnitude is not None:
@@ -173,7 +177,9 @@ class _Maker:
 
         for tensor in self.model.graph.initializer:
             if tensor.name in self.changed:
-                tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(self.constants[tensor.name]), tensor.name))
+                tensor.CopyFrom(
+                    numpy_helper.from_array(np.asarray(self.constants[tensor.name], order="C"), tensor.name)
+                )
         for proto in self.model.graph.node:
             made = [name for name in proto.output if name]
             for place, name in enumerate(proto.input):

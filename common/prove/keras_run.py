@@ -58,7 +58,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     made = recorder.predict_on_batch(given)
     seconds = time.perf_counter() - started
-    save_file({name: np.ascontiguousarray(array) for name, array in zip(names, made, strict=True)}, job["values"])
+    save_file({name: np.asarray(array, order="C") for name, array in zip(names, made, strict=True)}, job["values"])
     return {"seconds": seconds, "version": keras.__version__}
 
 

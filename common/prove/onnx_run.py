@@ -46,7 +46,7 @@ def run(job: dict) -> dict[str, float | str]:
     started = time.perf_counter()
     found = session.run(names, feeds)
     seconds = time.perf_counter() - started
-    arrays = {name: np.ascontiguousarray(array) for name, array in zip(names, found, strict=True)}
+    arrays = {name: np.asarray(array, order="C") for name, array in zip(names, found, strict=True)}
     save_file(arrays, job["values"])
     return {"seconds": seconds, "version": onnxruntime.__version__}
 

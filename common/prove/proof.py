@@ -88,7 +88,8 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
             options |= {"seed": request.seed, "backends": request.backends, "turn": any(paired)}
             return make_ready(name, Path(place) / str(number), ends, **options)
 
-        proof = _Proof(ready(names[0], 0, example=request.example, shape=request.shape), request, advance)
+        given = {"example": request.example, "inputs": request.inputs, "shape": request.shape}
+        proof = _Proof(ready(names[0], 0, **given), request, advance)
         runs = proof.runs()
         for number, (name, as_pair) in enumerate(zip(others, paired, strict=True), start=1):
             if isinstance(name, ModelName) and name.is_tflite:
@@ -121,13 +122,14 @@ class _Proof:
 
     def __init__(self, subject: Subject, request: Request, advance: Advance) -> None:
         self.subject, self.request, self.advance = subject, request, advance
-        self.feeds = random_feeds(subject.graph, request.seed)
+        given = dict(request.inputs)
         if request.example is not None:
-            if len(request.example) != len(self.feeds):
-                takes = ", ".join(self.feeds)
+            names = list(self.graph.inputs)
+            if len(request.example) != len(names):
+                takes = ", ".join(names)
                 raise TriptychError(f"{len(request.example)} inputs are given; {self.graph.name} takes {takes}")
-            self.feeds.update(_fitting(dict(zip(self.feeds, request.example, strict=True)), self.graph))
-        self.feeds.update(_fitting(request.inputs, self.graph))
+            given |= dict(zip(names, request.example, strict=True))
+        self.feeds = random_feeds(subject.graph, request.seed, _fitting(given, self.graph))
 
     @property
     def graph(self) -> Graph:
@@ -173,7 +175,8 @@ class _Proof:
     def _exact(self, first: Recorded) -> ProofRun:
         import onnx
 
-        probe = exact_probe(self.subject.model, self.graph, first.values, seed=self.request.seed)
+        known = {**self.feeds, **first.values}
+        probe = exact_probe(self.subject.model, self.graph, known, seed=self.request.seed)
         file = self.subject.folder / "exact.onnx"
         large = probe.model.ByteSize() > 1 << 30
         onnx.save(probe.model, file, save_as_external_data=large, location="exact.data")
@@ -232,18 +235,34 @@ def like(feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {"example": arrays, "shape": list(arrays[0].shape) if len(arrays) == 1 else None}
 
 
-def random_feeds(graph: Graph, seed: int) -> dict[str, np.ndarray]:
-    """Normal random numbers, float32, for all inputs of a model."""
+def random_feeds(graph: Graph, seed: int, given: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+    """Normal random numbers, float32, for all inputs of a model that are not given.
+
+    Raises:
+        TriptychError: an input takes integers or truth values, and is not given. Which of them have a meaning, the
+            model does not say.
+    """
+    given = given or {}
+    for name, kind in graph.whole.items():
+        if name not in given:
+            told = f"give it with --input {name}=FILE.npy, or as part of an example from Python"
+            raise TriptychError(f"{graph.name} takes {name}, which is {kind}, not float32; {told}")
     return {
-        name: seeded_generator(seed, name).standard_normal(shape, np.float32) for name, shape in graph.inputs.items()
+        name: given[name] if name in given else seeded_generator(seed, name).standard_normal(shape, np.float32)
+        for name, shape in graph.inputs.items()
     }
+
+
+def is_given_as(kind: np.dtype) -> bool:
+    """Whether an input of a model may have this type: float32, integers or truth values."""
+    return kind == np.float32 or kind.kind in "iub"
 
 
 def _fitting(given: Mapping[str, np.ndarray], graph: Graph) -> Mapping[str, np.ndarray]:
     """The user's inputs, checked against those of the model.
 
     Raises:
-        TriptychError: it has no such input, or one of another shape.
+        TriptychError: it has no such input, or one of another shape or type.
     """
     for name, array in given.items():
         if name not in graph.inputs:
@@ -251,6 +270,9 @@ def _fitting(given: Mapping[str, np.ndarray], graph: Graph) -> Mapping[str, np.n
         if array.shape != graph.inputs[name]:
             found, wanted = ("×".join(map(str, shape)) for shape in (array.shape, graph.inputs[name]))
             raise TriptychError(f"--input {name} is {found}, but {graph.name} takes {wanted}")
+        kind = graph.whole.get(name, np.dtype(np.float32))
+        if array.dtype != kind:
+            raise TriptychError(f"--input {name} is {array.dtype}, but {graph.name} takes {kind}")
     return given
 
 

@@ -65,11 +65,23 @@ class Known:
             if self.fixed.issuperset(node.reads):
                 self.fixed.add(name)
             if np.issubdtype(value.dtype, np.floating):
-                rounded = value.astype(np.float32)  # stands for the value in what follows
-                error = error + np.abs(rounded - value)
-                value = rounded
+                value, error = self._rounded(node, value, error)
             self._computed[name] = value, error
         return self._computed[name]
+
+    def _rounded(self, node: Node, value: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The float32 number that stands for a value in what follows, and its error.
+
+        A value that is infinite in float64 is so in float32, as −∞ in the mask of an attention: nothing else can
+        result, if what it follows from is known up to finite errors.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            rounded = value.astype(np.float32)
+            error = error + np.where(rounded == value, 0, np.abs(rounded - value))
+        errors = [self.value(name)[1] for name in node.inputs]
+        if all(found is None or np.isfinite(found).all() for found in errors):
+            error = np.where(np.isinf(value), 0, error)
+        return rounded, error
 
     def _sums_exactly(self, node: Node, found: Reference) -> bool:
         """Whether it adds constants without rounding in float32, as in the mask of an attention."""

@@ -77,7 +77,7 @@ class Jobs:
     def record(self, job: Mapping[str, Any], feeds: Mapping[str, np.ndarray], folder: Path) -> Recorded:
         """Run a model. The job gets the paths of the inputs and of the values."""
         given, made = folder / "feeds.safetensors", folder / "values.safetensors"
-        save_file({name: np.ascontiguousarray(array) for name, array in feeds.items()}, given)
+        save_file({name: np.asarray(array, order="C") for name, array in feeds.items()}, given)
         answer = self.ask(dict(job) | {"feeds": str(given), "values": str(made)})
         if "error" in answer:
             return Recorded(error=answer["error"])

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from common.errors import TriptychError
 from common.graphs import Graph, read_graph
-from common.graphs.onnx_reader import read_model, state_shape
+from common.graphs.onnx_reader import fill_shapes, inputs_of, read_model, state_shape
 from common.prove.keras_layers import layer_of
 from common.prove.litert import LITERT, record_file
 from common.prove.models import ModelName
@@ -35,6 +35,7 @@ KERAS_RUNTIMES = (
 )
 
 Example: TypeAlias = "Sequence[np.ndarray]"
+Inputs: TypeAlias = "Mapping[str, np.ndarray]"
 
 
 def refuse_quantised(text: str, model: onnx.ModelProto) -> None:
@@ -65,12 +66,23 @@ class Subject:
 
     runtimes: tuple[Runtime, ...] = FILE_RUNTIMES
 
-    def __init__(self, text: str, path: Path, folder: Path, shape: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        path: Path,
+        folder: Path,
+        shape: Sequence[int] | None = None,
+        example: Example | None = None,
+        inputs: Inputs | None = None,
+    ) -> None:
         self.text, self.path, self.folder = text, path, folder
         self.model: onnx.ModelProto = read_model(path)
         refuse_quantised(text, self.model)
         if shape:
             state_shape(self.model, shape, path)
+        given = dict(inputs or {})
+        given |= dict(zip((value.name for value in inputs_of(self.model)), example or (), strict=False))
+        fill_shapes(self.model, {name: array.shape for name, array in given.items()})
         self.graph: Graph = replace(read_graph(path, self.model), name=text)
 
     def record(self, runtime: Runtime, feeds: Mapping[str, np.ndarray]) -> Recorded:
@@ -163,7 +175,7 @@ class KerasSubject(TorchSubject):
     def _find_layers(self, feeds: Mapping[str, np.ndarray]) -> None:
         """Ask which value each layer makes, and give the nodes the names of their layers."""
         file = str(self.folder / "layers.safetensors")
-        save_file({name: np.ascontiguousarray(array) for name, array in feeds.items()}, file)
+        save_file({name: np.asarray(array, order="C") for name, array in feeds.items()}, file)
         among = [node.output for node in self.graph.nodes]
         job = {"among": among, "feeds": file, "inputs": list(self.graph.inputs), "weights": self._weights}
         answer = self.process.ask(job)
@@ -191,10 +203,17 @@ def with_sources(graph: Graph, sources: Mapping[str, str]) -> Graph:
     return replace(graph, nodes=tuple(reversed(nodes)))
 
 
-def _file(name: ModelName, folder: Path, shape: Sequence[int] | None, turn: bool) -> Subject:
+def _file(
+    name: ModelName,
+    folder: Path,
+    shape: Sequence[int] | None,
+    turn: bool,
+    example: Example | None,
+    inputs: Inputs | None,
+) -> Subject:
     """An ONNX file, for an input of some shape. With `turn`, the channels of the image may be on another axis."""
     try:
-        return Subject(name.text, Path(name.home), folder, shape)
+        return Subject(name.text, Path(name.home), folder, shape, example, inputs)
     except TriptychError:
         if not turn or shape is None or len(shape) != 4:
             raise
@@ -211,6 +230,7 @@ def make_ready(
     *,
     shape: Sequence[int] | None = None,
     example: Example | None = None,
+    inputs: Inputs | None = None,
     seed: int = 0,
     backends: Sequence[str] | None = None,
     turn: bool = False,
@@ -225,6 +245,7 @@ def make_ready(
         ends: closes the processes that are started.
         shape: the shape of its only input, if the model does not say it.
         example: its inputs, in order.
+        inputs: its inputs, or some of them, by name.
         seed: the seed of the weights of models without their own.
         backends: the runtimes of a model that is not a file, by name; all if None.
         turn: whether the channels of the example may be on the axis of another framework.
@@ -238,7 +259,7 @@ def make_ready(
     folder.mkdir()
     if isinstance(name, ModelName) and name.is_onnx:
         shape = shape or (example[0].shape if example and len(example) == 1 else None)
-        return _file(name, folder, shape, turn)
+        return _file(name, folder, shape, turn, example, inputs)
     process: Process | Here
     if isinstance(name, InMemory):
         process = Here(TorchJobs(name.model).do)
@@ -258,9 +279,12 @@ def make_ready(
         asked["checkpoint"] = str(checkpoint)
     if marked:
         asked["own"] = str(folder / "own.safetensors")
-    if example is not None:
+    named = inputs if example is None and inputs else {}
+    numbered = {f"{place:03}": array for place, array in enumerate(example or ())}
+    if named or numbered:
         file = asked["examples"] = str(folder / "examples.safetensors")
-        save_file({f"{place:03}": np.ascontiguousarray(array) for place, array in enumerate(example)}, file)
+        save_file({name: np.asarray(array, order="C") for name, array in (named or numbered).items()}, file)
+        asked["by_name"] = list(named)
     answer = process.ask(asked)
     if "error" in answer:
         raise TriptychError(f"{name.text} cannot be exported: {answer['error']}")

@@ -1,8 +1,9 @@
 """Exports a PyTorch model as specification, and runs it value by value. A process of its own, which keeps the model.
 
 - `{"export": MODEL, "shape": …, "examples": …, "folder": …, "seed": …, "official": …}` writes the specification into
-  the folder, and the official export if that is asked for. With `"own": FILE` the specification is that of the model
-  with marks for weights, and its own weights go into that file.
+  the folder, and the official export if that is asked for. `"by_name"` has the names of the examples, if the model gets
+  them by name. With `"own": FILE` the specification is that of the model with marks for weights, and its own weights go
+  into that file.
 - `{"feeds": …, "inputs": […], "values": …, "compile": …}` runs the model and records every value that has a name in the
   specification. With `"among": […]` it answers which of these values are the output of a Keras layer, and writes the
   model's weights to `"weights"`.
@@ -14,11 +15,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -35,21 +37,24 @@ if TYPE_CHECKING:
 
 OPSET = 20
 SPECIFICATION, OFFICIAL = "specification.onnx", "export.onnx"
+Given: TypeAlias = "Sequence[torch.Tensor] | Mapping[str, torch.Tensor]"
+"""A model's inputs: in order, or by name."""
 
 
 class Exported:
     """A model and its graph, whose values have the names of the specification."""
 
-    def __init__(
-        self, model: torch.nn.Module, examples: Sequence[torch.Tensor], folder: Path, *, official: bool
-    ) -> None:
+    def __init__(self, model: torch.nn.Module, examples: Given, folder: Path, *, official: bool) -> None:
         import onnxscript.optimizer
         import torch
 
         self.model: Any = model
+        self.by_name = isinstance(examples, Mapping)
+        ordered, named = _arguments(model, examples)
         options: dict[str, Any] = {"dynamo": True, "opset_version": OPSET, "verbose": False, "external_data": False}
+        options["kwargs"] = named
         # Unfolded: a batch normalisation that the exporter multiplies into a convolution is none any more.
-        program = torch.onnx.export(self.model, tuple(examples), optimize=False, **options)
+        program = torch.onnx.export(self.model, ordered, optimize=False, **options)
         assert program is not None
         onnxscript.optimizer.fold_constants(program.model, onnx_shape_inference=True)
         onnxscript.optimizer.remove_unused_nodes(program.model)
@@ -58,24 +63,39 @@ class Exported:
         assert exported is not None
         self.graph: Any = exported.module()
         if official:
-            usual = torch.onnx.export(self.model, tuple(examples), **options)
+            usual = torch.onnx.export(self.model, ordered, **options)
             assert usual is not None
             usual.save(folder / OFFICIAL, external_data=False)
 
-    def record(self, given: Sequence[torch.Tensor], compiled: bool) -> tuple[dict[str, np.ndarray], float, bool]:
-        """Every value, the seconds, and whether the model's own call gives the same bits as its graph."""
+    def record(self, given: Mapping[str, torch.Tensor], compiled: bool) -> tuple[dict[str, np.ndarray], float, bool]:
+        """Every value, the seconds, and whether the model's own call gives the same bits as its graph.
+
+        Args:
+            given: the inputs by their names in the specification, in its order.
+            compiled: whether to use `torch.compile`.
+        """
         import torch
 
         names, graph = _recording_everything(self.graph)
         run = torch.compile(graph) if compiled else graph
         with torch.no_grad():
-            values = run(*given)
+            values = run(*given.values())
             started = time.perf_counter()
-            values = run(*given)
+            values = run(*given.values())
             seconds = time.perf_counter() - started
-            same = compiled or _equal(self.graph(*given), self.model(*given))
-        arrays = {name: np.ascontiguousarray(value.detach().numpy()) for name, value in zip(names, values, strict=True)}
+            ordered, named = _arguments(self.model, given if self.by_name else list(given.values()))
+            same = compiled or _equal(self.graph(*ordered, **named), self.model(*ordered, **named))
+        arrays = {
+            name: np.asarray(value.detach().numpy(), order="C") for name, value in zip(names, values, strict=True)
+        }
         return arrays, seconds, same
+
+
+def _arguments(model: Any, given: Given) -> tuple[tuple[Any, ...], dict[str, torch.Tensor]]:
+    """A model's inputs as arguments of its call, in order and by name. A Keras model takes several as one list."""
+    if isinstance(given, Mapping):
+        return (), dict(given)
+    return ((list(given),) if hasattr(model, "get_layer") and len(given) > 1 else tuple(given)), {}
 
 
 def _recording_everything(graph: Any) -> tuple[list[str], Any]:
@@ -152,7 +172,41 @@ def _input_shape(model: ModelName, loaded: Any, given: list[int] | None) -> list
         return [1, *get_spec(model.name).input_shape]
     if model.is_library:
         return [1, 3, 224, 224]
-    raise TriptychError(f"the input shape of {model.text} is not known; give it, such as --input-shape 1x3x224x224")
+    raise TriptychError(
+        f"the input shape of {model.text} is not known; give it, such as --input-shape 1x3x224x224, or each of several "
+        f"inputs, such as --input NAME=FILE.npy"
+    )
+
+
+def _called_with(
+    name: ModelName, model: Any, given: Mapping[str, torch.Tensor], by_name: Sequence[str] | None
+) -> Given:
+    """The inputs that a model is called with: in order if they are numbered, else by name.
+
+    Raises:
+        TriptychError: the model has no such input, or needs another.
+    """
+    if not by_name:
+        return [given[place] for place in sorted(given)]
+    if hasattr(model, "get_layer"):
+        names = [value.name for value in model.inputs]
+        if set(names) != set(by_name):
+            told = f"takes {', '.join(names)}, but is given {', '.join(by_name)}"
+            raise TriptychError(f"{name.text} {told}")
+        return [given[place] for place in names]
+    try:
+        inspect.signature(model.forward).bind(**given)
+    except TypeError as error:
+        raise TriptychError(f"{name.text} cannot be called with {', '.join(by_name)}: {error}") from None
+    return {place: given[place] for place in by_name}
+
+
+def _given(job: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The inputs of a run by name, in the order of the specification."""
+    import torch
+
+    feeds = load_file(job["feeds"])
+    return {name: torch.from_numpy(feeds[name]) for name in job["inputs"]}
 
 
 class TorchJobs:
@@ -161,7 +215,7 @@ class TorchJobs:
     def __init__(self, model: torch.nn.Module | None = None) -> None:
         self.given = model
         self.exported: Exported | None = None
-        self.examples: Sequence[torch.Tensor] = ()
+        self.examples: Given = ()
 
     def do(self, job: dict[str, Any]) -> dict[str, Any]:
         with _evaluating(self.given):
@@ -188,20 +242,21 @@ class TorchJobs:
             model = self.given
             name = ModelName(job["export"], "", "")
         if "examples" in job:
-            given = load_file(job["examples"])
-            examples = [torch.from_numpy(given[place]) for place in sorted(given)]
+            given = {place: torch.from_numpy(array) for place, array in load_file(job["examples"]).items()}
             if job.get("turn"):
-                examples = [x.permute(turn_for(model, x.shape)).contiguous() for x in examples]
+                given = {place: x.permute(turn_for(model, x.shape)).contiguous() for place, x in given.items()}
+            examples: Given = _called_with(name, model, given, job.get("by_name"))
         else:
             examples = [torch.randn(*_input_shape(name, model, job["shape"]))]
         if name.is_library:
-            _seeded(model, examples[0], job["seed"])
+            _seeded(model, next(iter(examples.values() if isinstance(examples, Mapping) else examples)), job["seed"])
         if self.given is None:
             model.eval()
         keras = hasattr(model, "get_layer")
         if keras:
+            ordered, named = _arguments(model, examples)
             with torch.no_grad():
-                model(*examples)  # which makes the weights of what was not built before
+                model(*ordered, **named)  # which makes the weights of what was not built before
         self.examples = examples
         if "checkpoint" in job:
             load_weights(model, job["checkpoint"])
@@ -235,23 +290,19 @@ class TorchJobs:
         import torch
 
         assert self.exported
-        feeds = load_file(job["feeds"])
-        given = [torch.from_numpy(feeds[name]) for name in job["inputs"]]
+        given = _given(job)
         values, _, _ = self.exported.record(given, compiled=False)
         with torch.no_grad(), recording() as calls:
-            self.exported.model(*given)
+            ordered, named = _arguments(self.exported.model, list(given.values()))
+            self.exported.model(*ordered, **named)
         layers = {name: made.detach().numpy() for name, made in calls.items()}
         np.savez(job["weights"], *self.exported.model.get_weights())
         among = {name: values[name] for name in job["among"] if name in values}
         return {"called": called_in_graph(layers, among)}
 
     def _record(self, job: dict[str, Any]) -> dict[str, Any]:
-        import torch
-
         assert self.exported
-        feeds = load_file(job["feeds"])
-        given = [torch.from_numpy(feeds[name]) for name in job["inputs"]]
-        values, seconds, same = self.exported.record(given, job["compile"])
+        values, seconds, same = self.exported.record(_given(job), job["compile"])
         save_file(values, job["values"])
         return {"seconds": seconds, "same": same}
 
