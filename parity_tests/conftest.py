@@ -15,6 +15,7 @@ from functools import cache
 from types import ModuleType
 
 import pytest
+from threadpoolctl import threadpool_limits
 
 from common import TriptychError, list_architectures
 from common.implementations import FRAMEWORKS
@@ -27,6 +28,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # each process its share of the c
     share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(variable, str(share))
+    threadpool_limits(share, user_api="blas")  # NumPy was loaded by a plugin, before the variables were set
 
 spare_imports()
 

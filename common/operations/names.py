@@ -45,10 +45,6 @@ def layer_of(parameter: str) -> str:
 
 
 def parameters_of(layer: str, weights: Mapping[str, T]) -> dict[str, T]:
-    """One layer's parameters, keyed `weight`, `bias`, …"""
-    prefix = f"{layer}/"
-    return {
-        name.removeprefix(prefix): array
-        for name, array in weights.items()
-        if name.startswith(prefix) and "/" not in name.removeprefix(prefix)
-    }
+    """One layer's parameters, keyed `weight`, `bias`, …, in the order of `PARAMETERS`."""
+    named = {kind: f"{layer}/{kind}" for kind in PARAMETERS}
+    return {kind: weights[name] for kind, name in named.items() if name in weights}

@@ -191,12 +191,10 @@ def judge_structure(
     """
     problems: list[LayerVerdict] = []
     for layer in spec.layers:
-        found = [
-            _mismatch(name, given.get(name), expected)
-            for given, wanted in ((shapes, spec.shapes), (parameter_shapes, spec.parameter_shapes))
-            for name, expected in wanted.items()
-            if name == layer.name or (given is parameter_shapes and layer_of(name) == layer.name)
-        ]
+        parameters = parameters_of(layer.name, spec.parameter_shapes)
+        expected = {f"{layer.name}/{kind}": shape for kind, shape in parameters.items()}
+        found = [_mismatch(layer.name, shapes.get(layer.name), spec.shapes[layer.name])]
+        found += [_mismatch(name, parameter_shapes.get(name), shape) for name, shape in expected.items()]
         if cause := next(filter(None, found), None):
             unexplained = problems or tuple(shapes.get(layer.name, ())) in ((), spec.shapes[layer.name])
             mistake = None if unexplained else explain_shape(spec, layer, {k: tuple(v) for k, v in shapes.items()})
