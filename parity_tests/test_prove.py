@@ -335,6 +335,21 @@ def test_it_is_measured_what_the_exact_probe_sees():
     assert sensitivity_of(blind).unseen == ("c: c.1", "c: dilations", "c: strides")
 
 
+def test_it_is_told_how_many_of_the_values_that_can_be_exact_are(tmp_path):
+    """A product with a number of many bits is exact with a power of two. A sum with such a number rounds."""
+    add = Builder(2, 3, 4)
+    scaled = add("Mul", "scaled", add("MatMul", "product", "x", normal(4, 4)), np.array(96**-0.5, np.float32))
+    shifted = add("Add", "shifted", scaled, np.array(1e-6, np.float32))
+    path = tmp_path / "mine.onnx"
+    onnx.save(add.model(add("Softmax", "curve", shifted, axis=-1)), path)
+    process = run(path, "--probe", "exact")
+    assert "Exact: 2 of 3 values that can be, but not shifted; 2 of 4 round." in process.stdout
+    (found,) = json.loads(run(path, "--probe", "exact", "--json").stdout)["runs"]
+    assert (found["exact"], found["can_be_exact"], found["missed"]) == ([2, 4], 3, ["shifted"])
+    exact = {layer["name"] for layer in found["backends"][0]["layers"] if layer["exact"]}
+    assert exact == {"product", "scaled"}
+
+
 def test_the_command(tmp_path):
     path = tmp_path / "mine[bold].onnx"
     onnx.save(MODELS["transformer"], path)

@@ -148,16 +148,28 @@ def print_model(console: Console, runs: Sequence[ProofRun]) -> None:
     print_pair(console, runs)
     for run in runs:
         if run.exact:
-            say(console, f"Exact: {run.exact[0]} of {run.exact[1]} computed values; the others round.", style="dim")
+            say(console, _exactness(run), style="dim")
         if run.sensitivity:
             say(console, _sensitivity(run.sensitivity), style="dim")
     _print_unproved(console, runs)
 
 
+def _exactness(run: ProofRun) -> str:
+    """How many of the values that can be exact are, and the first of the others."""
+    assert run.exact
+    exact, values = run.exact
+    missed = f", but not {_first(run.missed)}" if run.missed else ""
+    return f"Exact: {exact} of {run.can_be_exact} values that can be{missed}; {values - exact} of {values} round."
+
+
+def _first(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return "; ".join([*names[:_NAMED], *([f"{more} more"] if more > 0 else [])])
+
+
 def _sensitivity(found: Sensitivity) -> str:
     """How much the exact probe sees, and the first of what it does not."""
-    more = len(found.unseen) - _NAMED
-    named = "; ".join([*found.unseen[:_NAMED], *([f"{more} more"] if more > 0 else [])])
+    named = _first(found.unseen)
     seen = f"Sensitivity: {found.seen} of {found.of} tensors of weights and attributes are seen when they change"
     return f"{seen}; unseen: {named}." if named else f"{seen}."
 

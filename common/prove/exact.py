@@ -19,6 +19,7 @@ import numpy as np
 from common.errors import TriptychError
 from common.graphs import Graph, Node, read_graph
 from common.operations import BatchNorm, Operation
+from common.operations.arithmetic import Multiply
 from common.operations.moments import GroupNorm, LayerNorm
 from common.operations.rounding import EXACT_LIMIT, Reference, unit_of
 from common.probes.exact import POSITIVE, SIGNED, WEIGHTS, all_different, drawn
@@ -26,6 +27,9 @@ from common.prove.judging import Expected
 
 if TYPE_CHECKING:
     import onnx
+
+POWERS = (-8, -4, -2, -1, 1, 2, 4, 8)
+"""Numbers that a product with any other is exact with."""
 
 MOST = 2**10
 """How large a value may become, in units of its quantum, before its readers get integers instead."""
@@ -40,7 +44,9 @@ class GraphProbe:
     feeds: dict[str, np.ndarray]
     expected: Expected
     bounded: list[str] = field(default_factory=list)
-    """The nodes that always round."""
+    """The nodes that round."""
+    missed: list[str] = field(default_factory=list)
+    """Those of them that round on these numbers, not on all."""
 
 
 def exact_probe(
@@ -59,6 +65,23 @@ def exact_probe(
     return _Maker(changed, graph, recorded, seed).make()
 
 
+def is_exact(operation: Operation | None, reference: Reference, unit: float) -> bool:
+    """Whether only one result is right: nothing is rounded.
+
+    Args:
+        operation: of the node.
+        reference: its value.
+        unit: the power of two that all terms of its sums are multiples of.
+    """
+    if reference.magnitude is None:
+        return reference.bound is None
+    if reference.magnitude.max(initial=0) < EXACT_LIMIT * unit:
+        return True
+    # A single product is exact in float64. If float32 has it, nothing rounds.
+    is_product = isinstance(operation, Multiply)
+    return is_product and np.array_equal(reference.value.astype(np.float32), reference.value)
+
+
 class _Maker:
     def __init__(self, model: onnx.ModelProto, graph: Graph, recorded: Mapping[str, np.ndarray], seed: int) -> None:
         self.model, self.graph, self.recorded, self.seed = model, graph, recorded, seed
@@ -73,6 +96,7 @@ class _Maker:
         self.replaced: dict[str, str] = {}
         """The values whose readers get integers, and the names of these integers."""
         self.bounded: list[str] = []
+        self.missed: list[str] = []
         self.cuts: dict[tuple[str, str], str] = {}
         """For the value that a node makes and a value that it reads: the value that it reads instead."""
 
@@ -81,7 +105,8 @@ class _Maker:
             self._add(node)
         self._write()
         expected = Expected(self.expected, self.values)
-        return GraphProbe(self.model, read_graph(self.graph.name, self.model), self.feeds, expected, self.bounded)
+        graph = read_graph(self.graph.name, self.model)
+        return GraphProbe(self.model, graph, self.feeds, expected, self.bounded, self.missed)
 
     def _add(self, node: Node) -> None:
         operation = node.operation
@@ -115,15 +140,15 @@ class _Maker:
         if np.issubdtype(value.dtype, np.floating):
             value = value.astype(np.float32 if like is None else like.dtype)
         self.values[node.output] = value
-        exact = reference.bound is None
-        if reference.magnitude is not None:
-            exact = bool(reference.magnitude.max(initial=0) < EXACT_LIMIT * unit)
         if value.dtype != np.float32:
             return
+        exact = is_exact(node.operation, reference, unit)
         if exact:
             self.expected[node.output] = value
         else:
             self.bounded.append(node.name)
+            if reference.magnitude is not None:
+                self.missed.append(node.name)
         grown = np.abs(value).max(initial=0) > MOST * unit_of(value)
         if value.size > 1 and (not exact or grown or not np.isfinite(value).all()):
             self.replaced[node.output] = self._inject(f"{node.output}/injected", value)
@@ -135,9 +160,12 @@ class _Maker:
         factor: float = operation.integers_before if operation else 0
         if isinstance(operation, LayerNorm | GroupNorm):  # a variance beside which eps is seen
             factor = 2.0 ** round(float(np.log2(np.sqrt(operation.eps) / 4)))
-        right_already = name in self.constants or (name in self.graph.inputs and factor == 1)
+        among: tuple[int, ...] | None = None
+        if isinstance(operation, Multiply) and any(self._is_long(other) for other in node.inputs):
+            factor, among = 1, POWERS
+        right_already = name in self.constants or (name in self.graph.inputs and factor == 1 and among is None)
         if factor and value is not None and value.dtype == np.float32 and value.size > 1 and not right_already:
-            return self._cut(node, name, self._inject(f"{node.output}/reads/{name}", value, factor))
+            return self._cut(node, name, self._inject(f"{node.output}/reads/{name}", value, factor, among))
         return self._cut(node, name, self.replaced[name]) if name in self.replaced else name
 
     def _cut(self, node: Node, name: str, instead: str) -> str:
@@ -147,8 +175,16 @@ class _Maker:
     def _value(self, name: str) -> np.ndarray | None:
         return self.constants.get(name, self.values.get(name))
 
-    def _inject(self, name: str, like: np.ndarray, factor: float = 1.0) -> str:
-        among = SIGNED if like.min(initial=0) < 0 else POSITIVE
+    def _is_long(self, name: str) -> bool:
+        """Whether a value is one constant number of many bits, such as 1/√96: a product with 3 rounds, with 4 not."""
+        constant = self.constants.get(name)
+        if constant is None or constant.dtype != np.float32 or constant.size != 1 or not constant.any():
+            return False
+        return bool(np.abs(constant).max() * max(POSITIVE) >= EXACT_LIMIT * unit_of(constant))
+
+    def _inject(self, name: str, like: np.ndarray, factor: float = 1.0, among: tuple[int, ...] | None = None) -> str:
+        if among is None:
+            among = SIGNED if like.min(initial=0) < 0 else POSITIVE
         numbers = drawn(self.seed, name, among, like.shape) * np.float32(factor)
         self.feeds[name] = self.values[name] = numbers
         return name

@@ -6,7 +6,7 @@ first. So every node that can be exact has only one right result, to the bit, by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +18,8 @@ from common.graphs import Graph, Node
 from common.graphs.canonical import Canonical, canonical
 from common.graphs.views import Surround
 from common.operations import BatchNorm
-from common.operations.rounding import EXACT_LIMIT
 from common.prove.alignment import Alignment, Pair, source_of
-from common.prove.exact import GraphProbe, exact_probe
+from common.prove.exact import GraphProbe, exact_probe, is_exact
 from common.prove.judging import Expected
 from common.prove.runtimes import ONNX_RUNTIMES, Recorded, Runtime, record
 from common.prove.subject import Subject
@@ -36,6 +35,8 @@ class PairProbe:
     probe: GraphProbe
     there: Canonical
     file: Path
+    missed: Sequence[str]
+    """The nodes that can be exact, but round on these numbers."""
 
     def record(self, runtime: Runtime) -> Recorded:
         return record(runtime, self.file, self.probe.feeds, self.file.parent)
@@ -83,19 +84,21 @@ def exact_pair(
     made = there.graph.makers()
     values = there.values({**probe.feeds, **found.values})
     known = {**there.graph.constants, **values}
-    nodes, expected = [], {}
+    nodes, expected, missed = [], {}, []
     for pair in alignment.pairs:
         other = made.get(pair.second.output)
         node = _transplanted(pair, other, alignment, known) if other is not None else None
         if node is None:
             continue
         nodes.append(node)
-        exact = _exact(node, known)
+        exact, can_be = _exact(node, known)
         if exact is not None:
             expected[node.output] = exact
+        elif can_be:
+            missed.append(node.name)
     inputs = {name: array.shape for name, array in probe.feeds.items()}
     graph = Graph(alignment.first.name, tuple(nodes), inputs, there.graph.constants, (), alignment.first.opset)
-    return PairProbe(graph, Expected(expected, values), probe, there, file)
+    return PairProbe(graph, Expected(expected, values), probe, there, file, missed)
 
 
 def _transplanted(pair: Pair, other: Node, alignment: Alignment, known: Mapping[str, np.ndarray]) -> Node | None:
@@ -135,16 +138,14 @@ def _transplanted(pair: Pair, other: Node, alignment: Alignment, known: Mapping[
     return replace(node, inputs=tuple(inputs), output=other.output, parameters=parameters)
 
 
-def _exact(node: Node, known: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """The only right bits of a node's value, if it rounds nothing."""
+def _exact(node: Node, known: Mapping[str, np.ndarray]) -> tuple[np.ndarray | None, bool]:
+    """The only right bits of a node's value, if it rounds nothing; and whether it rounds nothing on some numbers."""
     if node.operation is None or known.get(node.output, np.zeros(0)).dtype != np.float32:
-        return None
+        return None, False
     inputs, parameters = [known[n] for n in node.inputs], {kind: known[n] for kind, n in node.parameters.items()}
     with suppress(TriptychError, ValueError, IndexError):
         reference = node.operation.reference(inputs, parameters)
-        exact = reference.bound is None
-        if reference.magnitude is not None:
-            unit = node.operation.unit(inputs, parameters)
-            exact = bool(reference.magnitude.max(initial=0) < EXACT_LIMIT * unit)
-        return reference.value.astype(np.float32) if exact else None
-    return None
+        unit = node.operation.unit(inputs, parameters) if reference.magnitude is not None else 0.0
+        value = reference.value.astype(np.float32) if is_exact(node.operation, reference, unit) else None
+        return value, reference.magnitude is not None
+    return None, False

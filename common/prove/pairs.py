@@ -164,7 +164,8 @@ class _PairProof:
             found = probe.record(runtime)
             results.append(self._judged(runtime, probe.graph, probe.values(found), found, probe.expected, {}))
             self.advance(f"{self.second.text}: exact in {runtime.name}")
-        return replace(self._run("exact", results), exact=(len(probe.expected.values), len(probe.graph.nodes)))
+        exact = len(probe.expected.values), len(probe.graph.nodes)
+        return replace(self._run("exact", results), exact=exact, missed=probe.missed)
 
     def _judged(
         self,

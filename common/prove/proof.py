@@ -188,7 +188,8 @@ class _Proof:
         values = len(probe.expected.values)
         exact = values, values + len(probe.bounded)
         seen = sensitivity_of(probe) if self.request.sensitivity else None
-        return ProofRun(self.subject.text, "exact", results, len(self.graph.nodes), exact, sensitivity=seen)
+        nodes = len(self.graph.nodes)
+        return ProofRun(self.subject.text, "exact", results, nodes, exact, probe.missed, sensitivity=seen)
 
     def run_of(self, other: Subject) -> ProofRun:
         """Prove another model by this one's specification."""

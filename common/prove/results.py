@@ -106,6 +106,8 @@ class ProofRun:
     """The number of nodes of the specification."""
     exact: tuple[int, int] | None = None
     """On an exact probe: how many of the computed values are exact, and how many values there are."""
+    missed: Sequence[str] = ()
+    """On an exact probe: the nodes whose values can be exact, but round on its numbers. All others always round."""
     specification: str | None = None
     """The model by whose graph it is judged, if not its own."""
     pair: Side | None = None
@@ -119,6 +121,11 @@ class ProofRun:
     recorded: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict, repr=False)
     """For each runtime and value of the specification, the first image of the batch, for the report's pictures; empty
     if it was not kept."""
+
+    @property
+    def can_be_exact(self) -> int | None:
+        """On an exact probe: how many of the computed values are exact on some numbers."""
+        return self.exact[0] + len(self.missed) if self.exact else None
 
     @property
     def verdict(self) -> str:
@@ -266,6 +273,8 @@ def as_json(runs: Sequence[ProofRun]) -> dict[str, Any]:
                 "verdict": run.verdict,
                 "published": None,
                 "exact": run.exact,
+                "can_be_exact": run.can_be_exact,
+                "missed": list(run.missed),
                 "pair": run.pair and asdict(run.pair),
                 "sensitivity": run.sensitivity and asdict(run.sensitivity),
                 "backends": [_row(result) for result in run.backends],
