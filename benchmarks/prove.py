@@ -32,7 +32,7 @@ from common.graphs.onnx_reader import read_model
 from common.prove.judging import judge_graph
 from common.prove.models import load, parse
 from common.prove.onnx_run import exposing
-from common.prove.torch_run import OPSET, SPECIFICATION, Exported
+from common.prove.torch_export import OPSET, SPECIFICATION, Exported
 
 
 def seconds_of(function: Callable[[], Any], runs: int) -> float:
@@ -82,7 +82,7 @@ def main() -> None:
     example = torch.randn(1, *stated[1:])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / SPECIFICATION
-        Exported(model, [example], Path(folder), official=False)
+        Exported(model, [example], Path(folder))
         proto = read_model(path)
         graph = read_graph(path, proto)
         feeds = {name: example.numpy() for name in graph.inputs}

@@ -176,11 +176,14 @@ class _Maker:
         return self.constants.get(name, self.values.get(name))
 
     def _is_long(self, name: str) -> bool:
-        """Whether a value is one constant number of many bits, such as 1/√96: a product with 3 rounds, with 4 not."""
+        """Whether a value is one constant number of many bits, such as 1/√96: a product with 3 rounds, with 4 not.
+
+        Numbers up to `MOST` may be multiplied by it.
+        """
         constant = self.constants.get(name)
         if constant is None or constant.dtype != np.float32 or constant.size != 1 or not constant.any():
             return False
-        return bool(np.abs(constant).max() * max(POSITIVE) >= EXACT_LIMIT * unit_of(constant))
+        return bool(np.abs(constant).max() * MOST >= EXACT_LIMIT * unit_of(constant))
 
     def _inject(self, name: str, like: np.ndarray, factor: float = 1.0, among: tuple[int, ...] | None = None) -> str:
         if among is None:

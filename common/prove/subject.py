@@ -19,7 +19,8 @@ from common.prove.keras_layers import layer_of
 from common.prove.litert import LITERT, record_file
 from common.prove.models import ModelName
 from common.prove.runtimes import FILE_RUNTIMES, ONNX_RUNTIMES, Here, Process, Recorded, Runtime, record
-from common.prove.torch_run import OFFICIAL, SPECIFICATION, TorchJobs
+from common.prove.torch_export import OFFICIAL, SPECIFICATION
+from common.prove.torch_run import TorchJobs
 
 if TYPE_CHECKING:
     import onnx
@@ -100,6 +101,8 @@ class TorchSubject(Subject):
         self.process = process
         self.own: str | None = None
         """The file of its own variables, if they were replaced."""
+        self.refused: str | None = None
+        """The reason why its framework cannot export it, if so."""
 
     def record(self, runtime: Runtime, feeds: Mapping[str, np.ndarray]) -> Recorded:
         if runtime in TORCH_RUNTIMES or runtime == KERAS_RUNTIMES[0]:
@@ -111,6 +114,8 @@ class TorchSubject(Subject):
 
     def _of_export(self, feeds: Mapping[str, np.ndarray]) -> Recorded:
         """The outputs of the official export. Its inputs and outputs may have other names, but have the same order."""
+        if self.refused:
+            return Recorded(error=f"PyTorch cannot export it: {self.refused}", skipped=True)
         export = read_graph(self.folder / OFFICIAL)
         given = dict(zip(export.inputs, (feeds[name] for name in self.graph.inputs), strict=True))
         found = record(EXPORT, self.folder / OFFICIAL, given, self.folder)
@@ -292,6 +297,7 @@ def make_ready(
     if answer["keras"]:
         subject = KerasSubject(called, name.text, process, folder, shape)
     subject.own = asked.get("own")
+    subject.refused = answer.get("refused")
     if backends:
         subject.runtimes = tuple(runtime for runtime in subject.runtimes if runtime.name in backends)
     return subject

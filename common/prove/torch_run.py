@@ -1,9 +1,9 @@
 """Exports a PyTorch model as specification, and runs it value by value. A process of its own, which keeps the model.
 
 - `{"export": MODEL, "shape": …, "examples": …, "folder": …, "seed": …, "official": …}` writes the specification into
-  the folder, and the official export if that is asked for. `"by_name"` has the names of the examples, if the model gets
-  them by name. With `"own": FILE` the specification is that of the model with marks for weights, and its own weights go
-  into that file.
+  the folder, and the official export if that is asked for; `"refused"` is the reason if there can be none. `"by_name"`
+  has the names of the examples, if the model gets them by name. With `"own": FILE` the specification is that of the
+  model with marks for weights, and its own weights go into that file.
 - `{"feeds": …, "inputs": […], "values": …, "compile": …}` runs the model and records every value that has a name in the
   specification. With `"among": […]` it answers which of these values are the output of a Keras layer, and writes the
   model's weights to `"weights"`.
@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -29,103 +28,12 @@ from common.errors import TriptychError
 from common.prove.keras_layers import called_in_graph, recording
 from common.prove.marks import Marks
 from common.prove.models import ModelName, load, parse
-from common.prove.runtimes import serve
+from common.prove.runtimes import answer_of, serve
 from common.prove.tensors import load_weights, put, save, turn_for, turned_shape, variables_of
+from common.prove.torch_export import Exported, Given, arguments
 
 if TYPE_CHECKING:
     import torch
-
-OPSET = 20
-SPECIFICATION, OFFICIAL = "specification.onnx", "export.onnx"
-Given: TypeAlias = "Sequence[torch.Tensor] | Mapping[str, torch.Tensor]"
-"""A model's inputs: in order, or by name."""
-
-
-class Exported:
-    """A model and its graph, whose values have the names of the specification."""
-
-    def __init__(self, model: torch.nn.Module, examples: Given, folder: Path, *, official: bool) -> None:
-        import onnxscript.optimizer
-        import torch
-
-        self.model: Any = model
-        self.by_name = isinstance(examples, Mapping)
-        ordered, named = _arguments(model, examples)
-        options: dict[str, Any] = {"dynamo": True, "opset_version": OPSET, "verbose": False, "external_data": False}
-        options["kwargs"] = named
-        # Unfolded: a batch normalisation that the exporter multiplies into a convolution is none any more.
-        program = torch.onnx.export(self.model, ordered, optimize=False, **options)
-        assert program is not None
-        onnxscript.optimizer.fold_constants(program.model, onnx_shape_inference=True)
-        onnxscript.optimizer.remove_unused_nodes(program.model)
-        program.save(folder / SPECIFICATION, external_data=False)
-        exported = program.exported_program
-        assert exported is not None
-        self.graph: Any = exported.module()
-        if official:
-            usual = torch.onnx.export(self.model, ordered, **options)
-            assert usual is not None
-            usual.save(folder / OFFICIAL, external_data=False)
-
-    def record(self, given: Mapping[str, torch.Tensor], compiled: bool) -> tuple[dict[str, np.ndarray], float, bool]:
-        """Every value, the seconds, and whether the model's own call gives the same bits as its graph.
-
-        Args:
-            given: the inputs by their names in the specification, in its order.
-            compiled: whether to use `torch.compile`.
-        """
-        import torch
-
-        names, graph = _recording_everything(self.graph)
-        run = torch.compile(graph) if compiled else graph
-        with torch.no_grad():
-            values = run(*given.values())
-            started = time.perf_counter()
-            values = run(*given.values())
-            seconds = time.perf_counter() - started
-            ordered, named = _arguments(self.model, given if self.by_name else list(given.values()))
-            same = compiled or _equal(self.graph(*ordered, **named), self.model(*ordered, **named))
-        arrays = {
-            name: np.asarray(value.detach().numpy(), order="C") for name, value in zip(names, values, strict=True)
-        }
-        return arrays, seconds, same
-
-
-def _arguments(model: Any, given: Given) -> tuple[tuple[Any, ...], dict[str, torch.Tensor]]:
-    """A model's inputs as arguments of its call, in order and by name. A Keras model takes several as one list."""
-    if isinstance(given, Mapping):
-        return (), dict(given)
-    return ((list(given),) if hasattr(model, "get_layer") and len(given) > 1 else tuple(given)), {}
-
-
-def _recording_everything(graph: Any) -> tuple[list[str], Any]:
-    """The graph with every tensor that it computes as an output, and their names."""
-    import torch
-
-    traced = copy.deepcopy(graph.graph)
-    nodes = [
-        node for node in traced.nodes if node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor)
-    ]
-    for node in nodes:  # a compiler may lay a value out otherwise than the export did, so that it has no such view
-        if node.target == torch.ops.aten.view.default:
-            node.target = torch.ops.aten.reshape.default
-    for node in reversed(list(traced.nodes)):
-        if (node.op == "call_module" or "_guards" in node.name) and not node.users:
-            traced.erase_node(node)
-    output = next(node for node in traced.nodes if node.op == "output")
-    output.args = (tuple(nodes),)
-    traced._codegen = torch.fx.graph.CodeGen()  # the exported one puts outputs back into the model's own structure
-    module = torch.fx.GraphModule(graph, traced)
-    return [node.name for node in nodes], module
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """Whether two results have the same tensors, however they are nested."""
-    import torch
-    from torch.utils._pytree import tree_leaves
-
-    pairs = zip(*(tree_leaves(found) for found in (one, other)), strict=True)
-    return all(torch.equal(*pair) for pair in pairs)
 
 
 def _seeded(model: Any, example: torch.Tensor, seed: int) -> None:
@@ -254,7 +162,7 @@ class TorchJobs:
             model.eval()
         keras = hasattr(model, "get_layer")
         if keras:
-            ordered, named = _arguments(model, examples)
+            ordered, named = arguments(model, examples)
             with torch.no_grad():
                 model(*ordered, **named)  # which makes the weights of what was not built before
         self.examples = examples
@@ -265,8 +173,16 @@ class TorchJobs:
             save_file(own, job["own"])
             model = model if self.given is None else copy.deepcopy(model)
             put(model, Marks(own).arrays)
-        self.exported = Exported(model, examples, Path(job["folder"]), official=job["official"])
-        return {"version": torch.__version__, "keras": keras}
+        self.exported = Exported(model, examples, Path(job["folder"]))
+        answer = {"version": torch.__version__, "keras": keras}
+        if job["official"]:
+            answer["refused"] = answer_of(self._official, job).get("error")
+        return answer
+
+    def _official(self, job: dict[str, Any]) -> dict[str, Any]:
+        assert self.exported
+        self.exported.write_official(Path(job["folder"]))
+        return {}
 
     def _variables(self, job: dict[str, Any]) -> dict[str, Any]:
         assert self.exported
@@ -277,7 +193,7 @@ class TorchJobs:
         assert self.exported
         model = self.exported.model if self.given is None else copy.deepcopy(self.given)
         put(model, load_file(job["set"]))
-        self.exported = Exported(model, self.examples, Path(job["folder"]), official=False)
+        self.exported = Exported(model, self.examples, Path(job["folder"]))
         return {}
 
     def _save(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -293,7 +209,7 @@ class TorchJobs:
         given = _given(job)
         values, _, _ = self.exported.record(given, compiled=False)
         with torch.no_grad(), recording() as calls:
-            ordered, named = _arguments(self.exported.model, list(given.values()))
+            ordered, named = arguments(self.exported.model, list(given.values()))
             self.exported.model(*ordered, **named)
         layers = {name: made.detach().numpy() for name, made in calls.items()}
         np.savez(job["weights"], *self.exported.model.get_weights())

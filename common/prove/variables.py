@@ -15,7 +15,7 @@ from common.errors import TriptychError
 from common.graphs import read_graph
 from common.graphs.onnx_reader import read_model
 from common.prove.subject import KerasSubject, Subject, TorchSubject
-from common.prove.torch_run import SPECIFICATION
+from common.prove.torch_export import SPECIFICATION
 
 if TYPE_CHECKING:
     import onnx

@@ -1,0 +1,155 @@
+"""A PyTorch model as a graph: its specification in ONNX, and a run in which every value is recorded."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+OPSET = 20
+SPECIFICATION, OFFICIAL = "specification.onnx", "export.onnx"
+Given: TypeAlias = "Sequence[torch.Tensor] | Mapping[str, torch.Tensor]"
+"""A model's inputs: in order, or by name."""
+
+
+class Exported:
+    """A model and its graph, whose values have the names of the specification."""
+
+    def __init__(self, model: torch.nn.Module, examples: Given, folder: Path) -> None:
+        import onnxscript.optimizer
+        import torch
+
+        self.model: Any = model
+        self.by_name = isinstance(examples, Mapping)
+        self.arguments = arguments(model, examples)
+        # Unfolded: a batch normalisation that the exporter multiplies into a convolution is none any more.
+        try:
+            program = self._program(model, optimize=False)
+        except torch.onnx.errors.OnnxExporterError:
+            program = self._program(_exportable(model, *self.arguments), optimize=False)
+        onnxscript.optimizer.fold_constants(program.model, onnx_shape_inference=True)
+        onnxscript.optimizer.remove_unused_nodes(program.model)
+        program.save(folder / SPECIFICATION, external_data=False)
+        exported = program.exported_program
+        assert exported is not None
+        self.graph: Any = exported.module()
+
+    def write_official(self, folder: Path) -> None:
+        """Write what PyTorch's exporter makes of the model by itself."""
+        self._program(self.model).save(folder / OFFICIAL, external_data=False)
+
+    def _program(self, model: Any, **options: Any) -> Any:
+        import torch
+
+        ordered, named = self.arguments
+        options |= {"dynamo": True, "opset_version": OPSET, "verbose": False, "external_data": False}
+        with torch.no_grad():  # else an attention with a computed mask is laid out in two ways, and the exporter fails
+            program = torch.onnx.export(model, ordered, kwargs=named, **options)
+        assert program is not None
+        return program
+
+    def record(self, given: Mapping[str, torch.Tensor], compiled: bool) -> tuple[dict[str, np.ndarray], float, bool]:
+        """Every value, the seconds, and whether the model's own call gives the same bits as its graph.
+
+        Args:
+            given: the inputs by their names in the specification, in its order.
+            compiled: whether to use `torch.compile`.
+        """
+        import torch
+
+        names, graph = _recording_everything(self.graph)
+        run = torch.compile(graph) if compiled else graph
+        with torch.no_grad():
+            values = run(*given.values())
+            started = time.perf_counter()
+            values = run(*given.values())
+            seconds = time.perf_counter() - started
+            ordered, named = arguments(self.model, given if self.by_name else list(given.values()))
+            same = compiled or _equal(self.graph(*ordered, **named), self.model(*ordered, **named))
+        arrays = {
+            name: np.asarray(value.detach().numpy(), order="C") for name, value in zip(names, values, strict=True)
+        }
+        return arrays, seconds, same
+
+
+def arguments(model: Any, given: Given) -> tuple[tuple[Any, ...], dict[str, torch.Tensor]]:
+    """A model's inputs as arguments of its call, in order and by name. A Keras model takes several as one list."""
+    if isinstance(given, Mapping):
+        return (), dict(given)
+    return ((list(given),) if hasattr(model, "get_layer") and len(given) > 1 else tuple(given)), {}
+
+
+def _recording_everything(graph: Any) -> tuple[list[str], Any]:
+    """The graph with every tensor that it computes as an output, and their names."""
+    import torch
+
+    traced = copy.deepcopy(graph.graph)
+    nodes = [
+        node for node in traced.nodes if node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor)
+    ]
+    for node in nodes:  # a compiler may lay a value out otherwise than the export did, so that it has no such view
+        if node.target == torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    for node in reversed(list(traced.nodes)):
+        if (node.op == "call_module" or "_guards" in node.name) and not node.users:
+            traced.erase_node(node)
+    output = next(node for node in traced.nodes if node.op == "output")
+    output.args = (tuple(nodes),)
+    traced._codegen = torch.fx.graph.CodeGen()  # the exported one puts outputs back into the model's own structure
+    module = torch.fx.GraphModule(graph, traced)
+    return [node.name for node in nodes], module
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two results have the same tensors, however they are nested."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    pairs = zip(*(tree_leaves(found) for found in (one, other)), strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
+
+
+def _exportable(
+    model: torch.nn.Module, ordered: tuple[Any, ...], named: Mapping[str, Any]
+) -> torch.export.ExportedProgram:
+    """The graph of a model, each attention without a mask one of arrays with four axes. The exporter knows no other."""
+    import torch
+
+    with torch.no_grad():
+        program = torch.export.export(model, ordered, dict(named), strict=False)
+    for node in list(program.graph.nodes):
+        if node.target == torch.ops.aten.scaled_dot_product_attention.default and len(node.args) == 3:
+            _give_four_axes(program.graph, node)
+    program.graph_module.recompile()
+    return program
+
+
+def _give_four_axes(graph: torch.fx.Graph, node: Any) -> None:
+    import torch
+
+    def reshaped(array: Any, shape: Sequence[int]) -> Any:
+        made = graph.call_function(torch.ops.aten.reshape.default, (array, list(shape)))
+        made.meta = array.meta | {"val": array.meta["val"].reshape(shape)}
+        return made
+
+    def four(shape: Sequence[int]) -> Sequence[int]:
+        return (1, *shape) if len(shape) == 3 else (-1, *shape[-3:])
+
+    value = node.meta["val"]
+    if value.ndim == 4:
+        return
+    with graph.inserting_before(node):
+        node.args = tuple(reshaped(array, four(array.meta["val"].shape)) for array in node.args)
+    node.meta["val"] = value.reshape(four(value.shape))
+    users = list(node.users)
+    with graph.inserting_after(node):
+        back = reshaped(node, value.shape)
+    for user in users:
+        user.replace_input_with(node, back)

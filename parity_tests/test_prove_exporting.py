@@ -1,0 +1,53 @@
+"""PyTorch models on which its exporter stumbles: they are proved all the same, and the report says what it cannot."""
+
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of exporters
+
+from conftest import daily  # noqa: E402
+from torch import nn  # noqa: E402
+
+from common.prove.api import prove  # noqa: E402
+
+attention = nn.functional.scaled_dot_product_attention
+
+
+class Attention(nn.Module):
+    def __init__(self, axes):
+        super().__init__()
+        self.axes = axes
+        self.rows, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.bias = nn.Parameter(torch.randn(36, 2))
+
+    def forward(self, x):
+        rows = self.rows(x)
+        if self.axes == 3:
+            return self.out(attention(*rows.chunk(3, -1)))
+        if self.axes == 5:  # windows, as in Hiera
+            q, k, v = rows.reshape(-1, 2, 3, 3, 2, 4).permute(3, 0, 4, 1, 2, 5).unbind(0)
+            return self.out(attention(q, k, v).permute(0, 2, 3, 1, 4).reshape(x.shape))
+        q, k, v = rows.reshape(-1, 6, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self.bias[torch.arange(36)].view(6, 6, -1).permute(2, 0, 1).contiguous()
+        mixed = attention(q, k, v, attn_mask=bias[None])  # as in BEiT
+        return self.out(mixed.transpose(1, 2).reshape(x.shape))
+
+
+@pytest.mark.parametrize("axes", daily(4, 5, of=(3, 4, 5)))
+def test_an_attention_that_the_exporter_does_not_know_is_proved(axes):
+    torch.manual_seed(0)
+    report = prove(Attention(axes), example=torch.randn(1, 6, 8), backends=["torch", "onnxruntime", "export"])
+    assert report.verdict == "certified", str(report)
+    exact, random = report.runs
+    assert exact.missed == []
+    rows = {row.backend: row for row in random.backends}
+    assert len(rows["torch"].layers) > 5
+    assert rows["export"].status == ("ok" if axes == 4 else "skipped")
+    if axes != 4:
+        assert (
+            rows["export"].reason
+            == "PyTorch cannot export it: AssertionError: only 4D query, key, and value are supported"
+        )
