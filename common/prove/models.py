@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -139,11 +140,14 @@ def import_torchvision() -> None:
 def _torchvision(name: str) -> Any:
     import_torchvision()
     models = importlib.import_module("torchvision.models")
-    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
     try:
-        model = models.get_model(name, weights=None, **options)
+        parameters = inspect.signature(models.get_model_builder(name)).parameters
     except ValueError as error:
         raise TriptychError(f"torchvision has no model {name}: {error}") from None
+    options: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    if "weights_backbone" in parameters:  # which it would download
+        options["weights_backbone"] = None
+    model = models.get_model(name, weights=None, **options)
     if getattr(model, "aux_logits", False):  # they are there in training only
         model.aux_logits = False
     return model
