@@ -51,3 +51,12 @@ def test_an_attention_that_the_exporter_does_not_know_is_proved(axes):
             rows["export"].reason
             == "PyTorch cannot export it: AssertionError: only 4D query, key, and value are supported"
         )
+
+
+def test_a_convolution_over_three_axes_needs_no_bias():
+    """The exporter gives it one of zeros, which is none."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv3d(3, 4, 3, bias=False), nn.BatchNorm3d(4), nn.ReLU(), nn.Conv3d(4, 2, 2))
+    report = prove(net, example=torch.randn(1, 3, 4, 8, 7), backends=["torch", "onnxruntime"])
+    assert report.verdict == "certified", str(report)
+    assert [layer.kind for layer in report.runs[1].backends[0].layers].count("Conv") == 2

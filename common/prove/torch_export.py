@@ -35,6 +35,7 @@ class Exported:
         except torch.onnx.errors.OnnxExporterError:
             program = self._program(_exportable(model, *self.arguments), optimize=False)
         onnxscript.optimizer.fold_constants(program.model, onnx_shape_inference=True)
+        _leave_out_zeros(program.model.graph)
         onnxscript.optimizer.remove_unused_nodes(program.model)
         program.save(folder / SPECIFICATION, external_data=False)
         exported = program.exported_program
@@ -114,6 +115,14 @@ def _equal(one: Any, other: Any) -> bool:
 
     pairs = zip(*(tree_leaves(found) for found in (one, other)), strict=True)
     return all(torch.equal(*pair) for pair in pairs)
+
+
+def _leave_out_zeros(graph: Any) -> None:
+    """Leave out the bias that the exporter gives to a convolution without one. For three axes its shape is wrong."""
+    for node in graph:
+        bias = node.inputs[2] if node.op_type == "Conv" and len(node.inputs) > 2 else None
+        if bias is not None and bias.const_value is not None and bias.const_value.numpy().ndim != 1:
+            node.replace_input_with(2, None)
 
 
 def _exportable(
