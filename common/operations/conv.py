@@ -120,24 +120,24 @@ class Conv(Windowed):
         What a kernel makes of a few neighbouring columns of a window's rows is a product with a band matrix, which
         holds the kernel once for each, further right each time. Such products are fast, though most of it is 0.
         """
-        (rows, columns), (down, across), (vertical, (left, right)) = self.window(x.shape[1:])
+        (rows, columns), (down, across), ((top, bottom), (left, right)) = self.window(x.shape[1:])
         height, width = self._positions((x.shape[1:],))
         count = -(-width * across // _ACROSS)
         at_once = -(-width // count)
         read = (at_once - 1) * across + columns
-        missing = (count * at_once - width) * across
-        windows = windows_of(x, (rows, read), (down, at_once * across), (vertical, (left, right + missing)))
-        bands = np.zeros((self.filters, rows, read, at_once), weight.dtype)
-        for column in range(at_once):
-            bands[:, :, column * across : column * across + columns, column] = weight[:, 0]
+        right += (count * at_once - width) * across
         sums = Sums(weight, x)
-        factors = sums.scaled(bands.reshape(self.filters, -1, at_once), 0)
+        factors = sums.scaled(weight[:, 0], 0)
         channels_at_once = max(1, ELEMENTS_AT_ONCE // (height * width))
+        padded = np.zeros((channels_at_once, top + x.shape[2] + bottom, left + x.shape[3] + right), x.dtype)
         for image, first in product(range(len(x)), range(0, self.filters, channels_at_once)):
             channels = slice(first, first + channels_at_once)
-            block = windows[image, channels].reshape(-1, height * count, rows * read)
+            maps = x[image, channels]
+            padded[: len(maps), top : top + x.shape[2], left : left + x.shape[3]] = maps
+            windows = windows_of(padded[None, : len(maps)], (rows, read), (down, at_once * across), ((0, 0), (0, 0)))
+            block = np.ascontiguousarray(windows).reshape(-1, height * count, rows * read)
             products = [
-                (left @ right[channels]).reshape(1, -1, height, count * at_once)[..., :width]
+                (left @ _bands(right[channels], at_once, across)).reshape(1, -1, height, count * at_once)[..., :width]
                 for left, right in zip(sums.scaled(block, 1), factors, strict=True)
             ]
             place = slice(image, image + 1), channels
@@ -236,6 +236,16 @@ class Conv(Windowed):
 
     def fits(self, seen: Observation, right: Reference) -> Iterator[Fit]:
         yield from weights_or_bias_fits(seen, right)
+
+
+def _bands(kernels: np.ndarray, at_once: int, across: int) -> np.ndarray:
+    """Kernels (filters, rows, columns) as band matrices: (filters, rows · columns that are read, columns at once)."""
+    filters, rows, columns = kernels.shape
+    bands = np.zeros((filters, rows, (at_once - 1) * across + columns, at_once), kernels.dtype)
+    *outer, down, right = bands.strides
+    places = (filters, rows, at_once, columns), (*outer, across * down + right, down)
+    np.lib.stride_tricks.as_strided(bands, *places)[...] = kernels[:, :, None]
+    return bands.reshape(filters, -1, at_once)
 
 
 _MANY = 256

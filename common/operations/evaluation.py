@@ -12,6 +12,10 @@ from common.operations.rounding import FP32, UNIT_ROUNDOFF, Gradients, Piece, Pr
 _FAR = 2.0**60
 """Far from overflow: a bound is u times the sum of all magnitudes at least; squares, and sums of 2^30, stay finite."""
 
+_SMALL = _FAR / 4
+_ENOUGH = {"add": _SMALL / 2, "subtract": _SMALL / 2, "multiply": _SMALL**0.5, "sqrt": _SMALL}
+"""Inputs below which no result reaches `_SMALL`."""
+
 
 def evaluate(operation: Operation, inputs: Arrays, parameters: Parameters) -> Reference:
     """The right output of an operation, in float64, and the largest error of a correct float32 implementation.
@@ -119,15 +123,16 @@ def is_correctly_rounded(operation: Operation, inputs: Arrays, output: np.ndarra
     Raises:
         ValueError: the inputs' shapes do not fit each other.
     """
-    arrays = [*inputs, output]
-    if operation.ufunc is None or any(array.dtype != np.float32 for array in arrays):
+    if operation.ufunc is None or any(array.dtype != np.float32 for array in (*inputs, output)):
         return False
     rounded = getattr(np, operation.ufunc)
     if rounded.nin != len(inputs) or output.shape != np.broadcast_shapes(*(x.shape for x in inputs)):
         return False
+    enough = _ENOUGH.get(operation.ufunc)
     with np.errstate(all="ignore"):
         return all(
-            np.array_equal(output[place], rounded(*parts)) and _are_small([output[place], *parts], _FAR / 4)
+            (output[place] == rounded(*parts)).all()
+            and ((enough and _are_small(parts, enough)) or _are_small([output[place], *parts], _SMALL))
             for place, parts in operation.parts(inputs)
         )
 

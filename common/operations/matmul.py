@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar
 
-from common.operations.arrays import Arrays, Parameters, np
+from common.operations.arrays import ELEMENTS_AT_ONCE, Arrays, Parameters, np
 from common.operations.dense import Dense
 from common.operations.mistake import exchanged
 from common.operations.onnx_node import OnnxNode, Unread
@@ -18,10 +18,18 @@ from common.operations.sums import Sums, of_shorter_factors, rounded
 
 
 def _product(left: np.ndarray, right: np.ndarray, terms: int) -> Reference:
-    """left · right over the last two axes, the others broadcast."""
+    """left · right over the last two axes, the others broadcast; a few columns of a large matrix at a time."""
     sums = Sums(left, right)
-    factors = zip(sums.scaled(left, 0), sums.scaled(right, 1), strict=True)
-    return sums.reference([a @ b for a, b in factors], None, terms)
+    rows = sums.scaled(left, 0)
+
+    def of(columns: np.ndarray) -> Reference:
+        return sums.reference([a @ b for a, b in zip(rows, sums.scaled(columns, 1), strict=True)], None, terms)
+
+    if right.ndim != 2 or right.size <= 8 * ELEMENTS_AT_ONCE:
+        return of(right)
+    at_once = max(1, 8 * ELEMENTS_AT_ONCE // len(right))
+    columns = (slice(first, first + at_once) for first in range(0, right.shape[1], at_once))
+    return Reference.joined((*left.shape[:-1], right.shape[1]), (((..., part), of(right[:, part])) for part in columns))
 
 
 @reads("MatMul")

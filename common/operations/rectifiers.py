@@ -28,10 +28,8 @@ class Clip(ArrayOperation):
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         (x,) = inputs
-        for bound, choose in ((self.low, np.maximum), (self.high, np.minimum)):
-            if bound is not None:
-                x = choose(x, x.dtype.type(bound))
-        return Reference(x)
+        low, high = (None if end is None else x.dtype.type(end) for end in (self.low, self.high))
+        return Reference(x if low is None and high is None else np.clip(x, low, high))
 
     @classmethod
     def from_onnx(cls, node: OnnxNode) -> Found:

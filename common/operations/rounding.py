@@ -135,7 +135,8 @@ class Reference:
     """float64, the result in real arithmetic (except for float64's own rounding, which `bound` covers); float32 if each
     element is one of the inputs'."""
     bound: np.ndarray | None = None
-    """float64, the largest |computed − value| that float32 arithmetic explains; None: the bits must be the same."""
+    """float64, or float32 where that has its range: the largest |computed − value| that float32 arithmetic explains.
+    None: the bits must be the same."""
     magnitude: np.ndarray | None = None
     """Σ|product| + |bias| of each element, for operations that sum products."""
     spread: np.ndarray | None = None

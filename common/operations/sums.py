@@ -41,29 +41,30 @@ class Sums:
         """Of what the prepared factors, each with its like, were multiplied to.
 
         Args:
-            products: the three, (N, units, …); the first is changed.
+            products: the three, (N, units, …); the first two are changed.
             bias: of the units, if there is one.
             terms: how many products an element sums.
         """
         value, magnitude, squares = products
         spread = np.sqrt(squares)
         scale = 2.0 ** sum(self.shifts)
-        if scale != 1:
-            magnitude = magnitude * np.float64(scale)
-            spread = spread * (np.float32(scale) if 2.0**-60 < scale < 2.0**60 else scale)
+        per_unit = None if bias is None else bias.astype(np.float64).reshape(-1, *[1] * (value.ndim - 2))
+        largest = 0.0 if per_unit is None else np.abs(per_unit).max(initial=0)
+        in_range = 2.0**-60 < scale < 2.0**60 and largest < 2.0**60
+        number: type[np.floating] = np.float32 if in_range else np.float64
+        if scale != 1 or not in_range:
+            magnitude, spread = magnitude * number(scale), spread * number(scale)
+        if per_unit is not None:
+            value += per_unit
+            magnitude += np.abs(per_unit).astype(number)
         operations = terms + 1
-        # The float32 magnitude is at least (1 − γ_n) of the true one; the second γ_n more than covers float64's errors.
-        relative = gamma(operations) / (1 - 2 * gamma(operations))
-        bound = np.multiply(magnitude, relative, dtype=np.float64)
+        # The float32 magnitude is at least (1 − γ_n) of the true one; what is more than covers the rounding of float64,
+        # of the bound itself, which float32 holds where it has the range, and of the error that is divided by it.
+        relative = gamma(operations) / (1 - 2 * gamma(operations + 3))
         # What underflow takes from a product or a sum, from a factor that is flushed, from the magnitude itself.
         underflow = operations * SMALLEST_NORMAL * (1 + sum(2.0**exponent for exponent in self.exponents) + scale)
-        if bias is None:
-            bound += underflow
-        else:
-            per_unit = bias.astype(np.float64).reshape(-1, *[1] * (value.ndim - 2))
-            value += per_unit
-            bound += relative * np.abs(per_unit) + underflow
-            magnitude = magnitude + np.abs(per_unit).astype(magnitude.dtype)
+        bound = magnitude * number(relative)
+        bound += underflow
         return Reference(value, bound, magnitude, spread)
 
 

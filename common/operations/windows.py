@@ -131,8 +131,12 @@ class Windowed(Operation):
 def windows_of(image: np.ndarray, kernel: Pair, stride: Pair, padding: Padding, fill: float = 0.0) -> np.ndarray:
     """A view of every window: (N, C, output height, output width, kernel height, kernel width)."""
     padded = np.pad(image, ((0, 0), (0, 0), *padding), constant_values=fill) if np.any(padding) else image
-    view = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(2, 3))
-    return view[:, :, :: stride[0], :: stride[1]]
+    sizes = zip(padded.shape[2:], kernel, stride, strict=True)
+    positions = [(size - length) // step + 1 for size, length, step in sizes]
+    *outer, down, right = padded.strides
+    strides = (*outer, down * stride[0], right * stride[1], down, right)
+    shape = (*padded.shape[:2], *positions, *kernel)
+    return np.lib.stride_tricks.as_strided(padded, shape, strides, writeable=False)
 
 
 def over_windows(

@@ -84,11 +84,11 @@ def measure(output: np.ndarray, reference: Reference, *, must_be_exact: bool = F
     ulp, histogram = _ulp_distances(output, rounded)
     same = ulp == 0 and output.dtype == np.float32
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        error = output.astype(np.float64)
-        error -= reference.value
-        np.abs(error, out=error)
-        ratio = float(np.max(error / reference.bound, initial=0.0))
-        if np.isnan(ratio):  # 0 / 0 is no error where none is allowed; an error that is NaN stays one
+        distance = np.subtract(output, reference.value, dtype=np.float64)
+        error = np.abs(distance.astype(reference.bound.dtype, copy=False))
+        ratio = float((error / reference.bound).max(initial=0.0))
+        if not np.isfinite(ratio):  # 0 / 0 is no error where none is allowed; an error that is NaN stays one
+            error = np.abs(distance)
             ratio = float(np.max(np.divide(error, reference.bound, out=np.zeros_like(error), where=error != 0)))
     squares, counted = scaled_errors(error, rounded, reference)
     summed = reference.spread is not None
@@ -241,13 +241,12 @@ def scaled_errors(
             typical &= spread > _LEAST_SPREAD
             spread = np.maximum(spread, _LEAST_SPREAD)
         counted = typical.astype(np.float32)  # which is multiplied with: to choose by truths takes ten times as long
-        scaled = error.astype(np.float32)
-        scaled /= spread
+        scaled = error.astype(np.float32, copy=False) / spread
         if not scaled.max(initial=0) <= _MOST:
             np.minimum(scaled, _MOST, out=scaled)
         scaled *= counted
         squares = np.einsum("ijk,ijk->j", *2 * [scaled.reshape(units)]).astype(np.float64) / UNIT_ROUNDOFF**2
-    return squares, counted.reshape(units).sum(axis=(0, 2), dtype=np.float32).astype(np.float64)
+    return squares, np.einsum("ijk->j", counted.reshape(units)).astype(np.float64)
 
 
 _LEAST_SPREAD = np.float32(SMALLEST_NORMAL / UNIT_ROUNDOFF**2)
