@@ -19,6 +19,7 @@ import numpy as np
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+from benchmarks.measuring import table
 from common.operations.activations import Sigmoid
 from common.operations.operation import Operation
 from common.operations.rounding import UNIT_ROUNDOFF
@@ -184,9 +185,8 @@ def main() -> None:
         for library, (package, make) in LIBRARIES.items()
         if importlib.util.find_spec(package)
     }
-    print(f"{'function':10}", *(f"{library:>20}" for library in rows))
-    for place, name in enumerate(RANGES):
-        print(f"{name:10}", *(f"{cells[place]:>20}" for cells in rows.values()))
+    lines = [(name, *(cells[place] for cells in rows.values())) for place, name in enumerate(RANGES)]
+    print(table(("function", *rows), lines))
 
 
 if __name__ == "__main__":

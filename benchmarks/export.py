@@ -12,19 +12,20 @@ from __future__ import annotations
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.measuring import in_turn, table
 from common.onnx.summary import read_summary
 from common.specs import get_spec
 from common.specs.seeded import random_weights
@@ -156,7 +157,7 @@ def run_in_turn(files: dict[str, Path], architecture: str, runs: int = 11) -> di
     """Median milliseconds for one image with each file, interleaved; why a file cannot be run."""
     import onnxruntime
 
-    sessions: dict[str, tuple[Any, dict[str, np.ndarray]]] = {}
+    ways: dict[str, Callable[[], object]] = {}
     found: dict[str, float | str] = {}
     image = np.random.default_rng(0).standard_normal((1, *get_spec(architecture).input_shape), dtype=np.float32)
     for exporter, path in files.items():
@@ -168,14 +169,8 @@ def run_in_turn(files: dict[str, Path], architecture: str, runs: int = 11) -> di
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
             found[exporter] = f"does not run: {type(error).__name__}"
             continue
-        sessions[exporter] = session, feed
-    times: dict[str, list[float]] = {exporter: [] for exporter in sessions}
-    for _ in range(runs):
-        for exporter, (session, feed) in sessions.items():
-            started = time.perf_counter()
-            session.run(None, feed)
-            times[exporter].append(time.perf_counter() - started)
-    return found | {exporter: 1000 * statistics.median(measured) for exporter, measured in times.items()}
+        ways[exporter] = partial(session.run, None, feed)
+    return found | {exporter: 1000 * seconds for exporter, seconds in in_turn(ways, runs).items()}
 
 
 def main(architectures: list[str]) -> None:
@@ -187,10 +182,10 @@ def main(architectures: list[str]) -> None:
             files = {exporter: path for exporter, path in paths.items() if "error" not in rows[exporter]}
             speeds = run_in_turn(files, architecture)
             nodes = {exporter: len(read_summary(path).layers) for exporter, path in files.items()}
-        print(f"{architecture:30}", *(f"{heading:>20}" for heading in HEADINGS))
+        lines = []
         for exporter, row in rows.items():
             if "error" in row:
-                print(f"{exporter:30} {row['error']}")
+                lines.append((exporter, row["error"]))
                 continue
             speed = speeds[exporter]
             cells = (
@@ -200,7 +195,8 @@ def main(architectures: list[str]) -> None:
                 str(nodes[exporter]),
                 speed if isinstance(speed, str) else f"{speed:.1f}",
             )
-            print(f"{exporter:30}", *(f"{cell:>20}" for cell in cells))
+            lines.append((exporter, *cells))
+        print(table((architecture, *HEADINGS), lines), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,15 @@ CPU, and their ratio. Run it with `.venv/bin/python -m benchmarks.lrn [RUNS]`.
 
 from __future__ import annotations
 
-import statistics
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 import torch_impl
+from benchmarks.measuring import in_turn, table
 from common.onnx.options import ExportOptions
 from common.onnx.session import DeployedSession
 from common.specs import get_spec
@@ -24,37 +24,29 @@ NETWORKS = ("alexnet_bvlc", "googlenet")
 FORMS = ("node", "nodes")
 
 
-def measure(architecture: str, batch: int, runs: int) -> list[float]:
+def measure(architecture: str, batch: int, runs: int) -> dict[str, float]:
     """Median seconds of each of `FORMS`, on one random batch."""
     model = torch_impl.build(architecture)
     torch_impl.load_weights(model, random_weights(architecture))
     shape = (batch, *get_spec(architecture).input_shape)
     image = np.random.default_rng(0).uniform(-128, 128, shape).astype(np.float32)
-    times: dict[str, list[float]] = {form: [] for form in FORMS}
     with tempfile.TemporaryDirectory() as folder:
         paths = {form: Path(folder) / f"{form}.onnx" for form in FORMS}
         for form, path in paths.items():
             torch_impl.export_onnx(model, path, ExportOptions(lrn=form))
-        sessions = {form: DeployedSession(path) for form, path in paths.items()}
-        for _ in range(runs + 1):
-            for form, session in sessions.items():
-                started = time.perf_counter()
-                session.run(image)
-                times[form].append(time.perf_counter() - started)
-    return [statistics.median(measured[1:]) for measured in times.values()]
+        return in_turn({form: partial(DeployedSession(path).run, image) for form, path in paths.items()}, runs)
 
 
 def main() -> None:
-    """Print a line for each network and batch size."""
+    """Print a row for each network and batch size."""
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 31
+    rows = []
     for architecture in NETWORKS:
         for batch in (1, 16):
-            node, nodes = measure(architecture, batch, runs)
-            print(
-                f"{architecture} batch {batch:2}: one node {node * 1e3:7.2f} ms, six nodes {nodes * 1e3:7.2f} ms, "
-                f"six ÷ one {nodes / node:.2f}",
-                flush=True,
-            )
+            node, nodes = measure(architecture, batch, runs).values()
+            cells = f"{node * 1e3:.2f}", f"{nodes * 1e3:.2f}", f"{nodes / node:.2f}"
+            rows.append((f"{architecture}, batch {batch}", *cells))
+    print(table(("network", "one node, ms", "six nodes, ms", "six ÷ one"), rows))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.measuring import table
+
 RUNS = 7
 
 
@@ -122,7 +124,7 @@ def _peak() -> int:
 
 
 def main() -> None:
-    """Measure every case and print a line for each."""
+    """Measure every case and print a row for each."""
     if len(sys.argv) > 1:
         measure(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
         return
@@ -130,13 +132,14 @@ def main() -> None:
         folder = Path(name)
         source = folder / "bvlc_alexnet.npy"
         make_file(source)
-        size = source.stat().st_size
+        size, rows = source.stat().st_size, []
         for case in CASES:
             command = [sys.executable, "-m", "benchmarks.porting", case, str(source), name]
             quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
             answer = subprocess.run(command, stdout=subprocess.PIPE, env=quiet, check=True, text=True).stdout
             seconds, used, peak = json.loads(answer.splitlines()[-1])
-            print(f"{case:26} {seconds:6.2f} s, {used:6.2f} s of processor, peak {peak / size:4.1f} × the file")
+            rows.append((case, f"{seconds:.2f}", f"{used:.2f}", f"{peak / size:.1f}"))
+        print(table(("bvlc_alexnet.npy", "seconds", "of processor", "peak of memory ÷ file"), rows))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 Run it with `.venv/bin/python -m benchmarks.prove [MODEL]`, a MODEL of `triptych prove` that takes one image, in PyTorch
 or in Keras on it; `keras.applications:MobileNetV2` if none is named. It prints medians in seconds of processor time: of
 the forward pass in ONNX Runtime, of our judging of every node, of torch.onnx.verification's comparison of every value,
-and of Polygraphy's of two runs of the file if it is installed; and each ÷ the forward pass. The peers' times are those
-of running and comparing, ours of judging what was recorded.
+and of Polygraphy's of two runs of the file; and each ÷ the forward pass. The peers' times are those of running and
+comparing, ours of judging what was recorded.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch.onnx.verification import verify_onnx_program
 
+from benchmarks.measuring import table
 from common.graphs import read_graph
 from common.graphs.onnx_reader import read_model
 from common.prove.judging import judge_graph
@@ -72,12 +73,13 @@ def by_polygraphy(path: Path, feeds: dict[str, np.ndarray]) -> Callable[[], Any]
 
 
 def main() -> None:
-    """Print a line for each way."""
+    """Print a row for each way."""
     threadpool_limits(1)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     os.environ.setdefault("KERAS_BACKEND", "torch")
-    model = load(parse(sys.argv[1] if len(sys.argv) > 1 else "keras.applications:MobileNetV2")).eval()
+    name = sys.argv[1] if len(sys.argv) > 1 else "keras.applications:MobileNetV2"
+    model = load(parse(name)).eval()
     stated = getattr(model, "input_shape", (None, 3, 224, 224))  # of a Keras model, channels last
     example = torch.randn(1, *stated[1:])
     with tempfile.TemporaryDirectory() as folder:
@@ -89,8 +91,10 @@ def main() -> None:
         optimised, plain = (session_of(proto, optimise=optimise) for optimise in (True, False))
         forward = seconds_of(lambda: optimised.run(None, feeds), 20)
 
+        rows: list[tuple[str, ...]] = []
+
         def tell(what: str, seconds: float) -> None:
-            print(f"{what:28} {seconds:8.3f} s {seconds / forward:8.1f} ×", flush=True)
+            rows.append((what, f"{seconds:.3f}", f"{seconds / forward:.1f}"))
 
         tell("forward pass", forward)
         tell("forward pass, not optimised", seconds_of(lambda: plain.run(None, feeds), 20))
@@ -101,9 +105,12 @@ def main() -> None:
         tell("triptych prove, judging", seconds_of(lambda: list(judge_graph(graph, values)), 5))
         if importlib.util.find_spec("polygraphy"):
             tell("Polygraphy", seconds_of(by_polygraphy(path, feeds), 3))
+        else:
+            rows.append(("Polygraphy", "not installed"))
         program = torch.onnx.export(model, (example,), dynamo=True, opset_version=OPSET, verbose=False)
         verify = partial(verify_onnx_program, program, (example,), compare_intermediates=True)
         tell("torch.onnx.verification", seconds_of(verify, 1))
+        print(table((name, "seconds of processor", "÷ forward pass"), rows))
 
 
 if __name__ == "__main__":
