@@ -208,6 +208,24 @@ def test_where_no_error_is_allowed_only_what_differs_is_off_and_nothing_is_calle
     assert (found.verdict, found.cause) == (DIVERGED, "fc holds NaN or infinity")
 
 
+@pytest.mark.parametrize("bias", [None, 0.5, 2.0**100])
+@pytest.mark.parametrize("scale", [1.0, 2.0**-20, 2.0**-90, 2.0**29])
+def test_a_bound_in_float32_is_that_of_float64_and_no_error_is_too_large_for_it(scale, bias):
+    """Also where float32 has not the range for the bound, or only not for the error ÷ bound."""
+    x, weight = normal(1, 3, 6, 6) * np.float32(scale), normal(4, 3, 3, 3)
+    parameters = {"weight": weight} | ({} if bias is None else {"bias": np.full(4, bias, np.float32)})
+    reference = evaluate(Conv(3, filters=4, bias=bias is not None), [x], parameters)
+    sizes = {"weight": np.abs(weight)} | ({} if bias is None else {"bias": np.full(4, bias, np.float32)})
+    magnitude = evaluate(Conv(3, filters=4, bias=bias is not None), [np.abs(x)], sizes).value
+    assert reference.bound.dtype == (np.float32 if scale > 2.0**-60 and bias != 2.0**100 else np.float64)
+    assert (reference.bound >= gamma(28) * magnitude).all()
+    np.testing.assert_allclose(reference.bound, gamma(28) * magnitude, rtol=1e-5, atol=1e-33)
+    output = np.full(reference.value.shape, -3e38, np.float32)
+    found = measure(output, reference)
+    error = np.abs(output - reference.value)
+    assert found.ratio == pytest.approx(np.max(error / reference.bound.astype(np.float64)), rel=1e-6)
+
+
 def test_convolution_of_an_empty_batch():
     reference = evaluate(Conv(3, filters=6), [normal(0, 4, 7, 5)], {"weight": normal(6, 4, 3, 3), "bias": normal(6)})
     assert reference.value.shape == (0, 6, 5, 3)
