@@ -13,7 +13,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from foreign_models import FAMILIES, foreign  # noqa: E402
-from test_prove import feeds_of, recorded  # noqa: E402
+from test_prove import feeds_of, normal, recorded  # noqa: E402
 from test_prove_mutants import FAULTS, with_fault  # noqa: E402
 
 from common import TriptychError  # noqa: E402
@@ -24,7 +24,7 @@ from common.prove.litert import LITERT  # noqa: E402
 from common.prove.models import parse  # noqa: E402
 from common.prove.proof import Request, prove  # noqa: E402
 from common.prove.results import judged  # noqa: E402
-from common.prove.runtimes import OTHERS, record  # noqa: E402
+from common.prove.runtimes import OTHERS, mapped, record  # noqa: E402
 
 HERE = [
     pytest.param(runtime, id=runtime.name, marks=pytest.mark.skipif(not runtime.is_there, reason="it is not installed"))
@@ -137,3 +137,26 @@ def test_what_litert_cannot_prove_is_told_in_a_sentence(litert_files, tmp_path):
         prove([quantised, model], request)
     with pytest.raises(TriptychError, match="keeps its own weights"):
         prove([model, quantised], Request(("random",), backends=("keras-torch",), weights="first"))
+
+
+def test_values_stay_in_their_file_until_they_are_read(tmp_path):
+    """Of every type and shape, those without axes or without elements too."""
+    from safetensors.numpy import save_file
+
+    arrays = {
+        "map": normal(2, 3, 4),
+        "number": np.array(2.5, np.float32),
+        "size": np.array([3, -1]),
+        "mask": np.array([True, False, True]),
+        "bytes": np.arange(5, dtype=np.uint8),
+        "nothing": np.zeros((0, 4), np.float32),
+    }
+    save_file(arrays, tmp_path / "values.safetensors")
+    found = mapped(tmp_path / "values.safetensors")
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert np.array_equal(found[name], array)
+        assert not found[name].flags.writeable
+    save_file({}, tmp_path / "none.safetensors")
+    assert mapped(tmp_path / "none.safetensors") == {}
