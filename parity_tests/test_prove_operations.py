@@ -10,6 +10,7 @@ from test_prove import Builder, feeds_of, judged, normal, recorded  # noqa: E402
 
 from common.graphs import read_graph  # noqa: E402
 from common.graphs.onnx_reader import read_model  # noqa: E402
+from common.operations.moments import GroupNorm, LayerNorm  # noqa: E402
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL  # noqa: E402
 from common.prove.exact import exact_probe  # noqa: E402
 from common.prove.judging import judge_graph  # noqa: E402
@@ -170,6 +171,32 @@ def test_it_is_certified_and_another_attribute_is_found(name):
         (wrong,) = judged(model, graph_of(name, changed), feeds)
         assert wrong.verdict == DIVERGED
         assert wrong.bound_ratio is None or wrong.bound_ratio > 100
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 0.3])
+@pytest.mark.parametrize(
+    "norm", [LayerNorm(1e-3), LayerNorm(0.0, 1), LayerNorm(1e-5, 1, only=True), GroupNorm(1e-5, 2), GroupNorm(1e-3)]
+)
+def test_a_normalisation_moves_no_further_than_it_carries(norm, size):
+    """Errors in the direction that moves it most: along it, against it, of one element; and any."""
+    x = normal(2, 4, 3, 5, scale=1.0)
+    shape = x.shape[1:] if norm == LayerNorm(0.0, 1) else (4,) if norm != LayerNorm(1e-3) else (5,)
+    parameters = {"gamma": normal(*shape), "beta": normal(*shape)}
+    errors = size * np.abs(normal(*x.shape))
+    bound = norm.carried([x], [errors], parameters)
+    right = norm.reference([x], parameters).value
+    reached = 0.0
+    for sign in (
+        np.sign(x),
+        -np.sign(x),
+        np.ones(x.shape),
+        np.arange(x.size).reshape(x.shape) % 7 == 0,
+        normal(*x.shape),
+    ):
+        moved = np.abs(norm.reference([x + np.clip(sign, -1, 1) * errors], parameters).value - right)
+        assert (moved <= bound).all()
+        reached = max(reached, float((moved / bound).max()))
+    assert reached > 0.05
 
 
 @pytest.mark.parametrize("name", CASES)

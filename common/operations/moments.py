@@ -12,7 +12,7 @@ from common.operations.mistake import exchanged
 from common.operations.onnx_node import OnnxNode, Unread
 from common.operations.onnx_table import reads
 from common.operations.operation import ArrayOperation, Found, Hypothesis, Observation
-from common.operations.rounding import ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma
+from common.operations.rounding import CARRIED, ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,27 @@ def standardised(x: np.ndarray, moments: Moments, eps: float, scale: np.ndarray,
     return Reference(value, np.where(doubt < 1, bound, SMALLEST_NORMAL))
 
 
+def carried_by_moments(x: np.ndarray, errors: np.ndarray, axes: tuple[int, ...], eps: float) -> np.ndarray:
+    """How far (x − m) / √(v + eps) moves at most, if x is off by up to e.
+
+    d = x − m is off by e + mean(e) at most. σ = √(mean(d²) + eps) is the length of a vector, so it is off by no more
+    than s = √mean(e²), the length of the error, from which its mean takes nothing away but length. Hence σ̂ ≥ σ − s, and
+    σ̂ ≥ √eps, and
+
+    |d̂/σ̂ − d/σ| ≤ |d̂ − d| / σ̂ + |d| |σ̂ − σ| / (σ σ̂) ≤ (e + mean(e) + |d| s / σ) / σ̂.
+
+    If σ̂ may be 0, nothing is known.
+    """
+    x = x.astype(np.float64)
+    distance = np.abs(x - x.mean(axis=axes, keepdims=True))
+    length = np.sqrt(np.square(distance).mean(axis=axes, keepdims=True) + eps)
+    shift = np.sqrt(np.square(errors).mean(axis=axes, keepdims=True))
+    least = np.maximum(length - shift, np.sqrt(eps))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        moved = (errors + errors.mean(axis=axes, keepdims=True) + distance * shift / length) / least
+    return CARRIED * np.where(least > 0, moved, np.inf)
+
+
 @reads("LayerNormalization")
 @dataclass(frozen=True)
 class LayerNorm(ArrayOperation):
@@ -79,13 +100,26 @@ class LayerNorm(ArrayOperation):
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """See `standardised`."""
         (x,) = inputs
+        scale, shift = self._affine(x, parameters)
+        return standardised(x, moments_of(x, self._axes(x)), self.eps, scale, shift)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        """See `carried_by_moments`."""
+        (x,) = inputs
+        return np.abs(self._affine(x, parameters)[0]) * carried_by_moments(x, errors[0], self._axes(x), self.eps)
+
+    def _axes(self, x: np.ndarray) -> tuple[int, ...]:
         axis = self.axis % x.ndim
-        axes = (axis,) if self.only else tuple(range(axis, x.ndim))
+        return (axis,) if self.only else tuple(range(axis, x.ndim))
+
+    def _affine(self, x: np.ndarray, parameters: Parameters) -> tuple[np.ndarray, np.ndarray]:
+        """gamma and beta, so that they are broadcast to the input."""
         scale = parameters["gamma"].astype(np.float64)
         shift = parameters["beta"].astype(np.float64) if "beta" in parameters else np.zeros(1)
         if self.only:
-            scale, shift = (array.reshape(-1, *[1] * (x.ndim - 1 - axis)) for array in (scale, shift))
-        return standardised(x, moments_of(x, axes), self.eps, scale, shift)
+            after = [1] * (x.ndim - 1 - self.axis % x.ndim)
+            scale, shift = (array.reshape(-1, *after) for array in (scale, shift))
+        return scale, shift
 
     @classmethod
     def from_onnx(cls, node: OnnxNode) -> Found:
@@ -121,17 +155,26 @@ class GroupNorm(ArrayOperation):
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """See `standardised`."""
         (x,) = inputs
-        groups = self.groups or x.shape[1]
-        by_group = x.reshape(len(x), groups, -1)
-        scale, shift = (
-            np.broadcast_to(
-                parameters[name].astype(np.float64).reshape(1, -1, *[1] * (x.ndim - 2)), (1, *x.shape[1:])
-            ).reshape(1, groups, -1)
-            for name in ("gamma", "beta")
-        )
+        by_group = self._by_group(x)
+        scale, shift = (self._of_pixels(parameters[name], x) for name in ("gamma", "beta"))
         found = standardised(by_group, moments_of(by_group, (2,)), self.eps, scale, shift)
         assert found.bound is not None
         return Reference(found.value.reshape(x.shape), found.bound.reshape(x.shape))
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        """See `carried_by_moments`."""
+        (x,) = inputs
+        moved = carried_by_moments(self._by_group(x), self._by_group(errors[0]), (2,), self.eps)
+        found: np.ndarray = (np.abs(self._of_pixels(parameters["gamma"], x)) * moved).reshape(x.shape)
+        return found
+
+    def _by_group(self, x: np.ndarray) -> np.ndarray:
+        return x.reshape(len(x), self.groups or x.shape[1], -1)
+
+    def _of_pixels(self, parameter: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """A parameter of each channel as one of each channel and pixel, by group."""
+        of_channels = parameter.astype(np.float64).reshape(1, -1, *[1] * (x.ndim - 2))
+        return self._by_group(np.broadcast_to(of_channels, (1, *x.shape[1:])))
 
     @classmethod
     def from_onnx(cls, node: OnnxNode) -> Found:
