@@ -61,7 +61,7 @@ def unchanged(package: str, architecture: str) -> Mutant:
     return Mutant(package, file, architecture, "nothing", "import", "import", layer="", cause="")
 
 
-IMAGE_SIZES = {"resnet": (64, 96), "densenet": (32, 64), "vgg": (36, 64), "googlenet_bn": (64, 96)}
+IMAGE_SIZES = {"resnet": (32, 64), "densenet": (32, 64), "vgg": (36, 64), "googlenet_bn": (32, 64)}
 """Height and width by family or network, small and not square …"""
 
 FULL_SIZE = tuple(f"vgg{depth}{kind}" for depth in (11, 13, 16, 19) for kind in ("", "_bn"))

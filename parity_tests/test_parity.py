@@ -76,7 +76,7 @@ def assert_gone(workers, timeout=10):
     assert not alive
 
 
-@pytest.fixture(scope="module", params=daily("alexnet_mnist", of=["alexnet_mnist", "alexnet_bvlc"]))
+@pytest.fixture(scope="module", params=daily("lenet_caffe", of=["lenet_caffe", "alexnet_mnist", "alexnet_bvlc"]))
 def spec(request):
     return get_spec(request.param)
 
