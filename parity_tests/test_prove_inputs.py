@@ -23,12 +23,12 @@ FEEDS = {
 }
 
 
-def attention(sizes=("batch", "sequence"), *, last=2):
+def attention(sizes=("batch", "sequence"), *, hidden=-np.inf):
     """Tokens that look at those that the mask lets them see; positions are computed with integers."""
     constants = {
         "table": TABLE,
         "places": normal(9, 4),
-        "nothing": np.array(-np.inf, np.float32),
+        "nothing": np.array(hidden, np.float32),
         "zero": np.array(0, np.float32),
         "two": np.array(2),
         "three": np.array(3),
@@ -49,8 +49,10 @@ def attention(sizes=("batch", "sequence"), *, last=2):
         ("Where", ["mask", "zero", "nothing"], {}),
         ("Unsqueeze", ["Where", "axes"], {}),
         ("Add", ["MatMul", "Unsqueeze"], {"name": "masked"}),
-        ("Softmax", ["masked"], {"axis": last}),
-        ("MatMul", ["Softmax", "Add"], {"name": "mixed"}),
+        ("Softmax", ["masked"], {"axis": 2}),
+        ("IsNaN", ["Softmax"], {}),
+        ("Where", ["IsNaN", "zero", "Softmax"], {"name": "safe"}),
+        ("MatMul", ["safe", "Add"], {"name": "mixed"}),
     ]
     nodes = [helper.make_node(kind, inputs, [options.pop("name", kind)], **options) for kind, inputs, options in steps]
     for node in nodes:
@@ -80,7 +82,7 @@ def test_a_model_of_tokens_is_proved_on_both_probes(files):
     process = run(files / "tokens.onnx", "--input", given[0], "--input", given[1])
     assert process.returncode == 0, process.stdout + process.stderr
     assert process.stderr == ""
-    assert "15 of 15" in process.stdout
+    assert "17 of 17" in process.stdout
     assert process.stdout.splitlines()[-1] == "Verdict: certified"
 
 
@@ -126,13 +128,14 @@ def test_another_token_or_another_mask_is_found(name):
     values = recorded(model, {**FEEDS, name: other}) | FEEDS
     found = [verdict.name for verdict in judge_graph(read_graph("tokens.onnx", model), values)]
     wrong = [v.name for v in judge_graph(read_graph("tokens.onnx", model), values) if v.verdict == DIVERGED]
-    assert len(found) == 15
+    assert len(found) == 17
     assert wrong == (["Gather", "CumSum"] if name == "ids" else ["Where"])
 
 
-def test_what_a_mask_hides_has_the_probability_zero():
+@pytest.mark.parametrize("hidden", [-np.inf, np.finfo(np.float32).min])
+def test_what_a_mask_hides_has_the_probability_zero(hidden):
     """Beside −∞ everything is judged: a probability that is not 0 there, and one that is wrong elsewhere."""
-    model = attention((2, 5))
+    model = attention((2, 5), hidden=hidden)
     graph, right = read_graph("tokens.onnx", model), recorded(model, FEEDS)
     for place in ((1, 0, 4), (1, 0, 0)):
         values = dict(right)

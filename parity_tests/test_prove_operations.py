@@ -10,6 +10,8 @@ from test_prove import Builder, feeds_of, judged, normal, recorded  # noqa: E402
 
 from common.graphs import read_graph  # noqa: E402
 from common.graphs.onnx_reader import read_model  # noqa: E402
+from common.operations import Softmax  # noqa: E402
+from common.operations.arithmetic import Reciprocal, SquareRoot  # noqa: E402
 from common.operations.moments import GroupNorm, LayerNorm  # noqa: E402
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL  # noqa: E402
 from common.prove.exact import exact_probe  # noqa: E402
@@ -86,6 +88,7 @@ CASES = {
     ),
     "ReduceMax": (TOKENS, "ReduceMax", [np.array([1])], {"keepdims": 0}, {"keepdims": 1}),
     "ReduceL1": (TOKENS, "ReduceL1", [np.array([2])], {}, None),
+    "GatherElements": (TOKENS, "GatherElements", [np.array([[[1, 0, 2, 1]]])], {"axis": 1}, {"axis": 2}),
     "CumSum": (TOKENS, "CumSum", [np.array(1)], {}, {"reverse": 1}),
     "CumSum, exclusive": (TOKENS, "CumSum", [np.array(-1)], {"exclusive": 1, "reverse": 1}, {"exclusive": 0}),
     "ReduceSumSquare": (TOKENS, "ReduceSumSquare", [np.array([1, 2])], {}, None),
@@ -197,6 +200,30 @@ def test_a_normalisation_moves_no_further_than_it_carries(norm, size):
         assert (moved <= bound).all()
         reached = max(reached, float((moved / bound).max()))
     assert reached > 0.05
+
+
+@pytest.mark.parametrize("operation", [SquareRoot(), Reciprocal(), Softmax(-1)])
+def test_a_curve_moves_no_further_than_it_carries(operation):
+    x = np.abs(normal(4, 6, scale=1.0)) + np.float32(0.01)
+    errors = np.abs(normal(4, 6, scale=1e-3)).astype(np.float64)
+    bound = operation.carried([x], [errors], {})
+    right = operation.reference([x], {}).value
+    for sign in (np.ones(x.shape), -np.ones(x.shape), np.clip(normal(4, 6, scale=1.0), -1, 1)):
+        moved = np.abs(operation.reference([x + sign * errors], {}).value - right)
+        assert (moved <= bound).all()
+    assert bound.max() < 0.5
+
+
+@pytest.mark.parametrize("hidden", [-np.inf, -3.4e38, -1e4])
+def test_what_a_mask_hides_does_not_make_probabilities_uncertain(hidden):
+    """A float32 sum with the mask has an error as large as its own rounding."""
+    x = normal(2, 6, scale=1.0)
+    x[:, 4:] = hidden
+    errors = np.full(x.shape, 1e-6)
+    errors[:, 4:] = 0 if np.isinf(hidden) else 1e-6 * abs(hidden)
+    assert Softmax(-1).carried([x], [errors], {}).max() < 3e-6
+    errors[0, 5] = 2 * abs(hidden)  # which might be the largest then
+    assert Softmax(-1).carried([x], [errors], {})[0].max() > 0.1
 
 
 @pytest.mark.parametrize("name", CASES)

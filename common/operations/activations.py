@@ -256,9 +256,20 @@ class Softmax(Operation):
         return opened(reference, np.broadcast_to(~np.isfinite(x.max(axis=self.axis, keepdims=True)), x.shape))
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
-        """A probability changes by a factor exp(2 max e) at most."""
-        largest = errors[0].max(axis=self.axis, keepdims=True)
-        return CARRIED * np.expm1(2 * largest) * self.reference(inputs, parameters).value
+        """A probability changes by a factor exp(2 max e) at most, and by no more than 1.
+
+        An input that stays 110 below the largest, as in the mask of an attention, has no part in that: its exponential
+        is below 2^-150, whatever its own error.
+        """
+        x, error = inputs[0].astype(np.float64), errors[0]
+        place = x.argmax(axis=self.axis)
+        place = np.expand_dims(place, self.axis)
+        largest, of_largest = (np.take_along_axis(array, place, self.axis) for array in (x, error))
+        with np.errstate(over="ignore", invalid="ignore"):
+            hidden = x - largest + error + of_largest < -110
+            most = np.where(hidden, 0, error).max(axis=self.axis, keepdims=True)
+            moved = CARRIED * np.expm1(2 * most) * self.reference(inputs, parameters).value + SMALLEST_NORMAL
+        return np.where(moved < 1, moved, 1.0)
 
     @classmethod
     def from_onnx(cls, node: OnnxNode) -> Found:

@@ -233,8 +233,6 @@ class SquareRoot(ArrayOperation):
 
     elementwise: ClassVar[bool] = True
     ufunc: ClassVar[str | None] = "sqrt"
-    contracts: ClassVar[bool] = True  # the root of an error, that is: |√(x + e) − √x| ≤ √e
-
     rounds_once: ClassVar[bool] = False
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
@@ -243,6 +241,12 @@ class SquareRoot(ArrayOperation):
             value = np.sqrt(inputs[0].astype(np.float64))
         # A subnormal radicand may be flushed.
         return Reference(value, gamma(ELEMENTARY_ULP) * np.abs(value) + SMALLEST_NORMAL**0.5 * (value < 2.0**-62))
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        """|√x̂ − √x| = |x̂ − x| / (√x̂ + √x) ≤ e / √x, and ≤ √e."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found: np.ndarray = CARRIED * np.fmin(errors[0] / np.sqrt(inputs[0].astype(np.float64)), np.sqrt(errors[0]))
+        return found
 
 
 @reads("Reciprocal")
@@ -259,3 +263,9 @@ class Reciprocal(ArrayOperation):
         with np.errstate(divide="ignore"):
             value = 1 / inputs[0].astype(np.float64)
         return Reference(value, gamma(ELEMENTARY_ULP) * np.abs(value) + SMALLEST_NORMAL)
+
+    def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
+        """|1/x̂ − 1/x| ≤ e / (|x| (|x| − e))."""
+        size = np.abs(inputs[0].astype(np.float64))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return CARRIED * errors[0] / (size * np.maximum(size - errors[0], 0))

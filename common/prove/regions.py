@@ -142,6 +142,8 @@ class Known:
             carried = node.operation.carried(inputs, errors, parameters)
         except NotImplementedError as error:
             raise Unknown(str(error)) from None
+        if not np.issubdtype(reference.value.dtype, np.floating) and not carried.any():
+            return reference
         own = 0.0 if reference.bound is None else reference.bound
         bound = np.broadcast_to(own + carried, reference.value.shape) + SMALLEST_NORMAL
         return Reference(reference.value.astype(np.float64), bound)
