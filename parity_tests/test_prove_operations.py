@@ -181,8 +181,13 @@ def test_it_is_certified_and_another_attribute_is_found(name):
     "norm", [LayerNorm(1e-3), LayerNorm(0.0, 1), LayerNorm(1e-5, 1, only=True), GroupNorm(1e-5, 2), GroupNorm(1e-3)]
 )
 def test_a_normalisation_moves_no_further_than_it_carries(norm, size):
-    """Errors in the direction that moves it most: along it, against it, of one element; and any."""
-    x = normal(2, 4, 3, 5, scale=1.0)
+    """Errors in the direction that moves it most: along it, against it, of some elements; and any."""
+    numbers = np.random.default_rng(0)
+
+    def normal(*shape: int) -> np.ndarray:
+        return numbers.standard_normal(shape, np.float32)
+
+    x = normal(2, 4, 3, 5)
     shape = x.shape[1:] if norm == LayerNorm(0.0, 1) else (4,) if norm != LayerNorm(1e-3) else (5,)
     parameters = {"gamma": normal(*shape), "beta": normal(*shape)}
     errors = size * np.abs(normal(*x.shape))
@@ -204,20 +209,23 @@ def test_a_normalisation_moves_no_further_than_it_carries(norm, size):
 
 @pytest.mark.parametrize("operation", [SquareRoot(), Reciprocal(), Softmax(-1)])
 def test_a_curve_moves_no_further_than_it_carries(operation):
-    x = np.abs(normal(4, 6, scale=1.0)) + np.float32(0.01)
-    errors = np.abs(normal(4, 6, scale=1e-3)).astype(np.float64)
+    numbers = np.random.default_rng(0)
+    x = numbers.uniform(0.01, 2, (4, 6)).astype(np.float32)
+    errors = numbers.uniform(0, 1e-3, x.shape)
     bound = operation.carried([x], [errors], {})
     right = operation.reference([x], {}).value
-    for sign in (np.ones(x.shape), -np.ones(x.shape), np.clip(normal(4, 6, scale=1.0), -1, 1)):
+    reached = 0.0
+    for sign in (np.ones(x.shape), -np.ones(x.shape), numbers.uniform(-1, 1, x.shape)):
         moved = np.abs(operation.reference([x + sign * errors], {}).value - right)
         assert (moved <= bound).all()
-    assert bound.max() < 0.5
+        reached = max(reached, float((moved / bound).max()))
+    assert reached > 0.1  # it is no larger than it must be, either
 
 
 @pytest.mark.parametrize("hidden", [-np.inf, -3.4e38, -1e4])
 def test_what_a_mask_hides_does_not_make_probabilities_uncertain(hidden):
     """A float32 sum with the mask has an error as large as its own rounding."""
-    x = normal(2, 6, scale=1.0)
+    x = np.random.default_rng(0).standard_normal((2, 6), np.float32)
     x[:, 4:] = hidden
     errors = np.full(x.shape, 1e-6)
     errors[:, 4:] = 0 if np.isinf(hidden) else 1e-6 * abs(hidden)
