@@ -1,13 +1,15 @@
-"""Runs the benchmarks and writes docs/benchmarks.md: `.venv/bin/python -m benchmarks`.
+"""Runs the benchmarks and writes docs/benchmarks.md: `.venv/bin/python -m benchmarks [MODULE ...]`.
 
-Each runs in a process of its own, one after the other; together they take about half an hour. The peers need
-`pip install -c constraints.txt -e '.[bench]'`. Of those that are not installed, the tables say so.
+With modules, only their sections are written anew. Each runs in a process of its own, one after the other; together
+they take half an hour on an idle machine. The peers need `pip install -c constraints.txt -e '.[bench]'`. Of those that
+are not installed, the tables say so.
 """
 
 from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from datetime import date
@@ -20,15 +22,15 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 
 SECTIONS = {
-    "forward": "The forward pass",
-    "parity": "Judging the backends of a network",
-    "prove": "Judging a model of your own",
-    "export": "Export to ONNX",
-    "porting": "Porting weights",
-    "lrn": "LRN in ONNX: one node or six",
-    "grouped_convolution": "Grouped convolution in TensorFlow: native or split",
+    "The forward pass": ("forward",),
+    "Judging the backends of a network": ("parity", "resnet50"),
+    "Judging a model of your own": ("prove", "keras.applications:MobileNetV2"),
+    "Export to ONNX": ("export", "resnet50"),
+    "Porting weights": ("porting",),
+    "LRN in ONNX: one node or six": ("lrn", "9"),
+    "Grouped convolution in TensorFlow: native or split": ("grouped_convolution",),
 }
-"""Modules beside this one, and their headings. The others have their tables elsewhere: see `HEAD`."""
+"""Headings, and modules beside this one with their arguments. The others have their tables elsewhere: see `HEAD`."""
 
 PACKAGES = (
     *("numpy", "torch", "torchvision", "keras", "tensorflow", "jax", "onnx", "onnxruntime", "onnxscript", "tf2onnx"),
@@ -39,24 +41,27 @@ HEAD = """\
 # Benchmarks
 
 What this project does beside what you would use in its place, both in one run. `python -m benchmarks` wrote this page:
-under each heading is what its module says of itself and prints. How exactly libraries compute elementary functions is
-in [prove.md](prove.md#elementary-functions), how networks of the same name differ in [the gallery](gallery.md).
+under each heading is what a module says of itself, and what it printed. In a table with ratios, times were taken in
+turn: the ratios mean more than the times. How exactly libraries compute elementary functions is in
+[prove.md](prove.md#elementary-functions), how networks of the same name differ in [the gallery](gallery.md).
+"""
 
-Measured on {day}: {processor}, {cores} cores, Python {python}, {versions}. When it began, other work kept {load:.1f} of
-the cores busy. In a table the ratios are of times that were taken in turn; they mean more than the seconds.
+MACHINE = """\
+Measured on {day}: {processor}, {cores} cores, of which other work kept {load:.1f} busy before; Python {python},
+{versions}.
 """
 
 
-def head() -> str:
-    """What the page is, and of which machine."""
+def machine() -> str:
+    """What a section was measured on."""
     found = describe()
-    return HEAD.format(
+    return MACHINE.format(
         day=date.today().isoformat(),
         processor=found["processor"],
         cores=found["threads"],
+        load=min(os.getloadavg()[0], found["threads"]),
         python=found["versions"]["python"],
         versions=", ".join(map(_with_version, PACKAGES)),
-        load=os.getloadavg()[0],
     )
 
 
@@ -67,26 +72,35 @@ def _with_version(package: str) -> str:
         return f"no {package}"
 
 
-def section(module: str) -> str:
-    """What a benchmark says of itself, and its tables.
+def section(heading: str) -> str:
+    """What a benchmark says of itself, its tables, and the machine.
 
     Raises:
         subprocess.CalledProcessError: it failed.
     """
+    module, *arguments = SECTIONS[heading]
     told = ast.get_docstring(ast.parse((HERE / f"{module}.py").read_text(encoding="utf-8")))
-    command = [sys.executable, "-m", f"benchmarks.{module}"]
+    measured_on = machine()
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
     tables = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
-    return f"## {SECTIONS[module]}\n\n{told}\n\n{tables.strip()}\n"
+    return f"## {heading}\n\n{told}\n\n{tables.strip()}\n\n{measured_on}"
+
+
+def sections_of(page: Path) -> dict[str, str]:
+    """The sections that a page has, by heading."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    return {part.partition("\n")[0][3:]: part for part in re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]}
 
 
 def main() -> None:
-    """Run them all; the page is written when all have finished."""
-    parts = [head()]
-    for module in SECTIONS:
-        print(f"benchmarks.{module} …", flush=True)
-        parts.append(section(module))
-    PAGE.write_text("\n".join(parts), encoding="utf-8")
-    print(PAGE)
+    """Run some or all; each section is written when its benchmark has finished."""
+    for heading, (module, *_) in SECTIONS.items():
+        if module in sys.argv[1:] or len(sys.argv) == 1:
+            print(f"{module} …", flush=True)
+            written = section(heading)
+            found = sections_of(PAGE) | {heading: written}
+            parts = [HEAD, *(found[each].strip() + "\n" for each in SECTIONS if each in found)]
+            PAGE.write_text("\n".join(parts), encoding="utf-8")
 
 
 if __name__ == "__main__":

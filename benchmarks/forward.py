@@ -90,7 +90,7 @@ def rows(peers: dict[str, str], ways_of: Callable[[str, int], Ways], runs: int) 
 
 def main() -> None:
     """Print a table for each library."""
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 21
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 11
     with tempfile.TemporaryDirectory() as name:
         found = rows(TORCHVISION, lambda architecture, batch: in_torch(architecture, batch, Path(name)), runs)
         headings = (

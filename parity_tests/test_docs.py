@@ -91,6 +91,7 @@ ELSEWHERE = (
     ".venv/bin/pre-commit install",  # would change the user's own checkout
     "python -m common.explorer.traps",  # test_explorer.py
     "python -m benchmarks.gallery",  # takes three quarters of an hour
+    "python -m benchmarks",  # takes half of one
     "make mutants",  # test_mutants.py
     "make no-false-alarms",  # test_no_false_alarms.py runs some, the others take minutes
 )
