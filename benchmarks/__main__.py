@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -46,16 +47,16 @@ turn: the ratios mean more than the times. How exactly libraries compute element
 [prove.md](prove.md#elementary-functions), how networks of the same name differ in [the gallery](gallery.md).
 """
 
-MACHINE = """\
-Measured on {day}: {processor}, {cores} cores, of which other work kept {load:.1f} busy before; Python {python},
-{versions}.
-"""
+MACHINE = (
+    "Measured on {day}: {processor}, {cores} cores, of which other work kept {load:.1f} busy before; Python {python}, "
+    "{versions}."
+)
 
 
 def machine() -> str:
     """What a section was measured on."""
     found = describe()
-    return MACHINE.format(
+    told = MACHINE.format(
         day=date.today().isoformat(),
         processor=found["processor"],
         cores=found["threads"],
@@ -63,6 +64,7 @@ def machine() -> str:
         python=found["versions"]["python"],
         versions=", ".join(map(_with_version, PACKAGES)),
     )
+    return textwrap.fill(told, 120) + "\n"
 
 
 def _with_version(package: str) -> str:
