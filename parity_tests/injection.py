@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
@@ -71,6 +72,7 @@ WIDE, NARROW = 4096, 24
 """The units of AlexNet's and VGG's dense layers, and how many they have here: 60 million weights prove no more."""
 
 
+@cache
 def specification(architecture: str, image_size: tuple[int, int] | None = None) -> Architecture:
     """What a mutant has to break: the network with narrow dense layers, on a small image if none is given."""
     spec = get_spec(architecture, image_size=image_size)

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of exporters
 from conftest import daily  # noqa: E402
 from torch import nn  # noqa: E402
 
-from common.prove.api import prove  # noqa: E402
+from common.prove.api import assert_same, prove  # noqa: E402
 
 attention = nn.functional.scaled_dot_product_attention
 
@@ -60,3 +60,26 @@ def test_a_convolution_over_three_axes_needs_no_bias():
     report = prove(net, example=torch.randn(1, 3, 4, 8, 7), backends=["torch", "onnxruntime"])
     assert report.verdict == "certified", str(report)
     assert [layer.kind for layer in report.runs[1].backends[0].layers].count("Conv") == 2
+
+
+class Causal(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rows, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x):
+        q, k, v = self.rows(x).reshape(*x.shape[:2], 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        return x + self.out(attention(q, k, v, is_causal=True).transpose(1, 2).reshape(x.shape))
+
+
+@pytest.mark.parametrize("axes", [None, {"x": {0: "images", 1: "tokens"}}], ids=["as they are", "open"])
+def test_a_mask_that_an_exporter_makes_of_shapes_is_a_constant(tmp_path, axes):
+    """TorchScript's takes 1/√d and a causal mask from the shape of the queries, with sizes left open or not."""
+    torch.manual_seed(0)
+    net, x, file = nn.Sequential(Causal(), Causal()), torch.randn(2, 5, 8), tmp_path / "net.onnx"
+    torch.onnx.export(net, (x,), file, dynamo=False, input_names=["x"], dynamic_axes=axes, opset_version=17)
+    assert_same(net, file, example=x)
+    with torch.no_grad():
+        net[1].out.bias[3] += 1e-3
+    with pytest.raises(AssertionError, match=r"linear_3 \(Add\) in 1\.out \(Linear\) is the first node that differs"):
+        assert_same(net, file, example=x)

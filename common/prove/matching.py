@@ -22,6 +22,7 @@ _ALIKE = {"Gemm": "MatMul"}
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
 _FOLDED = {"BatchNormalization", *_ARITHMETIC}
 """Operators that exporters fold into the weights before them, if their other operands are constant."""
+_OF_SHAPES = {"Shape", "Size"}
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 Token = tuple[str, int, tuple[tuple[int, ...], ...]]
@@ -101,12 +102,19 @@ class _Side:
 
 
 def _constant_shapes(graph: Graph) -> dict[str, Shape]:
-    """The shapes of constants, and of constants that are only rearranged, such as a transposed kernel."""
-    known = dict(graph.constants)
+    """The shapes of constants, and of constants that are only rearranged, such as a transposed kernel.
+
+    What follows from the shapes of values alone is constant too: another exporter writes the number. TorchScript's
+    takes 1/√d from the shape of the queries, and makes a causal mask of it. Such values get the shape of a number here,
+    since they are nobody's weights.
+    """
+    known, of_shapes = dict(graph.constants), set[str]()
     for node in graph.nodes:
         if isinstance(node.operation, Rearrangement) and all(name in known for name in node.reads):
             known[node.output] = node.operation.reference([known[name] for name in node.inputs], {}).value
-    return {name: array.shape for name, array in known.items()}
+        elif node.kind in _OF_SHAPES or (of_shapes.intersection(node.reads) and of_shapes.union(known) >= {*node.reads}):
+            of_shapes.add(node.output)
+    return {name: array.shape for name, array in known.items()} | dict.fromkeys(of_shapes, ())
 
 
 def common_subsequence(ours: Sequence[Token], theirs: Sequence[Token]) -> list[tuple[int, int]]:

@@ -72,14 +72,17 @@ class Known:
     def _rounded(self, node: Node, value: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The float32 number that stands for a value in what follows, and its error.
 
-        A value that is infinite in float64 is so in float32, as −∞ in the mask of an attention: nothing else can
-        result, if what it follows from is known up to finite errors.
+        A value that follows from infinite ones, as −∞ from the mask of an attention, is infinite in float32 too, if
+        what else it follows from is known up to finite errors. One that follows from finite ones, as 1 ÷ 0, is only if
+        these are known exactly.
         """
         with np.errstate(over="ignore", invalid="ignore"):
             rounded = value.astype(np.float32)
             error = error + np.where(rounded == value, 0, np.abs(rounded - value))
-        errors = [self.value(name)[1] for name in node.inputs]
-        if all(found is None or np.isfinite(found).all() for found in errors):
+        inputs = [self.value(name) for name in node.inputs]
+        errors = [found for _, found in inputs if found is not None]
+        infinite = any(np.isinf(given).any() for given, _ in inputs)
+        if all(np.isfinite(found).all() if infinite else not found.any() for found in errors):
             error = np.where(np.isinf(value), 0, error)
         return rounded, error
 
