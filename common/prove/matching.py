@@ -112,7 +112,8 @@ def _constant_shapes(graph: Graph) -> dict[str, Shape]:
     for node in graph.nodes:
         if isinstance(node.operation, Rearrangement) and all(name in known for name in node.reads):
             known[node.output] = node.operation.reference([known[name] for name in node.inputs], {}).value
-        elif node.kind in _OF_SHAPES or (of_shapes.intersection(node.reads) and of_shapes.union(known) >= {*node.reads}):
+        others = [name for name in node.reads if name not in known]
+        if node.kind in _OF_SHAPES or (others and of_shapes.issuperset(others)):
             of_shapes.add(node.output)
     return {name: array.shape for name, array in known.items()} | dict.fromkeys(of_shapes, ())
 
