@@ -72,7 +72,9 @@ class Causal(nn.Module):
         return x + self.out(attention(q, k, v, is_causal=True).transpose(1, 2).reshape(x.shape))
 
 
-@pytest.mark.parametrize("axes", [None, {"x": {0: "images", 1: "tokens"}}], ids=["as they are", "open"])
+@pytest.mark.parametrize(
+    "axes", [pytest.param(None, marks=pytest.mark.slow), {"x": {0: "images", 1: "tokens"}}], ids=["as they are", "open"]
+)
 def test_a_mask_that_an_exporter_makes_of_shapes_is_a_constant(tmp_path, axes):
     """TorchScript's takes 1/√d and a causal mask from the shape of the queries, with sizes left open or not."""
     torch.manual_seed(0)

@@ -5,7 +5,7 @@ from math import log
 
 import numpy as np
 import pytest
-from conftest import ALEXNETS, DEEPER, WIDER, daily, load_implementation
+from conftest import ALEXNETS, DEEPER, WIDER, daily, in_daily, load_implementation
 
 from common import TriptychError, get_spec, list_architectures, random_weights
 from common.operations import BatchNorm
@@ -111,6 +111,7 @@ SETTINGS = {
 }
 
 
+@in_daily("torch_impl")
 @pytest.mark.parametrize("name", daily("lenet_caffe", of=SETTINGS))
 def test_the_sources_own_settings_train(implementation, name):
     spec, monitor = get_spec(name, num_classes=CLASSES), Losses()
