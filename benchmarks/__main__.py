@@ -1,8 +1,8 @@
 """Runs the benchmarks and writes docs/benchmarks.md: `.venv/bin/python -m benchmarks [MODULE ...]`.
 
-With modules, only their sections are written anew. Each runs in a process of its own, one after the other; together
-they take half an hour on an idle machine. The peers need `pip install -c constraints.txt -e '.[bench]'`. Of those that
-are not installed, the tables say so.
+With modules, only their sections are written anew. Each runs in a process of its own, one after the other. That takes
+long: torch.onnx.verification alone takes eight minutes. The peers need
+`pip install -c constraints.txt -e '.[bench]'`. Of those that are not installed, the tables say so.
 """
 
 from __future__ import annotations
@@ -96,6 +96,9 @@ def sections_of(page: Path) -> dict[str, str]:
 
 def main() -> None:
     """Run some or all; each section is written when its benchmark has finished."""
+    modules = [module for module, *_ in SECTIONS.values()]
+    if unknown := set(sys.argv[1:]).difference(modules):
+        sys.exit(f"there is no section of {', '.join(sorted(unknown))}; there are {', '.join(modules)}")
     for heading, (module, *_) in SECTIONS.items():
         if module in sys.argv[1:] or len(sys.argv) == 1:
             print(f"{module} …", flush=True)

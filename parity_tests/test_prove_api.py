@@ -142,6 +142,20 @@ def test_a_model_stays_as_it_was(net, x):
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+class Scaled(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.line, self.scale = nn.Linear(5, 3), nn.Parameter(torch.tensor(scale))
+
+    def forward(self, x):
+        return self.line(x) * self.scale
+
+
+def test_a_weight_that_is_one_number_gets_no_axis():
+    report = prove(Scaled(1.5), Scaled(1.5), example=torch.randn(2, 5), weights="first", backends=["torch"])
+    assert report.verdict == "certified", str(report)
+
+
 def test_what_has_no_counterpart_is_another_graph(net, x, tmp_path):
     other = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU())
     path = exported(other, x, str(tmp_path / "other.onnx"), dynamo=False)

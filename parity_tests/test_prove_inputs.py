@@ -108,7 +108,7 @@ def test_what_is_missing_is_told_in_a_sentence(arguments, told, files):
 def test_integers_and_masks_stay_as_they_are_on_the_exact_probe():
     model = attention((2, 5))
     graph = read_graph("tokens.onnx", model)
-    assert graph.whole == {"ids": np.dtype(np.int64), "mask": np.dtype(bool)}
+    assert graph.other_types == {"ids": np.dtype(np.int64), "mask": np.dtype(bool)}
     probe = exact_probe(model, graph, recorded(model, FEEDS))
     for name, array in FEEDS.items():
         assert probe.feeds[name] is array

@@ -18,13 +18,14 @@ from test_prove_mutants import FAULTS, with_fault  # noqa: E402
 
 from common import TriptychError  # noqa: E402
 from common.graphs import read_graph  # noqa: E402
+from common.prove.array_files import mapped, write_arrays  # noqa: E402
 from common.prove.exact import exact_probe  # noqa: E402
 from common.prove.judging import Expected  # noqa: E402
 from common.prove.litert import LITERT  # noqa: E402
 from common.prove.models import parse  # noqa: E402
 from common.prove.proof import Request, prove  # noqa: E402
 from common.prove.results import judged  # noqa: E402
-from common.prove.runtimes import OTHERS, mapped, record  # noqa: E402
+from common.prove.runtimes import OTHERS, record  # noqa: E402
 
 HERE = [
     pytest.param(runtime, id=runtime.name, marks=pytest.mark.skipif(not runtime.is_there, reason="it is not installed"))
@@ -141,22 +142,21 @@ def test_what_litert_cannot_prove_is_told_in_a_sentence(litert_files, tmp_path):
 
 def test_values_stay_in_their_file_until_they_are_read(tmp_path):
     """Of every type and shape, those without axes or without elements too."""
-    from safetensors.numpy import save_file
-
     arrays = {
         "map": normal(2, 3, 4),
+        "turned": normal(2, 3, 4).transpose(2, 0, 1),
         "number": np.array(2.5, np.float32),
         "size": np.array([3, -1]),
         "mask": np.array([True, False, True]),
         "bytes": np.arange(5, dtype=np.uint8),
         "nothing": np.zeros((0, 4), np.float32),
     }
-    save_file(arrays, tmp_path / "values.safetensors")
+    write_arrays(arrays, tmp_path / "values.safetensors")
     found = mapped(tmp_path / "values.safetensors")
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
         assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
         assert np.array_equal(found[name], array)
         assert not found[name].flags.writeable
-    save_file({}, tmp_path / "none.safetensors")
+    write_arrays({}, tmp_path / "none.safetensors")
     assert mapped(tmp_path / "none.safetensors") == {}

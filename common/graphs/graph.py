@@ -49,7 +49,7 @@ class Graph:
     """Weights, and all other values that do not depend on the inputs."""
     outputs: tuple[str, ...]
     opset: int = 0
-    whole: Mapping[str, np.dtype] = field(default_factory=dict)
+    other_types: Mapping[str, np.dtype] = field(default_factory=dict)
     """The type of each input that is not float32: integers, such as the numbers of tokens, or truth values."""
 
     def makers(self) -> dict[str, Node]:

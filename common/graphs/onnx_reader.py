@@ -114,11 +114,11 @@ def read_graph(path: str | Path, model: onnx.ModelProto | None = None) -> Graph:
             shapes.setdefault(name, known)
     inputs = {value.name: _stated_shape(path, value) for value in inputs_of(model)}
     types = {value.name: _type(path, value) for value in inputs_of(model)}
-    whole = {name: kind for name, kind in types.items() if kind != np.float32}
+    others = {name: kind for name, kind in types.items() if kind != np.float32}
     nodes = []
     for proto in graph.node:
         nodes += nodes_of(proto, constants, shapes, opset)
-    return Graph(str(path), tuple(nodes), inputs, constants, tuple(value.name for value in graph.output), opset, whole)
+    return Graph(str(path), tuple(nodes), inputs, constants, tuple(value.name for value in graph.output), opset, others)
 
 
 def _array(path: str | Path, tensor: onnx.TensorProto) -> np.ndarray:

@@ -88,7 +88,7 @@ class _Maker:
         self.constants = dict(graph.constants)
         self.changed: set[str] = set()
         self.feeds = {
-            name: recorded[name] if name in graph.whole else drawn(seed, name, SIGNED, shape)
+            name: recorded[name] if name in graph.other_types else drawn(seed, name, SIGNED, shape)
             for name, shape in graph.inputs.items()
         }
         self.values: dict[str, np.ndarray] = dict(self.feeds)

@@ -11,9 +11,10 @@ import time
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from common.implementations.keras_initialisation import uninitialised
+from common.prove.array_files import write_arrays
 from common.prove.keras_layers import recording
 from common.prove.models import load, parse
 from common.prove.runtimes import serve
@@ -58,7 +59,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     made = recorder.predict_on_batch(given)
     seconds = time.perf_counter() - started
-    save_file({name: np.asarray(array, order="C") for name, array in zip(names, made, strict=True)}, job["values"])
+    write_arrays(dict(zip(names, made, strict=True)), job["values"])
     return {"seconds": seconds, "version": keras.__version__}
 
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from common.graphs import Graph
+from common.prove.array_files import write_arrays
 from common.prove.keras_layers import called_in_graph
 from common.prove.runtimes import Process, Recorded, Runtime
 
@@ -36,7 +37,7 @@ def record_file(file: Path, called: str, graph: Graph, known: Mapping[str, np.nd
         return Recorded(error="LiteRT is not installed; pip install -c constraints.txt -e '.[litert]'", skipped=True)
     feeds = {f"{place:03}": known[name] for place, name in enumerate(graph.inputs)}
     given, made = folder / "litert feeds.safetensors", folder / "litert values.safetensors"
-    save_file({name: np.ascontiguousarray(array) for name, array in feeds.items()}, given)
+    write_arrays(feeds, given)
     job = {"model": str(file), "called": called, "feeds": str(given), "values": str(made)}
     with Process("common.prove.litert_run") as process:
         answer = process.ask(job)

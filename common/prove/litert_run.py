@@ -10,9 +10,10 @@ import time
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from common.errors import TriptychError
+from common.prove.array_files import write_arrays
 from common.prove.runtimes import serve
 
 
@@ -51,8 +52,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     arrays = {}
     for tensor in interpreter.get_tensor_details():
         if tensor["dtype"] is np.float32:
-            arrays[f"{tensor['index']:06}"] = np.ascontiguousarray(interpreter.get_tensor(tensor["index"]))
-    save_file(arrays, job["values"])
+            arrays[f"{tensor['index']:06}"] = interpreter.get_tensor(tensor["index"])
+    write_arrays(arrays, job["values"])
     outputs = [f"{tensor['index']:06}" for tensor in interpreter.get_output_details()]
     return {"seconds": seconds, "outputs": outputs, "version": ai_edge_litert.__version__}
 

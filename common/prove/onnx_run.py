@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
+from common.prove.array_files import write_arrays
 from common.prove.runtimes import serve
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def run(job: dict) -> dict[str, float | str]:
     started = time.perf_counter()
     found = session.run(names, feeds)
     seconds = time.perf_counter() - started
-    arrays = {name: np.asarray(array, order="C") for name, array in zip(names, found, strict=True)}
-    save_file(arrays, job["values"])
+    write_arrays(dict(zip(names, found, strict=True)), job["values"])
     return {"seconds": seconds, "version": onnxruntime.__version__}
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
+from common.prove.array_files import write_arrays
 from common.prove.onnx_run import exposing
 from common.prove.runtimes import serve
 
@@ -31,8 +31,7 @@ def run(job: dict) -> dict[str, float | str]:
     started = time.perf_counter()
     found = compiled(given)
     seconds = time.perf_counter() - started
-    arrays = {name: np.asarray(found[place], order="C") for place, name in enumerate(names)}
-    save_file(arrays, job["values"])
+    write_arrays({name: found[place] for place, name in enumerate(names)}, job["values"])
     return {"seconds": seconds, "version": openvino.__version__}
 
 

@@ -244,7 +244,7 @@ def random_feeds(graph: Graph, seed: int, given: Mapping[str, np.ndarray] | None
             model does not say.
     """
     given = given or {}
-    for name, kind in graph.whole.items():
+    for name, kind in graph.other_types.items():
         if name not in given:
             told = f"give it with --input {name}=FILE.npy, or as part of an example from Python"
             raise TriptychError(f"{graph.name} takes {name}, which is {kind}, not float32; {told}")
@@ -271,7 +271,7 @@ def _fitting(given: Mapping[str, np.ndarray], graph: Graph) -> Mapping[str, np.n
         if array.shape != graph.inputs[name]:
             found, wanted = ("×".join(map(str, shape)) for shape in (array.shape, graph.inputs[name]))
             raise TriptychError(f"--input {name} is {found}, but {graph.name} takes {wanted}")
-        kind = graph.whole.get(name, np.dtype(np.float32))
+        kind = graph.other_types.get(name, np.dtype(np.float32))
         if array.dtype != kind:
             raise TriptychError(f"--input {name} is {array.dtype}, but {graph.name} takes {kind}")
     return given

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from common import process
 from common.errors import TriptychError
+from common.prove.array_files import mapped, write_arrays
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Jobs:
         """Run a model. The job gets the paths of the inputs and of the values."""
         given = folder / "feeds.safetensors"
         made = Path(tempfile.mkdtemp(dir=folder)) / "values.safetensors"  # where earlier ones are still mapped
-        save_file({name: np.asarray(array, order="C") for name, array in feeds.items()}, given)
+        write_arrays(feeds, given)
         answer = self.ask(dict(job) | {"feeds": str(given), "values": str(made)})
         if "error" in answer:
             return Recorded(error=answer["error"])
@@ -89,33 +88,6 @@ class Jobs:
         with suppress(OSError):  # Windows keeps a file that is mapped
             made.unlink()
         return Recorded(values, answer["seconds"], answer.get("same", True))
-
-
-def mapped(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file. They stay in the file until they are read, and cannot be changed.
-
-    So the values of a large model need not fit into memory: those that are not being judged can be dropped from it.
-    The file begins with the size of its header, 8 bytes, little-endian; the header is JSON.
-    """
-    with path.open("rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(start - 8))
-    whole = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
-    arrays = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            begin, end = entry["data_offsets"]
-            part = np.asarray(whole[start + begin : start + end])
-            arrays[name] = part.view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
-    return arrays
-
-
-_TYPES = {
-    "BOOL": "?",
-    **{f"F{bits}": f"<f{bits // 8}" for bits in (16, 32, 64)},
-    **{f"{letter}{bits}": f"<{letter.lower()}{bits // 8}" for letter in "IU" for bits in (8, 16, 32, 64)},
-}
-"""NumPy's types, by the names in a safetensors file."""
 
 
 class Here(Jobs):

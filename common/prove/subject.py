@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from common.errors import TriptychError
 from common.graphs import Graph, read_graph
 from common.graphs.onnx_reader import fill_shapes, inputs_of, read_model, state_shape
+from common.prove.array_files import write_arrays
 from common.prove.keras_layers import layer_of
 from common.prove.litert import LITERT, record_file
 from common.prove.models import ModelName
@@ -180,7 +180,7 @@ class KerasSubject(TorchSubject):
     def _find_layers(self, feeds: Mapping[str, np.ndarray]) -> None:
         """Ask which value each layer makes, and give the nodes the names of their layers."""
         file = str(self.folder / "layers.safetensors")
-        save_file({name: np.asarray(array, order="C") for name, array in feeds.items()}, file)
+        write_arrays(feeds, file)
         among = [node.output for node in self.graph.nodes]
         job = {"among": among, "feeds": file, "inputs": list(self.graph.inputs), "weights": self._weights}
         answer = self.process.ask(job)
@@ -288,7 +288,7 @@ def make_ready(
     numbered = {f"{place:03}": array for place, array in enumerate(example or ())}
     if named or numbered:
         file = asked["examples"] = str(folder / "examples.safetensors")
-        save_file({name: np.asarray(array, order="C") for name, array in (named or numbered).items()}, file)
+        write_arrays(named or numbered, file)
         asked["by_name"] = list(named)
     answer = process.ask(asked)
     if "error" in answer:

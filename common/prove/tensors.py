@@ -15,7 +15,7 @@ from common.prove.models import ModelName
 
 def variables_of(model: Any) -> dict[str, np.ndarray]:
     """The float32 variables of a PyTorch module or a Keras model on PyTorch."""
-    return {name: np.ascontiguousarray(value.detach().cpu().numpy()) for name, value in _tensors(model).items()}
+    return {name: np.asarray(value.detach().cpu().numpy(), order="C") for name, value in _tensors(model).items()}
 
 
 def put(model: Any, arrays: Mapping[str, np.ndarray]) -> None:

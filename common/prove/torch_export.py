@@ -74,9 +74,7 @@ class Exported:
             seconds = time.perf_counter() - started
             ordered, named = arguments(self.model, given if self.by_name else list(given.values()))
             same = compiled or _equal(self.graph(*ordered, **named), self.model(*ordered, **named))
-        arrays = {
-            name: np.asarray(value.detach().numpy(), order="C") for name, value in zip(names, values, strict=True)
-        }
+        arrays = {name: value.detach().numpy() for name, value in zip(names, values, strict=True)}
         return arrays, seconds, same
 
 

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from common.errors import TriptychError
+from common.prove.array_files import write_arrays
 from common.prove.keras_layers import called_in_graph, recording
 from common.prove.marks import Marks
 from common.prove.models import ModelName, load, parse
@@ -170,7 +171,7 @@ class TorchJobs:
             load_weights(model, job["checkpoint"])
         if "own" in job:
             own = variables_of(model)
-            save_file(own, job["own"])
+            write_arrays(own, job["own"])
             model = model if self.given is None else copy.deepcopy(model)
             put(model, Marks(own).arrays)
         self.exported = Exported(model, examples, Path(job["folder"]))
@@ -186,7 +187,7 @@ class TorchJobs:
 
     def _variables(self, job: dict[str, Any]) -> dict[str, Any]:
         assert self.exported
-        save_file(variables_of(self.exported.model), job["variables"])
+        write_arrays(variables_of(self.exported.model), job["variables"])
         return {}
 
     def _set(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -219,7 +220,7 @@ class TorchJobs:
     def _record(self, job: dict[str, Any]) -> dict[str, Any]:
         assert self.exported
         values, seconds, same = self.exported.record(_given(job), job["compile"])
-        save_file(values, job["values"])
+        write_arrays(values, job["values"])
         return {"seconds": seconds, "same": same}
 
 

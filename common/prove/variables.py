@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from common.errors import TriptychError
 from common.graphs import read_graph
 from common.graphs.onnx_reader import read_model
+from common.prove.array_files import write_arrays
 from common.prove.subject import KerasSubject, Subject, TorchSubject
 from common.prove.torch_export import SPECIFICATION
 
@@ -49,7 +50,7 @@ def changed(subject: Subject, variables: Mapping[str, np.ndarray], called: str) 
     other = copy.copy(subject)
     if isinstance(subject, TorchSubject):
         file = folder / "variables.safetensors"
-        save_file({name: np.ascontiguousarray(array) for name, array in variables.items()}, file)
+        write_arrays(variables, file)
         _asked(subject, {"set": str(file), "folder": str(folder)}, "given other weights")
         other.path = folder / SPECIFICATION
         other.model = read_model(other.path)
@@ -59,7 +60,7 @@ def changed(subject: Subject, variables: Mapping[str, np.ndarray], called: str) 
         other.model = copy.deepcopy(subject.model)
         for tensor in other.model.graph.initializer:
             if tensor.name in variables:
-                array = np.ascontiguousarray(variables[tensor.name])
+                array = np.asarray(variables[tensor.name], order="C")
                 tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
         other.path = folder / "model.onnx"
         large = other.model.ByteSize() > 1 << 30
