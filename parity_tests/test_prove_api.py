@@ -151,9 +151,10 @@ class Scaled(nn.Module):
         return self.line(x) * self.scale
 
 
-def test_a_weight_that_is_one_number_gets_no_axis():
-    report = prove(Scaled(1.5), Scaled(1.5), example=torch.randn(2, 5), weights="first", backends=["torch"])
+def test_a_weight_that_is_one_number_gets_no_axis_and_is_moved(capfd):
+    report = prove(Scaled(1.5), Scaled(2.5), example=torch.randn(2, 5), weights="first", backends=["torch"])
     assert report.verdict == "certified", str(report)
+    assert capfd.readouterr().err == ""
 
 
 def test_what_has_no_counterpart_is_another_graph(net, x, tmp_path):

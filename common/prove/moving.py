@@ -174,13 +174,16 @@ class _Mover:
     def _arrays(self, node: Node, graph: Graph) -> dict[str, str]:
         """The constants of a node that are weights, by their roles."""
         roles = {kind: name for kind, name in node.parameters.items() if name in graph.constants}
-        constants = [name for name in node.inputs if name in graph.constants and graph.constants[name].size > 1]
+        constants = [name for name in node.inputs if name in graph.constants]
         roles |= {f"operand {place}": name for place, name in enumerate(constants) if node.kind != "Resize"}
         if node.kind == "MatMul" and "operand 0" in roles:
             roles["weight"] = roles.pop("operand 0")
         return roles
 
     def _tell(self, node: Node, role: str, name: str) -> None:
+        """Say that a weight has no place. A single number may be no weight: then it is part of the formula."""
+        if role.startswith("operand") and self.first.constants[name].size == 1:
+            return
         called = self.names.of(self.first.constants[name], name)[0]
         self.moved.without_place.append(f"{called}, the {role} of {node.name} ({node.kind})")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -51,7 +54,8 @@ class Exported:
 
         ordered, named = self.arguments
         options |= {"dynamo": True, "opset_version": OPSET, "verbose": False, "external_data": False}
-        with torch.no_grad():  # else an attention with a computed mask is laid out in two ways, and the exporter fails
+        # Without no_grad an attention with a computed mask is laid out in two ways, and the exporter fails.
+        with torch.no_grad(), _quietly():
             program = torch.onnx.export(model, ordered, kwargs=named, **options)
         assert program is not None
         return program
@@ -76,6 +80,19 @@ class Exported:
             same = compiled or _equal(self.graph(*ordered, **named), self.model(*ordered, **named))
         arrays = {name: value.detach().numpy() for name, value in zip(names, values, strict=True)}
         return arrays, seconds, same
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Leave out what the exporter says about itself: torchvision is not installed, one of its calls is out of date."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def arguments(model: Any, given: Given) -> tuple[tuple[Any, ...], dict[str, torch.Tensor]]:
