@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from common import TriptychError, list_architectures
 from common.implementations import FRAMEWORKS
 from common.parity.backends import DEVICES, Backend, select
-from common.process import spare_imports
+from common.process.sparing import spare_imports
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")

@@ -15,7 +15,7 @@ from common.parity.judge import judge
 from common.parity.results import BackendResult, Run
 from common.parity.verdicts import DIVERGED, IDENTICAL, LayerVerdict
 from common.probes import Probe
-from common.process import SPARED
+from common.process.sparing import SPARED
 from common.specs.architecture import IMAGE, Architecture, Layer
 from common.specs.photographs import read_photograph
 

@@ -13,7 +13,7 @@ from common.cli.app import INTERRUPTED, NOT_CARRIED_OUT, app
 from common.cli.flags import with_flags
 from common.errors import TriptychError
 from common.files import os_error_sentence
-from common.process import spare_imports
+from common.process.sparing import spare_imports
 
 COMMANDS = (
     "list", "show", "compare", "explore", "parity", "prove", "export", "probe", "train", "port", "classify", "doctor"

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from common.cluster.work import Work
 from common.errors import one_line
-from common.process import answering, requests, spare_imports
+from common.process import answering, requests
+from common.process.sparing import spare_imports
 
 IDLE = 600.0
 """Seconds after which it ends if nobody asks: whoever handed out the tasks may have been killed."""

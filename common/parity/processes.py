@@ -11,6 +11,10 @@ from common.parity.backends import Backend, Hardware, process_environment
 from common.parity.evidence import listening
 from common.parity.paths import with_variables
 from common.process import Process, ProcessFailure
+from common.process.template import Imports
+
+_WORKERS = "common.onnx.session", "common.parity.evidence", "common.specs.recording", "common.weights"
+"""What workers import besides their framework."""
 
 RESIDENT_LIMIT = 1 << 30
 """Bytes. A process that holds more than this after its network has been released is ended."""
@@ -31,7 +35,10 @@ class WorkerProcess(Process):
         if backend.path:
             evidence.mkdir()
             environment = with_variables(environment, listening(evidence))
-        super().__init__(module, backend.name, hardware.device, hardware.precision, environment=environment)
+        arguments = module, backend.name, hardware.device, hardware.precision
+        imports = Imports((f"{backend.implementation}.backend", *_WORKERS), spared=True)
+        copied = hardware.device == "cpu" and not backend.path
+        super().__init__(*arguments, environment=environment, imports=imports if copied else None)
 
 
 class Workers:

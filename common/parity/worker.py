@@ -38,7 +38,8 @@ from common.onnx.options import ExportOptions
 from common.onnx.session import DeployedSession, RecordingSession, execution_providers
 from common.parity.backends import BACKENDS, Backend, Hardware
 from common.parity.evidence import Witness, catch_what_is_printed
-from common.process import answering, requests, spare_imports
+from common.process import answering, requests
+from common.process.sparing import spare_imports
 from common.specs import get_spec
 from common.specs.recording import Unnamed
 from common.weights import read_weights_file

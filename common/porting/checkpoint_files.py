@@ -18,7 +18,8 @@ from tempfile import TemporaryDirectory
 from common.errors import Damaged, TriptychError
 from common.porting.safetensors_files import read_safetensors
 from common.porting.source import Source, corrupt, mapped, unanswered, unsupported
-from common.process import ProcessFailure, answering, ask, requests, spare_imports
+from common.process import ProcessFailure, answering, ask, requests
+from common.process.sparing import spare_imports
 
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 """What the index ends with, and what each file of a checkpoint of the first version does."""

@@ -24,7 +24,8 @@ from common.porting.matching import Network, understand
 from common.porting.reading import Reading
 from common.porting.targets import Target
 from common.probes import Probe
-from common.process import ProcessFailure, answering, ask, requests, spare_imports
+from common.process import ProcessFailure, answering, ask, requests
+from common.process.sparing import spare_imports
 from common.specs.photographs import photograph, preprocess
 from common.weights import Weights
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from common import process
 from common.errors import TriptychError, nearest
+from common.process.sparing import spare_imports
 from common.prove.models import LIBRARIES, ModelName, import_torchvision, parse
 from common.prove.runtimes import Process, serve
 from common.specs import list_architectures
@@ -75,5 +75,5 @@ def _of(name: str) -> Any:
 
 
 if __name__ == "__main__":
-    process.spare_imports()
+    spare_imports()
     serve(names_of)

@@ -15,6 +15,7 @@ import numpy as np
 
 from common import process
 from common.errors import TriptychError
+from common.process.template import Imports
 from common.prove.array_files import mapped, write_arrays
 
 
@@ -69,6 +70,28 @@ def record(runtime: Runtime, model: Path, feeds: Mapping[str, np.ndarray], folde
         return process.record(job, feeds, folder)
 
 
+_IMPORTS = {
+    "common.prove.torch_run": Imports(
+        (
+            "common.prove.torch_export",
+            "common.prove.models",
+            "common.prove.tensors",
+            "onnx",
+            "torch._inductor.compile_fx",
+            "torch.export._trace",
+            "torch.onnx",
+            "onnxscript.optimizer",
+            "onnxscript.function_libs.torch_lib.ops",
+        )
+    ),
+    "common.prove.keras_run": Imports(
+        ("common.implementations.keras_initialisation", "common.prove.keras_layers", "common.prove.models", "keras")
+    ),
+    "common.prove.onnx_run": Imports(("common.prove.array_files", "onnx", "onnx.numpy_helper")),
+}
+"""What the processes import first, by their module. ONNX Runtime starts a thread when it is imported."""
+
+
 class Jobs:
     """Something that does one job after the other and answers."""
 
@@ -105,7 +128,7 @@ class Process(Jobs):
 
     def __init__(self, module: str, variables: Mapping[str, str] | None = None) -> None:
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | dict(variables or {})
-        self.process = process.Process(module, environment=environment)
+        self.process = process.Process(module, environment=environment, imports=_IMPORTS.get(module))
 
     def __enter__(self) -> Process:
         return self

@@ -22,7 +22,8 @@ from common.errors import TriptychError
 from common.operations import BatchNorm
 from common.operations.sums import rounded
 from common.parity.backends import BACKENDS, Backend
-from common.process import answering, requests, spare_imports
+from common.process import answering, requests
+from common.process.sparing import spare_imports
 from common.specs import get_spec
 from common.specs.architecture import Architecture
 from common.specs.seeded import seeded_generator

@@ -14,14 +14,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from fnmatch import fnmatch
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+
+from common.process.template import Imports, copied
 
 
 class ProcessFailure(Exception):
@@ -45,19 +43,30 @@ class ProcessFailure(Exception):
 
 
 class Process:
-    """A running `python -m MODULE ARGUMENT …`, in a session of its own: Ctrl-C reaches its parent, which ends it."""
+    """A running `python -m MODULE ARGUMENT …`, in a session of its own: Ctrl-C reaches its parent, which ends it.
 
-    def __init__(self, module: str, *arguments: str, environment: Mapping[str, str] = os.environ) -> None:
-        root = str(Path(__file__).resolve().parents[1])
+    With `imports`, it may be a copy of a process that has imported these; see `template`.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        *arguments: str,
+        environment: Mapping[str, str] = os.environ,
+        imports: Imports | None = None,
+    ) -> None:
+        root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
+        environment = {**environment, "PYTHONPATH": path}
         self.ending = threading.Lock()
         self.log = tempfile.TemporaryFile()  # noqa: SIM115, closed with the process
-        self.process = subprocess.Popen(
+        copy = copied(imports, module, arguments, environment, self.log) if imports else None
+        self.process = copy or subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
-            env={**environment, "PYTHONPATH": path},
+            env=environment,
             text=True,
             encoding="utf-8",
             start_new_session=True,
@@ -161,44 +170,3 @@ def requests() -> Iterator[Any]:
 
     threading.Thread(target=watch, daemon=True).start()
     return iter(lambda: json.loads(lines.get()), None)
-
-
-# Faster imports: half of the time of TensorFlow's and Keras's goes to libraries that no process of ours uses
-
-SPARED = {
-    "keras.src.wrappers.*": "sklearn",
-    "keras.src.visualization.*": "matplotlib",
-    "keras.src.callbacks.*": "jax",
-    "tensorflow.lite.*": "jax",
-    "tensorflow": "keras",
-}
-"""For each importing module, the library that it is told is not installed; it works without. Other modules get the
-library."""
-
-
-class _Sparing(MetaPathFinder):
-    """Finds nothing. It raises ImportError if a package imports a library that it is to be spared."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname in SPARED.values():
-            importer = _importer()
-            if any(fnmatch(importer, modules) and fullname == SPARED[modules] for modules in SPARED):
-                raise ModuleNotFoundError(f"{importer} is spared {fullname} in this process", name=fullname)
-        return None
-
-
-def _importer() -> str:
-    """The module whose import statement is running."""
-    frame = sys._getframe(2)
-    while frame.f_back and "importlib" in frame.f_code.co_filename:
-        frame = frame.f_back
-    return str(frame.f_globals.get("__name__", ""))
-
-
-def spare_imports() -> None:
-    """Make imports of TensorFlow and Keras faster from now on. Only for processes of this project, never for a user's
-    own."""
-    if not any(isinstance(finder, _Sparing) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Sparing())

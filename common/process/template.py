@@ -1,0 +1,234 @@
+"""Processes that are copies of one that has already imported its frameworks. An import takes 2 to 4 s, a copy 20 ms.
+
+A template is a process that imports, then waits, and forks itself for every process that is wanted. It runs nothing of
+a framework, so there are no threads and no state to go wrong: a copy is what a new process with the same environment
+is after the same imports. Templates are for Linux, and for the CPU. The first process of a kind is started anew, since
+a command that needs one of them gains nothing.
+
+Both ends are here. One JSON message over a socket asks for a copy, and passes on its standard input, output and error
+and a pipe, which gets two lines: the copy's process number, and its exit status. A template ends with its parent.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import IO, TypeAlias
+
+from common.process.sparing import spare_imports
+
+MOST = 8
+"""How many templates a process has at most. Each holds 0.2 to 0.6 GB, which its copies share."""
+
+_PASSING = {"PYTEST_CURRENT_TEST"}
+"""Variables that no import reads, and that change all the time."""
+
+
+@dataclass(frozen=True)
+class Imports:
+    """What a process imports first."""
+
+    modules: tuple[str, ...]
+    spared: bool = False
+    """Whether it does without the libraries that no process of ours uses; see `spare_imports`."""
+
+
+class Copy:
+    """A copied process. It has what `subprocess.Popen` has of a started one."""
+
+    def __init__(self, template: subprocess.Popen[bytes], news: int, stdin: IO[str], stdout: IO[str]) -> None:
+        self.template, self.stdin, self.stdout = template, stdin, stdout
+        self._news: int | None = news
+        self._told = b""
+        self._reading = threading.Lock()
+
+    def _read(self, timeout: float | None) -> None:
+        """Read what the template has to say, if it says something in time (seconds; None: wait for it)."""
+        with self._reading, selectors.DefaultSelector() as said:
+            if self._news is None:
+                return
+            said.register(self._news, selectors.EVENT_READ)
+            if said.select(timeout):
+                told = os.read(self._news, 100)
+                self._told += told
+                if not told:
+                    os.close(self._news)
+                    self._news = None
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+        self._read(0)
+        if self._news is not None:
+            return None
+        told = self._told.split()
+        # A template that crashed had a library that crashes when it is imported.
+        return int(told[1]) if len(told) == 2 else self.template.wait() or -signal.SIGKILL
+
+    def wait(self) -> int:
+        """Wait for its end; the exit status."""
+        while (status := self.poll()) is None:
+            time.sleep(0.002)
+        return status
+
+    def kill(self) -> None:
+        """End it, if it has not ended."""
+        while self._news is not None and b"\n" not in self._told:
+            self._read(None)
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(int(self._told.split()[0]), signal.SIGKILL)
+
+
+class _Template:
+    """The parent's end of a template."""
+
+    def __init__(self, imports: Imports, environment: Mapping[str, str]) -> None:
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "common.process.template", "spared" if imports.spared else "", *imports.modules],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def copy(self, module: str, arguments: Sequence[str], log: IO[bytes]) -> Copy:
+        """A copy that runs a module.
+
+        Raises:
+            OSError: the template has ended.
+        """
+        (stdin, to_stdin), (from_stdout, stdout), (news, tells) = os.pipe(), os.pipe(), os.pipe()
+        asked = {"run": [module, *arguments], "in": os.getcwd()}
+        try:
+            socket.send_fds(self.control, [json.dumps(asked).encode()], [stdin, stdout, log.fileno(), tells])
+        except OSError:
+            for pipe in (to_stdin, from_stdout, news):
+                os.close(pipe)
+            raise
+        finally:
+            for pipe in (stdin, stdout, tells):
+                os.close(pipe)
+        text = partial(os.fdopen, encoding="utf-8")
+        return Copy(self.process, news, text(to_stdin, "w"), text(from_stdout, "r"))
+
+
+_Kind: TypeAlias = tuple[Imports, frozenset[tuple[str, str]]]
+
+_asked: Counter[_Kind] = Counter()
+_templates: dict[_Kind, _Template] = {}
+_starting = threading.Lock()
+
+
+def copied(
+    imports: Imports, module: str, arguments: Sequence[str], environment: Mapping[str, str], log: IO[bytes]
+) -> Copy | None:
+    """A process that runs a module as `python -m` does; None if it is to be started anew.
+
+    Args:
+        imports: what it imports first.
+        module: its name.
+        arguments: of its command line.
+        environment: all variables. A template has exactly these, since libraries read them when they are imported.
+        log: the file for its standard error.
+    """
+    if sys.platform != "linux":  # macOS' own libraries do not survive a fork, Windows has none
+        return None
+    kind = imports, frozenset(item for item in environment.items() if item[0] not in _PASSING)
+    with _starting:
+        _asked[kind] += 1
+        if kind not in _templates and _asked[kind] > 1 and len(_templates) < MOST:
+            _templates[kind] = _Template(imports, environment)
+        template = _templates.get(kind)
+    try:
+        return template.copy(module, arguments, log) if template else None
+    except OSError:
+        return None
+
+
+# The other end
+
+
+def _import_all(spared: bool, modules: Sequence[str]) -> None:
+    if spared:
+        spare_imports()
+    for module in modules:
+        with suppress(Exception):  # whoever uses it will see why it cannot be imported
+            importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # else the copies' first collection would write to, and so copy, all pages
+
+
+def _copies() -> list[str]:
+    """Fork for every request. Returns in each copy, with the module that it is to run and its arguments."""
+    control = socket.socket(fileno=os.dup(0))
+    with selectors.DefaultSelector() as waiting:
+        waiting.register(control, selectors.EVENT_READ)
+        while waiting.get_map():  # until its parent and its copies have ended
+            for event, _ in waiting.select():
+                if event.data:
+                    pid, tells = event.data
+                    waiting.unregister(event.fd)
+                    os.close(event.fd)
+                    _tell(tells, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                    os.close(tells)
+                    continue
+                message, passed, _, _ = socket.recv_fds(control, 1 << 16, 4)
+                if not message:
+                    waiting.unregister(control)
+                    continue
+                asked = json.loads(message)
+                with warnings.catch_warnings(action="ignore"):  # of forks beside threads: OpenBLAS' own expect them
+                    pid = os.fork()
+                if not pid:
+                    os.setsid()
+                    os.chdir(asked["in"])
+                    if not sys.flags.safe_path:
+                        sys.path[0] = asked["in"]
+                    for number, file in enumerate(passed[:3]):
+                        os.dup2(file, number)
+                    others = [end for key in waiting.get_map().values() if key.data for end in (key.fd, key.data[1])]
+                    for file in (*passed, *others):
+                        os.close(file)
+                    control.close()
+                    run: list[str] = asked["run"]
+                    return run
+                _tell(passed[3], pid)
+                for file in passed[:3]:
+                    os.close(file)
+                waiting.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, passed[3]))
+    raise SystemExit
+
+
+def _tell(tells: int, number: int) -> None:
+    with suppress(BrokenPipeError):  # nobody wants to know any more
+        os.write(tells, b"%d\n" % number)
+
+
+def main() -> None:
+    """Import, wait, and be copied."""
+    _import_all(bool(sys.argv[1]), sys.argv[2:])
+    sys.argv = _copies()
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
