@@ -74,7 +74,8 @@ ELSEWHERE = (
     "make test-all",  # and this
     "make times",  # the same once more
     "triptych prove mine.py:build --input-shape 1x3x224x224",  # test_prove.py proves such a model
-    # test_prove_inputs.py proves such a model
+    # test_prove_inputs.py proves such models
+    "triptych prove two.onnx --input-shape tokens=2x7x16 --input-shape image=2x3x32x32",
     "triptych prove mine.py:build --input input_ids=ids.npy --input attention_mask=mask.npy",
     # test_prove_pairs.py proves these two, in its slow tests
     "triptych prove timm:legacy_xception keras.applications:Xception --input-shape 1x3x75x75",

@@ -7,14 +7,17 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from test_prove import normal, recorded, run  # noqa: E402
+from test_prove import Builder, normal, recorded, run  # noqa: E402
 
 from common import TriptychError  # noqa: E402
+from common.cli import main  # noqa: E402
 from common.graphs import read_graph  # noqa: E402
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL  # noqa: E402
 from common.prove.api import assert_same, prove  # noqa: E402
 from common.prove.exact import exact_probe  # noqa: E402
 from common.prove.judging import judge_graph  # noqa: E402
+from common.prove.models import ModelName  # noqa: E402
+from common.prove.torch_run import _called_with  # noqa: E402
 
 TABLE = normal(11, 4)
 FEEDS = {
@@ -89,7 +92,10 @@ def test_a_model_of_tokens_is_proved_on_both_probes(files):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "takes ids of shape batch×sequence; say which with --input-shape 1x3x224x224, or give it: --input ids="),
+        (
+            [],
+            "takes ids of shape batch×sequence; say which with --input-shape ids=1x224, or give it: --input ids=FILE.",
+        ),
         (["ids"], "takes mask, which is bool, not float32; give it with --input mask=FILE.npy"),
         (["ids=mask", "mask"], "--input ids is bool, but"),
         (["ids", "mask=half"], "half.npy holds float16, expected float32, integers or truth values"),
@@ -167,6 +173,78 @@ def test_a_single_number_is_a_value_like_others(tmp_path):
     assert [len(row.layers) for row in report.runs[1].backends][:1] == [4]
 
 
+def two_inputs(*axes):
+    """Tokens that are already embedded, and an image, of sizes that are partly open; `axes` are those of the tokens."""
+    add = Builder(*axes or ("batch", "length", 6))
+    mixed = add("MatMul", "mixed", "x", normal(6, 4))
+    filtered = add("Conv", "filtered", "image", normal(4, 3, 3, 3))
+    pooled = add("GlobalAveragePool", "pooled", filtered)
+    flat = add("Reshape", "flat", pooled, np.array([0, 1, 4]))
+    model = add.model(add("Add", "sum", mixed, flat))
+    model.graph.input.append(helper.make_tensor_value_info("image", TensorProto.FLOAT, ("batch", 3, "h", "w")))
+    return model
+
+
+@pytest.fixture
+def two(tmp_path):
+    onnx.save(two_inputs(), tmp_path / "two.onnx")
+    np.save(tmp_path / "x.npy", normal(2, 7, 6))
+    return tmp_path / "two.onnx"
+
+
+def test_the_shape_of_each_of_several_inputs_is_given_by_name(two):
+    process = run(two, "--input-shape", "x=2x7x6", "--input-shape", "image=2×3×9×11")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert process.stdout.splitlines()[-1] == "Verdict: certified"
+    report = prove(two, input_shape={"x": (2, 7, 6), "image": [2, 3, 9, 11]}, probes=["random"])
+    assert report.runs[0].shapes["sum_out"] == (2, 7, 4)
+    report = prove(two, example={"x": normal(2, 7, 6)}, input_shape={"image": [2, 3, 9, 11]}, probes=["random"])
+    assert report.runs[0].shapes["image"] == (2, 3, 9, 11)
+
+
+def test_an_input_whose_number_of_axes_is_open_takes_any_shape(two):
+    model = two_inputs()
+    for value in model.graph.input:
+        value.type.tensor_type.ClearField("shape")
+    onnx.save(model, two)
+    report = prove(two, input_shape={"x": (2, 7, 6), "image": (2, 3, 9, 11)}, probes=["random"])
+    assert report.runs[0].shapes["sum_out"] == (2, 7, 4)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "told"),
+    [
+        (["x=2x7x6", "picture=2x3x9x9"], "two.onnx has no input 'picture'; it takes x, image"),
+        (["x=2x7"], "two.onnx takes x of shape any×any×6, not 2×7"),
+        (["x=2x7x5"], "two.onnx takes x of shape any×any×6, not 2×7×5"),
+        (["x=2x7x6", "x=2x7x6"], "--input-shape is given twice for x; give it once"),
+        (["1x7x6", "1x7x6"], "--input-shape is given twice for the only input; give it once"),
+        (["x=2x7x6", "2x3x9x9"], "--input-shape 2x3x9x9 does not say of which input; give NAME=SHAPE"),
+        (["2x7x6"], "two.onnx takes x, image; say which has this shape, such as with --input-shape x=2x7x6"),
+        (["x=2xsevenx6"], "--input-shape x=2xsevenx6 is no shape; give sizes such as 1x3x224x224"),
+        (["x="], "--input-shape x= is no shape; give sizes such as 1x3x224x224"),
+        (["x=2x7x6"], "takes image of shape 2×3×h×w; say which with --input-shape image=2x3x224x224, or give it"),
+        (["x=2x7x6", "--input"], "the shape of x is that of the array that is given for it; leave the shape out"),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_told_in_a_sentence(shapes, told, two, monkeypatch, capsys):
+    options = ["--input", f"x={two.with_name('x.npy')}"] if "--input" in shapes else []
+    for shape in shapes:
+        options += ["--input-shape", shape] if shape != "--input" else []
+    monkeypatch.setattr("sys.argv", ["triptych", "prove", str(two), *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_list_of_all_inputs_leaves_no_shape_open(two):
+    with pytest.raises(TriptychError, match="the shape of x is that of the array that is given for it"):
+        prove(two, example=[normal(2, 7, 6), normal(2, 3, 9, 9)], input_shape={"x": (2, 7, 6)})
+
+
 @pytest.mark.filterwarnings("ignore")
 class TestInMemory:
     @pytest.fixture(scope="class")
@@ -204,12 +282,31 @@ class TestInMemory:
         assert_same(net, example=example, backends=["torch"], probes=["random"])
 
     def test_an_input_that_the_model_does_not_have_is_told(self, net):
-        with pytest.raises(TriptychError, match="Net cannot be called with tokens: missing a required argument: 'ids'"):
+        told = "Net cannot be called with tokens: missing a required argument: 'ids'; it takes ids, hidden, scale"
+        with pytest.raises(TriptychError, match=told):
             prove(net, example={"tokens": FEEDS["ids"]})
+        with pytest.raises(TriptychError, match="got an unexpected keyword argument 'tokens'; it takes ids, hidden"):
+            prove(net, example={"ids": FEEDS["ids"]}, input_shape={"tokens": (2, 5)})
+
+    def test_shapes_of_some_inputs_stand_beside_arrays_of_others(self, net):
+        shape = {"scale": (2, 1)}
+        report = prove(net, example={"ids": FEEDS["ids"]}, input_shape=shape, backends=["torch"], probes=["random"])
+        assert report.verdict == "certified", str(report)
 
     def test_a_keras_model_takes_several(self, net):
-        keras = pytest.importorskip("keras")
-        ids, x = keras.Input((5,), dtype="int64"), keras.Input((5, 3))
+        keras, torch = pytest.importorskip("keras"), pytest.importorskip("torch")
+        ids, x = keras.Input((5,), dtype="int64", name="ids"), keras.Input((5, 3), name="x")
         total = keras.layers.Add()([keras.layers.Embedding(11, 4)(ids), keras.layers.Dense(4)(x)])
         model = keras.Model([ids, x], keras.layers.GlobalAveragePooling1D()(total))
-        assert_same(model, example=[FEEDS["ids"], normal(2, 5, 3)], backends=["keras-torch"], probes=["random"])
+        told = {"backends": ["keras-torch"], "probes": ["random"]}
+        assert_same(model, example=[FEEDS["ids"], normal(2, 5, 3)], **told)
+        assert_same(model, example={"ids": FEEDS["ids"]}, input_shape={"x": (2, 5, 3)}, **told)
+        for shapes, sentence in (
+            ({"x": (2, 5, 3), "ids": (2, 5)}, "takes ids, which is int64, not float32; give it with --input ids=FILE"),
+            ({"x": (2, 3), "ids": (2, 5)}, "takes x of shape any×5×3, not 2×3"),
+            ({"tokens": (2, 5)}, "takes ids, x, but is given tokens"),
+        ):
+            given = {name: torch.zeros(shape) for name, shape in shapes.items()}
+            given |= {"ids": torch.from_numpy(FEEDS["ids"])} if "takes x" in sentence else {}
+            with pytest.raises(TriptychError, match=sentence):
+                _called_with(ModelName("mine", "", ""), model, given, list(given))

@@ -121,7 +121,7 @@ def _port_into(source: str, into: str, out: Path, input_shape: str | None, *, fo
 
     console = standard_error(quiet=True) if json else standard_output()
     with progress(7, standard_error()) as advance:
-        shape = read_shape(input_shape)
+        shape = None if input_shape is None else read_shape(input_shape)
         ported = port_into((parse(source), parse(into)), out, shape=shape, force=force, advance=advance)
     print_ported(console, ported)
     if json:

@@ -230,18 +230,39 @@ def read_inputs(given: Sequence[str]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_shape(text: str | None) -> list[int] | None:
+def read_shape(text: str) -> list[int]:
     """What `--input-shape 1x3x224x224` says.
 
     Raises:
         TriptychError: it is no shape.
     """
-    if text is None:
-        return None
-    sizes = text.lower().replace("×", "x").split("x")
+    return _sizes(text, text)
+
+
+def _sizes(shape: str, text: str) -> list[int]:
+    """The sizes of a shape; `text` is all that the user gave."""
+    sizes = shape.lower().replace("×", "x").split("x")
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise TriptychError(f"--input-shape {text} is no shape; give sizes such as 1x3x224x224")
     return [int(size) for size in sizes]
+
+
+def read_shapes(given: Sequence[str]) -> tuple[list[int] | None, dict[str, list[int]]]:
+    """What `--input-shape 1x3x224x224` says of the only input, and `--input-shape NAME=1x3x224x224` of inputs by name.
+
+    Raises:
+        TriptychError: one is no shape, or an input gets two.
+    """
+    shapes: dict[str, list[int]] = {}
+    for text in given:
+        name, _, sizes = text.rpartition("=")
+        if name in shapes:
+            raise TriptychError(f"--input-shape is given twice for {name or 'the only input'}; give it once")
+        shapes[name] = _sizes(sizes, text)
+    only = shapes.pop("", None)
+    if only and shapes:
+        raise TriptychError(f"--input-shape {'x'.join(map(str, only))} does not say of which input; give NAME=SHAPE")
+    return only, shapes
 
 
 def check_probes(names: Sequence[str]) -> Sequence[str]:

@@ -29,7 +29,11 @@ def prove(
         list[str] | None, typer.Option(help="Probe: exact or random; may be repeated. Both by default.")
     ] = None,
     input_shape: Annotated[
-        str | None, typer.Option(help="Shape of the input, such as 1x3x224x224, if the model does not say it.")
+        list[str] | None,
+        typer.Option(
+            help="Shape of the input, such as 1x3x224x224, if the model does not say it. Of one of several inputs: "
+            "NAME=1x3x224x224; may be repeated."
+        ),
     ] = None,
     given: Annotated[
         list[str] | None,
@@ -67,14 +71,16 @@ def prove(
     json: Json = False,
 ) -> None:
     """Prove a model of your own: in every runtime, every node must lie within its rounding bound of float64."""
-    from common.cli.proofs import check_probes, check_weights, prove_command, read_inputs, read_shape
+    from common.cli.proofs import check_probes, check_weights, prove_command, read_inputs, read_shapes
     from common.prove.proof import PROBES, Request
 
+    shape, shapes = read_shapes(input_shape or ())
     request = Request(
         probes=check_probes(probe or PROBES),
-        shape=read_shape(input_shape),
+        shape=shape,
         seed=seed,
         inputs=read_inputs(given or ()),
+        shapes=shapes,
         weights=check_weights(weights),
         sensitivity=sensitivity,
         keep=report is not None,

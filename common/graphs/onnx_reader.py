@@ -49,22 +49,52 @@ def read_model(path: str | Path) -> onnx.ModelProto:
 
 
 def state_shape(model: onnx.ModelProto, shape: Sequence[int], path: str | Path) -> None:
-    """Write the shape of a model's input into the model, if the model leaves it open.
+    """Write the shape of a model's only input into the model, if the model leaves it open.
 
     Raises:
         TriptychError: it has several inputs, or states another shape.
     """
-    inputs = inputs_of(model)
-    if len(inputs) != 1:
-        raise TriptychError(f"{path} takes {len(inputs)} inputs; {argument('shape')} can be given for one input only")
-    dimensions = inputs[0].type.tensor_type.shape.dim
-    stated = [dim.dim_value or None for dim in dimensions]
+    names = [value.name for value in inputs_of(model)]
+    if len(names) != 1:
+        which = argument("input_shape", {name: list(shape) for name in names[:1]})
+        raise TriptychError(f"{path} takes {', '.join(names)}; say which has this shape, such as with {which}")
+    state_shapes(model, {names[0]: shape}, path)
+
+
+def state_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], path: str | Path) -> None:
+    """Write the shapes of some inputs into a model, if the model leaves them open.
+
+    Raises:
+        TriptychError: it has no such input, or states another shape.
+    """
+    inputs = {value.name: value for value in inputs_of(model)}
+    for name, shape in shapes.items():
+        if name not in inputs:
+            raise TriptychError(f"{path} has no input {name!r}; it takes {', '.join(inputs)}")
+        stated = axes_of(inputs[name])
+        if stated is None:
+            for _ in shape:
+                inputs[name].type.tensor_type.shape.dim.add()
+        else:
+            check_shape(str(path), name, [size if isinstance(size, int) and size else None for size in stated], shape)
+    fill_shapes(model, {name: tuple(shape) for name, shape in shapes.items()})
+
+
+def check_shape(model: str, name: str, stated: Sequence[int | None], shape: Sequence[int]) -> None:
+    """Check that an input may have a shape.
+
+    Args:
+        model: what the user calls the model.
+        name: of the input.
+        stated: the sizes that the model takes; None if it takes any.
+        shape: the shape that is given.
+
+    Raises:
+        TriptychError: it has another number of axes, or another size where the model takes only one.
+    """
     if len(stated) != len(shape) or any(size not in (None, given) for size, given in zip(stated, shape, strict=True)):
-        found = "×".join(str(size or "any") for size in stated)
-        raise TriptychError(f"{path} takes {inputs[0].name} of shape {found}, not {'×'.join(map(str, shape))}")
-    for dim, size in zip(dimensions, shape, strict=True):
-        dim.dim_value = size
-    del model.graph.value_info[:]  # which may be of other sizes
+        found = "×".join(str(size or "any") for size in stated) or "no axes"
+        raise TriptychError(f"{model} takes {name} of shape {found}, not {'×'.join(map(str, shape))}")
 
 
 def inputs_of(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -112,7 +142,8 @@ def read_graph(path: str | Path, model: onnx.ModelProto | None = None) -> Graph:
         known = tuple(axis for axis in axes if isinstance(axis, int))
         if len(known) == len(axes):
             shapes.setdefault(name, known)
-    inputs = {value.name: _stated_shape(path, value) for value in inputs_of(model)}
+    several = len(inputs_of(model)) > 1
+    inputs = {value.name: _stated_shape(path, value, several) for value in inputs_of(model)}
     types = {value.name: _type(path, value) for value in inputs_of(model)}
     others = {name: kind for name, kind in types.items() if kind != np.float32}
     nodes = []
@@ -144,14 +175,16 @@ def _type(path: str | Path, value: onnx.ValueInfoProto) -> np.dtype:
     return kind
 
 
-def _stated_shape(path: str | Path, value: onnx.ValueInfoProto) -> Shape:
+def _stated_shape(path: str | Path, value: onnx.ValueInfoProto, several: bool) -> Shape:
+    """The shape of an input, which may be one of several."""
     axes = axes_of(value) or ()
     sizes = [size if isinstance(size, int) else 0 for size in axes]
     if sizes and not sizes[0]:
         sizes[0] = 1  # of the batch
     if 0 in sizes:
         found = "×".join(str(size or "?") for size in axes)
-        which = argument("shape", [1, 3, 224, 224])
+        example = [size or 224 for size in sizes]
+        which = argument("input_shape", {value.name: example} if several else example)
         raise TriptychError(
             f"{path} takes {value.name} of shape {found}; say which with {which}, or give it: --input "
             f"{value.name}=FILE.npy"

@@ -22,7 +22,7 @@ def prove(
     b: Any = None,
     *,
     example: Any = None,
-    input_shape: Sequence[int] | None = None,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     probes: Sequence[str] | None = None,
     backends: Sequence[str] | None = None,
     weights: str | None = None,
@@ -37,7 +37,8 @@ def prove(
         example: an input of the model: an array, a tensor, or a sequence or a mapping by name for several inputs;
             float32, integers or bool. Its shape is the models' input shape, and its numbers are used on the random
             probe. Integers and truth values are used on both probes.
-        input_shape: the shape of the only input, instead of an example. The input is then filled with random numbers.
+        input_shape: the shape of the only input, or a mapping from inputs to shapes, instead of an example. These
+            inputs are filled with random numbers.
         probes: `exact`, `random`, or both. By default both, and only `random` with an export `b`.
         backends: the runtimes of `a`: `torch`, `onnxruntime`, …. By default all; but only `torch` for a PyTorch module
             with a `b`, since compiling takes long.
@@ -53,8 +54,9 @@ def prove(
         backends = FIRST
     named = {name: _array(item) for name, item in example.items()} if isinstance(example, Mapping) else {}
     arrays = None if example is None or named else _arrays(example)
+    told = {"shapes": input_shape} if isinstance(input_shape, Mapping) else {"shape": input_shape}
     request = Request(
-        probes or usual, input_shape, seed, inputs=named, example=arrays, backends=backends, weights=weights
+        probes or usual, seed=seed, inputs=named, example=arrays, backends=backends, weights=weights, **told
     )
     with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder:
         models = [a] if b is None else [a, b]

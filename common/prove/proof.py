@@ -22,7 +22,7 @@ from common.prove.models import ModelName
 from common.prove.results import ProofRun, judged
 from common.prove.runtimes import FILE_RUNTIMES, ONNX_RUNTIMES, Recorded, record
 from common.prove.sensitivity import sensitivity_of
-from common.prove.subject import Example, InMemory, Subject, TorchSubject, make_ready
+from common.prove.subject import Example, InMemory, Shapes, Subject, TorchSubject, make_ready
 from common.specs.seeded import seeded_generator
 
 PROBES = ("exact", "random")
@@ -39,6 +39,8 @@ class Request:
     seed: int = 0
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
     """The user's arrays for some of the model's inputs, for the random probe."""
+    shapes: Shapes = field(default_factory=dict)
+    """The shapes of others, batch axis first, if the model does not say them."""
     example: Example | None = None
     """The user's arrays for all inputs, in order."""
     backends: Sequence[str] | None = None
@@ -72,6 +74,9 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
     Raises:
         TriptychError: there is no such model, its input shape is not known, or two are not the same graph.
     """
+    for sized in request.shapes:
+        if sized in request.inputs or request.example is not None:
+            raise TriptychError(f"the shape of {sized} is that of the array that is given for it; leave the shape out")
     others = names[1:]
     paired = [request.weights or is_other_network(name) for name in others]
     if not all(paired) and "random" not in request.probes:
@@ -88,7 +93,7 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
             options |= {"seed": request.seed, "backends": request.backends, "turn": any(paired)}
             return make_ready(name, Path(place) / str(number), ends, **options)
 
-        given = {"example": request.example, "inputs": request.inputs, "shape": request.shape}
+        given = {what: getattr(request, what) for what in ("example", "inputs", "shape", "shapes")}
         proof = _Proof(ready(names[0], 0, **given), request, advance)
         runs = proof.runs()
         for number, (name, as_pair) in enumerate(zip(others, paired, strict=True), start=1):
@@ -122,7 +127,7 @@ class _Proof:
 
     def __init__(self, subject: Subject, request: Request, advance: Advance) -> None:
         self.subject, self.request, self.advance = subject, request, advance
-        given = dict(request.inputs)
+        given = {subject.inputs_by_name.get(name, name): array for name, array in request.inputs.items()}
         if request.example is not None:
             names = list(self.graph.inputs)
             if len(request.example) != len(names):

@@ -13,7 +13,7 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.graphs import Graph, read_graph
-from common.graphs.onnx_reader import fill_shapes, inputs_of, read_model, state_shape
+from common.graphs.onnx_reader import fill_shapes, inputs_of, read_model, state_shape, state_shapes
 from common.prove.array_files import write_arrays
 from common.prove.keras_layers import layer_of
 from common.prove.litert import LITERT, record_file
@@ -21,6 +21,7 @@ from common.prove.models import ModelName
 from common.prove.runtimes import FILE_RUNTIMES, ONNX_RUNTIMES, Here, Process, Recorded, Runtime, record
 from common.prove.torch_export import OFFICIAL, SPECIFICATION
 from common.prove.torch_run import TorchJobs
+from common.specs.seeded import seeded_generator
 
 if TYPE_CHECKING:
     import onnx
@@ -37,6 +38,7 @@ KERAS_RUNTIMES = (
 
 Example: TypeAlias = "Sequence[np.ndarray]"
 Inputs: TypeAlias = "Mapping[str, np.ndarray]"
+Shapes: TypeAlias = "Mapping[str, Sequence[int]]"
 
 
 def refuse_quantised(text: str, model: onnx.ModelProto) -> None:
@@ -75,12 +77,16 @@ class Subject:
         shape: Sequence[int] | None = None,
         example: Example | None = None,
         inputs: Inputs | None = None,
+        shapes: Shapes | None = None,
     ) -> None:
         self.text, self.path, self.folder = text, path, folder
+        self.inputs_by_name: dict[str, str] = {}
+        """The graph's inputs by the user's names, if the exporter gave them others."""
         self.model: onnx.ModelProto = read_model(path)
         refuse_quantised(text, self.model)
         if shape:
             state_shape(self.model, shape, path)
+        state_shapes(self.model, shapes or {}, path)
         given = dict(inputs or {})
         given |= dict(zip((value.name for value in inputs_of(self.model)), example or (), strict=False))
         fill_shapes(self.model, {name: array.shape for name, array in given.items()})
@@ -136,9 +142,12 @@ class KerasSubject(TorchSubject):
         EXPORT,
     )
 
-    def __init__(self, called: str, text: str, process: Process | Here, folder: Path, shape: Any) -> None:
+    def __init__(
+        self, called: str, text: str, process: Process | Here, folder: Path, shape: Any, names: Sequence[str] = ()
+    ) -> None:
         super().__init__(text, process, folder)
         self.called, self.shape = called, shape
+        self.inputs_by_name = dict(zip(names, self.graph.inputs, strict=True)) if names else {}
         self.layers: dict[str, str] | None = None
         """The value that each call of a layer makes."""
 
@@ -215,10 +224,11 @@ def _file(
     turn: bool,
     example: Example | None,
     inputs: Inputs | None,
+    shapes: Shapes | None,
 ) -> Subject:
     """An ONNX file, for an input of some shape. With `turn`, the channels of the image may be on another axis."""
     try:
-        return Subject(name.text, Path(name.home), folder, shape, example, inputs)
+        return Subject(name.text, Path(name.home), folder, shape, example, inputs, shapes)
     except TriptychError:
         if not turn or shape is None or len(shape) != 4:
             raise
@@ -236,6 +246,7 @@ def make_ready(
     shape: Sequence[int] | None = None,
     example: Example | None = None,
     inputs: Inputs | None = None,
+    shapes: Shapes | None = None,
     seed: int = 0,
     backends: Sequence[str] | None = None,
     turn: bool = False,
@@ -251,6 +262,7 @@ def make_ready(
         shape: the shape of its only input, if the model does not say it.
         example: its inputs, in order.
         inputs: its inputs, or some of them, by name.
+        shapes: the shapes of others, by name.
         seed: the seed of the weights of models without their own.
         backends: the runtimes of a model that is not a file, by name; all if None.
         turn: whether the channels of the example may be on the axis of another framework.
@@ -264,7 +276,7 @@ def make_ready(
     folder.mkdir()
     if isinstance(name, ModelName) and name.is_onnx:
         shape = shape or (example[0].shape if example and len(example) == 1 else None)
-        return _file(name, folder, shape, turn, example, inputs)
+        return _file(name, folder, shape, turn, example, inputs, shapes)
     process: Process | Here
     if isinstance(name, InMemory):
         process = Here(TorchJobs(name.model).do)
@@ -284,7 +296,8 @@ def make_ready(
         asked["checkpoint"] = str(checkpoint)
     if marked:
         asked["own"] = str(folder / "own.safetensors")
-    named = inputs if example is None and inputs else {}
+    drawn = {name: seeded_generator(seed, name).standard_normal(s, np.float32) for name, s in (shapes or {}).items()}
+    named = {**drawn, **(inputs or {})} if example is None else {}
     numbered = {f"{place:03}": array for place, array in enumerate(example or ())}
     if named or numbered:
         file = asked["examples"] = str(folder / "examples.safetensors")
@@ -295,7 +308,7 @@ def make_ready(
         raise TriptychError(f"{name.text} cannot be exported: {answer['error']}")
     subject = TorchSubject(name.text, process, folder)
     if answer["keras"]:
-        subject = KerasSubject(called, name.text, process, folder, shape)
+        subject = KerasSubject(called, name.text, process, folder, shape, answer.get("inputs", ()))
     subject.own = asked.get("own")
     subject.refused = answer.get("refused")
     if backends:

@@ -25,6 +25,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from common.errors import TriptychError
+from common.graphs.onnx_reader import check_shape
 from common.prove.array_files import write_arrays
 from common.prove.keras_layers import called_in_graph, recording
 from common.prove.marks import Marks
@@ -82,8 +83,8 @@ def _input_shape(model: ModelName, loaded: Any, given: list[int] | None) -> list
     if model.is_library:
         return [1, 3, 224, 224]
     raise TriptychError(
-        f"the input shape of {model.text} is not known; give it, such as --input-shape 1x3x224x224, or each of several "
-        f"inputs, such as --input NAME=FILE.npy"
+        f"the input shape of {model.text} is not known; give it, such as --input-shape 1x3x224x224, or that of each of "
+        f"several inputs, such as --input-shape NAME=1x3x224x224, or the inputs, such as --input NAME=FILE.npy"
     )
 
 
@@ -102,11 +103,19 @@ def _called_with(
         if set(names) != set(by_name):
             told = f"takes {', '.join(names)}, but is given {', '.join(by_name)}"
             raise TriptychError(f"{name.text} {told}")
+        for value in model.inputs:
+            array = given[value.name]
+            check_shape(name.text, value.name, value.shape, array.shape)
+            if "float" in str(array.dtype) and "float" not in value.dtype:
+                told = f"takes {value.name}, which is {value.dtype}, not float32"
+                raise TriptychError(f"{name.text} {told}; give it with --input {value.name}=FILE.npy")
         return [given[place] for place in names]
+    signature = inspect.signature(model.forward)
     try:
-        inspect.signature(model.forward).bind(**given)
+        signature.bind(**given)
     except TypeError as error:
-        raise TriptychError(f"{name.text} cannot be called with {', '.join(by_name)}: {error}") from None
+        told = f"{', '.join(by_name)}: {error}; it takes {', '.join(signature.parameters)}"
+        raise TriptychError(f"{name.text} cannot be called with {told}") from None
     return {place: given[place] for place in by_name}
 
 
@@ -175,7 +184,10 @@ class TorchJobs:
             model = model if self.given is None else copy.deepcopy(model)
             put(model, Marks(own).arrays)
         self.exported = Exported(model, examples, Path(job["folder"]))
-        answer = {"version": torch.__version__, "keras": keras}
+        answer: dict[str, Any] = {"version": torch.__version__, "keras": keras}
+        if keras and job.get("by_name"):
+            inputs: Any = model.inputs
+            answer["inputs"] = [value.name for value in inputs]
         if job["official"]:
             answer["refused"] = answer_of(self._official, job).get("error")
         return answer
