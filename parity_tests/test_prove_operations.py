@@ -6,6 +6,7 @@ import pytest
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+from onnx.reference import ReferenceEvaluator  # noqa: E402
 from test_prove import Builder, feeds_of, judged, normal, recorded  # noqa: E402
 
 from common.graphs import read_graph  # noqa: E402
@@ -13,6 +14,7 @@ from common.graphs.onnx_reader import read_model  # noqa: E402
 from common.operations import Softmax  # noqa: E402
 from common.operations.arithmetic import Reciprocal, SquareRoot  # noqa: E402
 from common.operations.moments import GroupNorm, LayerNorm  # noqa: E402
+from common.operations.resize import Resize  # noqa: E402
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL  # noqa: E402
 from common.prove.exact import exact_probe  # noqa: E402
 from common.prove.judging import judge_graph  # noqa: E402
@@ -78,6 +80,34 @@ CASES = {
         [NONE, upwards(3, 2)],
         {"mode": "cubic", "coordinate_transformation_mode": "asymmetric", "cubic_coeff_a": -0.5},
         {"coordinate_transformation_mode": "half_pixel"},
+    ),
+    "Resize linear, filtered": (
+        MAP,
+        "Resize",
+        [NONE, NONE, np.array([2, 4, 3, 2])],
+        {"mode": "linear", "antialias": 1},
+        {"antialias": 0},
+    ),
+    "Resize linear, filtered, exact": (
+        MAP,
+        "Resize",
+        [NONE, upwards(0.5, 0.25)],
+        {"mode": "linear", "antialias": 1},
+        None,
+    ),
+    "Resize cubic, filtered as PyTorch does": (
+        MAP,
+        "Resize",
+        [NONE, NONE, np.array([2, 4, 3, 11])],
+        {"mode": "cubic", "antialias": 1, "exclude_outside": 1, "cubic_coeff_a": -0.5},
+        {"exclude_outside": 0},
+    ),
+    "Resize cubic, inside": (
+        MAP,
+        "Resize",
+        [NONE, upwards(1.7, 2)],
+        {"mode": "cubic", "exclude_outside": 1},
+        {"exclude_outside": 0},
     ),
     "Resize nearest": (
         MAP,
@@ -245,8 +275,66 @@ def test_integers_give_the_only_right_bits_or_it_says_that_it_rounds(name, tmp_p
     assert (node.output in probe.expected.values) != (node.name in probe.bounded)
     for output, value in probe.expected.values.items():
         assert np.array_equal(values[output], value)
-    if name.startswith(("Einsum", "Conv", "Reduce", "DepthToSpace", "Global", "Resize nearest")):
+    exact = ("Einsum", "Conv", "Reduce", "DepthToSpace", "Global", "Resize nearest", "Resize linear, filtered, exact")
+    if name.startswith(exact):
         assert node.output in probe.expected.values
+
+
+SIZES = [(3, 2), (11, 4), (1, 13), (5, 29), (2, 7)]
+
+
+@pytest.mark.parametrize("coordinates", ["half_pixel", "align_corners", "asymmetric"])
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+@pytest.mark.parametrize("exclude_outside", [0, 1])
+def test_a_filtered_resize_is_what_onnx_says(exclude_outside, mode, coordinates):
+    """By ONNX's own reference, with scales that float32 has. It computes cubic weights in float32, all else in
+    float64."""
+    x = np.random.default_rng(0).standard_normal((1, 2, 8, 12))
+    for height, width in ((3, 9), (11, 3), (1, 15), (5, 33)):
+        add = Builder(*x.shape, opset=19)
+        options = {"coordinate_transformation_mode": coordinates, "mode": mode, "exclude_outside": exclude_outside}
+        model = add.model(add("Resize", "it", "x", "", "", np.array([1, 2, height, width]), antialias=1, **options))
+        (node,) = read_graph("mine.onnx", model).nodes
+        (right,) = ReferenceEvaluator(model).run(None, {"x": x})
+        found = node.operation.reference([x], {})
+        assert right.dtype == np.float64
+        assert (np.abs(found.value - right) <= (1e-12 if mode == "linear" else found.bound)).all()
+        assert found.bound.max() < 1e-3
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_pytorch_filters_as_its_export_says_and_the_mistake_is_named(mode):
+    """PyTorch exports it with a = −0.5 and with nothing beyond the ends."""
+    torch = pytest.importorskip("torch")
+    x = normal(2, 3, 13, 9)
+    for size in SIZES:
+        add = Builder(*x.shape, opset=19)
+        options = {"mode": {"bilinear": "linear"}.get(mode, "cubic"), "exclude_outside": 1, "cubic_coeff_a": -0.5}
+        model = add.model(add("Resize", "it", "x", "", "", np.array([2, 3, *size]), antialias=1, **options))
+        graph = read_graph("mine.onnx", model)
+        for filtered in (True, False):
+            made = torch.nn.functional.interpolate(torch.from_numpy(x), size, mode=mode, antialias=filtered)
+            (verdict,) = judge_graph(graph, {"x": x, "it_out": made.numpy()})
+            if filtered:
+                assert verdict.verdict == CERTIFIED, (verdict.bound_ratio, size)
+            elif size in ((3, 2), (5, 29)) and mode == "bilinear":
+                assert verdict.verdict == DIVERGED
+                assert "antialias is forgotten" in verdict.cause
+
+
+@pytest.mark.parametrize("cubic", [True, False])
+def test_a_filtered_resize_moves_no_further_than_it_carries(cubic):
+    operation = Resize((2, 3, 3, 4), (1, 1, 0.3, 0.7), cubic, antialias=True)
+    numbers = np.random.default_rng(0)
+    x, errors = normal(2, 3, 10, 6), numbers.uniform(0, 1e-3, (2, 3, 10, 6))
+    bound = operation.carried([x], [errors], {})
+    right = operation.reference([x], {}).value
+    reached = 0.0
+    for _ in range(20):
+        moved = np.abs(operation.reference([x + numbers.choice([-1, 1], x.shape) * errors], {}).value - right)
+        assert (moved <= bound).all()
+        reached = max(reached, float((moved / bound).max()))
+    assert reached > 0.3
 
 
 def test_what_chooses_is_exact_and_carries_errors_on():
