@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 else:
     np = lazy_loader.load("numpy")
 
-ELEMENTS_AT_ONCE = 1 << 15
+ELEMENTS_AT_ONCE = 1 << 16
 """How many numbers are computed with at once: few enough for intermediate results to stay in the processor's cache."""
 
 Shape = tuple[int, ...]

@@ -93,7 +93,7 @@ class Conv(Windowed):
         sums = Sums(weight, x)
         by_group = weight.reshape(self.groups, own, terms)
         # Neither factor of a product of matrices is to be narrow, nor what comes of it to leave the cache.
-        positions = max(_MANY, min(8 * ELEMENTS_AT_ONCE // terms, ELEMENTS_AT_ONCE // own))
+        positions = max(_MANY, min(4 * ELEMENTS_AT_ONCE // terms, ELEMENTS_AT_ONCE // own))
         groups_at_once = min(self.groups, max(1, positions // (height * width)))
         rows_at_once = max(1, positions // (groups_at_once * width))
         for image, group, top in product(
@@ -102,7 +102,7 @@ class Conv(Windowed):
             groups, rows = slice(group, group + groups_at_once), slice(top, top + rows_at_once)
             block = windows[image, group * read : (group + groups_at_once) * read, rows].transpose(0, 3, 4, 1, 2)
             columns = sums.scaled(block.reshape(-1, terms, block.shape[3] * width), 1)
-            fitting = min(ELEMENTS_AT_ONCE // (block.shape[3] * width), max(_MANY // 4, 4 * ELEMENTS_AT_ONCE // terms))
+            fitting = min(ELEMENTS_AT_ONCE // (block.shape[3] * width), max(_MANY // 4, 2 * ELEMENTS_AT_ONCE // terms))
             filters_at_once = own if groups_at_once > 1 else max(1, fitting)
             for first in range(0, own, filters_at_once):
                 of_group = slice(first, first + filters_at_once)
@@ -122,26 +122,29 @@ class Conv(Windowed):
         """
         (rows, columns), (down, across), ((top, bottom), (left, right)) = self.window(x.shape[1:])
         height, width = self._positions((x.shape[1:],))
-        count = -(-width * across // _ACROSS)
+        count = -(-width // _ACROSS)
         at_once = -(-width // count)
         read = (at_once - 1) * across + columns
         right += (count * at_once - width) * across
         sums = Sums(weight, x)
-        factors = sums.scaled(weight[:, 0], 0)
         channels_at_once = max(1, ELEMENTS_AT_ONCE // (height * width))
+        copied_at_once = max(1, ELEMENTS_AT_ONCE // (height * count * rows * read))
         padded = np.zeros((channels_at_once, top + x.shape[2] + bottom, left + x.shape[3] + right), x.dtype)
         for image, first in product(range(len(x)), range(0, self.filters, channels_at_once)):
             channels = slice(first, first + channels_at_once)
             maps = x[image, channels]
             padded[: len(maps), top : top + x.shape[2], left : left + x.shape[3]] = maps
-            windows = windows_of(padded[None, : len(maps)], (rows, read), (down, at_once * across), ((0, 0), (0, 0)))
-            block = np.ascontiguousarray(windows).reshape(-1, height * count, rows * read)
-            products = [
-                (left @ _bands(right[channels], at_once, across)).reshape(1, -1, height, count * at_once)[..., :width]
-                for left, right in zip(sums.scaled(block, 1), factors, strict=True)
-            ]
+            windows = windows_of(padded[None, : len(maps)], (rows, read), (down, at_once * across), ((0, 0), (0, 0)))[0]
+            bands = sums.scaled(_bands(weight[channels, 0], at_once, across), 0)
+            products = [np.empty((len(maps), height * count, at_once), array.dtype) for array in bands]
+            for start in range(0, len(maps), copied_at_once):
+                own = slice(start, start + copied_at_once)
+                block = np.ascontiguousarray(windows[own]).reshape(-1, height * count, rows * read)
+                for found, left_factor, right_factor in zip(products, sums.scaled(block, 1), bands, strict=True):
+                    np.matmul(left_factor, right_factor[own], out=found[own])
+            images = [found.reshape(1, -1, height, count * at_once)[..., :width] for found in products]
             place = slice(image, image + 1), channels
-            yield place, sums.reference(products, None if bias is None else bias[channels], rows * columns)
+            yield place, sums.reference(images, None if bias is None else bias[channels], rows * columns)
 
     def unit(self, inputs: Arrays, parameters: Parameters) -> float:
         return unit_of_products(inputs, parameters)
@@ -242,17 +245,18 @@ def _bands(kernels: np.ndarray, at_once: int, across: int) -> np.ndarray:
     """Kernels (filters, rows, columns) as band matrices: (filters, rows · columns that are read, columns at once)."""
     filters, rows, columns = kernels.shape
     bands = np.zeros((filters, rows, (at_once - 1) * across + columns, at_once), kernels.dtype)
-    *outer, down, right = bands.strides
-    places = (filters, rows, at_once, columns), (*outer, across * down + right, down)
-    np.lib.stride_tricks.as_strided(bands, *places)[...] = kernels[:, :, None]
+    by_row = bands.reshape(filters, rows, -1)
+    for column in range(columns):
+        diagonal = slice(column * at_once, (column + at_once * across) * at_once, at_once * across + 1)
+        by_row[:, :, diagonal] = kernels[:, :, column, None]
     return bands.reshape(filters, -1, at_once)
 
 
 _MANY = 256
 """Rows or columns of a matrix that is multiplied with: enough for that to be fast."""
 
-_ACROSS = 16
-"""Columns that a band matrix reads, but for a kernel's: few, since it is mostly 0, but enough to be fast."""
+_ACROSS = 8
+"""Columns of the output that a band matrix makes: few, since it is mostly 0, but enough to be fast."""
 
 
 def _products(operation: Conv, x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -264,7 +268,7 @@ def _products(operation: Conv, x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> 
     (top, bottom), (left, right) = padding
     dx = np.zeros((batch, channels, x.shape[2] + top + bottom, x.shape[3] + left + right), x.dtype)
     dw = np.zeros_like(w_by_group)
-    rows_at_once = max(1, 8 * ELEMENTS_AT_ONCE // (channels * prod(kernel) * width))
+    rows_at_once = max(1, 4 * ELEMENTS_AT_ONCE // (channels * prod(kernel) * width))
     for image in range(batch):
         for first in range(0, height, rows_at_once):
             block = windows[image, :, first : first + rows_at_once]

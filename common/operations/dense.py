@@ -50,7 +50,7 @@ class Dense(Operation):
         (features,), weight, bias = inputs, parameters["weight"], parameters.get("bias")
         sums = Sums(weight, features)
         columns = sums.scaled(features, 1)
-        units_at_once = max(1, 8 * ELEMENTS_AT_ONCE // weight.shape[1])
+        units_at_once = max(1, 4 * ELEMENTS_AT_ONCE // weight.shape[1])
         for first in range(0, self.units, units_at_once):
             units = slice(first, first + units_at_once)
             rows = sums.scaled(weight[units], 0)
@@ -67,7 +67,7 @@ class Dense(Operation):
         x, dy = in_double(inputs[0], dy)
         weight, batch = parameters["weight"], len(x)
         dx, magnitude = np.zeros_like(x), np.zeros_like(x)
-        units_at_once = max(1, 8 * ELEMENTS_AT_ONCE // weight.shape[1])
+        units_at_once = max(1, 4 * ELEMENTS_AT_ONCE // weight.shape[1])
         for first in range(0, self.units, units_at_once):
             units = slice(first, first + units_at_once)
             w = weight[units].astype(np.float64)

@@ -25,9 +25,9 @@ def _product(left: np.ndarray, right: np.ndarray, terms: int) -> Reference:
     def of(columns: np.ndarray) -> Reference:
         return sums.reference([a @ b for a, b in zip(rows, sums.scaled(columns, 1), strict=True)], None, terms)
 
-    if right.ndim != 2 or right.size <= 8 * ELEMENTS_AT_ONCE:
+    if right.ndim != 2 or right.size <= 4 * ELEMENTS_AT_ONCE:
         return of(right)
-    at_once = max(1, 8 * ELEMENTS_AT_ONCE // len(right))
+    at_once = max(1, 4 * ELEMENTS_AT_ONCE // len(right))
     columns = (slice(first, first + at_once) for first in range(0, right.shape[1], at_once))
     return Reference.joined((*left.shape[:-1], right.shape[1]), (((..., part), of(right[:, part])) for part in columns))
 
