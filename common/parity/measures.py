@@ -295,4 +295,25 @@ def same_bits(left: np.ndarray, right: np.ndarray) -> bool:
     A sum that is zero is +0 or −0 depending on whether it starts at zero or with its first product: that is an order of
     summation, and no arithmetic of the network sees it.
     """
-    return left.dtype == right.dtype == np.float32 and np.array_equal(left, right)
+    if not left.dtype == right.dtype == np.float32 or left.shape != right.shape:
+        return False
+    order = sorted(range(right.ndim), key=lambda axis: -right.strides[axis])
+    moved = left.transpose(order), right.transpose(order)
+    # What a loop over an array with large steps touches is to be in the cache still when it is touched again.
+    if _loop_over(right) > max(_LINES, _loop_over(moved[0])):
+        left, right = moved[::-1]
+    return bool((left == right).all())
+
+
+_LINES = 512
+"""How many lines of the cache a loop may touch: fewer than the smallest has."""
+
+
+def _loop_over(array: np.ndarray) -> int:
+    """How many elements at the end of an array are taken in equal steps."""
+    length = 1
+    for size, stride in zip(array.shape[::-1], array.strides[::-1], strict=True):
+        if stride != length * array.strides[-1]:
+            break
+        length *= size
+    return length
