@@ -8,6 +8,9 @@ NETWORKS := lenet5 alexnet_bvlc vgg11 googlenet resnet50 densenet121
 PYTEST = $(BIN)/python -m pytest -q -n $(PROCESSES) --dist worksteal
 BACKENDS := torch keras-tensorflow tf1 onnx-torch onnx-keras onnx-tf1
 
+# Some containers forbid Python to keep what it has compiled: each of some 400 processes of the tests would compile anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help parity explore test test-all times mutants no-false-alarms lint format clean
 
@@ -46,6 +49,7 @@ format: $(READY) ## Format the code
 
 clean: ## Remove the virtual environment and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -prune -exec rm -r {} +
 
 # pip is the user's own, configuration and all: set PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS … as you need.
 # On a disk that is full it leaves packages half installed, and takes them for whole the next time: a new start is safe.

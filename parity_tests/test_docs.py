@@ -90,7 +90,7 @@ ELSEWHERE = (
     "triptych explore --serve",  # ends when it is told to: test_live.py, test_live_in_browser.py
     "triptych explore --serve --port 8080 --weights lenet5.keras",  # and this
     ".venv/bin/pre-commit install",  # would change the user's own checkout
-    "python -m common.explorer.traps",  # test_explorer.py
+    "python -m common.explorer.traps",  # test_explorer.py, in its slow tests
     "python -m benchmarks.gallery",  # takes three quarters of an hour
     "python -m benchmarks",  # takes half of one
     "make mutants",  # test_mutants.py
@@ -155,8 +155,10 @@ SHOWN_BY = {
     ),
     "triptych classify cat.jpg --weights lenet5.keras --backend onnx-torch": "test_porting.py::test_classify",
     "triptych probe lenet5 --out probe": "test_published.py::test_the_page_of_a_probe_says_how_to_compare",
-    "triptych train lenet_caffe --framework tf1": "test_training.py::test_digits_are_learnt",
-    "triptych train lenet_caffe --framework torch": "test_training.py::test_digits_are_learnt",
+    "triptych train lenet_caffe --framework tf1": "test_training.py::test_three_idioms_one_trajectory",
+    "triptych train lenet_caffe --framework torch": (
+        "test_training.py::test_killed_and_resumed_it_ends_in_the_same_weights"
+    ),
     TORCHRUN: "test_distributed.py::test_all_processes_end_with_the_same_bits_and_only_the_first_is_told",
     "python -m parity_tests.sensitivity": "test_sensitivity.py::test_the_exact_probe_sees_every_single_number",
 }

@@ -298,6 +298,7 @@ def run_again():
     return traps.run_all()
 
 
+@pytest.mark.slow  # the traps are run in all frameworks
 @pytest.mark.parametrize("trap", traps.read_traps(), ids=lambda trap: trap.id)
 def test_a_trap_prints_what_the_pages_say_and_holds(trap, run_again):
     assert run_again[trap.id] == traps.printed()[trap.id]

@@ -160,6 +160,7 @@ def test_every_gradient_is_identical_or_certified(implementation, architecture):
     assert len(modes) == (4 if architecture == "resnet18" else 2)
 
 
+@pytest.mark.slow  # its compilation takes 14 s
 def test_a_compiled_backward_pass_has_the_bits_of_float64_on_integers():
     if BACKENDS["torch-compile"].missing:
         pytest.skip(BACKENDS["torch-compile"].how_to_install)

@@ -114,7 +114,7 @@ def _look(environment: Mapping[str, str]) -> tuple[list[Adapter], bool]:
     """The adapters that a process with these variables sees, with the one that it would take first; and whether it
     computes there."""
     try:
-        found = ask("common.onnx.adapters", {}, timeout=120, **environment)
+        found = ask("common.onnx.adapters", {}, timeout=120, variables=environment)
     except (OSError, ProcessFailure):  # a driver may take the process down with it
         return [], False
     return [Adapter(**adapter) for adapter in found["adapters"]], found["computes"]

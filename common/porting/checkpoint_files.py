@@ -20,6 +20,7 @@ from common.porting.safetensors_files import read_safetensors
 from common.porting.source import Source, corrupt, mapped, unanswered, unsupported
 from common.process import ProcessFailure, answering, ask, requests
 from common.process.sparing import spare_imports
+from common.process.template import Imports
 
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 """What the index ends with, and what each file of a checkpoint of the first version does."""
@@ -125,7 +126,13 @@ def _read(prefix: Path, pattern: str, files: tuple[Path, ...]) -> Source:
         try:
             held = sum(file.stat().st_size for file in files if file.suffix != ".index")
             asked = {"prefix": str(prefix), "pattern": pattern, "held": held, "out": str(out)}
-            ask("common.porting.checkpoint_files", asked, timeout=TIMEOUT, TF_CPP_MIN_LOG_LEVEL="3")
+            ask(
+                "common.porting.checkpoint_files",
+                asked,
+                timeout=TIMEOUT,
+                variables={"TF_CPP_MIN_LOG_LEVEL": "3"},
+                imports=Imports(("tensorflow.compat.v1",), spared=True),
+            )
         except ProcessFailure as failure:
             if failure.answer:
                 raise (corrupt if failure.answer["damaged"] else unsupported)(prefix, str(failure)) from None

@@ -15,6 +15,7 @@ from common.errors import TriptychError
 from common.porting.archives import Archive
 from common.porting.source import DTYPES, Source, corrupt, itemsize, numbers, unanswered, unsupported
 from common.process import ProcessFailure, ask
+from common.process.template import Imports
 
 WEIGHTS, CONFIGURATION, METADATA = "model.weights.h5", "config.json", "triptych.json"
 """Entries of a `.keras` archive: Keras' own, and what our files say of themselves."""
@@ -100,7 +101,8 @@ def read_hdf5(path: Path, content: memoryview, start: int = 0) -> Source:
 
 def _index(path: Path, start: int, size: int) -> dict[str, Any]:
     try:
-        return ask("common.porting.hdf5_index", {"path": str(path), "start": start, "size": size}, timeout=TIMEOUT)
+        asked = {"path": str(path), "start": start, "size": size}
+        return ask("common.porting.hdf5_index", asked, timeout=TIMEOUT, imports=Imports(("h5py",)))
     except ProcessFailure as failure:
         if failure.answer:
             raise (corrupt if failure.answer.get("damaged") else unsupported)(path, str(failure)) from None

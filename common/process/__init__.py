@@ -137,13 +137,20 @@ class Process:
                         pipe.close()
 
 
-def ask(module: str, request: Any, *, timeout: float, **variables: str) -> Any:
+def ask(
+    module: str,
+    request: Any,
+    *,
+    timeout: float,
+    variables: Mapping[str, str] | None = None,
+    imports: Imports | None = None,
+) -> Any:
     """Start a process for one request, with extra variables in its environment.
 
     Raises:
         ProcessFailure: as for `Process.ask`.
     """
-    with Process(module, environment={**os.environ, **variables}) as process:
+    with Process(module, environment={**os.environ, **(variables or {})}, imports=imports) as process:
         return process.ask(request, timeout)
 
 
