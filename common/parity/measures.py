@@ -81,15 +81,19 @@ def measure(output: np.ndarray, reference: Reference, *, must_be_exact: bool = F
     rounded = reference.value.astype(np.float32, copy=False)
     if reference.bound is None:
         return _measure_chosen(output, rounded, must_be_exact=must_be_exact)
-    ulp, histogram = _ulp_distances(output, rounded)
-    same = ulp == 0 and output.dtype == np.float32
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        distance = np.subtract(output, reference.value, dtype=np.float64)
-        error = np.abs(distance.astype(reference.bound.dtype, copy=False))
+        distance = output.astype(np.float64)
+        distance -= reference.value
+        error = distance.astype(reference.bound.dtype, copy=False)
+        np.abs(error, out=error)
         ratio = float((error / reference.bound).max(initial=0.0))
-        if not np.isfinite(ratio):  # 0 / 0 is no error where none is allowed; an error that is NaN stays one
+        if np.isfinite(ratio) and np.isfinite(np.vdot(rounded, rounded)):  # then all numbers are
+            ulp, histogram = _ulp_distances(output, rounded)
+        else:  # 0 / 0 is no error where none is allowed; an error that is NaN stays one
             error = np.abs(distance)
             ratio = float(np.max(np.divide(error, reference.bound, out=np.zeros_like(error), where=error != 0)))
+            ulp, histogram = _ulp_distances_if_finite(output, rounded)
+    same = ulp == 0 and output.dtype == np.float32
     squares, counted = scaled_errors(error, rounded, reference)
     summed = reference.spread is not None
     # What is said of errors counts where another piece of the same output has not the same bits.
@@ -100,7 +104,7 @@ def _measure_chosen(output: np.ndarray, right: np.ndarray, *, must_be_exact: boo
     """Of a choice between numbers; a subnormal one may have been flushed to zero."""
     if same_bits(output, right):
         return Measure(output.size, histogram=(output.size,), chosen=True)
-    ulp, histogram = _ulp_distances(output, right)
+    ulp, histogram = _ulp_distances_if_finite(output, right)
     flushed = (output == 0) & (np.abs(right) < SMALLEST_NORMAL)
     only_flushed = same_bits(output, np.where(flushed, np.float32(0), right))
     ratio = float(np.abs(right[flushed]).max() / SMALLEST_NORMAL) if only_flushed else np.inf
@@ -242,11 +246,11 @@ def scaled_errors(
             spread = np.maximum(spread, _LEAST_SPREAD)
         counted = typical.astype(np.float32)  # which is multiplied with: to choose by truths takes ten times as long
         scaled = error.astype(np.float32, copy=False) / spread
-        if not scaled.max(initial=0) <= _MOST:
-            np.minimum(scaled, _MOST, out=scaled)
-        scaled *= counted
-        squares = np.einsum("ijk,ijk->j", *2 * [scaled.reshape(units)]).astype(np.float64) / UNIT_ROUNDOFF**2
-    return squares, np.einsum("ijk->j", counted.reshape(units)).astype(np.float64)
+        squares = np.einsum("ijk,ijk->j", *2 * [(scaled * counted).reshape(units)])
+        if not squares.max(initial=0) < _MOST**2:
+            squares = np.einsum("ijk,ijk->j", *2 * [(np.minimum(scaled, _MOST) * counted).reshape(units)])
+    number = np.einsum("ijk->j", counted.reshape(units))
+    return squares.astype(np.float64) / UNIT_ROUNDOFF**2, number.astype(np.float64)
 
 
 _LEAST_SPREAD = np.float32(SMALLEST_NORMAL / UNIT_ROUNDOFF**2)
@@ -254,15 +258,19 @@ _MOST = np.float32(2.0**50)
 """An error, in units of the spread, that is of no precision; and the square of which is finite."""
 
 
-def _ulp_distances(left: np.ndarray, right: np.ndarray) -> tuple[int | None, tuple[int, ...]]:
-    """The largest distance in units in the last place, and how many elements are 0, 1, 2–3, 4–7, … apart."""
-    left, right = (np.ascontiguousarray(array, np.float32) for array in (left, right))
-    with np.errstate(over="ignore", invalid="ignore"):  # where the sum of products is finite, all numbers are
-        finite = np.isfinite(np.vdot(left, right)) or (np.isfinite(left).all() and np.isfinite(right).all())
-    if not finite:
-        return None, ()
-    bits, others = left.view(np.int32).reshape(-1), right.view(np.int32).reshape(-1)
-    distances = bits - others
+def _ulp_distances_if_finite(left: np.ndarray, right: np.ndarray) -> tuple[int | None, tuple[int, ...]]:
+    """As `_ulp_distances`; of infinities and NaN there is none."""
+    return _ulp_distances(left, right) if np.isfinite(left).all() and np.isfinite(right).all() else (None, ())
+
+
+def _ulp_distances(left: np.ndarray, right: np.ndarray) -> tuple[int, tuple[int, ...]]:
+    """The largest distance in units in the last place, and how many elements are 0, 1, 2–3, 4–7, … apart.
+
+    Args:
+        left, right: finite.
+    """
+    bits, others = (array.astype(np.float32, copy=False).view(np.int32) for array in (left, right))
+    distances = (bits - others).reshape(-1)
     distances = np.abs(distances, out=distances).view(np.uint32)  # of one sign, float32 numbers have the order of bits
     counts, remaining = np.zeros(34, np.int64), distances.size
     for length in range(9):  # in bits: most distances are short, and counted fastest by comparing all of them
@@ -275,7 +283,7 @@ def _ulp_distances(left: np.ndarray, right: np.ndarray) -> tuple[int | None, tup
     long = distances[places].astype(np.int64)
     if long.max(initial=0) >= 1 << 23:
         # Finite numbers of opposite signs come out further apart than 2^23. Their distance is that through zero.
-        one, other = (array[places].astype(np.int64) for array in (bits, others))
+        one, other = (array.reshape(-1)[places].astype(np.int64) for array in (bits, others))
         through_zero = (one & 0x7FFFFFFF) + (other & 0x7FFFFFFF)
         long = np.where((one ^ other) < 0, through_zero, np.abs(one - other))
         distances[places] = 0
