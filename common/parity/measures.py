@@ -263,7 +263,7 @@ def _ulp_distances_if_finite(left: np.ndarray, right: np.ndarray) -> tuple[int |
     return _ulp_distances(left, right) if np.isfinite(left).all() and np.isfinite(right).all() else (None, ())
 
 
-def _ulp_distances(left: np.ndarray, right: np.ndarray) -> tuple[int, tuple[int, ...]]:
+def _ulp_distances(left: np.ndarray, right: np.ndarray) -> tuple[int | None, tuple[int, ...]]:
     """The largest distance in units in the last place, and how many elements are 0, 1, 2–3, 4–7, … apart.
 
     Args:
