@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -14,6 +15,7 @@ from common import TriptychError  # noqa: E402
 from common.graphs import read_graph  # noqa: E402
 from common.graphs.onnx_reader import read_model  # noqa: E402
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL  # noqa: E402
+from common.prove import results  # noqa: E402
 from common.prove.exact import exact_probe  # noqa: E402
 from common.prove.judging import UNPROVED, Expected, judge_graph  # noqa: E402
 from common.prove.onnx_run import exposing  # noqa: E402
@@ -476,3 +478,18 @@ def test_a_model_in_pytorch_is_proved_with_what_it_is_exported_to(tmp_path):
     assert {row["status"] for row in rows.values()} == {"ok"}
     assert {"Conv", "Gemm"} <= {layer["kind"] for layer in rows["torch"]["layers"]}
     assert any("conv" in (layer["source"] or "") for layer in rows["torch"]["layers"])
+
+
+def test_products_of_matrices_do_not_wait_for_threads(monkeypatch):
+    """Those of a judgement are small: on busy cores, threads make them take several times as long."""
+    seen = []
+
+    def judge(*_, **__):
+        seen.extend(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+        return iter(())
+
+    monkeypatch.setattr(results, "judge_graph", judge)
+    graph = read_graph("mine.onnx", next(iter(MODELS.values())))
+    with threadpool_limits(2, user_api="blas"):
+        judged_runtime(Runtime("some", optimise=False), graph, {}, Recorded({}), Expected())
+    assert set(seen) == {1}

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from common.cluster.work import Machine
 from common.graphs import Graph
@@ -223,7 +224,9 @@ def judged(
     if found.error:
         return RuntimeResult(runtime.name, "crashed", INCOMPLETE, found.error)
     started = time.perf_counter()
-    layers = list(judge_graph(graph, {**feeds, **found.values}, expected, fused=runtime.optimise, causes=causes))
+    values = {**feeds, **found.values}
+    with threadpool_limits(1, user_api="blas"):  # the products are small: threads would wait for each other
+        layers = list(judge_graph(graph, values, expected, fused=runtime.optimise, causes=causes))
     timing = {"run": found.seconds, "judge": time.perf_counter() - started}
     first = next((layer for layer in layers if layer.verdict == DIVERGED), None)
     kinds = {layer.verdict for layer in layers}
