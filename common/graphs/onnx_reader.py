@@ -41,6 +41,8 @@ def read_model(path: str | Path) -> onnx.ModelProto:
             continue
         if not node.name or node.name in names:
             node.name = f"{node.op_type}_{number}"
+        if node.op_type in ("LSTM", "GRU") and not node.output[0]:
+            node.output[0] = f"{node.name}/states"  # by which the last state is judged
         names.add(node.name)
         kept.append(node)
     del model.graph.node[:]
@@ -220,7 +222,7 @@ def nodes_of(
             present = tuple(value for value in proto.input if value)
             nodes.append(Node(label, proto.op_type, None, present, output, source=source, why=str(reason)))
             continue
-        values = tuple(proto.input[where] for where in found.inputs)
+        values = (*(proto.input[where] for where in found.inputs), *(proto.output[where] for where in found.results))
         parameters = {kind: proto.input[where] for kind, where in found.parameters.items()}
         nodes.append(Node(label, proto.op_type, found.operation, values, output, parameters, source))
     return nodes

@@ -45,6 +45,8 @@ class Found:
     inputs: tuple[int, ...] = (0,)
     parameters: Mapping[str, int] = field(default_factory=dict)
     """For each name in `Operation.parameter_shapes`, the place of the node's input."""
+    results: tuple[int, ...] = ()
+    """Which of the node's other results are further inputs."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,11 @@ class Operation:
         If the magnitude of a `Reference` stays below 2^24 times it, float32 rounds nothing.
         """
         return min(unit_of(array) for array in (*inputs, *parameters.values()))
+
+    def given_itself(self) -> Operation | None:
+        """The same operation with its own output as its last input, if some elements are computed from others. These
+        are then judged by what they were really computed from."""
+        return None
 
     # What leads backwards, and what errors lead to
 

@@ -21,6 +21,8 @@ from common.graphs import Graph, Node, read_graph
 from common.operations import BatchNorm, Operation
 from common.operations.arithmetic import Multiply
 from common.operations.moments import GroupNorm, LayerNorm
+from common.operations.onnx_node import Unread
+from common.operations.recurrent import Recurrent
 from common.operations.rounding import EXACT_LIMIT, Reference, unit_of
 from common.probes.exact import POSITIVE, SIGNED, WEIGHTS, all_different, drawn
 from common.prove.judging import Expected
@@ -97,6 +99,13 @@ class _Maker:
         """The values whose readers get integers, and the names of these integers."""
         self.bounded: list[str] = []
         self.missed: list[str] = []
+        self.kept: set[str] = set()
+        """The weights of recurrent layers, whose gates integers would saturate, and what they are made of."""
+        for node in reversed(graph.nodes):
+            if isinstance(node.operation, Recurrent):
+                self.kept.update(node.parameters.values())
+            if node.output in self.kept:
+                self.kept.update(node.reads)
         self.cuts: dict[tuple[str, str], str] = {}
         """For the value that a node makes and a value that it reads: the value that it reads instead."""
 
@@ -121,7 +130,7 @@ class _Maker:
         if operation is not None and all(name in known for name in (*names, *node.parameters.values())):
             inputs = [known[name] for name in names]
             parameters = {kind: known[name] for kind, name in node.parameters.items()}
-            with suppress(TriptychError, ValueError, IndexError):  # which the judge will tell of it
+            with suppress(TriptychError, Unread, ValueError, IndexError):  # which the judge will tell of it
                 reference = operation.reference(inputs, parameters)
                 unit = operation.unit(inputs, parameters) if reference.magnitude is not None else 0.0
         self._keep(node, reference, unit)
@@ -150,7 +159,8 @@ class _Maker:
             if reference.magnitude is not None:
                 self.missed.append(node.name)
         grown = np.abs(value).max(initial=0) > MOST * unit_of(value)
-        if value.size > 1 and (not exact or grown or not np.isfinite(value).all()):
+        usable = exact and not grown and np.isfinite(value).all()
+        if value.size > 1 and not usable and node.output not in self.kept:
             self.replaced[node.output] = self._inject(f"{node.output}/injected", value)
 
     def _read(self, node: Node, name: str) -> str:
@@ -195,7 +205,7 @@ class _Maker:
     def _change(self, name: str, operation: Operation | None, kind: str) -> None:
         """Replace a weight by integers. A single number stays, such as the 0.5 of a GELU in several nodes."""
         old = self.constants.get(name)
-        if old is None or name in self.changed or old.dtype != np.float32 or old.size < 2:
+        if old is None or name in self.changed | self.kept or old.dtype != np.float32 or old.size < 2:
             return
         self.changed.add(name)
         if kind == "weight" or kind == "input":

@@ -11,6 +11,7 @@ from common.errors import TriptychError
 from common.graphs import Graph, Node
 from common.operations import shapes_of
 from common.operations.evaluation import evaluate_in_pieces, is_correctly_rounded
+from common.operations.onnx_node import Unread
 from common.operations.operation import Observation
 from common.operations.rounding import FP32, Precision
 from common.parity.causes import find_cause
@@ -95,7 +96,7 @@ def _judge_node(node: Node, known: Known, expected: Expected, precision: Precisi
         if measured is None:
             shapes = shapes_of([output]), shapes_of([known.reference(node).value])
             return told(DIVERGED, "{} has shape {}, expected {}".format(node.output, *shapes))
-    except Unknown as reason:
+    except (Unknown, Unread) as reason:
         return told(UNPROVED, str(reason))
     except (TriptychError, ValueError, IndexError) as error:
         return told(DIVERGED, f"it cannot follow from what it reads: {error}")
@@ -122,11 +123,12 @@ def _measured(
         TriptychError, ValueError, IndexError: it cannot be made of what the node reads.
     """
     if output.dtype == np.float32 and node.operation is not None and known.recorded.keys() >= set(node.reads):
-        inputs = [known.recorded[name] for name in node.inputs]
-        if is_correctly_rounded(node.operation, inputs, output):
+        operation, given = known.given(node)
+        inputs = [value for value, _ in given]
+        if is_correctly_rounded(operation, inputs, output):
             return Measure(output.size, histogram=(output.size,))
         parameters = {kind: known.recorded[name] for kind, name in node.parameters.items()}
-        pieces = evaluate_in_pieces(node.operation, inputs, parameters, precision)
+        pieces = evaluate_in_pieces(operation, inputs, parameters, precision)
         return measure_in_pieces(output, pieces, must_be_exact=must_be_exact)
     reference = known.reference(node)
     if output.shape != reference.value.shape:
@@ -146,7 +148,8 @@ def with_cause(graph: Graph, node: Node, known: Known, verdict: NodeVerdict) -> 
     read = {name: value for name, value in found.items() if value is not None}
     if len(read) < len(found):
         return verdict
-    inputs = [read[name] for name in node.inputs]
+    operation, given = known.given(node)
+    inputs = [value for value, _ in given]
     earlier: dict[str, np.ndarray] = {}
     for other in graph.nodes:
         if other is node:
@@ -156,7 +159,7 @@ def with_cause(graph: Graph, node: Node, known: Known, verdict: NodeVerdict) -> 
             earlier[other.output] = array
     seen = Observation(
         node.name,
-        node.operation,
+        operation,
         inputs,
         output,
         {kind: read[name] for kind, name in node.parameters.items()},

@@ -18,6 +18,7 @@ from common.graphs import Graph, Node
 from common.graphs.canonical import Canonical, canonical
 from common.graphs.views import Surround
 from common.operations import BatchNorm
+from common.operations.onnx_node import Unread
 from common.prove.alignment import Alignment, Pair, source_of
 from common.prove.exact import GraphProbe, exact_probe, is_exact
 from common.prove.judging import Expected
@@ -143,7 +144,7 @@ def _exact(node: Node, known: Mapping[str, np.ndarray]) -> tuple[np.ndarray | No
     if node.operation is None or known.get(node.output, np.zeros(0)).dtype != np.float32:
         return None, False
     inputs, parameters = [known[n] for n in node.inputs], {kind: known[n] for kind, n in node.parameters.items()}
-    with suppress(TriptychError, ValueError, IndexError):
+    with suppress(TriptychError, Unread, ValueError, IndexError):
         reference = node.operation.reference(inputs, parameters)
         unit = node.operation.unit(inputs, parameters) if reference.magnitude is not None else 0.0
         value = reference.value.astype(np.float32) if is_exact(node.operation, reference, unit) else None

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from safetensors.numpy import load_file
 
-from common.errors import TriptychError
+from common.errors import TriptychError, argument
 from common.graphs import Graph, Node
 from common.graphs.canonical import Canonical, canonical
+from common.operations.recurrent import Recurrent
 from common.parity.results import INCOMPLETE
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL
 from common.prove.alignment import align, moves_only, source_of
@@ -91,8 +92,14 @@ class First:
         """Another network with this one's weights; the moves; and the weights of the other for which this one has none.
 
         Raises:
-            TriptychError: they do not take the same inputs, or no weight could be moved.
+            TriptychError: they do not take the same inputs, or no weight could be moved, or it has recurrent layers.
         """
+        recurrent = next((node for node in second.graph.nodes if isinstance(node.operation, Recurrent)), None)
+        if recurrent:
+            raise TriptychError(
+                f"{second.text} has recurrent layers ({recurrent.kind}), whose weights cannot be moved yet; give it "
+                f"the weights of {self.subject.text} and prove both with {argument('weights', 'own')}"
+            )
         feeds = self._feeds_of(second)
         has_marks = isinstance(second, TorchSubject) and bool(second.own)
         own = load_file(second.own) if isinstance(second, TorchSubject) and second.own else read(second)

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
 from common.errors import TriptychError
 from common.graphs import Graph, Node
+from common.operations import Shape
 from common.operations.arithmetic import Add, Divide, Multiply, Subtract
 from common.operations.evaluation import with_overflow
+from common.operations.onnx_node import Unread
+from common.operations.operation import Operation
 from common.operations.rounding import (
     ELEMENTARY_ULP,
     EXACT_LIMIT,
@@ -29,6 +33,9 @@ Value = tuple[np.ndarray, np.ndarray | None]
 """A value and its possible error; None if the runtime recorded the value."""
 
 
+_ARRANGES = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+
+
 class Unknown(Exception):
     """The reason why the right value is not known."""
 
@@ -39,6 +46,8 @@ class Known:
     def __init__(self, graph: Graph, recorded: Mapping[str, np.ndarray]) -> None:
         self.recorded = recorded
         self.makers = graph.makers()
+        self.arranged = {node.inputs[0]: node for node in graph.nodes if node.kind in _ARRANGES}
+        """For a value, a node that only moves its elements."""
         self._computed: dict[str, Value] = {}
         self.fixed = set(graph.constants)
         """The values that do not depend on the inputs of the model."""
@@ -115,35 +124,69 @@ class Known:
         """
         if node.operation is None:
             raise Unknown(node.why or f"no bound has been derived for {node.kind}")
-        given = [self.value(name) for name in node.inputs]
+        operation, given = self.given(node)
         parameters = {}
         for kind, name in node.parameters.items():
             parameters[kind], error = self.value(name)
             if error is not None and error.any():
                 raise Unknown(f"its {kind} is computed, and was not recorded")
         inputs = [value for value, _ in given]
-        reference = node.operation.reference(inputs, parameters)
+        try:
+            reference = operation.reference(inputs, parameters)
+        except Unread as reason:
+            raise Unknown(str(reason)) from None
         if reference.bound is None and np.issubdtype(reference.value.dtype, np.floating):
             reference = replace(reference, value=reference.value.astype(np.float32))
         errors = [np.zeros(value.shape) if error is None else error for value, error in given]
         if not any(error.any() for error in errors):
             if reference.value.size and np.issubdtype(reference.value.dtype, np.floating):
-                reference = with_overflow(node.operation, inputs, parameters, reference)
+                reference = with_overflow(operation, inputs, parameters, reference)
             return reference
-        return self._carried(node, inputs, errors, parameters, reference)
+        return self._carried(operation, inputs, errors, parameters, reference)
+
+    def given(self, node: Node) -> tuple[Operation, list[Value]]:
+        """The operation of a node, and its inputs, among which may be its output, if that is known.
+
+        Raises:
+            Unknown: an input was not recorded and cannot be computed.
+        """
+        assert node.operation is not None
+        given = [self.value(name) for name in node.inputs]
+        fed_back = node.operation.given_itself()
+        if fed_back is None:
+            return node.operation, given
+        itself = self._itself(node.output, fed_back.output_shape(given[0][0].shape))
+        return (node.operation, given) if itself is None else (fed_back, [*given, (itself, None)])
+
+    def _itself(self, name: str, shape: Shape) -> np.ndarray | None:
+        """What a runtime computed as a value of some shape, if that was recorded, also in another arrangement."""
+        if name in self.recorded or prod(shape) > EXACT_LIMIT:
+            return self.recorded.get(name)
+        places = np.arange(prod(shape), dtype=np.float32).reshape(shape)
+        while name not in self.recorded:
+            if name not in self.arranged:
+                return None
+            node = self.arranged[name]
+            assert node.operation is not None
+            others = [self.value(read)[0] for read in node.inputs[1:]]
+            places, name = node.operation.reference([places, *others], {}).value, node.output
+        if self.recorded[name].shape != places.shape:
+            return None
+        found = np.empty(shape, np.float32)
+        found.reshape(-1)[places.astype(int)] = self.recorded[name]
+        return found
 
     def _carried(
         self,
-        node: Node,
+        operation: Operation,
         inputs: list[np.ndarray],
         errors: list[np.ndarray],
         parameters: Mapping[str, np.ndarray],
         reference: Reference,
     ) -> Reference:
-        assert node.operation is not None
         try:
-            carried = node.operation.carried(inputs, errors, parameters)
-        except NotImplementedError as error:
+            carried = operation.carried(inputs, errors, parameters)
+        except (NotImplementedError, Unread) as error:
             raise Unknown(str(error)) from None
         if not np.issubdtype(reference.value.dtype, np.floating) and not carried.any():
             return reference
@@ -160,18 +203,18 @@ def unrounded(node: Node, known: Known, reference: Reference) -> Reference | Non
     """
     if node.operation is None or reference.bound is None:
         return None
-    known_inputs = [known.value(name) for name in node.inputs]
+    operation, known_inputs = known.given(node)
     inputs = [value for value, _ in known_inputs]
     parameters = {kind: known.value(name)[0] for kind, name in node.parameters.items()}
     errors = [
         (0 if error is None else error)
         + (2 * UNIT_ROUNDOFF * known.is_computed(name) * np.abs(value.astype(np.float64)))
-        for name, (value, error) in zip(node.inputs, known_inputs, strict=True)
+        for name, (value, error) in zip((*node.inputs, node.output), known_inputs, strict=False)
     ]
-    own = node.operation.reference(inputs, parameters).bound
     try:
-        carried = node.operation.carried(inputs, errors, parameters)
-    except NotImplementedError:
+        own = operation.reference(inputs, parameters).bound
+        carried = operation.carried(inputs, errors, parameters)
+    except (NotImplementedError, Unread):
         return None
     return replace(reference, bound=(0.0 if own is None else own) + carried)
 
