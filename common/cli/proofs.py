@@ -134,7 +134,7 @@ def print_model(console: Console, runs: Sequence[ProofRun]) -> None:
         row = [results.get((run.probe, backend)) for run in runs]
         there = [result for result in row if result]
         verdicts = [_outcome(result) if result else Text("–") for result in row]
-        ratios = [result.bound_ratio for result in there if result.layers]
+        ratios = [result.bound_ratio for result in there if any(node.verdict != UNPROVED for node in result.layers)]
         largest = "–" if not ratios else "∞" if None in ratios else f"{max(r for r in ratios if r is not None):.3g}"
         times = (sum(result.timing.get(what, 0.0) for result in there) for what in ("run", "judge"))
         seen = min(max(len(result.layers) for result in there), runs[0].nodes)

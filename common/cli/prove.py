@@ -48,6 +48,13 @@ def prove(
             help="Weights of a second network: first (those of the first, moved into it) or own. By default first."
         ),
     ] = None,
+    deployed: Annotated[
+        bool,
+        typer.Option(
+            "--deployed",
+            help="Also run each runtime as it is deployed: nothing but the outputs is asked for, so it may fuse more.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and inputs.")] = 0,
     sensitivity: Annotated[
         bool,
@@ -82,6 +89,7 @@ def prove(
         inputs=read_inputs(given or ()),
         shapes=shapes,
         weights=check_weights(weights),
+        deployed=deployed,
         sensitivity=sensitivity,
         keep=report is not None,
     )

@@ -26,6 +26,7 @@ def prove(
     probes: Sequence[str] | None = None,
     backends: Sequence[str] | None = None,
     weights: str | None = None,
+    deployed: bool = False,
     seed: int = 0,
 ) -> Report:
     """Prove that a model computes what its graph says, in every runtime, and that a second model is the same.
@@ -44,6 +45,7 @@ def prove(
             with a `b`, since compiling takes long.
         weights: `first`: `b` is another network, whose names and layouts may differ, and gets the weights of `a`.
             `own`: it has these weights already. None: as the command decides, for example for an export.
+        deployed: whether each runtime also runs as it is deployed: nothing but the outputs is asked for.
         seed: of all random numbers.
 
     Raises:
@@ -56,7 +58,14 @@ def prove(
     arrays = None if example is None or named else _arrays(example)
     told = {"shapes": input_shape} if isinstance(input_shape, Mapping) else {"shape": input_shape}
     request = Request(
-        probes or usual, seed=seed, inputs=named, example=arrays, backends=backends, weights=weights, **told
+        probes or usual,
+        seed=seed,
+        inputs=named,
+        example=arrays,
+        backends=backends,
+        weights=weights,
+        deployed=deployed,
+        **told,
     )
     with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder:
         models = [a] if b is None else [a, b]

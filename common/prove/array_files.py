@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from common.errors import TriptychError
+
 
 def write_arrays(arrays: Mapping[str, np.ndarray], path: str | Path) -> None:
     """Write arrays of any layout, each with its own shape: `np.ascontiguousarray` would give a number an axis."""
     save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
+
+
+def by_name(names: Sequence[str], made: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """What a model returns, by the names of its graph's outputs.
+
+    Raises:
+        TriptychError: it is not as many arrays.
+    """
+    if len(made) != len(names):
+        raise TriptychError(f"called as a whole it returns {len(made)} arrays, but its graph {len(names)}")
+    return dict(zip(names, made, strict=True))
 
 
 def mapped(path: Path) -> dict[str, np.ndarray]:

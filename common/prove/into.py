@@ -23,9 +23,10 @@ from common.prove.models import ModelName
 from common.prove.moving import Moved
 from common.prove.pairs import First
 from common.prove.proof import PAIRED, PROBES, like, random_feeds, require_packages
+from common.prove.ready import make_ready
 from common.prove.results import ProofRun, as_json
 from common.prove.runtimes import ONNX_RUNTIMES
-from common.prove.subject import KerasSubject, Subject, TorchSubject, make_ready
+from common.prove.subject import KerasSubject, Subject, TorchSubject
 from common.prove.variables import read, save
 
 SUFFIXES = {"PyTorch": (".pth", ".pt", ".safetensors"), "Keras": (".weights.h5", ".keras"), "ONNX": (".onnx",)}

@@ -16,7 +16,7 @@ from common.operations.operation import Observation
 from common.operations.rounding import FP32, Precision
 from common.parity.causes import find_cause
 from common.parity.measures import Measure, measure, measure_in_pieces, same_bits, verdict_from
-from common.parity.verdicts import DIVERGED, IDENTICAL, LayerVerdict
+from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict
 from common.prove.regions import Known, Unknown, reassociated, unrounded
 
 UNPROVED = "unproved"
@@ -52,6 +52,7 @@ def judge_graph(
     *,
     fused: bool = False,
     causes: bool = True,
+    widest: float = np.inf,
 ) -> Iterator[NodeVerdict]:
     """Judge every node that a runtime has recorded; the cause of the first divergence is looked for.
 
@@ -63,6 +64,8 @@ def judge_graph(
         fused: whether the runtime may have computed a value for a node in another way than for whoever wanted to see
             it, without rounding it between: see `regions.unrounded`.
         causes: whether that of the first divergence is looked for.
+        widest: how many times the largest number of a value its bound may be, where it is carried over values that were
+            not recorded; if it is wider, the node is unproved.
     """
     known = Known(graph, {**graph.constants, **values})
     diverged = False
@@ -70,6 +73,8 @@ def judge_graph(
         if node.output not in known.recorded:
             continue
         verdict = _judge_node(node, known, expected, precision, fused)
+        if verdict.verdict == CERTIFIED and np.isfinite(widest):
+            verdict = _unless_too_wide(verdict, node, known, widest)
         if verdict.verdict == DIVERGED and causes and not diverged:
             diverged = True
             verdict = with_cause(graph, node, known, verdict)
@@ -111,6 +116,19 @@ def _judge_node(node: Node, known: Known, expected: Expected, precision: Precisi
             if otherwise and found.verdict == DIVERGED:
                 found = verdict_from(node.name, [measure(output, otherwise)], precision)
     return verdict(found, exact=given_expected or measured.chosen)
+
+
+def _unless_too_wide(verdict: NodeVerdict, node: Node, known: Known, widest: float) -> NodeVerdict:
+    """A certificate, unless its bound is so wide that it says nothing."""
+    bound = None if known.recorded.keys() >= set(node.reads) else known.reference(node).bound
+    if bound is None:
+        return verdict
+    size, width = (float(np.abs(array).max(initial=0)) for array in (known.recorded[node.output], bound))
+    told = f"the bound carried to it is {width:.3g}"
+    if width <= widest * size:
+        return replace(verdict, cause=f"{told}, its largest number {size:.3g}")
+    told += f", wider than {widest:g} of its largest number, {size:.3g}"
+    return replace(verdict, verdict=UNPROVED, precision="other", cause=told)
 
 
 def _measured(

@@ -23,7 +23,9 @@ _TURNS = {4: ((0, 1, 2, 3), (0, 3, 1, 2), (0, 2, 3, 1)), 3: ((0, 1, 2), (0, 2, 1
 """The transpositions that may turn a tensor into a value of the specification."""
 
 
-def record_file(file: Path, called: str, graph: Graph, known: Mapping[str, np.ndarray], folder: Path) -> Recorded:
+def record_file(
+    file: Path, called: str, graph: Graph, known: Mapping[str, np.ndarray], folder: Path, *, deployed: bool = False
+) -> Recorded:
     """The values that LiteRT computes, by the names of the specification's values.
 
     Args:
@@ -32,13 +34,14 @@ def record_file(file: Path, called: str, graph: Graph, known: Mapping[str, np.nd
         graph: the specification.
         known: the values of another runtime, with its inputs.
         folder: a folder for the files of the two processes.
+        deployed: whether it runs as its users run it, and only its outputs are seen.
     """
     if not LITERT.is_there:
         return Recorded(error="LiteRT is not installed; pip install -c constraints.txt -e '.[litert]'", skipped=True)
     feeds = {f"{place:03}": known[name] for place, name in enumerate(graph.inputs)}
     given, made = folder / "litert feeds.safetensors", folder / "litert values.safetensors"
     write_arrays(feeds, given)
-    job = {"model": str(file), "called": called, "feeds": str(given), "values": str(made)}
+    job = {"model": str(file), "called": called, "feeds": str(given), "values": str(made), "deployed": deployed}
     with Process("common.prove.litert_run") as process:
         answer = process.ask(job)
     if "error" in answer:

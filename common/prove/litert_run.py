@@ -2,6 +2,7 @@
 
 A job has `model`, the file; `feeds`, what it is given, in the order of its inputs; and `values`, the path of where to
 write its float32 tensors, by number. It runs LiteRT's own kernels: what is handed to XNNPACK has no tensors within.
+With `deployed` it runs as its users run it, in XNNPACK, and only its outputs are written.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     import ai_edge_litert
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    deployed = job["deployed"]
+    kernels = OpResolverType.AUTO if deployed else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:
         interpreter = Interpreter(
-            job["model"], experimental_preserve_all_tensors=True, experimental_op_resolver_type=plain
+            job["model"], experimental_preserve_all_tensors=not deployed, experimental_op_resolver_type=kernels
         )
     except ValueError as error:
         raise TriptychError(f"{job['called']} is no model that LiteRT reads: {error}") from None
@@ -50,7 +52,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     interpreter.invoke()
     seconds = time.perf_counter() - started
     arrays = {}
-    for tensor in interpreter.get_tensor_details():
+    for tensor in interpreter.get_output_details() if deployed else interpreter.get_tensor_details():
         if tensor["dtype"] is np.float32:
             arrays[f"{tensor['index']:06}"] = interpreter.get_tensor(tensor["index"])
     write_arrays(arrays, job["values"])

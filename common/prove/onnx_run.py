@@ -1,12 +1,16 @@
 """Runs an ONNX file in ONNX Runtime with every value recorded: a process of its own, `python -m common.prove.onnx_run`.
 
 A job has paths: `model`, the file to run; `feeds`, its inputs; `values`, where to write the outputs (safetensors). With
-`optimise`, ONNX Runtime may optimise the graph.
+`optimise`, ONNX Runtime may optimise the graph. With `only`, these values and the outputs of the model alone are asked
+for; with an empty list, the file is run as it is. With `optimised`, a path, the optimised graph is written there, and
+nothing is run.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING
 
 from safetensors.numpy import load_file
@@ -18,15 +22,28 @@ if TYPE_CHECKING:
     import onnx
 
 
-def exposing(model: onnx.ModelProto) -> list[str]:
-    """Make every value an output of the graph; returns their names."""
+def exposing(model: onnx.ModelProto, only: Collection[str] | None = None) -> list[str]:
+    """Make every value an output of the graph, or only some; returns the names of all outputs."""
     from onnx import helper
 
     outputs = [value.name for value in model.graph.output]
     made = [name for node in model.graph.node for name in node.output if name]
-    more = [name for name in made if name not in outputs]
+    more = [name for name in made if name not in outputs and (only is None or name in only)]
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in more)
     return outputs + more
+
+
+def model_of(job: dict) -> tuple[str | bytes, list[str]]:
+    """The path of a file that is run as it is, or a model that returns more than its outputs; and what it returns."""
+    from common.graphs.onnx_files import load
+    from common.graphs.onnx_reader import read_model
+
+    only = job.get("only")
+    if only == []:
+        return job["model"], [value.name for value in load(job["model"], weights=False).graph.output]
+    model = read_model(job["model"])
+    names = exposing(model, only)
+    return model.SerializeToString(), names
 
 
 def run(job: dict) -> dict[str, float | str]:
@@ -35,13 +52,17 @@ def run(job: dict) -> dict[str, float | str]:
 
     from common.graphs.onnx_reader import read_model
 
-    model = read_model(job["model"])
-    names = exposing(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if job["optimise"] else levels.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    start = partial(onnxruntime.InferenceSession, sess_options=options, providers=["CPUExecutionProvider"])
+    if "optimised" in job:
+        options.optimized_model_filepath = job["optimised"]
+        start(read_model(job["model"]).SerializeToString())
+        return {"version": onnxruntime.__version__}
+    model, names = model_of(job)
+    session = start(model)
     feeds = load_file(job["feeds"])
     started = time.perf_counter()
     found = session.run(names, feeds)

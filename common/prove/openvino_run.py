@@ -11,7 +11,7 @@ import time
 from safetensors.numpy import load_file
 
 from common.prove.array_files import write_arrays
-from common.prove.onnx_run import exposing
+from common.prove.onnx_run import model_of
 from common.prove.runtimes import serve
 
 
@@ -19,12 +19,9 @@ def run(job: dict) -> dict[str, float | str]:
     """What the module's description says; returns the seconds of the second of two runs."""
     import openvino
 
-    from common.graphs.onnx_reader import read_model
-
-    model = read_model(job["model"])
-    names = exposing(model)
+    model, names = model_of(job)
     core, precise = openvino.Core(), {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", precise)
+    compiled = core.compile_model(core.read_model(model), "CPU", precise)
     feeds = load_file(job["feeds"])
     given = {port: array for port in compiled.inputs for name, array in feeds.items() if name in port.get_names()}
     compiled(given)

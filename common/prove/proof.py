@@ -14,15 +14,17 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.graphs import Graph
+from common.prove.deployed import AsDeployed
 from common.prove.exact import exact_probe
 from common.prove.judging import Expected
 from common.prove.litert import LITERT, record_file
 from common.prove.matching import corresponding
 from common.prove.models import ModelName
+from common.prove.ready import make_ready
 from common.prove.results import ProofRun, judged
 from common.prove.runtimes import FILE_RUNTIMES, ONNX_RUNTIMES, Recorded, record
 from common.prove.sensitivity import sensitivity_of
-from common.prove.subject import Example, InMemory, Shapes, Subject, TorchSubject, make_ready
+from common.prove.subject import TORCH_RUNTIMES, Example, InMemory, Shapes, Subject, TorchSubject
 from common.specs.seeded import seeded_generator
 
 PROBES = ("exact", "random")
@@ -49,6 +51,8 @@ class Request:
     """One of `WEIGHTS`: the weights of a second network. None: see `is_other_network`."""
     sensitivity: bool = False
     """Whether to measure what the exact probe sees."""
+    deployed: bool = False
+    """Whether each runtime also runs as it is deployed, on the inputs of the random probe."""
     keep: bool = False
     """Whether the values on random numbers are kept, for the report."""
 
@@ -61,7 +65,9 @@ def results_of(names: Sequence[Given], request: Request) -> int:
     """How many results there will be: rows times probes."""
     files = [isinstance(name, ModelName) and name.is_onnx for name in names]
     rows = sum(len((Subject if is_file else TorchSubject).runtimes) for is_file in files)
-    return sum({"exact": len(FILE_RUNTIMES), "random": rows}[probe] for probe in request.probes)
+    deployed = sum(len(FILE_RUNTIMES[1:]) if is_file else len(TORCH_RUNTIMES) + 1 for is_file in files)
+    results = sum({"exact": len(FILE_RUNTIMES), "random": rows}[probe] for probe in request.probes)
+    return results + request.deployed * deployed
 
 
 def prove(names: Sequence[Given], request: Request = Request(), advance: Advance = lambda done: None) -> list[ProofRun]:
@@ -81,6 +87,10 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
     paired = [request.weights or is_other_network(name) for name in others]
     if not all(paired) and "random" not in request.probes:
         raise TriptychError("several models are compared on random numbers; leave out --probe, or add --probe random")
+    if request.deployed and "random" not in request.probes:
+        raise TriptychError("as deployed, a model runs on random numbers; leave out --probe, or add --probe random")
+    if request.deployed and any(paired):
+        raise TriptychError("two networks are not compared as deployed; prove each by itself")
     if any(paired) and request.backends is None:
         request = replace(request, backends=PAIRED)
     if isinstance(names[0], ModelName) and names[0].is_tflite:
@@ -101,7 +111,7 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
                 runs.append(proof.run_of_litert(name))
                 continue
             other = ready(name, number, marked=as_pair == "first", **like(proof.feeds))
-            runs += proof.pair_with(other) if as_pair else [proof.run_of(other)]
+            runs += proof.pair_with(other) if as_pair else proof.runs_of(other)
         return runs
 
 
@@ -147,6 +157,8 @@ class _Proof:
         self.shapes = {name: array.shape for name, array in (self.feeds | first.values).items()}
         made = {"exact": self._exact, "random": self._random}
         runs = [made[probe](first) for probe in self.request.probes]
+        if self.request.deployed:
+            runs.append(self.as_deployed.run(self.advance))
         return [self._with_graph(run) for run in runs]
 
     def _with_graph(self, run: ProofRun) -> ProofRun:
@@ -164,9 +176,12 @@ class _Proof:
 
     def _random(self, first: Recorded) -> ProofRun:
         results, kept = [], {}
+        own = dict.fromkeys((*self.graph.makers(), *self.graph.outputs))
+        self.as_deployed = AsDeployed(self.subject, self.feeds, self.graph, self.feeds, {name: name for name in own})
         for runtime in self.subject.runtimes:
             found = first if runtime == ONNX_RUNTIMES[0] else self.subject.record(runtime, self.feeds)
             results.append(judged(runtime, self.graph, self.feeds, found, Expected()))
+            self.as_deployed.remember(runtime, found, results[-1])
             kept[runtime.name] = self._kept(found.values)
             self.advance(f"{self.subject.text}: random in {runtime.name}")
         return ProofRun(self.subject.text, "random", results, len(self.graph.nodes), recorded=kept)
@@ -196,7 +211,7 @@ class _Proof:
         nodes = len(self.graph.nodes)
         return ProofRun(self.subject.text, "exact", results, nodes, exact, probe.missed, sensitivity=seen)
 
-    def run_of(self, other: Subject) -> ProofRun:
+    def runs_of(self, other: Subject) -> list[ProofRun]:
         """Prove another model by this one's specification."""
         if list(other.graph.inputs.values()) != list(self.graph.inputs.values()):
             takes = [" and ".join("×".join(map(str, s)) for s in g.inputs.values()) for g in (other.graph, self.graph)]
@@ -204,6 +219,7 @@ class _Proof:
         called = corresponding(self.graph, other.graph)
         feeds = dict(zip(other.graph.inputs, self.feeds.values(), strict=True))
         results, kept = [], {}
+        as_deployed = AsDeployed(other, feeds, self.graph, self.feeds, called)
         for runtime in other.runtimes:
             found = other.record(runtime, feeds)
             values = {name: found.values[theirs] for name, theirs in called.items() if theirs in found.values}
@@ -212,10 +228,13 @@ class _Proof:
                 replace(runtime, optimise=True), self.graph, self.feeds, replace(found, values=values), Expected()
             )
             results.append(row)
+            as_deployed.remember(runtime, found, row)
             kept[runtime.name] = self._kept(values)
             self.advance(f"{other.text}: random in {runtime.name}")
-        run = ProofRun(other.text, "random", results, len(self.graph.nodes), recorded=kept)
-        return self._with_graph(replace(run, specification=self.subject.text))
+        runs = [ProofRun(other.text, "random", results, len(self.graph.nodes), recorded=kept)]
+        if self.request.deployed:
+            runs.append(as_deployed.run(self.advance))
+        return [self._with_graph(replace(run, specification=self.subject.text)) for run in runs]
 
     def run_of_litert(self, name: ModelName) -> ProofRun:
         """Prove a `.tflite` file by this model's specification."""

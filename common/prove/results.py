@@ -217,8 +217,9 @@ def judged(
     expected: Expected,
     *,
     causes: bool = True,
+    widest: float = np.inf,
 ) -> RuntimeResult:
-    """The row of a runtime, from its inputs and its values. `causes` is as in `judge_graph`."""
+    """The row of a runtime, from its inputs and its values. `causes` and `widest` are as in `judge_graph`."""
     if found.skipped:
         return RuntimeResult(runtime.name, "skipped", "skipped", found.error)
     if found.error:
@@ -226,7 +227,7 @@ def judged(
     started = time.perf_counter()
     values = {**feeds, **found.values}
     with threadpool_limits(1, user_api="blas"):  # the products are small: threads would wait for each other
-        layers = list(judge_graph(graph, values, expected, fused=runtime.optimise, causes=causes))
+        layers = list(judge_graph(graph, values, expected, fused=runtime.optimise, causes=causes, widest=widest))
     timing = {"run": found.seconds, "judge": time.perf_counter() - started}
     first = next((layer for layer in layers if layer.verdict == DIVERGED), None)
     kinds = {layer.verdict for layer in layers}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +56,9 @@ class Recorded:
     """Whether only a package is missing."""
 
 
-def record(runtime: Runtime, model: Path, feeds: Mapping[str, np.ndarray], folder: Path) -> Recorded:
+def record(
+    runtime: Runtime, model: Path, feeds: Mapping[str, np.ndarray], folder: Path, only: Sequence[str] | None = None
+) -> Recorded:
     """Run a model in a process of its own, with every value recorded.
 
     Args:
@@ -64,8 +66,11 @@ def record(runtime: Runtime, model: Path, feeds: Mapping[str, np.ndarray], folde
         model: the file.
         feeds: its inputs, by name.
         folder: a folder for the files of the two processes.
+        only: as in `Subject.record`.
     """
-    job = {"model": str(model), "optimise": runtime.optimise}
+    job: dict[str, Any] = {"model": str(model), "optimise": runtime.optimise}
+    if only is not None:
+        job["only"] = list(only)
     with Process(runtime.module) as process:
         return process.record(job, feeds, folder)
 

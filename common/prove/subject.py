@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,11 +16,9 @@ from common.graphs.onnx_reader import fill_shapes, inputs_of, read_model, state_
 from common.prove.array_files import write_arrays
 from common.prove.keras_layers import layer_of
 from common.prove.litert import LITERT, record_file
-from common.prove.models import ModelName
+from common.prove.optimised import record_optimised
 from common.prove.runtimes import FILE_RUNTIMES, ONNX_RUNTIMES, Here, Process, Recorded, Runtime, record
 from common.prove.torch_export import OFFICIAL, SPECIFICATION
-from common.prove.torch_run import TorchJobs
-from common.specs.seeded import seeded_generator
 
 if TYPE_CHECKING:
     import onnx
@@ -68,6 +65,7 @@ class Subject:
     """An ONNX file."""
 
     runtimes: tuple[Runtime, ...] = FILE_RUNTIMES
+    never_deployed = frozenset({ONNX_RUNTIMES[0].name})
 
     def __init__(
         self,
@@ -92,15 +90,32 @@ class Subject:
         fill_shapes(self.model, {name: array.shape for name, array in given.items()})
         self.graph: Graph = replace(read_graph(path, self.model), name=text)
 
-    def record(self, runtime: Runtime, feeds: Mapping[str, np.ndarray]) -> Recorded:
-        """Record every value that a runtime makes, by its name in the graph."""
-        return record(runtime, self.path, feeds, self.folder)
+    def record(self, runtime: Runtime, feeds: Inputs, only: Sequence[str] | None = None) -> Recorded:
+        """Record every value that a runtime makes, by its name in the graph.
+
+        Args:
+            runtime: how.
+            feeds: the inputs, by name.
+            only: the values that are asked for beside the outputs, if not all; it may lack some of them. If there are
+                none, the model itself runs, as it is deployed.
+        """
+        return record(runtime, self.path, feeds, self.folder, only)
+
+    def optimised(self, feeds: Inputs) -> Recorded:
+        """Record the values of the graph that ONNX Runtime makes of what is deployed."""
+        return record_optimised(self.path, self.model, self.graph, feeds, self.folder)
+
+    @property
+    def deployed(self) -> list[Runtime]:
+        """The runtimes in which it is deployed."""
+        return [runtime for runtime in self.runtimes if runtime.name not in self.never_deployed]
 
 
 class TorchSubject(Subject):
     """A PyTorch module: eager, compiled, its specification in ONNX Runtime, and its official export."""
 
     runtimes: tuple[Runtime, ...] = (*TORCH_RUNTIMES, *FILE_RUNTIMES, EXPORT)
+    never_deployed = frozenset(runtime.name for runtime in ONNX_RUNTIMES)  # the export is
 
     def __init__(self, text: str, process: Process | Here, folder: Path) -> None:
         super().__init__(text, folder / SPECIFICATION, folder)
@@ -110,21 +125,33 @@ class TorchSubject(Subject):
         self.refused: str | None = None
         """The reason why its framework cannot export it, if so."""
 
-    def record(self, runtime: Runtime, feeds: Mapping[str, np.ndarray]) -> Recorded:
+    def record(self, runtime: Runtime, feeds: Inputs, only: Sequence[str] | None = None) -> Recorded:
         if runtime in TORCH_RUNTIMES or runtime == KERAS_RUNTIMES[0]:
             job = {"compile": runtime.optimise, "inputs": list(self.graph.inputs)}
-            return self.process.record(job, feeds, self.folder)
-        if runtime == EXPORT:
-            return self._of_export(feeds)
-        return super().record(runtime, feeds)
+            return self.process.record(job | self._asked(only), feeds, self.folder)
+        if runtime == EXPORT or (only is not None and runtime not in ONNX_RUNTIMES):
+            return self._of_export(feeds, lambda _, given: record(runtime, self._official, given, self.folder, only))
+        return super().record(runtime, feeds, only)
 
-    def _of_export(self, feeds: Mapping[str, np.ndarray]) -> Recorded:
-        """The outputs of the official export. Its inputs and outputs may have other names, but have the same order."""
+    def optimised(self, feeds: Inputs) -> Recorded:
+        def run(export: Graph, given: Inputs) -> Recorded:
+            return record_optimised(self._official, read_model(self._official), export, given, self.folder)
+
+        return self._of_export(feeds, run)
+
+    def _asked(self, only: Sequence[str] | None) -> dict[str, Any]:
+        return {} if only is None else {"only": list(only), "outputs": list(self.graph.outputs)}
+
+    @property
+    def _official(self) -> Path:
+        return self.folder / OFFICIAL
+
+    def _of_export(self, feeds: Inputs, run: Callable[[Graph, Inputs], Recorded]) -> Recorded:
+        """The values of the official export. Its inputs and outputs may have other names, but have the same order."""
         if self.refused:
             return Recorded(error=f"PyTorch cannot export it: {self.refused}", skipped=True)
-        export = read_graph(self.folder / OFFICIAL)
-        given = dict(zip(export.inputs, (feeds[name] for name in self.graph.inputs), strict=True))
-        found = record(EXPORT, self.folder / OFFICIAL, given, self.folder)
+        export = read_graph(self._official)
+        found = run(export, dict(zip(export.inputs, (feeds[name] for name in self.graph.inputs), strict=True)))
         if not found.error:
             outputs = zip(self.graph.outputs, export.outputs, strict=True)
             found.values = {**found.values, **{ours: found.values[theirs] for ours, theirs in outputs}}
@@ -151,20 +178,22 @@ class KerasSubject(TorchSubject):
         self.layers: dict[str, str] | None = None
         """The value that each call of a layer makes."""
 
-    def record(self, runtime: Runtime, feeds: Mapping[str, np.ndarray]) -> Recorded:
+    def record(self, runtime: Runtime, feeds: Inputs, only: Sequence[str] | None = None) -> Recorded:
         if self.layers is None:
             self._find_layers(feeds)
+        assert self.layers is not None
         if runtime == LITERT:
-            return self._in_litert(feeds)
+            return self._in_litert(feeds, deployed=only is not None)
         if runtime not in KERAS_RUNTIMES[1:]:
-            return super().record(runtime, feeds)
+            return super().record(runtime, feeds, only)
         if runtime.needs and importlib.util.find_spec(runtime.needs) is None:
             return Recorded(error=f"{runtime.needs} is not installed; pip install {runtime.needs}", skipped=True)
         variables = {"KERAS_BACKEND": runtime.name.removeprefix("keras-"), "JAX_PLATFORMS": "cpu"}
+        calls = None if only is None else [call for call, value in self.layers.items() if value in only]
         with Process("common.prove.keras_run", variables) as process:
-            found = process.record(self._job, feeds, self.folder)
-        assert self.layers is not None
-        return replace(found, values={self.layers[call]: v for call, v in found.values.items() if call in self.layers})
+            found = process.record(self._job | self._asked(calls), feeds, self.folder)
+        called = self.layers if only is None else self.layers | {name: name for name in self.graph.outputs}
+        return replace(found, values={called[call]: v for call, v in found.values.items() if call in called})
 
     @property
     def _job(self) -> dict[str, Any]:
@@ -172,7 +201,7 @@ class KerasSubject(TorchSubject):
         told = {"load": self.called, "shape": self.shape, "weights": self._weights}
         return told | {"inputs": list(self.graph.inputs)}
 
-    def _in_litert(self, feeds: Mapping[str, np.ndarray]) -> Recorded:
+    def _in_litert(self, feeds: Inputs, *, deployed: bool) -> Recorded:
         """The values of the model's export in LiteRT, which is made on TensorFlow."""
         known = super().record(ONNX_RUNTIMES[0], feeds)
         file, given = self.folder / "export.tflite", self.folder / "layers.safetensors"
@@ -180,7 +209,8 @@ class KerasSubject(TorchSubject):
             answer = process.ask(self._job | {"export": str(file), "feeds": str(given)})
         if "error" in answer or known.error:
             return Recorded(error=answer.get("error") or known.error)
-        return record_file(file, self.text, self.graph, {**feeds, **known.values}, self.folder)
+        known_values = {**feeds, **known.values}
+        return record_file(file, self.text, self.graph, known_values, self.folder, deployed=deployed)
 
     @property
     def _weights(self) -> str:
@@ -215,102 +245,3 @@ def with_sources(graph: Graph, sources: Mapping[str, str]) -> Graph:
             for name in node.reads:
                 of_value.setdefault(name, source)
     return replace(graph, nodes=tuple(reversed(nodes)))
-
-
-def _file(
-    name: ModelName,
-    folder: Path,
-    shape: Sequence[int] | None,
-    turn: bool,
-    example: Example | None,
-    inputs: Inputs | None,
-    shapes: Shapes | None,
-) -> Subject:
-    """An ONNX file, for an input of some shape. With `turn`, the channels of the image may be on another axis."""
-    try:
-        return Subject(name.text, Path(name.home), folder, shape, example, inputs, shapes)
-    except TriptychError:
-        if not turn or shape is None or len(shape) != 4:
-            raise
-        for axes in ((0, 2, 3, 1), (0, 3, 1, 2)):
-            with suppress(TriptychError):
-                return Subject(name.text, Path(name.home), folder, [shape[axis] for axis in axes])
-        raise
-
-
-def make_ready(
-    name: ModelName | InMemory,
-    folder: Path,
-    ends: ExitStack,
-    *,
-    shape: Sequence[int] | None = None,
-    example: Example | None = None,
-    inputs: Inputs | None = None,
-    shapes: Shapes | None = None,
-    seed: int = 0,
-    backends: Sequence[str] | None = None,
-    turn: bool = False,
-    marked: bool = False,
-    checkpoint: Path | None = None,
-) -> Subject:
-    """A model's graph and its runtimes, which are open until `ends` is closed.
-
-    Args:
-        name: the name of the model, or the model itself.
-        folder: an empty folder for files.
-        ends: closes the processes that are started.
-        shape: the shape of its only input, if the model does not say it.
-        example: its inputs, in order.
-        inputs: its inputs, or some of them, by name.
-        shapes: the shapes of others, by name.
-        seed: the seed of the weights of models without their own.
-        backends: the runtimes of a model that is not a file, by name; all if None.
-        turn: whether the channels of the example may be on the axis of another framework.
-        checkpoint: the checkpoint from which a model that is not a file takes its weights.
-        marked: whether a model that is not a file gets marks as weights (`common.prove.marks`); its own weights are
-            then in `own`.
-
-    Raises:
-        TriptychError: there is no such model, or its input shape is not known.
-    """
-    folder.mkdir()
-    if isinstance(name, ModelName) and name.is_onnx:
-        shape = shape or (example[0].shape if example and len(example) == 1 else None)
-        return _file(name, folder, shape, turn, example, inputs, shapes)
-    process: Process | Here
-    if isinstance(name, InMemory):
-        process = Here(TorchJobs(name.model).do)
-    else:
-        process = ends.enter_context(Process("common.prove.torch_run", {"KERAS_BACKEND": "torch"}))
-    official = not backends or EXPORT.name in backends
-    called = name.home if isinstance(name, ModelName) and not name.name else name.text
-    asked: dict[str, Any] = {
-        "export": called,
-        "shape": shape,
-        "folder": str(folder),
-        "seed": seed,
-        "official": official,
-        "turn": turn,
-    }
-    if checkpoint:
-        asked["checkpoint"] = str(checkpoint)
-    if marked:
-        asked["own"] = str(folder / "own.safetensors")
-    drawn = {name: seeded_generator(seed, name).standard_normal(s, np.float32) for name, s in (shapes or {}).items()}
-    named = {**drawn, **(inputs or {})} if example is None else {}
-    numbered = {f"{place:03}": array for place, array in enumerate(example or ())}
-    if named or numbered:
-        file = asked["examples"] = str(folder / "examples.safetensors")
-        write_arrays(named or numbered, file)
-        asked["by_name"] = list(named)
-    answer = process.ask(asked)
-    if "error" in answer:
-        raise TriptychError(f"{name.text} cannot be exported: {answer['error']}")
-    subject = TorchSubject(name.text, process, folder)
-    if answer["keras"]:
-        subject = KerasSubject(called, name.text, process, folder, shape, answer.get("inputs", ()))
-    subject.own = asked.get("own")
-    subject.refused = answer.get("refused")
-    if backends:
-        subject.runtimes = tuple(runtime for runtime in subject.runtimes if runtime.name in backends)
-    return subject

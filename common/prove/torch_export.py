@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -60,26 +60,49 @@ class Exported:
         assert program is not None
         return program
 
-    def record(self, given: Mapping[str, torch.Tensor], compiled: bool) -> tuple[dict[str, np.ndarray], float, bool]:
+    def record(
+        self, given: Mapping[str, torch.Tensor], compiled: bool, only: Collection[str] | None = None
+    ) -> tuple[dict[str, np.ndarray], float, bool]:
         """Every value, the seconds, and whether the model's own call gives the same bits as its graph.
 
         Args:
             given: the inputs by their names in the specification, in its order.
             compiled: whether to use `torch.compile`.
+            only: the values that are wanted, if not all.
         """
         import torch
 
-        names, graph = _recording_everything(self.graph)
+        names, graph = _recording(self.graph, only)
         run = torch.compile(graph) if compiled else graph
         with torch.no_grad():
             values = run(*given.values())
             started = time.perf_counter()
             values = run(*given.values())
             seconds = time.perf_counter() - started
-            ordered, named = arguments(self.model, given if self.by_name else list(given.values()))
+            ordered, named = self._arguments(given)
             same = compiled or _equal(self.graph(*ordered, **named), self.model(*ordered, **named))
         arrays = {name: value.detach().numpy() for name, value in zip(names, values, strict=True)}
         return arrays, seconds, same
+
+    def call(self, given: Mapping[str, torch.Tensor], compiled: bool) -> tuple[list[np.ndarray], float]:
+        """What the model itself returns, called as its users call it, and the seconds."""
+        import torch
+        from torch.utils._pytree import tree_leaves
+
+        ordered, named = self._arguments(given)
+        run = torch.compile(self.model) if compiled else self.model
+        if hasattr(self.model, "predict_on_batch") and not compiled:
+            run = self.model.predict_on_batch
+        with torch.no_grad():
+            run(*ordered, **named)
+            started = time.perf_counter()
+            returned = run(*ordered, **named)
+            seconds = time.perf_counter() - started
+        found = [leaf.detach().numpy() if hasattr(leaf, "detach") else leaf for leaf in tree_leaves(returned)]
+        return [array for array in found if isinstance(array, np.ndarray)], seconds
+
+    def _arguments(self, given: Mapping[str, torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, torch.Tensor]]:
+        return arguments(self.model, given if self.by_name else list(given.values()))
 
 
 @contextmanager
@@ -102,8 +125,8 @@ def arguments(model: Any, given: Given) -> tuple[tuple[Any, ...], dict[str, torc
     return ((list(given),) if hasattr(model, "get_layer") and len(given) > 1 else tuple(given)), {}
 
 
-def _recording_everything(graph: Any) -> tuple[list[str], Any]:
-    """The graph with every tensor that it computes as an output, and their names."""
+def _recording(graph: Any, only: Collection[str] | None = None) -> tuple[list[str], Any]:
+    """The graph with every tensor that it computes as an output, or only some; and their names."""
     import torch
 
     traced = copy.deepcopy(graph.graph)
@@ -116,8 +139,11 @@ def _recording_everything(graph: Any) -> tuple[list[str], Any]:
     for node in reversed(list(traced.nodes)):
         if (node.op == "call_module" or "_guards" in node.name) and not node.users:
             traced.erase_node(node)
+    nodes = [node for node in nodes if only is None or node.name in only]
     output = next(node for node in traced.nodes if node.op == "output")
     output.args = (tuple(nodes),)
+    if only is not None:
+        traced.eliminate_dead_code()
     traced._codegen = torch.fx.graph.CodeGen()  # the exported one puts outputs back into the model's own structure
     module = torch.fx.GraphModule(graph, traced)
     return [node.name for node in nodes], module

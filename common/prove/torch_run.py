@@ -5,8 +5,9 @@
   has the names of the examples, if the model gets them by name. With `"own": FILE` the specification is that of the
   model with marks for weights, and its own weights go into that file.
 - `{"feeds": …, "inputs": […], "values": …, "compile": …}` runs the model and records every value that has a name in the
-  specification. With `"among": […]` it answers which of these values are the output of a Keras layer, and writes the
-  model's weights to `"weights"`.
+  specification. With `"only": […]` it records these and the `"outputs"` of the specification alone; with an empty list,
+  the model itself is called, as its users call it. With `"among": […]` it answers which of these values are the output
+  of a Keras layer, and writes the model's weights to `"weights"`.
 - `{"variables": FILE}` writes all its variables. `{"set": FILE, "folder": …}` sets them and writes the specification
   again.
 - `{"save": FILE}` writes its own checkpoint. With `"checkpoint": FILE` beside `"export"`, its weights come from one.
@@ -26,7 +27,7 @@ from safetensors.numpy import load_file
 
 from common.errors import TriptychError
 from common.graphs.onnx_reader import check_shape
-from common.prove.array_files import write_arrays
+from common.prove.array_files import by_name, write_arrays
 from common.prove.keras_layers import called_in_graph, recording
 from common.prove.marks import Marks
 from common.prove.models import ModelName, load, parse
@@ -231,7 +232,13 @@ class TorchJobs:
 
     def _record(self, job: dict[str, Any]) -> dict[str, Any]:
         assert self.exported
-        values, seconds, same = self.exported.record(_given(job), job["compile"])
+        only = job.get("only")
+        if only == []:
+            made, seconds = self.exported.call(_given(job), job["compile"])
+            write_arrays(by_name(job["outputs"], made), job["values"])
+            return {"seconds": seconds}
+        wanted = None if only is None else {*only, *job["outputs"]}
+        values, seconds, same = self.exported.record(_given(job), job["compile"], wanted)
         write_arrays(values, job["values"])
         return {"seconds": seconds, "same": same}
 
