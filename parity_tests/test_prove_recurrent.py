@@ -332,7 +332,15 @@ class TestInPyTorch:
             "GRU, two layers": (Net(nn.GRU(5, 7, 2, bidirectional=True)), (6, 1, 5)),
         }
 
-    @pytest.mark.parametrize("name", ["LSTM", "LSTM, two layers", "GRU", "GRU, two layers"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "LSTM, two layers",
+            "GRU",
+            pytest.param("LSTM", marks=pytest.mark.slow),
+            pytest.param("GRU, two layers", marks=pytest.mark.slow),
+        ],
+    )
     def test_a_layer_is_certified_eager_and_in_onnx_runtime(self, name, nets):
         net, shape = nets[name]
         report = prove(net, input_shape=shape, backends=["torch", "onnxruntime"])
@@ -340,6 +348,25 @@ class TestInPyTorch:
         random = report.runs[1]
         judged = {row.backend: [layer.kind for layer in row.layers] for row in random.backends}
         assert {"LSTM", "GRU"} & {*judged["onnxruntime"]}
+
+    def test_a_model_that_reads_the_last_state_alone_is_proved_by_all(self, nets):
+        torch = pytest.importorskip("torch")
+
+        class Last(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer, self.head = (
+                    torch.nn.GRU(5, 32, batch_first=True, bidirectional=True),
+                    torch.nn.Linear(32, 3),
+                )
+
+            def forward(self, x):
+                return self.head(self.layer(x)[1][1])
+
+        torch.manual_seed(0)
+        report = prove(Last(), input_shape=(2, 50, 5), backends=["torch", "torch-compile"], probes=["random"])
+        assert report.verdict == "certified", str(report)
+        assert [[layer.kind for layer in row.layers].count("GRU") for row in report.runs[0].backends] == [2, 2]
 
     def test_its_export_is_certified_and_a_changed_one_located(self, nets, tmp_path):
         torch = pytest.importorskip("torch")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import operator
 import time
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ class Exported:
         onnxscript.optimizer.fold_constants(program.model, onnx_shape_inference=True)
         _leave_out_zeros(program.model.graph)
         onnxscript.optimizer.remove_unused_nodes(program.model)
+        self.hidden_states = _hidden_states(program.model.graph)
         program.save(folder / SPECIFICATION, external_data=False)
         exported = program.exported_program
         assert exported is not None
@@ -72,7 +74,7 @@ class Exported:
         """
         import torch
 
-        names, graph = _recording(self.graph, only)
+        names, graph = _recording(self.graph, self.hidden_states, only)
         run = torch.compile(graph) if compiled else graph
         with torch.no_grad():
             values = run(*given.values())
@@ -125,11 +127,48 @@ def arguments(model: Any, given: Given) -> tuple[tuple[Any, ...], dict[str, torc
     return ((list(given),) if hasattr(model, "get_layer") and len(given) > 1 else tuple(given)), {}
 
 
-def _recording(graph: Any, only: Collection[str] | None = None) -> tuple[list[str], Any]:
-    """The graph with every tensor that it computes as an output, or only some; and their names."""
+def _hidden_states(graph: Any) -> dict[str, tuple[str, int, int]]:
+    """For each recurrent call, the value of the specification that has all hidden states of its last layer, in how many
+    directions there are, of how many units.
+
+    The exporter says for each node which call it is of.
+    """
+    found = {}
+    for node in graph:
+        called = node.metadata_props.get("pkg.torch.onnx.fx_node", "").partition(" ")[0].removeprefix("%")
+        if node.op_type in ("LSTM", "GRU") and called:
+            states = node.outputs[0]
+            states.name = states.name or f"{node.name}/states"  # it may be unused
+            directions = 1 + (node.attributes["direction"].as_string() == "bidirectional")
+            found[called] = states.name, directions, node.attributes["hidden_size"].as_int()
+    return found
+
+
+def _recording(
+    graph: Any, hidden_states: Mapping[str, tuple[str, int, int]], only: Collection[str] | None = None
+) -> tuple[list[str], Any]:
+    """The graph with every tensor that it computes as an output, or only some; and their names.
+
+    Of a recurrent call, all hidden states are recorded in the specification's layout, (T, D, N, hidden), even if the
+    model only reads the last.
+    """
     import torch
 
     traced = copy.deepcopy(graph.graph)
+    states = {}
+    for node in list(traced.nodes):
+        if node.name in hidden_states and node.target in (torch.ops.aten.lstm.input, torch.ops.aten.gru.input):
+            name, directions, units = hidden_states[node.name]
+            with traced.inserting_after(node):
+                made = traced.call_function(operator.getitem, (node, 0))
+            for call, arguments in (
+                (torch.transpose, (0, 1) if node.args[8] else (0, 0)),
+                (torch.unflatten, (2, (directions, units))),
+                (torch.transpose, (1, 2)),
+            ):
+                with traced.inserting_after(made):
+                    made = traced.call_function(call, (made, *arguments))
+            states[made] = name
     nodes = [
         node for node in traced.nodes if node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor)
     ]
@@ -141,12 +180,13 @@ def _recording(graph: Any, only: Collection[str] | None = None) -> tuple[list[st
             traced.erase_node(node)
     nodes = [node for node in nodes if only is None or node.name in only]
     output = next(node for node in traced.nodes if node.op == "output")
-    output.args = (tuple(nodes),)
+    states = {made: name for made, name in states.items() if only is None or name in only}
+    output.args = ((*nodes, *states),)
     if only is not None:
         traced.eliminate_dead_code()
     traced._codegen = torch.fx.graph.CodeGen()  # the exported one puts outputs back into the model's own structure
     module = torch.fx.GraphModule(graph, traced)
-    return [node.name for node in nodes], module
+    return [*(node.name for node in nodes), *states.values()], module
 
 
 def _equal(one: Any, other: Any) -> bool:
