@@ -147,6 +147,9 @@ SHOWN_BY = {
     "triptych export lenet5 --framework torch --out lenet5.onnx": "test_terminal.py::test_files",
     "triptych prove lenet5.onnx": "test_prove.py::test_the_command",
     "triptych prove lenet5.onnx --deployed": "test_prove_deployed.py::test_the_command_and_its_report",
+    "triptych prove lenet5.onnx --probe cat.jpg": (
+        "test_prove_input_files.py::test_what_a_file_holds_is_what_the_model_is_run_on"
+    ),
     "triptych show lenet5.onnx": "test_terminal.py::test_files",
     "triptych port lenet5.onnx --to keras --out lenet5.keras": "test_porting.py::test_the_proof",
     "triptych port lenet5.pth --to keras --out lenet5.keras": "test_porting.py::test_the_proof",

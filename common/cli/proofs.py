@@ -22,10 +22,11 @@ from common.errors import TriptychError
 from common.explorer.proof import draw_page, overview, write_page_of, write_proof
 from common.explorer.report import prepare
 from common.parity.results import worst
+from common.prove.input_files import Picture, read_array, read_picture
 from common.prove.judging import UNPROVED
 from common.prove.listing import expanded, is_pattern
 from common.prove.many import EVERY_RUNTIME, Proved
-from common.prove.proof import PROBES, WEIGHTS, Request, is_given_as, results_of
+from common.prove.proof import PROBES, WEIGHTS, Request, results_of
 from common.prove.results import ProofRun, RuntimeResult, as_json, told
 from common.prove.sensitivity import Sensitivity
 
@@ -218,15 +219,7 @@ def read_inputs(given: Sequence[str]) -> dict[str, np.ndarray]:
         name, _, file = text.partition("=")
         if not file:
             raise TriptychError(f"--input {text} names no file; give NAME=FILE.npy")
-        try:
-            array = np.load(Path(file), allow_pickle=False)
-        except FileNotFoundError:
-            raise TriptychError(f"there is no file {file}") from None
-        except (ValueError, OSError, EOFError):
-            raise TriptychError(f"{file} is no NumPy file of numbers") from None
-        if not is_given_as(array.dtype):
-            raise TriptychError(f"{file} holds {array.dtype}, expected float32, integers or truth values")
-        arrays[name] = array
+        arrays[name] = read_array(file)
     return arrays
 
 
@@ -265,16 +258,21 @@ def read_shapes(given: Sequence[str]) -> tuple[list[int] | None, dict[str, list[
     return only, shapes
 
 
-def check_probes(names: Sequence[str]) -> Sequence[str]:
-    """The probes, if there are such.
+def read_probes(names: Sequence[str]) -> tuple[Sequence[str], Picture | None]:
+    """The probes, and the input of the random probe, if there is a file in the place of its name.
 
     Raises:
-        TriptychError: there are none.
+        TriptychError: there is no such probe and no such file, or two files are given.
     """
-    for name in names:
-        if name not in PROBES:
-            raise TriptychError(f"there is no probe {name!r} for models; probes are {' and '.join(PROBES)}")
-    return names
+    files = [name for name in names if name not in PROBES]
+    for name in files:
+        if not Path(name).is_file():
+            told = f"there is no probe {name!r} for models; probes are {' and '.join(PROBES)}"
+            raise TriptychError(f"{told}, or a file with the input of the random probe")
+    if len(files) > 1:
+        raise TriptychError(f"--probe {files[0]} and --probe {files[1]} both give the random probe's input; give one")
+    probes = dict.fromkeys("random" if name in files else name for name in names)
+    return tuple(probes), read_picture(files[0]) if files else None
 
 
 def check_weights(name: str | None) -> str | None:

@@ -26,7 +26,11 @@ def prove(
         ),
     ],
     probe: Annotated[
-        list[str] | None, typer.Option(help="Probe: exact or random; may be repeated. Both by default.")
+        list[str] | None,
+        typer.Option(
+            help="Probe: exact or random; may be repeated. Both by default. A file (.npy, or an image) is the input of "
+            "the random probe."
+        ),
     ] = None,
     input_shape: Annotated[
         list[str] | None,
@@ -78,12 +82,14 @@ def prove(
     json: Json = False,
 ) -> None:
     """Prove a model of your own: in every runtime, every node must lie within its rounding bound of float64."""
-    from common.cli.proofs import check_probes, check_weights, prove_command, read_inputs, read_shapes
+    from common.cli.proofs import check_weights, prove_command, read_inputs, read_probes, read_shapes
     from common.prove.proof import PROBES, Request
 
     shape, shapes = read_shapes(input_shape or ())
+    probes, picture = read_probes(probe or PROBES)
     request = Request(
-        probes=check_probes(probe or PROBES),
+        probes=probes,
+        picture=picture,
         shape=shape,
         seed=seed,
         inputs=read_inputs(given or ()),

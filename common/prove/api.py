@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from common.errors import TriptychError
+from common.prove.input_files import is_given_as
 from common.prove.models import ModelName, parse
-from common.prove.proof import PROBES, Given, Request, is_given_as
+from common.prove.proof import PROBES, Given, Request
 from common.prove.proof import prove as prove_models
 from common.prove.results import Report
 from common.prove.subject import FIRST, InMemory

@@ -14,8 +14,13 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.graphs import Graph
+from common.graphs.onnx_files import load
+from common.graphs.onnx_reader import inputs_of
+from common.implementations import FRAMEWORKS
+from common.operations.preprocessing import Preprocessing
 from common.prove.deployed import AsDeployed
 from common.prove.exact import exact_probe
+from common.prove.input_files import PLAIN, Picture, as_input, layouts, only_input
 from common.prove.judging import Expected
 from common.prove.litert import LITERT, record_file
 from common.prove.matching import corresponding
@@ -25,6 +30,7 @@ from common.prove.results import ProofRun, judged
 from common.prove.runtimes import FILE_RUNTIMES, ONNX_RUNTIMES, Recorded, record
 from common.prove.sensitivity import sensitivity_of
 from common.prove.subject import TORCH_RUNTIMES, Example, InMemory, Shapes, Subject, TorchSubject
+from common.specs import get_spec
 from common.specs.seeded import seeded_generator
 
 PROBES = ("exact", "random")
@@ -45,6 +51,8 @@ class Request:
     """The shapes of others, batch axis first, if the model does not say them."""
     example: Example | None = None
     """The user's arrays for all inputs, in order."""
+    picture: Picture | None = None
+    """The only input of the random probe, or an image that becomes it."""
     backends: Sequence[str] | None = None
     """The runtimes of a model that is not a file; all if None."""
     weights: str | None = None
@@ -103,8 +111,7 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
             options |= {"seed": request.seed, "backends": request.backends, "turn": any(paired)}
             return make_ready(name, Path(place) / str(number), ends, **options)
 
-        given = {what: getattr(request, what) for what in ("example", "inputs", "shape", "shapes")}
-        proof = _Proof(ready(names[0], 0, **given), request, advance)
+        proof = _Proof(_first(names[0], request, ready), request, advance, preprocessing_of(names[0]))
         runs = proof.runs()
         for number, (name, as_pair) in enumerate(zip(others, paired, strict=True), start=1):
             if isinstance(name, ModelName) and name.is_tflite:
@@ -113,6 +120,31 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
             other = ready(name, number, marked=as_pair == "first", **like(proof.feeds))
             runs += proof.pair_with(other) if as_pair else proof.runs_of(other)
         return runs
+
+
+def _first(name: Given, request: Request, ready: Callable[..., Subject]) -> Subject:
+    """The first model, for the inputs that are given. The channels of an array may be on another axis than its own."""
+    given = {what: getattr(request, what) for what in ("example", "inputs", "shape", "shapes")}
+    if request.picture is not None and (request.inputs or request.example is not None):
+        raise TriptychError("--probe FILE is the only input of a model; leave it out, or leave out --input")
+    if not isinstance(request.picture, np.ndarray) or request.shape:
+        return ready(name, 0, **given)
+    if isinstance(name, ModelName) and name.is_onnx:
+        only_input([value.name for value in inputs_of(load(name.home, weights=False))], name.text)
+    refusals = []
+    for number, array in enumerate(layouts(request.picture)):
+        try:
+            return ready(name, -number, **given | {"example": (array,), "shape": array.shape})
+        except TriptychError as error:
+            refusals.append(error)
+    raise refusals[0]
+
+
+def preprocessing_of(name: Given) -> Preprocessing:
+    """How an image is prepared for a model: for one of the catalogue as its paper says."""
+    if isinstance(name, ModelName) and name.home in {framework.package for framework in FRAMEWORKS.values()}:
+        return get_spec(name.name).preprocessing
+    return PLAIN
 
 
 PAIRED = ("torch", "keras-torch", "onnxruntime", "openvino")
@@ -135,7 +167,7 @@ def is_other_network(name: Given) -> str | None:
 class _Proof:
     """One model, its inputs, and its runtimes."""
 
-    def __init__(self, subject: Subject, request: Request, advance: Advance) -> None:
+    def __init__(self, subject: Subject, request: Request, advance: Advance, recipe: Preprocessing) -> None:
         self.subject, self.request, self.advance = subject, request, advance
         given = {subject.inputs_by_name.get(name, name): array for name, array in request.inputs.items()}
         if request.example is not None:
@@ -144,6 +176,9 @@ class _Proof:
                 takes = ", ".join(names)
                 raise TriptychError(f"{len(request.example)} inputs are given; {self.graph.name} takes {takes}")
             given |= dict(zip(names, request.example, strict=True))
+        if request.picture is not None:
+            name = only_input(list(self.graph.inputs), self.graph.name)
+            given[name] = as_input(request.picture, self.graph.inputs[name], self.graph.name, recipe)
         self.feeds = random_feeds(subject.graph, request.seed, _fitting(given, self.graph))
 
     @property
@@ -276,11 +311,6 @@ def random_feeds(graph: Graph, seed: int, given: Mapping[str, np.ndarray] | None
         name: given[name] if name in given else seeded_generator(seed, name).standard_normal(shape, np.float32)
         for name, shape in graph.inputs.items()
     }
-
-
-def is_given_as(kind: np.dtype) -> bool:
-    """Whether an input of a model may have this type: float32, integers or truth values."""
-    return kind == np.float32 or kind.kind in "iub"
 
 
 def _fitting(given: Mapping[str, np.ndarray], graph: Graph) -> Mapping[str, np.ndarray]:

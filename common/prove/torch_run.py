@@ -98,7 +98,10 @@ def _called_with(
         TriptychError: the model has no such input, or needs another.
     """
     if not by_name:
-        return [given[place] for place in sorted(given)]
+        ordered = [given[place] for place in sorted(given)]
+        if not hasattr(model, "get_layer"):
+            _require_call(name, model, "1 input" if len(ordered) == 1 else f"{len(ordered)} inputs", *ordered)
+        return ordered
     if hasattr(model, "get_layer"):
         names = [value.name for value in model.inputs]
         if set(names) != set(by_name):
@@ -111,13 +114,22 @@ def _called_with(
                 told = f"takes {value.name}, which is {value.dtype}, not float32"
                 raise TriptychError(f"{name.text} {told}; give it with --input {value.name}=FILE.npy")
         return [given[place] for place in names]
+    _require_call(name, model, ", ".join(by_name), **given)
+    return {place: given[place] for place in by_name}
+
+
+def _require_call(name: ModelName, model: Any, called: str, *ordered: Any, **named: Any) -> None:
+    """Check that a PyTorch model can be called with some inputs.
+
+    Raises:
+        TriptychError: it takes others.
+    """
     signature = inspect.signature(model.forward)
     try:
-        signature.bind(**given)
+        signature.bind(*ordered, **named)
     except TypeError as error:
-        told = f"{', '.join(by_name)}: {error}; it takes {', '.join(signature.parameters)}"
-        raise TriptychError(f"{name.text} cannot be called with {told}") from None
-    return {place: given[place] for place in by_name}
+        told = f"{called}: {error}; it takes {', '.join(signature.parameters)}"
+        raise TriptychError(f"{name.text} cannot be called with {told}; give each with --input NAME=FILE.npy") from None
 
 
 def _given(job: dict[str, Any]) -> dict[str, torch.Tensor]:

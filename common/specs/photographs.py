@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from common.errors import TriptychError
 from common.files import os_error_sentence
+from common.operations.preprocessing import Preprocessing
 from common.specs.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -77,9 +79,13 @@ def preprocess(picture: Image, spec: Architecture) -> np.ndarray:
     Returns:
         float32, (C, H, W), channels in the order of `spec.preprocessing.channels`; grey where the network takes one.
     """
-    channels, height, width = spec.input_shape
-    recipe = spec.preprocessing
-    pixels = fitted(picture, (height, width), spec).transpose(2, 0, 1).astype(np.float32)
+    return prepared(picture, spec.input_shape, spec.preprocessing)
+
+
+def prepared(picture: Image, shape: Sequence[int], recipe: Preprocessing) -> np.ndarray:
+    """As `preprocess`, for an input of `shape`, (channels, height, width), and by a recipe."""
+    channels, height, width = shape
+    pixels = _fitted(picture, (height, width), channels, recipe).transpose(2, 0, 1).astype(np.float32)
     mean, scale = (np.array(numbers, np.float32)[:channels, None, None] for numbers in (recipe.mean, recipe.scale))
     return np.ascontiguousarray((pixels - mean) / scale)
 
@@ -90,13 +96,17 @@ def fitted(picture: Image, size: tuple[int, int], spec: Architecture) -> np.ndar
     Returns:
         uint8, (H, W, C), channels in the order of `spec.preprocessing.channels`; grey where the network takes one.
     """
+    return _fitted(picture, size, spec.input_shape[0], spec.preprocessing)
+
+
+def _fitted(picture: Image, size: tuple[int, int], channels: int, recipe: Preprocessing) -> np.ndarray:
     from PIL import Image, ImageOps
 
     height, width = size
     scaled = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
-    if spec.input_shape[0] == 1:
+    if channels == 1:
         return np.array(scaled.convert("L"))[..., None]
-    return np.asarray(scaled)[..., ["RGB".index(channel) for channel in spec.preprocessing.channels]]
+    return np.asarray(scaled)[..., ["RGB".index(channel) for channel in recipe.channels]]
 
 
 def photographs(spec: Architecture, count: int) -> np.ndarray:
