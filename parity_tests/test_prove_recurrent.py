@@ -364,9 +364,9 @@ class TestInPyTorch:
                 return self.head(self.layer(x)[1][1])
 
         torch.manual_seed(0)
-        report = prove(Last(), input_shape=(2, 50, 5), backends=["torch", "torch-compile"], probes=["random"])
+        report = prove(Last(), input_shape=(2, 50, 5), probes=["random"])
         assert report.verdict == "certified", str(report)
-        assert [[layer.kind for layer in row.layers].count("GRU") for row in report.runs[0].backends] == [2, 2]
+        assert {[layer.kind for layer in row.layers].count("GRU") for row in report.runs[0].backends} == {2}
 
     def test_its_export_is_certified_and_a_changed_one_located(self, nets, tmp_path):
         torch = pytest.importorskip("torch")

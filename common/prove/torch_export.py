@@ -49,7 +49,9 @@ class Exported:
 
     def write_official(self, folder: Path) -> None:
         """Write what PyTorch's exporter makes of the model by itself."""
-        self._program(self.model).save(folder / OFFICIAL, external_data=False)
+        program = self._program(self.model)
+        _hidden_states(program.model.graph)  # which names them as in the specification
+        program.save(folder / OFFICIAL, external_data=False)
 
     def _program(self, model: Any, **options: Any) -> Any:
         import torch
@@ -128,8 +130,8 @@ def arguments(model: Any, given: Given) -> tuple[tuple[Any, ...], dict[str, torc
 
 
 def _hidden_states(graph: Any) -> dict[str, tuple[str, int, int]]:
-    """For each recurrent call, the value of the specification that has all hidden states of its last layer, in how many
-    directions there are, of how many units.
+    """For each recurrent call, the value that has all hidden states of its last layer, the number of directions, and of
+    units. If the value is unused, it gets a name that is the same in every export.
 
     The exporter says for each node which call it is of.
     """
@@ -138,7 +140,8 @@ def _hidden_states(graph: Any) -> dict[str, tuple[str, int, int]]:
         called = node.metadata_props.get("pkg.torch.onnx.fx_node", "").partition(" ")[0].removeprefix("%")
         if node.op_type in ("LSTM", "GRU") and called:
             states = node.outputs[0]
-            states.name = states.name or f"{node.name}/states"  # it may be unused
+            if not (states.uses() or states.is_graph_output()):
+                states.name = f"{node.name}/states"
             directions = 1 + (node.attributes["direction"].as_string() == "bidirectional")
             found[called] = states.name, directions, node.attributes["hidden_size"].as_int()
     return found
