@@ -197,6 +197,17 @@ def test_a_known_mistake_is_named(name, change, told):
     assert told in (found.cause or ""), (found.cause, found.untried)
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e6, -0.9])
+@pytest.mark.parametrize("name", ["LSTM", "GRU, both, reset after"])
+def test_a_state_that_is_no_state_is_found(name, number):
+    values = recorded(CASES[name], X)
+    values["Y"] = values["Y"].copy()
+    values["Y"][2, 0, 1, 3] = number
+    found = {verdict.name: verdict for verdict in judge_graph(read_graph("mine.onnx", CASES[name]), values)}
+    assert found["it"].verdict == DIVERGED
+    assert found["it:1"].verdict in (IDENTICAL, CERTIFIED)
+
+
 def test_the_cell_in_place_of_the_hidden_state_is_named():
     values = recorded(CASES["LSTM"], X)
     values["Y_h"], values["Y_c"] = values["Y_c"], values["Y_h"]

@@ -10,7 +10,7 @@ judged by its own input. Only the cell's error is carried on, which the forget g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -108,8 +108,8 @@ class Recurrent(ArrayOperation):
         given = [Doubtful(x.astype(np.float64), error) for x, error in zip(inputs, errors, strict=True)]
         if self.batch_first:
             given = [each.moved(0, -2) for each in given]
-        x, known = given[0], given[-1]
-        begun = dict(zip(self.states, given[1:], strict=False))
+        x, begun = given[0], dict(zip(self.states, given[1:], strict=False))
+        known = self._possible(given[-1], begun)
         steps, images = x.value.shape[:2]
         made = Doubtful(*np.zeros((2, steps, len(self.backwards), images, self.hidden)))
         last = Doubtful(*np.zeros((2, len(self.backwards), images, self.hidden)))
@@ -129,6 +129,16 @@ class Recurrent(ArrayOperation):
         if not (made.error <= WIDEST * np.maximum(np.abs(made.value), 1)).all():
             raise Unread(f"its bound has grown to {made.error.max():.2g} after {steps} steps, which proves nothing")
         return made.moved(-2, 0) if self.batch_first else made
+
+    def _possible(self, known: Doubtful, begun: Mapping[int, Doubtful]) -> Doubtful:
+        """Hidden states that may be wrong, as possible ones, so that what follows from a wrong one has a bound.
+
+        No state is larger than 1 and the first one. One that is will be found to be wrong by its own step.
+        """
+        if not self.fed_back:
+            return known
+        most = 1.001 * max(1.0, begun[0].size.max(initial=0) if 0 in begun else 0.0)
+        return Doubtful(np.nan_to_num(np.clip(known.value, -most, most)), known.error)
 
     def _step(self, given: Terms, h: Doubtful, c: Doubtful, own: Parameters) -> tuple[Doubtful, Doubtful]:
         """The next state.
