@@ -3,7 +3,7 @@
 The bound is carried with the state. Each value of a step has the error that a float32 computation may have there: that
 of what it is computed from, and its own rounding (`common.operations.doubtful`).
 
-Through the recurrence's weights the bound may grow with every step: nearly twofold in a layer of 64 units. But the
+Through the recurrence's weights the bound may grow with every step: about twofold in a layer of 64 units. But the
 hidden states are the layer's own output. If they are known, each is judged by the one before it, as each layer is
 judged by its own input. Only the cell's error is carried on, which the forget gate makes smaller.
 """
