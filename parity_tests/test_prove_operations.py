@@ -30,6 +30,7 @@ MAP, LINE, BLOCK, TOKENS = (2, 4, 5, 7), (2, 4, 9), (1, 4, 3, 5, 4), (2, 3, 6)
 
 CASES = {
     # name: shape, operator, further inputs, attributes, and those that are changed to make it wrong
+    "MatMul, two vectors": ((7,), "MatMul", [normal(7)], {}, None),
     "Einsum, attention": (
         TOKENS,
         "Einsum",

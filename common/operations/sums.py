@@ -41,12 +41,12 @@ class Sums:
         """Of what the prepared factors, each with its like, were multiplied to.
 
         Args:
-            products: the three, (N, units, …); the first two are changed.
+            products: the three, (N, units, …), which are changed.
             bias: of the units, if there is one.
             terms: how many products an element sums.
         """
-        value, magnitude, squares = products
-        spread = np.sqrt(squares)
+        value, magnitude, squares = map(np.asarray, products)  # two vectors make a scalar
+        spread = np.sqrt(squares, out=squares)
         scale = 2.0 ** sum(self.shifts)
         per_unit = None if bias is None else bias.astype(np.float64).reshape(-1, *[1] * (value.ndim - 2))
         largest = 0.0 if per_unit is None else np.abs(per_unit).max(initial=0)

@@ -237,18 +237,21 @@ def scaled_errors(
     """
     if reference.spread is None:
         return 0.0, 0.0
-    units = (error.shape[0], error.shape[1] if error.ndim > 1 else 1, prod(error.shape[2:]))
-    with np.errstate(over="ignore"):
+    units = (*error.shape[:2], *[1] * (2 - error.ndim), prod(error.shape[2:]))
+    with np.errstate(over="ignore", invalid="ignore"):
         spread = reference.spread.astype(np.float32, copy=False)
         typical = np.abs(rounded) <= 4 * spread
         if not spread.min(initial=1) > _LEAST_SPREAD:
             typical &= spread > _LEAST_SPREAD
             spread = np.maximum(spread, _LEAST_SPREAD)
         counted = typical.astype(np.float32)  # which is multiplied with: to choose by truths takes ten times as long
-        scaled = error.astype(np.float32, copy=False) / spread
-        squares = np.einsum("ijk,ijk->j", *2 * [(scaled * counted).reshape(units)])
+        error = error.astype(np.float32, copy=False)
+        scaled = error / spread
+        scaled *= counted
+        squares = np.einsum("ijk,ijk->j", *2 * [scaled.reshape(units)])
         if not squares.max(initial=0) < _MOST**2:
-            squares = np.einsum("ijk,ijk->j", *2 * [(np.minimum(scaled, _MOST) * counted).reshape(units)])
+            scaled = np.minimum(error / spread, _MOST) * counted
+            squares = np.einsum("ijk,ijk->j", *2 * [scaled.reshape(units)])
     number = np.einsum("ijk->j", counted.reshape(units))
     return squares.astype(np.float64) / UNIT_ROUNDOFF**2, number.astype(np.float64)
 
