@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -210,6 +211,24 @@ def test_what_nothing_is_known_of_is_not_called_certified(tmp_path):
     (layer,) = row.layers
     assert (layer.name, layer.verdict) == ("f", "unproved")
     assert re.search(r"is [\d.e+]+, wider than 0.5 of its largest number, [\d.e+]+; .* up to 4 ULP", layer.cause)
+
+
+def test_outputs_with_the_bits_of_another_runtime_are_proved_by_it(tmp_path):
+    """If that one is proved."""
+    model, (runtime, plain) = FILES["fused"], (Compiled.runtimes[0], ONNX_RUNTIMES[0])
+    subject, feeds = Compiled("mine.onnx", saved(model, tmp_path), tmp_path), feeds_of(model)
+    subject.most = -1
+    proof = AsDeployed(subject, feeds, subject.graph, feeds, {name: name for name in subject.graph.makers()})
+    right = subject.record(runtime, feeds)
+    row = judged(plain, subject.graph, feeds, right, Expected())
+    proof.remember(plain, right, row)
+    others = {name: array * np.float32(1.5) for name, array in right.values.items()}
+    proof.remember(runtime, Recorded(others), judged(runtime, subject.graph, feeds, Recorded(others), Expected()))
+    found = proof._row(runtime)
+    assert (found.backend, found.verdict) == ("compiler", "certified")
+    assert found.note == "the bits of the recorded run of onnxruntime"
+    proof.remember(plain, right, replace(row, verdict="diverged"))
+    assert "the bits of the recorded run of" not in proof._row(runtime).note
 
 
 def test_a_wrong_weight_in_the_deployed_run_alone_is_seen(tmp_path):

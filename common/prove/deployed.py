@@ -3,7 +3,7 @@
 When every value is recorded, a runtime fuses less. So its outputs may have other bits than in deployment. These ways to
 judge them are tried in turn:
 
-- They are *the bits of the recorded run*, whose nodes have been judged.
+- They are *the bits of the recorded run*, whose nodes have been judged; or those of another runtime's, if it is proved.
 - *ONNX Runtime* writes the graph that it makes of a file. That graph is run node by node. If it gives the same bits,
   its values are those that were computed, and each that the specification has is judged (`common.prove.optimised`).
 - A *compiler* leaves most of its fusions as they are if only a few values are asked for. So the outputs of products are
@@ -24,7 +24,7 @@ from common.graphs import Graph
 from common.operations.rounding import Reference
 from common.parity.measures import measure
 from common.parity.results import INCOMPLETE
-from common.parity.verdicts import CERTIFIED, DIVERGED
+from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL
 from common.prove.judging import UNPROVED, Expected
 from common.prove.litert import LITERT
 from common.prove.optimised import PRODUCTS
@@ -88,8 +88,11 @@ class AsDeployed:
             return judged(runtime, self.graph, {}, found, Expected())
         outputs = self._outputs(found)
         seen = self.seen[runtime.name]
-        if seen.outputs and _same(outputs, seen.outputs):
-            return self._as_recorded(seen.row, found.seconds)
+        for name, other in sorted(self.seen.items(), key=lambda entry: entry[0] != runtime.name):
+            proved = other.row.verdict in (IDENTICAL, CERTIFIED)
+            if other.outputs and _same(outputs, other.outputs) and (proved or name == runtime.name):
+                told = f" of {name}" * (name != runtime.name)
+                return self._as_recorded(replace(other.row, backend=runtime.name), found.seconds, told)
         apart = _apart(outputs, seen.outputs)
         rows = []
         for told, attempt in self._attempts(runtime, seen):
@@ -103,12 +106,12 @@ class AsDeployed:
         rows.append(replace(row, note="; ".join((row.note or "", *widths))))
         return next((row for row in rows if row.verdict == DIVERGED), rows[0])
 
-    def _as_recorded(self, row: RuntimeResult, seconds: float) -> RuntimeResult:
-        """The row of a runtime whose outputs have the bits of its recorded run: what was found there holds here."""
+    def _as_recorded(self, row: RuntimeResult, seconds: float, whose: str) -> RuntimeResult:
+        """The row of a runtime whose outputs have the bits of a recorded run: what was found there holds here."""
         outputs = {self.graph.makers()[name].name for name in self.graph.outputs if name in self.graph.makers()}
         first = row.first_divergence
         layers = [node for node in row.layers if node.name in outputs or node.name == first]
-        said = "the bits of the recorded run"
+        said = f"the bits of the recorded run{whose}"
         if row.verdict == INCOMPLETE and not any(node.verdict == UNPROVED for node in layers):
             said += ", in which not every node is proved"
         return replace(row, layers=layers, note=said, seconds=seconds, timing={"run": seconds, "judge": 0.0})
