@@ -84,3 +84,10 @@ def test_a_file_that_does_not_fit_is_told_in_a_sentence(folder, monkeypatch, cap
 def test_an_array_of_more_inputs_than_one_is_refused():
     with pytest.raises(TriptychError, match="--probe FILE holds one number, but mine takes 2×5"):
         as_input(np.zeros((), np.float32), (2, 5), "mine")
+
+
+def test_a_network_of_the_catalogue_in_tensorflow_1_style_is_its_export(folder):
+    pytest.importorskip("tensorflow")
+    (run,) = prove([parse("tf1_style_impl:lenet5")], Request(("random",), picture=read_picture("cat.png")))
+    assert run.verdict == "certified"
+    assert [row.backend for row in run.backends][:2] == ["onnxruntime", "onnxruntime-optimised"]

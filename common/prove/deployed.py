@@ -7,7 +7,8 @@ judge them are tried in turn:
 - *ONNX Runtime* writes the graph that it makes of a file. That graph is run node by node. If it gives the same bits,
   its values are those that were computed, and each that the specification has is judged (`common.prove.optimised`).
 - A *compiler* leaves most of its fusions as they are if only a few values are asked for. So the outputs of products are
-  asked for too: of all of them, of every second one, and so on, until the outputs have the deployed bits.
+  asked for too: of all of them, of every second one, and so on, until the outputs have the deployed bits. If too few
+  values are known then, the other ones are asked for in further runs.
 - Else the bound is *carried from the inputs* to the outputs. It grows with every layer.
 
 A carried bound that is wider than half of the largest number of a value says too little: that value is unproved.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 import numpy as np
 
@@ -95,16 +97,21 @@ class AsDeployed:
                 return self._as_recorded(replace(other.row, backend=runtime.name), found.seconds, told)
         apart = _apart(outputs, seen.outputs)
         rows = []
-        for told, attempt in self._attempts(runtime, seen):
-            if not attempt.error and _same(outputs, self._outputs(attempt)):
-                row = self._judged(runtime, replace(attempt, seconds=found.seconds), f"{apart}; {told}", apart)
-                if row.verdict != INCOMPLETE:
+        for told, attempts in self._attempts(runtime, seen):
+            same = takewhile(lambda each: not each.error and _same(outputs, self._outputs(each)), attempts)
+            for number, attempt in enumerate(same, start=1):
+                found.values |= attempt.values
+                note = "; ".join((apart, told, *([f"{number} such runs together"] if number > 1 else [])))
+                row = self._judged(runtime, found, note, apart)
+                # Where the values of several runs do not go together, that need not be an error.
+                if row.verdict != INCOMPLETE and (number == 1 or row.verdict != DIVERGED):
                     return row
                 rows.append(row)
+            if rows:
+                return rows[0]
         row = self._judged(runtime, found, f"{apart}; nothing between the inputs and the outputs is known", apart)
         widths = [f"{node.name}: {node.cause}" for node in row.layers if node.verdict == CERTIFIED and node.cause]
-        rows.append(replace(row, note="; ".join((row.note or "", *widths))))
-        return next((row for row in rows if row.verdict == DIVERGED), rows[0])
+        return replace(row, note="; ".join((row.note or "", *widths)))
 
     def _as_recorded(self, row: RuntimeResult, seconds: float, whose: str) -> RuntimeResult:
         """The row of a runtime whose outputs have the bits of a recorded run: what was found there holds here."""
@@ -116,19 +123,18 @@ class AsDeployed:
             said += ", in which not every node is proved"
         return replace(row, layers=layers, note=said, seconds=seconds, timing={"run": seconds, "judge": 0.0})
 
-    def _attempts(self, runtime: Runtime, seen: Seen) -> Iterator[tuple[str, Recorded]]:
+    def _attempts(self, runtime: Runtime, seen: Seen) -> Iterator[tuple[str, Iterator[Recorded]]]:
         """Runs that may be the deployed one with some of its values, and in words what they are."""
         if runtime in (ONNX_RUNTIMES[1], EXPORT):
             told = "judged at the values of the graph that ONNX Runtime makes of it, which gives these bits"
-            yield told, self.subject.optimised(self.feeds)
+            yield told, iter([self.subject.optimised(self.feeds)])
         if not runtime.optimise or runtime == LITERT:
             return
         chosen = _after_products(self.subject.graph, seen.names)
         for stride, products in STRIDES.items():
-            only = chosen[stride - 1 :: stride]
-            if only:
-                told = f"judged at the values after {products}; it gives the same bits when these are asked for too"
-                yield told, self.subject.record(runtime, self.feeds, only)
+            sets = filter(None, (chosen[start::stride] for start in reversed(range(stride))))
+            told = f"judged at the values after {products}; it gives the same bits when these are asked for too"
+            yield told, (self.subject.record(runtime, self.feeds, only) for only in sets)
 
     def _judged(self, runtime: Runtime, found: Recorded, note: str, apart: str) -> RuntimeResult:
         found = replace(found, values=self._in_specification(found))

@@ -17,7 +17,7 @@ from common.implementations import FRAMEWORKS
 KINDS = (
     "FILE.onnx, FILE.keras, FILE.tflite after another model, FILE.py:NAME, package.module:NAME, torchvision:NAME, "
     "timm:NAME, keras.applications:NAME, "
-    "torch_impl:ARCH or keras_impl:ARCH"
+    "torch_impl:ARCH, keras_impl:ARCH or tf1_style_impl:ARCH"
 )
 LIBRARIES = ("torchvision", "timm", "keras.applications", *(framework.package for framework in FRAMEWORKS.values()))
 
@@ -37,6 +37,11 @@ class ModelName:
     @property
     def is_tflite(self) -> bool:
         return not self.name and self.home.endswith(".tflite")
+
+    @property
+    def is_session(self) -> bool:
+        """Whether it is a graph of TensorFlow 1, of which only the export can be proved."""
+        return self.home == FRAMEWORKS["tf1"].package
 
     @property
     def is_file(self) -> bool:

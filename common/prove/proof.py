@@ -71,7 +71,7 @@ Given = ModelName | InMemory
 
 def results_of(names: Sequence[Given], request: Request) -> int:
     """How many results there will be: rows times probes."""
-    files = [isinstance(name, ModelName) and name.is_onnx for name in names]
+    files = [isinstance(name, ModelName) and (name.is_onnx or name.is_session) for name in names]
     rows = sum(len((Subject if is_file else TorchSubject).runtimes) for is_file in files)
     deployed = sum(len(FILE_RUNTIMES[1:]) if is_file else len(TORCH_RUNTIMES) + 1 for is_file in files)
     results = sum({"exact": len(FILE_RUNTIMES), "random": rows}[probe] for probe in request.probes)

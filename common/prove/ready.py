@@ -57,6 +57,13 @@ def make_ready(
     if isinstance(name, ModelName) and name.is_onnx:
         shape = shape or (example[0].shape if example and len(example) == 1 else None)
         return _file(name, folder, shape, turn, example, inputs, shapes)
+    if isinstance(name, ModelName) and name.is_session:
+        path = folder / "export.onnx"
+        with Process("common.prove.tf1_export") as exporting:
+            answer = exporting.ask({"architecture": name.name, "export": str(path)})
+        if "error" in answer:
+            raise TriptychError(f"{name.text} cannot be exported: {answer['error']}")
+        return Subject(name.text, path, folder, shape, example, inputs, shapes)
     process: Process | Here
     if isinstance(name, InMemory):
         process = Here(TorchJobs(name.model).do)
