@@ -16,9 +16,8 @@ A carried bound that is wider than half of the largest number of a value says to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 
 import numpy as np
 
@@ -38,8 +37,11 @@ WIDEST = 0.5
 """The widest bound that is carried to a value, relative to the largest number of that value. Chosen, not derived: a
 bound as wide as the value itself would allow any value of that size."""
 
-STRIDES = {1: "each product", 2: "every second product", 4: "every fourth product", 8: "every eighth product"}
-"""The products after which a value is asked for beside the outputs."""
+STRIDES = 1, 2, 3, 4, 8
+"""After which products a value is asked for beside the outputs: each, every second one, and so on."""
+
+MOST_RUNS = 6
+"""How often more values are asked for, if the first run with the deployed bits has too few. A compiler takes long."""
 
 
 @dataclass
@@ -96,19 +98,15 @@ class AsDeployed:
                 told = f" of {name}" * (name != runtime.name)
                 return self._as_recorded(replace(other.row, backend=runtime.name), found.seconds, told)
         apart = _apart(outputs, seen.outputs)
-        rows = []
-        for told, attempts in self._attempts(runtime, seen):
-            same = takewhile(lambda each: not each.error and _same(outputs, self._outputs(each)), attempts)
-            for number, attempt in enumerate(same, start=1):
-                found.values |= attempt.values
-                note = "; ".join((apart, told, *([f"{number} such runs together"] if number > 1 else [])))
-                row = self._judged(runtime, found, note, apart)
-                # Where the values of several runs do not go together, that need not be an error.
-                if row.verdict != INCOMPLETE and (number == 1 or row.verdict != DIVERGED):
-                    return row
-                rows.append(row)
-            if rows:
-                return rows[0]
+        if runtime in (ONNX_RUNTIMES[1], EXPORT):
+            optimised = self.subject.optimised(self.feeds)
+            if self._gives(optimised, outputs):
+                told = "judged at the values of the graph that ONNX Runtime makes of it, which gives these bits"
+                return self._judged(runtime, replace(optimised, seconds=found.seconds), f"{apart}; {told}", apart)
+        if runtime.optimise and runtime != LITERT:
+            row = self._judged_on_the_way(runtime, seen, found, apart)
+            if row:
+                return row
         row = self._judged(runtime, found, f"{apart}; nothing between the inputs and the outputs is known", apart)
         widths = [f"{node.name}: {node.cause}" for node in row.layers if node.verdict == CERTIFIED and node.cause]
         return replace(row, note="; ".join((row.note or "", *widths)))
@@ -123,18 +121,36 @@ class AsDeployed:
             said += ", in which not every node is proved"
         return replace(row, layers=layers, note=said, seconds=seconds, timing={"run": seconds, "judge": 0.0})
 
-    def _attempts(self, runtime: Runtime, seen: Seen) -> Iterator[tuple[str, Iterator[Recorded]]]:
-        """Runs that may be the deployed one with some of its values, and in words what they are."""
-        if runtime in (ONNX_RUNTIMES[1], EXPORT):
-            told = "judged at the values of the graph that ONNX Runtime makes of it, which gives these bits"
-            yield told, iter([self.subject.optimised(self.feeds)])
-        if not runtime.optimise or runtime == LITERT:
-            return
-        chosen = _after_products(self.subject.graph, seen.names)
-        for stride, products in STRIDES.items():
-            sets = filter(None, (chosen[start::stride] for start in reversed(range(stride))))
-            told = f"judged at the values after {products}; it gives the same bits when these are asked for too"
-            yield told, (self.subject.record(runtime, self.feeds, only) for only in sets)
+    def _judged_on_the_way(self, runtime: Runtime, seen: Seen, found: Recorded, apart: str) -> RuntimeResult | None:
+        """The row of a compiler, from runs with the deployed bits in which some values are asked for too.
+
+        None if there is no such run. Of one with too few values, the bound may be too wide. Then other values are asked
+        for in more runs.
+        """
+        outputs, chosen = self._outputs(found), _after_products(self.subject.graph, seen.names)
+        values, more = dict(found.values), 0
+        rows: list[RuntimeResult] = []
+        for stride in STRIDES:
+            for start in reversed(range(stride)):
+                only = chosen[start::stride]
+                if not only or more == MOST_RUNS or (start < stride - 1 and not rows):
+                    continue
+                attempt = self.subject.record(runtime, self.feeds, only)
+                more += bool(rows)
+                if not self._gives(attempt, outputs):
+                    continue
+                values |= attempt.values
+                told = f"judged at {len(values)} values; it gives the same bits when they are asked for"
+                told += f", in {len(rows) + 1} runs" * bool(rows)
+                row = self._judged(runtime, replace(found, values=dict(values)), f"{apart}; {told}", apart)
+                # Where the values of several runs do not go together, that need not be an error.
+                if row.verdict != INCOMPLETE and not (rows and row.verdict == DIVERGED):
+                    return row
+                rows.append(row)
+        return next((row for row in reversed(rows) if row.verdict == INCOMPLETE), None)
+
+    def _gives(self, attempt: Recorded, outputs: Mapping[str, np.ndarray]) -> bool:
+        return not attempt.error and _same(outputs, self._outputs(attempt))
 
     def _judged(self, runtime: Runtime, found: Recorded, note: str, apart: str) -> RuntimeResult:
         found = replace(found, values=self._in_specification(found))

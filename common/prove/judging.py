@@ -17,7 +17,7 @@ from common.operations.rounding import FP32, Precision
 from common.parity.causes import find_cause
 from common.parity.measures import Measure, measure, measure_in_pieces, same_bits, verdict_from
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, LayerVerdict
-from common.prove.regions import Known, Unknown, reassociated, unrounded
+from common.prove.regions import Known, Unknown, accumulated, reassociated, unrounded
 
 UNPROVED = "unproved"
 
@@ -112,7 +112,8 @@ def _judge_node(node: Node, known: Known, expected: Expected, precision: Precisi
     if fused and found.verdict == DIVERGED and not given_expected:
         assert node.operation is not None
         reference = node.operation.at_precision(known.reference(node), precision)
-        for otherwise in (unrounded(node, known, reference), reassociated(node, known)):
+        ways = (unrounded(node, known, reference), reassociated(node, known), accumulated(node, known))
+        for otherwise in ways:
             if otherwise and found.verdict == DIVERGED:
                 found = verdict_from(node.name, [measure(output, otherwise)], precision)
     return verdict(found, exact=given_expected or measured.chosen)

@@ -17,6 +17,7 @@ from common.errors import TriptychError
 from common.graphs import Graph, Node
 from common.operations import Shape
 from common.operations.arithmetic import Add, Divide, Multiply, Subtract
+from common.operations.batch_norm import BatchNorm
 from common.operations.evaluation import with_overflow
 from common.operations.onnx_node import Unread
 from common.operations.operation import Operation
@@ -44,11 +45,13 @@ class Known:
     """The values of a graph: recorded, or computed from recorded ones."""
 
     def __init__(self, graph: Graph, recorded: Mapping[str, np.ndarray]) -> None:
-        self.recorded = recorded
+        self.graph, self.recorded = graph, recorded
         self.makers = graph.makers()
         self.arranged = {node.inputs[0]: node for node in graph.nodes if node.kind in _ARRANGES}
         """For a value, a node that only moves its elements."""
         self._computed: dict[str, Value] = {}
+        self.accumulates = False
+        """Whether a product may start from what is added to it: see `accumulated`."""
         self.fixed = set(graph.constants)
         """The values that do not depend on the inputs of the model."""
 
@@ -142,7 +145,10 @@ class Known:
             if reference.value.size and np.issubdtype(reference.value.dtype, np.floating):
                 reference = with_overflow(operation, inputs, parameters, reference)
             return reference
-        return self._carried(operation, inputs, errors, parameters, reference)
+        found = self._carried(operation, inputs, errors, parameters, reference)
+        if self.accumulates and isinstance(operation, Add) and found.bound is not None:
+            return replace(found, bound=found.bound + self._of_what_is_added(node))
+        return found
 
     def given(self, node: Node) -> tuple[Operation, list[Value]]:
         """The operation of a node, and its inputs, among which may be its output, if that is known.
@@ -193,6 +199,44 @@ class Known:
         own = 0.0 if reference.bound is None else reference.bound
         bound = np.broadcast_to(own + carried, reference.value.shape) + SMALLEST_NORMAL
         return Reference(reference.value.astype(np.float64), bound)
+
+    def _of_what_is_added(self, node: Node) -> np.ndarray | float:
+        """The error of a sum whose terms are those of a product, and what is added to it: see `accumulated`."""
+        own: np.ndarray | float = 0.0
+        for place, name in enumerate(node.inputs):
+            terms = self._terms(name)
+            for other in (*node.inputs[:place], *node.inputs[place + 1 :]) if terms else ():
+                value, error = self.value(other)
+                own = own + gamma(terms + 2) * (np.abs(value.astype(np.float64)) + (0 if error is None else error))
+        return own
+
+    def _terms(self, name: str) -> int:
+        """How many products are summed in a value that was not recorded, with scales and shifts after; else 0."""
+        while name not in self.recorded and name in self.makers:
+            node = self.makers[name]
+            weight = self.recorded.get(node.parameters.get("weight", ""))
+            if weight is not None and node.kind == "Conv":
+                return weight.size // len(weight)
+            if node.kind in ("Gemm", "MatMul"):
+                return int(self.value(node.inputs[0])[0].shape[-1])
+            varying = [read for read in node.inputs if read not in self.fixed]
+            if len(varying) != 1 or not isinstance(node.operation, Add | BatchNorm | Multiply | Subtract):
+                return 0
+            name = varying[0]
+        return 0
+
+
+def accumulated(node: Node, known: Known) -> Reference | None:
+    """The reference of a node after a sum with a product that was not recorded.
+
+    A runtime that adds a value r to a convolution may start the convolution's sum with it. Then r is in each partial
+    sum of the n products and the bias, and is off by γ_(n+2) of itself at the end, not only by one rounding.
+    """
+    if known.recorded.keys() >= set(node.reads):
+        return None
+    other = Known(known.graph, known.recorded)
+    other.accumulates = True
+    return other.reference(node)
 
 
 def unrounded(node: Node, known: Known, reference: Reference) -> Reference | None:
