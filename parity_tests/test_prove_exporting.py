@@ -85,3 +85,17 @@ def test_a_mask_that_an_exporter_makes_of_shapes_is_a_constant(tmp_path, axes):
         net[1].out.bias[3] += 1e-3
     with pytest.raises(AssertionError, match=r"linear_3 \(Add\) in 1\.out \(Linear\) is the first node that differs"):
         assert_same(net, file, example=x)
+
+
+def test_a_divisor_that_the_exporter_leaves_out_is_in_the_specification():
+    """PyTorch is right, and its own export is another network."""
+
+    class Pooled(nn.Module):
+        def forward(self, x):
+            pooled = nn.functional.avg_pool2d(x, (2, 3), stride=(3, 2), padding=1, divisor_override=5)
+            return nn.functional.avg_pool2d(pooled, 2) - 1
+
+    options = {"input_shape": (2, 3, 11, 13), "probes": ["random"], "backends": ["torch", "onnxruntime", "export"]}
+    (run,) = prove(Pooled().eval(), **options).runs
+    assert [row.verdict for row in run.backends] == ["certified", "certified", "diverged"]
+    assert run.backends[2].layers

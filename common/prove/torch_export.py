@@ -38,6 +38,8 @@ class Exported:
             program = self._program(model, optimize=False)
         except torch.onnx.errors.OnnxExporterError:
             program = self._program(_exportable(model, *self.arguments), optimize=False)
+        if program.exported_program is not None and _divide(program.exported_program):
+            program = self._program(program.exported_program, optimize=False)
         onnxscript.optimizer.fold_constants(program.model, onnx_shape_inference=True)
         _leave_out_zeros(program.model.graph)
         onnxscript.optimizer.remove_unused_nodes(program.model)
@@ -222,6 +224,32 @@ def _exportable(
             _give_four_axes(program.graph, node)
     program.graph_module.recompile()
     return program
+
+
+def _divide(program: torch.export.ExportedProgram) -> bool:
+    """Make each average pool with a divisor of its own an average and a factor; returns whether there is one.
+
+    The exporter leaves the divisor out.
+    """
+    import torch
+
+    found = False
+    for node in list(program.graph.nodes):
+        if node.target != torch.ops.aten.avg_pool2d.default or len(node.args) < 7:
+            continue
+        x, kernel, stride, padding, cut_short, _, divisor = node.args
+        if divisor is None or cut_short:  # a window that is cut short would have a size of its own
+            continue
+        found = True
+        node.args = x, kernel, stride, padding, False, True
+        users = list(node.users)
+        with program.graph.inserting_after(node):
+            scaled = program.graph.call_function(torch.ops.aten.mul.Tensor, (node, kernel[0] * kernel[1] / divisor))
+        scaled.meta = dict(node.meta)
+        for user in users:
+            user.replace_input_with(node, scaled)
+    program.graph_module.recompile()
+    return found
 
 
 def _give_four_axes(graph: torch.fx.Graph, node: Any) -> None:
