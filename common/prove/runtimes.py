@@ -171,4 +171,9 @@ def _told(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no more is said'}"
+    said = lines[0] if lines else "no more is said"
+    return f"{type(error).__name__}: {said if len(said) <= _LONGEST else said[:_LONGEST] + ' …'}"
+
+
+_LONGEST = 400
+"""The most letters that are told of an exception."""
