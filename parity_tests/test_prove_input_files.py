@@ -91,3 +91,14 @@ def test_a_network_of_the_catalogue_in_tensorflow_1_style_is_its_export(folder):
     (run,) = prove([parse("tf1_style_impl:lenet5")], Request(("random",), picture=read_picture("cat.png")))
     assert run.verdict == "certified"
     assert [row.backend for row in run.backends][:2] == ["onnxruntime", "onnxruntime-optimised"]
+
+
+def test_the_mask_of_a_dropout_is_not_asked_for(tmp_path):
+    """Files of old exporters name it, and ONNX Runtime does not fill it in."""
+    add = Builder(2, 5, opset=9)
+    model = add.model(add("Relu", "r", add("Dropout", "d", "x")))
+    model.ir_version = 3
+    model.graph.node[0].output.append("mask")
+    onnx.save(model, tmp_path / "mine.onnx")
+    (run,) = prove([parse(str(tmp_path / "mine.onnx"))], Request(("random",)))
+    assert run.verdict == "identical"

@@ -27,7 +27,9 @@ def exposing(model: onnx.ModelProto, only: Collection[str] | None = None) -> lis
     from onnx import helper
 
     outputs = [value.name for value in model.graph.output]
-    made = [name for node in model.graph.node for name in node.output if name]
+    # The mask of a Dropout is of no use in inference, and ONNX Runtime does not fill it before opset 10.
+    kept = ((node, 1 if node.op_type == "Dropout" else None) for node in model.graph.node)
+    made = [name for node, count in kept for name in node.output[:count] if name]
     more = [name for name in made if name not in outputs and (only is None or name in only)]
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in more)
     return outputs + more
