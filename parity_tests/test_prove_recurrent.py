@@ -360,6 +360,7 @@ class TestInPyTorch:
         judged = {row.backend: [layer.kind for layer in row.layers] for row in random.backends}
         assert {"LSTM", "GRU"} & {*judged["onnxruntime"]}
 
+    @pytest.mark.slow
     def test_a_model_that_reads_the_last_state_alone_is_proved_by_all(self, nets):
         torch = pytest.importorskip("torch")
 
@@ -397,6 +398,7 @@ class TestInPyTorch:
         with pytest.raises(AssertionError, match=r"\(LSTM\) in layer \(LSTM\) is the first node that differs"):
             assert_same(net, path, example=example)
 
+    @pytest.mark.slow
     def test_of_two_networks_the_second_must_have_its_weights(self, nets):
         torch = pytest.importorskip("torch")
 

@@ -60,7 +60,7 @@ def make_ready(
     if isinstance(name, ModelName) and name.is_session:
         path = folder / "export.onnx"
         with Process("common.prove.tf1_export") as exporting:
-            answer = exporting.ask({"architecture": name.name, "export": str(path)})
+            answer = exporting.ask({"architecture": name.name, "seed": seed, "export": str(path)})
         if "error" in answer:
             raise TriptychError(f"{name.text} cannot be exported: {answer['error']}")
         return Subject(name.text, path, folder, shape, example, inputs, shapes)
