@@ -22,6 +22,10 @@ def main():
                 raise SystemExit("no more\n \n")
             case "sleep":
                 time.sleep(600)
+            case "work":
+                while time.process_time() < 0.2:
+                    pass
+                answer({})
             case "refuse":
                 answer({"error": "I would rather not", "reason": 7})
             case "describe":

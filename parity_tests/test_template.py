@@ -111,6 +111,14 @@ def test_how_it_ends(copy, request_, words, status):
     assert caught.value.status == status
 
 
+def test_the_processor_time_of_copies_is_known(copy):
+    before = Copy.taken
+    with copy() as process:
+        process.ask("work")
+    assert process.process.wait() == -signal.SIGKILL
+    assert 0.2 <= Copy.taken - before < 10
+
+
 def test_out_of_time(copy):
     with copy() as process:
         pid = process.ask("pid")["pid"]

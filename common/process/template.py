@@ -6,7 +6,8 @@ is after the same imports. Templates are for Linux, and for the CPU. The first p
 a command that needs one of them gains nothing.
 
 Both ends are here. One JSON message over a socket asks for a copy, and passes on its standard input, output and error
-and a pipe, which gets two lines: the copy's process number, and its exit status. A template ends with its parent.
+and a pipe, which gets the copy's process number, its exit status and the processor time that it took, a line each. A
+template ends with its parent.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, TypeAlias
+from typing import IO, ClassVar, TypeAlias
 
 from common.process.sparing import spare_imports
 
@@ -52,6 +53,9 @@ class Imports:
 class Copy:
     """A copied process. It has what `subprocess.Popen` has of a started one."""
 
+    taken: ClassVar[float] = 0.0
+    """Seconds of processor time that the copies that have ended took."""
+
     def __init__(self, template: subprocess.Popen[bytes], news: int, stdin: IO[str], stdout: IO[str]) -> None:
         self.template, self.stdin, self.stdout = template, stdin, stdout
         self._news: int | None = news
@@ -70,6 +74,7 @@ class Copy:
                 if not told:
                     os.close(self._news)
                     self._news = None
+                    Copy.taken += sum(int(spent) / 1000 for spent in self._told.split()[2:])
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal; None while it runs."""
@@ -78,7 +83,7 @@ class Copy:
             return None
         told = self._told.split()
         # A template that crashed had a library that crashes when it is imported.
-        return int(told[1]) if len(told) == 2 else self.template.wait() or -signal.SIGKILL
+        return int(told[1]) if len(told) == 3 else self.template.wait() or -signal.SIGKILL
 
     def wait(self) -> int:
         """Wait for its end; the exit status."""
@@ -188,7 +193,8 @@ def _copies() -> list[str]:
                     pid, tells = event.data
                     waiting.unregister(event.fd)
                     os.close(event.fd)
-                    _tell(tells, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                    _, status, took = os.wait4(pid, 0)
+                    _tell(tells, os.waitstatus_to_exitcode(status), round(1000 * (took.ru_utime + took.ru_stime)))
                     os.close(tells)
                     continue
                 message, passed, _, _ = socket.recv_fds(control, 1 << 16, 4)
@@ -218,9 +224,9 @@ def _copies() -> list[str]:
     raise SystemExit
 
 
-def _tell(tells: int, number: int) -> None:
+def _tell(tells: int, *numbers: int) -> None:
     with suppress(BrokenPipeError):  # nobody wants to know any more
-        os.write(tells, b"%d\n" % number)
+        os.write(tells, b"".join(b"%d\n" % number for number in numbers))
 
 
 def main() -> None:
