@@ -19,6 +19,9 @@ TILE = 64, 1 << 16
 """The largest tile that is turned at a time: its length along the first and the last axis, and its number of elements,
 256 KiB of float32."""
 
+TURNS = {3: ((0, 1, 2), (0, 2, 1)), 4: ((0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2))}
+"""The transpositions between the places of the channels, by the number of axes. The first changes nothing."""
+
 
 def to_channels_last(activation: ndarray) -> ndarray:
     """(N, C, H, W) → (N, H, W, C); anything that is not a map stays as it is."""

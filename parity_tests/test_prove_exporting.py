@@ -11,6 +11,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of exporters
 from conftest import daily  # noqa: E402
 from torch import nn  # noqa: E402
 
+from common.errors import TriptychError  # noqa: E402
 from common.prove.api import assert_same, prove  # noqa: E402
 
 attention = nn.functional.scaled_dot_product_attention
@@ -99,3 +100,20 @@ def test_a_divisor_that_the_exporter_leaves_out_is_in_the_specification():
     (run,) = prove(Pooled().eval(), **options).runs
     assert [row.verdict for row in run.backends] == ["certified", "certified", "diverged"]
     assert run.backends[2].layers
+
+
+def test_one_number_may_stand_for_both_sides_of_a_window():
+    """PyTorch's exporter writes a pool with one axis then, which no runtime takes."""
+
+    class Pooled(nn.Module):
+        def __init__(self, **options):
+            super().__init__()
+            self.options = options
+
+        def forward(self, x):
+            return nn.functional.avg_pool2d(x, [2], **self.options)
+
+    options = {"input_shape": (2, 3, 7, 5), "probes": ["random"], "backends": ["torch"]}
+    assert prove(Pooled(divisor_override=3), **options).verdict == "certified"
+    with pytest.raises(TriptychError, match=r"ONNX Runtime cannot run Pooled: .* strides has incorrect size"):
+        prove(Pooled(), **options)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from common.errors import TriptychError
 from common.operations.arrays import Shape, np
 from common.operations.mistake import Evaluation, exchanged
+from common.operations.onnx_node import OnnxNode, Unread
 from common.operations.operation import MAP, Hypothesis, Observation, Operation
-
-if TYPE_CHECKING:
-    from common.operations.onnx_node import OnnxNode
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -71,10 +69,17 @@ class OnnxWindow:
 
     @classmethod
     def of(cls, node: OnnxNode, kernel: Sequence[int]) -> OnnxWindow:
+        """The window of a node.
+
+        Raises:
+            Unread: its sizes are not those of one window.
+        """
         axes = len(kernel)
         stride, dilation = (tuple(node.attributes.get(name, [1] * axes)) for name in ("strides", "dilations"))
         automatic = node.attributes.get("auto_pad", "NOTSET")
         pads = node.attributes.get("pads", [0] * 2 * axes) if automatic == "NOTSET" else [0] * 2 * axes
+        if {len(stride), len(dilation), len(pads) / 2} != {axes}:
+            raise Unread(f"its window has {axes} axes, its strides {len(stride)}, its paddings {len(pads) // 2}")
         padding = tuple(zip(pads[:axes], pads[axes:], strict=True))
         spans = [(length - 1) * apart + 1 for length, apart in zip(kernel, dilation, strict=True)]
         overhang = [0] * axes

@@ -17,7 +17,7 @@ def write_arrays(arrays: Mapping[str, np.ndarray], path: str | Path) -> None:
     save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
 
 
-def by_name(names: Sequence[str], made: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def named_outputs(names: Sequence[str], made: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """What a model returns, by the names of its graph's outputs.
 
     Raises:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from common.errors import TriptychError
+from common.layouts import TURNS
 from common.operations.preprocessing import Preprocessing
 from common.specs.photographs import prepared, read_photograph
 
@@ -68,9 +69,8 @@ def only_input(names: Sequence[str], called: str) -> str:
 def layouts(array: np.ndarray) -> Iterator[np.ndarray]:
     """An array as it is; then, if it may be images, with its channels on another axis."""
     yield array
-    if array.ndim == 4:
-        for turn in ((0, 2, 3, 1), (0, 3, 1, 2)):
-            yield np.ascontiguousarray(array.transpose(turn))
+    for turn in TURNS[4][1:] if array.ndim == 4 else ():
+        yield np.ascontiguousarray(array.transpose(turn))
 
 
 def as_input(picture: Picture, shape: Sequence[int], called: str, recipe: Preprocessing = PLAIN) -> np.ndarray:

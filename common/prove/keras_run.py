@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from common.implementations.keras_initialisation import uninitialised
-from common.prove.array_files import by_name, write_arrays
+from common.prove.array_files import named_outputs, write_arrays
 from common.prove.keras_layers import recording
 from common.prove.models import load, parse
 from common.prove.runtimes import serve
@@ -68,7 +68,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     values = dict(zip(names, made, strict=only is None))
     if only is not None:
-        values |= by_name(job["outputs"], made[len(names) :])
+        values |= named_outputs(job["outputs"], made[len(names) :])
     write_arrays(values, job["values"])
     return {"seconds": seconds, "version": keras.__version__}
 

@@ -14,13 +14,12 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from common.graphs import Graph
+from common.layouts import TURNS
 from common.prove.array_files import write_arrays
 from common.prove.keras_layers import called_in_graph
 from common.prove.runtimes import Process, Recorded, Runtime
 
 LITERT = Runtime("litert", optimise=True, needs="ai_edge_litert")
-_TURNS = {4: ((0, 1, 2, 3), (0, 3, 1, 2), (0, 2, 3, 1)), 3: ((0, 1, 2), (0, 2, 1))}
-"""The transpositions that may turn a tensor into a value of the specification."""
 
 
 def record_file(
@@ -58,7 +57,7 @@ def record_file(
 def _named(tensors: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Tensors by the names of the values with the same numbers, transposed like these."""
     found: dict[str, np.ndarray] = {}
-    for turn in (None, *(turn for ways in _TURNS.values() for turn in ways[1:])):
+    for turn in (None, *(turn for ways in TURNS.values() for turn in ways[1:])):
         turned = {
             name: array if turn is None else np.ascontiguousarray(array.transpose(turn))
             for name, array in tensors.items()
@@ -72,6 +71,6 @@ def _named(tensors: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray]) 
 
 def _like(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """An output in the shape of the specification's, if it is only transposed."""
-    fitting = (turn for turn in _TURNS.get(array.ndim, ()) if tuple(array.shape[axis] for axis in turn) == shape)
+    fitting = (turn for turn in TURNS.get(array.ndim, ()) if tuple(array.shape[axis] for axis in turn) == shape)
     turn = next(fitting, None)
     return np.ascontiguousarray(array.transpose(turn)) if turn else array

@@ -49,7 +49,7 @@ def model_of(job: dict) -> tuple[str | bytes, list[str]]:
 
 
 def run(job: dict) -> dict[str, float | str]:
-    """Do a job, see the module's docstring. Returns the seconds of the second of two runs."""
+    """Do a job, see the module's docstring. Returns the seconds of the run."""
     import onnxruntime
 
     from common.graphs.onnx_reader import read_model

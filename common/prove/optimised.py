@@ -22,6 +22,7 @@ import numpy as np
 
 from common.graphs import Graph, Node
 from common.graphs.onnx_files import Axes, load, shapes_of
+from common.layouts import TURNS
 from common.operations.onnx_node import attributes_of
 from common.prove.runtimes import ONNX_RUNTIMES, Process, Recorded, record
 
@@ -33,9 +34,6 @@ PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"}
 _MOVED = re.compile(r"(.+?)(_bn)?_nchwc(_token_\d+|_\d+)?")
 _FARTHEST = 4
 """How many nodes a convolution may take in: a batch normalisation, a sum, an activation."""
-
-_TURNS = {3: ((0, 1, 2), (0, 2, 1)), 4: ((0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2))}
-"""The transpositions that are looked for, by the number of axes."""
 
 _RULER = "triptych ruler"
 """A value of 64 channels and 2 columns, from whose layout the length of the blocks is read."""
@@ -183,7 +181,7 @@ def _layouts(array: np.ndarray, shape: Axes, block: int | None) -> Iterator[np.n
         images, channels, height, width = array.shape
         blocks = array.reshape(images, channels // block, height, width, block)
         array = blocks.transpose(0, 1, 4, 2, 3).reshape(array.shape)
-    for turn in _TURNS.get(array.ndim, ()):
+    for turn in TURNS.get(array.ndim, ()):
         turned = array.transpose(turn)
         if block is not None and len(shape) == 4:  # its channels are filled up
             at = turn.index(1)

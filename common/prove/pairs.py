@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from common.errors import TriptychError, argument
 from common.graphs import Graph, Node
 from common.graphs.canonical import Canonical, canonical
+from common.layouts import TURNS
 from common.operations.recurrent import Recurrent
 from common.parity.results import INCOMPLETE
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL
@@ -80,7 +81,7 @@ class First:
             raise TriptychError(f"{second.text} takes {len(theirs)} inputs, but {self.subject.text} {len(ours)}")
         feeds = {}
         for array, (name, shape) in zip(ours, theirs.items(), strict=True):
-            turns = _TURNS if array.ndim == len(shape) == 4 else [tuple(range(array.ndim))]
+            turns: Sequence[tuple[int, ...]] = TURNS[4] if array.ndim == len(shape) == 4 else [tuple(range(array.ndim))]
             fitting = [turn for turn in turns if tuple(array.shape[axis] for axis in turn) == tuple(shape)]
             if not fitting:
                 takes = ["×".join(map(str, sizes)) for sizes in (shape, array.shape)]
@@ -117,10 +118,6 @@ class First:
                 f"prove each by itself"
             )
         return changed(second, moved.variables, "moved"), moved, unfilled(aligned, marks, moved)
-
-
-_TURNS: Sequence[tuple[int, ...]] = ((0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2))
-"""The transpositions between the places of a map's channels."""
 
 
 def _canonical(graph: Graph, values: Mapping[str, np.ndarray]) -> Canonical:

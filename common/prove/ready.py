@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import TriptychError
+from common.layouts import TURNS
 from common.prove.array_files import write_arrays
 from common.prove.models import ModelName
 from common.prove.runtimes import Here, Process
@@ -118,7 +119,7 @@ def _file(
     except TriptychError:
         if not turn or shape is None or len(shape) != 4:
             raise
-        for axes in ((0, 2, 3, 1), (0, 3, 1, 2)):
+        for axes in TURNS[4][1:]:
             with suppress(TriptychError):
                 return Subject(name.text, Path(name.home), folder, [shape[axis] for axis in axes])
         raise

@@ -241,10 +241,11 @@ def _divide(program: torch.export.ExportedProgram) -> bool:
         if divisor is None or cut_short:  # a window that is cut short would have a size of its own
             continue
         found = True
-        node.args = x, kernel, stride, padding, False, True
+        height, width = (*kernel, *kernel)[:2]  # one number stands for both
+        node.args = x, [height, width], stride, padding, False, True
         users = list(node.users)
         with program.graph.inserting_after(node):
-            scaled = program.graph.call_function(torch.ops.aten.mul.Tensor, (node, kernel[0] * kernel[1] / divisor))
+            scaled = program.graph.call_function(torch.ops.aten.mul.Tensor, (node, height * width / divisor))
         scaled.meta = dict(node.meta)
         for user in users:
             user.replace_input_with(node, scaled)

@@ -27,7 +27,7 @@ from safetensors.numpy import load_file
 
 from common.errors import TriptychError
 from common.graphs.onnx_reader import check_shape
-from common.prove.array_files import by_name, write_arrays
+from common.prove.array_files import named_outputs, write_arrays
 from common.prove.keras_layers import called_in_graph, recording
 from common.prove.marks import Marks
 from common.prove.models import ModelName, load, parse
@@ -247,7 +247,7 @@ class TorchJobs:
         only = job.get("only")
         if only == []:
             made, seconds = self.exported.call(_given(job), job["compile"])
-            write_arrays(by_name(job["outputs"], made), job["values"])
+            write_arrays(named_outputs(job["outputs"], made), job["values"])
             return {"seconds": seconds}
         wanted = None if only is None else {*only, *job["outputs"]}
         values, seconds, same = self.exported.record(_given(job), job["compile"], wanted)
