@@ -14,6 +14,10 @@ import psutil
 ROOT = Path(__file__).parents[1]
 
 
+MODULES = "common.cluster.task_process", "common.parity.worker", "common.process.template"
+"""Of the processes in which tasks are done."""
+
+
 class Cluster:
     """A scheduler and the workers that it has, each by what was started."""
 
@@ -72,9 +76,7 @@ class Cluster:
             if worker.poll() is None:
                 for child in psutil.Process(worker.pid).children(recursive=True):
                     try:
-                        if any(
-                            name in child.cmdline() for name in ("common.cluster.task_process", "common.parity.worker")
-                        ):
+                        if any(name in child.cmdline() for name in MODULES):
                             found.append(child)
                     except (psutil.NoSuchProcess, psutil.ZombieProcess):  # it ended after it was listed
                         pass

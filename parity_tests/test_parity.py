@@ -49,13 +49,19 @@ def finish(process, timeout=300):
     return process.returncode, out, err
 
 
-def workers_of(process, module="common.parity.worker"):
-    return [child for child in psutil.Process(process.pid).children(recursive=True) if is_worker(child, module)]
+TEMPLATE = "common.process.template"
 
 
-def is_worker(child, module):
+def started_by(process):
+    """Its workers, the templates that these are copied from, and all that they have started."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def is_worker(child, backend, module):
+    """Whether it runs a backend. A copy has the command line of its template, and the name of its backend."""
     try:
-        return module in child.cmdline()
+        started = module in child.cmdline() and backend in child.cmdline()
+        return started or (TEMPLATE in child.cmdline() and child.name() == backend[:15])
     except (psutil.NoSuchProcess, psutil.ZombieProcess):  # it ended after it was listed
         return False
 
@@ -64,9 +70,9 @@ def wait_for_worker(process, backend, timeout=120, module="common.parity.worker"
     """The worker process of a backend, once it runs."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        for worker in workers_of(process, module):
-            if backend in worker.cmdline():
-                return worker
+        for child in started_by(process):
+            if is_worker(child, backend, module):
+                return child
         time.sleep(0.05)
     raise AssertionError(f"no worker of {backend} appeared")
 
@@ -162,7 +168,7 @@ def test_a_killed_backend_is_a_row_and_the_others_finish():
     process = triptych("parity", "lenet_caffe", "--probe=exact", "--json", *(f"--backend={name}" for name in names))
     killed = wait_for_worker(process, "keras-tensorflow")
     killed.send_signal(signal.SIGKILL)
-    workers = workers_of(process)
+    workers = started_by(process)
     code, out, _ = finish(process)
     assert code == 1
     (run,) = json.loads(out)["runs"]
@@ -188,7 +194,7 @@ def test_a_backend_that_hangs_is_ended(tmp_path):
 def test_an_interrupted_run_leaves_nothing_behind(number, tmp_path):
     process = triptych("parity", "alexnet_bvlc", env={**os.environ, "TMPDIR": str(tmp_path)})
     wait_for_worker(process, "torch")
-    workers = workers_of(process)
+    workers = started_by(process)
     process.send_signal(number)
     code, _, _ = finish(process, timeout=60)
     assert_gone(workers)
@@ -257,7 +263,7 @@ def test_one_wrong_gradient_is_found_by_the_command(tmp_path):
 def test_an_interrupted_backward_pass_leaves_nothing_behind(tmp_path):
     process = triptych("parity", "alexnet_bvlc", "--gradients", env={**os.environ, "TMPDIR": str(tmp_path)})
     wait_for_worker(process, "torch")
-    workers = workers_of(process)
+    workers = started_by(process)
     process.send_signal(signal.SIGINT)
     code, _, _ = finish(process, timeout=60)
     assert code == 130

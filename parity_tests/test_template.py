@@ -8,6 +8,7 @@ import threading
 import time
 from itertools import count
 
+import psutil
 import pytest
 
 from common.process import Process, ProcessFailure, template
@@ -109,6 +110,13 @@ def test_how_it_ends(copy, request_, words, status):
     with copy() as process, pytest.raises(ProcessFailure, match=f"^{words}$") as caught:
         process.ask(request_)
     assert caught.value.status == status
+
+
+def test_a_copy_is_called_after_what_it_does(copy):
+    for arguments, name in (("keras-tensorflow",), "keras-tensorflo"), ((), "process_that_an"):
+        with copy(*arguments) as process:
+            pid = process.ask("pid")["pid"]
+            assert psutil.Process(pid).name() == name
 
 
 def test_the_processor_time_of_copies_is_known(copy):

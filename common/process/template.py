@@ -30,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import IO, ClassVar, TypeAlias
 
 from common.process.sparing import spare_imports
@@ -216,12 +217,19 @@ def _copies() -> list[str]:
                         os.close(file)
                     control.close()
                     run: list[str] = asked["run"]
+                    _take_name(run)
                     return run
                 _tell(passed[3], pid)
                 for file in passed[:3]:
                     os.close(file)
                 waiting.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, passed[3]))
     raise SystemExit
+
+
+def _take_name(run: Sequence[str]) -> None:
+    """Be called after what it does in `top` and `ps -o comm`: the command line is still the template's."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(run[1] if len(run) > 1 else run[0].rpartition(".")[2])
 
 
 def _tell(tells: int, *numbers: int) -> None:
