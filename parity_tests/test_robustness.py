@@ -1,6 +1,7 @@
 """The prover does not fall over what it judges: every operation, hypothesis and judge, thrown at every shape."""
 
 import tempfile
+import threading
 from contextlib import nullcontext, suppress
 
 import numpy as np
@@ -276,6 +277,31 @@ def test_the_probes_of_the_next_network_are_made_while_one_is_run(failing, monke
     assert told == ["lenet5 prepared", "lenet_caffe prepared", "lenet5 finished", *again, "lenet_caffe finished"]
     assert [run.verdict for run in runs] == ["identical"] * 2
     assert not [*tmp_path.iterdir()]
+
+
+def test_the_next_network_runs_beside_the_last_backend_of_one(monkeypatch):
+    """Of two seats one would be empty else, until the next network begins."""
+    begun = threading.Event()
+
+    class Worker(RightWorker):
+        def ask(self, request, timeout):
+            if request.get("build") == "lenet_caffe":
+                begun.set()
+            elif "image" in request and self.spec.name == "lenet5":
+                assert begun.wait(60), "lenet_caffe has not begun while lenet5 runs"
+            return super().ask(request, timeout)
+
+    workers = RightWorkers()
+    workers.take = lambda backend: Worker()
+    monkeypatch.setattr(networks, "Workers", lambda hardware: nullcontext(workers))
+    finished = []
+    runs = networks.prove_networks(
+        ["lenet5", "lenet_caffe"],
+        Plan([BACKENDS["torch"]], ["exact"], jobs=2),
+        on_network=lambda found: finished.append(found[0].architecture),
+    )
+    assert finished == ["lenet5", "lenet_caffe"]
+    assert [run.verdict for run in runs] == ["identical"] * 2
 
 
 def test_a_hypothesis_that_fails_costs_itself_alone(monkeypatch):

@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from common.parity.causes import Traced
 from common.parity.evidence import as_text
 from common.parity.gradients import GradientProbe, by_layer, judge_gradients
 from common.parity.judge import Between, judge, judge_structure
-from common.parity.preparing import PreparedProbe
+from common.parity.preparing import Preparation, PreparedProbe
 from common.parity.processes import WorkerProcess
 from common.parity.results import INCOMPLETE, BackendResult, Plan
 from common.parity.returned import judge_deployed, judge_returned
@@ -86,12 +85,19 @@ OnRecorded = Callable[[str, str, Recorded], None]
 class Examiner:
     """Has backends run the probes of a network, each in its turn, and judges what they record."""
 
-    def __init__(self, spec: Architecture, plan: Plan, folder: Path, on_recorded: OnRecorded | None = None) -> None:
+    def __init__(
+        self,
+        spec: Architecture,
+        plan: Plan,
+        preparation: Preparation,
+        seats: threading.Semaphore,
+        on_recorded: OnRecorded | None = None,
+    ) -> None:
         self.spec = spec
         self.plan = plan
-        self.folder = folder
+        self.preparation = preparation
         self.on_recorded = on_recorded
-        self.seats = threading.Semaphore(plan.jobs)
+        self.seats = seats
         """Held by whoever computes: a backend's process, or the judge."""
         self.judging = threading.Lock()
         """One at a time: the second backend finds the layers judged in which it has the bits of the first."""
@@ -158,7 +164,7 @@ class Examiner:
         unnamed: Unnamed,
         traced: Traced,
     ) -> _Recorded:
-        with tempfile.TemporaryDirectory(prefix=f"{backend.name}-", dir=self.folder) as output:
+        with tempfile.TemporaryDirectory(prefix=f"{backend.name}-", dir=self.preparation.folder) as output:
             answer, seconds = self._ask(worker, {**prepared.request, "output": output})
             recorded = {
                 kind: {name: np.load(path, mmap_mode="r") for name, path in paths.items()}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from common.cluster import require_dask
@@ -19,10 +20,9 @@ from common.parity.backends import (
 )
 from common.parity.gradients import USUAL_FOR_GRADIENTS, check_differentiable
 from common.parity.journal import Journal
-from common.parity.preparing import Preparation
 from common.parity.processes import Workers
 from common.parity.results import Plan, Run, compared_with_cpu
-from common.parity.runner import run_parity, run_prepared
+from common.parity.runner import run_networks, run_parity
 from common.probes import PROBES, USUAL
 from common.specs import get_spec
 from common.specs.photographs import read_photograph
@@ -138,20 +138,16 @@ def prove_networks(
         return prove_on_cluster(names, plans, journal, on_result=on_result, on_network=both)
     require(plan.hardware)
     runs: list[Run] = []
+    told = lambda *what: on_result(" ".join(what))  # noqa: E731
     with (
         Workers(plan.hardware) as workers,
         Workers(Hardware.shared(plan.jobs)) as workers_on_cpu,
-        ExitStack() as ends,
+        closing(run_networks(map(get_spec, names), plan, told, workers, journal)) as networks,
     ):
-        prepared = [ends.enter_context(Preparation(get_spec(name), plan)) for name in names]
-        for name, preparation, following in zip(names, prepared, [*prepared[1:], None], strict=True):
-            done = lambda *what, name=name: on_result(" ".join((name, *what)))  # noqa: E731
-            if following and journal and journal.finished(following.spec.name):
-                following = None  # there may be nothing left to run it on
-            found = run_prepared(preparation, done, workers, journal, following=following)
+        for name, found in zip(names, networks, strict=True):
             if on_cpu:
-                pairs = zip(found, run_parity(get_spec(name), on_cpu, done, workers_on_cpu), strict=True)
-                found = [compared_with_cpu(run, before) for run, before in pairs]
+                before = run_parity(get_spec(name), on_cpu, partial(told, name), workers_on_cpu)
+                found = [compared_with_cpu(run, on_it) for run, on_it in zip(found, before, strict=True)]
             runs += found
             on_network(found)
     return runs

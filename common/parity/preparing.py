@@ -46,7 +46,7 @@ class PreparedProbe:
 
 
 class Preparation:
-    """The probes of a network, made when first asked for. Their arrays are files until the `with` block ends."""
+    """The probes of a network, made when first asked for. Their arrays are files until it is closed."""
 
     def __init__(self, spec: Architecture, plan: Plan) -> None:
         self.spec = spec
@@ -54,10 +54,7 @@ class Preparation:
         self.files: dict[int, tuple[Path, np.ndarray | Weights]] = {}
         """The arrays of probes on disk. They are kept, so that no other array gets the same identity."""
 
-    def __enter__(self) -> Preparation:
-        return self
-
-    def __exit__(self, *ended: object) -> None:
+    def close(self) -> None:
         if "_temporary" in vars(self):
             self._temporary.cleanup()
         for made in ("_temporary", "probes"):

@@ -1,13 +1,15 @@
-"""Running a network in many backends, each in a process of its own, and judging what comes back."""
+"""Running networks in many backends, each in a process of its own, and judging what comes back."""
 
 from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import nullcontext, suppress
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 
 from threadpoolctl import threadpool_limits
 
@@ -54,34 +56,73 @@ def run_parity(
     Raises:
         TriptychError: the weights do not fit the network, or the journal cannot be written.
     """
-    return run_prepared(Preparation(spec, plan), on_progress, workers, journal, on_recorded)
+    with Workers(plan.hardware) if workers is None else nullcontext(workers) as processes:
+        told = lambda network, backend, label: on_progress(backend, label)  # noqa: E731
+        (runs,) = run_networks([spec], plan, told, processes, journal, on_recorded)
+    return runs
 
 
-def run_prepared(
-    preparation: Preparation,
-    on_progress: Progress,
-    workers: Workers | None,
-    journal: Notes | None,
+def run_networks(
+    specs: Iterable[Architecture],
+    plan: Plan,
+    on_progress: Callable[[str, str, str], None],
+    workers: Workers,
+    journal: Notes | None = None,
     on_recorded: OnRecorded | None = None,
-    following: Preparation | None = None,
-) -> list[Run]:
-    """As `run_parity`, on probes that may be made already. Those of the `following` network are made meanwhile."""
-    spec, plan = preparation.spec, preparation.plan
-    if plan.weights is not None:
-        check_weights(spec.parameter_shapes, plan.weights)
-    try:
-        with (
-            preparation,
-            Workers(plan.hardware) if workers is None else nullcontext(workers) as processes,
-        ):
-            examiner = Examiner(spec, plan, preparation.folder, on_recorded)
-            return _Runner(preparation, following, on_progress, processes, journal, examiner).run()
-    except TriptychError as error:
-        reason = str(error)
-    except OSError as error:
-        reason = f"cannot keep intermediate files: {os_error_sentence(error)} ({tempfile.gettempdir()})"
-    rows = [BackendResult(backend.name, "crashed", INCOMPLETE, reason, backend.path_name) for backend in plan.backends]
-    return [Run(spec.name, probe, {}, rows, gradients=mode) for probe, mode in plan.runs(spec).values()]
+) -> Generator[list[Run]]:
+    """As `run_parity`, some networks in turn. The next one starts where the last backends of one leave a core idle.
+
+    Close it, so that the one that has started ends.
+
+    Args:
+        specs: the networks.
+        plan: what to run each on.
+        on_progress: told of every network, backend and probe that is done.
+        workers, journal, on_recorded: as for `run_parity`.
+
+    Raises:
+        TriptychError: as `run_parity`.
+    """
+    ahead = 1 if plan.jobs > 1 and plan.hardware.device == "cpu" else 0
+    waiting = 1 if plan.jobs > 1 else 0  # more than there are seats: it computes while another must be judged
+    seats = threading.Semaphore(plan.jobs)
+    started: deque[_Network] = deque()
+    with (
+        ExitStack() as ends,
+        ThreadPoolExecutor(plan.jobs + waiting) as executor,
+        # Unlimited, NumPy's products take all cores, and wait for threads that the backends keep from running.
+        threadpool_limits(plan.hardware.threads, user_api="blas"),
+    ):
+
+        def start(spec: Architecture) -> _Network:
+            told = partial(on_progress, spec.name)
+            network = _Network(spec, plan, told, workers, journal, on_recorded, seats)
+            ends.callback(network.close)
+            started.append(network)
+            network.start(executor)
+            return network
+
+        def finish() -> list[Run]:
+            runs = started[0].finish()
+            started.popleft().close()
+            return runs
+
+        try:
+            for spec in specs:
+                if start(spec).failed and len(started) > 1:  # perhaps for want of space, beside another's files
+                    started.pop().close()
+                    yield finish()
+                    start(spec)
+                if len(started) > ahead:
+                    yield finish()
+            while started:
+                yield finish()
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            for network in started:
+                network.stopped.set()
+            workers.kill()
+            raise
 
 
 Results = dict[tuple[str, str], BackendResult]
@@ -118,81 +159,92 @@ def runs_of(
     return runs
 
 
-class _Runner:
-    """One network: its probes on disk, its workers."""
+class _Network:
+    """One network: its probes on disk, and the results so far."""
 
     def __init__(
         self,
-        preparation: Preparation,
-        following: Preparation | None,
+        spec: Architecture,
+        plan: Plan,
         on_progress: Progress,
         workers: Workers,
         journal: Notes | None,
-        examiner: Examiner,
+        on_recorded: OnRecorded | None,
+        seats: threading.Semaphore,
     ) -> None:
-        self.spec = spec = preparation.spec
-        self.plan = plan = preparation.plan
+        if plan.weights is not None:
+            check_weights(spec.parameter_shapes, plan.weights)
+        self.spec = spec
+        self.plan = plan
         self.wanted = plan.runs(spec)
-        self.preparation = preparation
-        self.following = following
+        self.preparation = Preparation(spec, plan)
         self.on_progress = on_progress
         self.workers = workers
         self.journal = journal
         self.finished = journal.finished(spec.name) if journal else {}
         self.stopped = threading.Event()
-        self.examiner = examiner
+        self.examiner = Examiner(spec, plan, self.preparation, seats, on_recorded)
+        pairs = {(backend.label, label) for backend in plan.backends for label in self.wanted}
+        self.results = {pair: entry.result for pair, entry in self.finished.items() if pair in pairs}
+        self.futures: list[Future[Results]] = []
+        self.prepared: Future[list[PreparedProbe]] = Future()
 
-    def run(self) -> list[Run]:
-        """Start workers, so that they import their frameworks while the probes are made; then feed and judge them."""
-        pairs = {(backend.label, label) for backend in self.plan.backends for label in self.wanted}
-        results = {pair: entry.result for pair, entry in self.finished.items() if pair in pairs}
-        for backend, label in results:
-            self.on_progress(backend, label)
+    def start(self, executor: ThreadPoolExecutor) -> None:
+        """Start what is missing. Workers import their frameworks while this thread, which a Ctrl-C reaches, makes the
+        probes."""
         pending = [
             backend
             for backend in self.plan.backends
             if not backend.obstacle(self.plan.hardware.device)
-            and any((backend.label, label) not in results for label in self.wanted)
+            and any((backend.label, label) not in self.results for label in self.wanted)
         ]
-        told = {entry.label: (entry.batch, dict(entry.bounded)) for entry in self.finished.values()}
-        if pending or not told.keys() >= set(self.wanted):
-            for each in self._run_backends(pending, results):
-                told[each.label] = len(each.probe.image), each.probe.bounded
-        return runs_of(self.spec, self.plan, results, told)
-
-    def _run_backends(self, backends: Sequence[Backend], results: Results) -> list[PreparedProbe]:
-        """Add the missing results."""
-        prepared: Future[list[PreparedProbe]] = Future()
-        waiting = 1 if self.plan.jobs > 1 else 0  # more than there are seats: it computes while another must be judged
-        with ThreadPoolExecutor(self.plan.jobs + waiting) as executor:
+        for name in dict.fromkeys(backend.name for backend in pending):
+            paths = [each for each in pending if each.name == name]
+            self.futures.append(executor.submit(self._run_paths, paths))
+        if pending or not self._told.keys() >= set(self.wanted):
             try:
-                names = dict.fromkeys(backend.name for backend in backends)
-                futures = [
-                    executor.submit(self._run_paths, [each for each in backends if each.name == name], prepared)
-                    for name in names
-                ]
-                prepared.set_result(self.preparation.probes)
-                # Unlimited, NumPy's products take all cores, and wait for threads that the backends keep from running.
-                with threadpool_limits(self.plan.hardware.threads, user_api="blas"):
-                    self._prepare_ahead()
-                    for future in as_completed(futures):
-                        results |= future.result()
+                self.prepared.set_result(self.preparation.probes)
             except BaseException as error:
-                if not prepared.done():
-                    prepared.set_exception(error)
-                self.stopped.set()
-                executor.shutdown(wait=False, cancel_futures=True)
-                self.workers.kill()
-                raise
-        return prepared.result()
+                self.prepared.set_exception(error)
+                if not isinstance(error, (TriptychError, OSError)):
+                    raise
 
-    def _prepare_ahead(self) -> None:
-        """Make the next network's probes: one thread, and this one, which a Ctrl-C reaches."""
-        if self.following and self.plan.jobs > 1:
-            with suppress(Exception):  # it is tried again when that network's turn comes, and told then
-                _ = self.following.probes
+    @property
+    def failed(self) -> bool:
+        """Whether its probes could not be made."""
+        return self.prepared.done() and self.prepared.exception() is not None
 
-    def _run_paths(self, paths: Sequence[Backend], prepared: Future[list[PreparedProbe]]) -> Results:
+    def finish(self) -> list[Run]:
+        """Wait for all backends. If the probes could not be made, every row says so."""
+        for backend, label in self.results:
+            self.on_progress(backend, label)
+        try:
+            for future in self.futures:
+                self.results |= future.result()
+            told = self._told
+            for each in self.prepared.result() if self.prepared.done() else ():
+                told[each.label] = len(each.probe.image), each.probe.bounded
+            return runs_of(self.spec, self.plan, self.results, told)
+        except TriptychError as error:
+            reason = str(error)
+        except OSError as error:
+            reason = f"cannot keep intermediate files: {os_error_sentence(error)} ({tempfile.gettempdir()})"
+        finally:
+            self.stopped.set()
+        rows = [BackendResult(each.name, "crashed", INCOMPLETE, reason, each.path_name) for each in self.plan.backends]
+        return [Run(self.spec.name, probe, {}, rows, gradients=mode) for probe, mode in self.wanted.values()]
+
+    def close(self) -> None:
+        """Remove its files, when nothing runs any more."""
+        wait(future for future in self.futures if not future.cancelled())  # `wait` would for ever
+        self.preparation.close()
+
+    @property
+    def _told(self) -> dict[str, tuple[int, Mapping[str, str]]]:
+        """What earlier results say of the probes."""
+        return {entry.label: (entry.batch, dict(entry.bounded)) for entry in self.finished.values()}
+
+    def _run_paths(self, paths: Sequence[Backend]) -> Results:
         """One backend on all its paths in turn; or once, if no paths were asked for."""
         results = {
             (row.label, label): row
@@ -200,10 +252,10 @@ class _Runner:
             if (row := entry.result).backend == paths[0].name
         }
         for backend in paths:
-            results |= self._run_backend(backend, prepared, results)
+            results |= self._run_backend(backend, results)
         return results
 
-    def _run_backend(self, backend: Backend, prepared: Future[list[PreparedProbe]], before: Results) -> Results:
+    def _run_backend(self, backend: Backend, before: Results) -> Results:
         """One backend on every probe.
 
         A path on which the same kernels ran as on one `before` is no other path: it is skipped from there on.
@@ -211,22 +263,24 @@ class _Runner:
         results: Results = {}
         same: BackendResult | None = None
         worker = self.workers.take(backend)
-        for each in prepared.result():
-            label, probe = each.label, each.probe
-            if self.stopped.is_set():
-                break
-            if (backend.label, label) in self.finished:
-                continue
-            result = same or _told_apart(self.examiner.run(backend, worker, each), label, before)
-            if not results and result.status == "skipped" and result.evidence:
-                same = replace(result, seconds=0.0)
-            results[backend.label, label] = result
-            if self.journal:
-                self.journal.add(Entry(self.spec.name, label, len(probe.image), probe.bounded, result))
-            if not worker.alive and not same and not self.stopped.is_set():
-                worker = self.workers.take(backend)  # the crash has its row; the next probe gets a chance of its own
-            self.on_progress(backend.name, label)
-        self.workers.give_back(worker)
+        try:
+            for each in self.prepared.result():
+                label, probe = each.label, each.probe
+                if self.stopped.is_set():
+                    break
+                if (backend.label, label) in self.finished:
+                    continue
+                result = same or _told_apart(self.examiner.run(backend, worker, each), label, before)
+                if not results and result.status == "skipped" and result.evidence:
+                    same = replace(result, seconds=0.0)
+                results[backend.label, label] = result
+                if self.journal:
+                    self.journal.add(Entry(self.spec.name, label, len(probe.image), probe.bounded, result))
+                if not worker.alive and not same and not self.stopped.is_set():
+                    worker = self.workers.take(backend)  # a crash has its row; the next probe gets a chance of its own
+                self.on_progress(backend.name, label)
+        finally:
+            self.workers.give_back(worker)
         return results
 
 
