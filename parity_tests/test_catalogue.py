@@ -27,8 +27,11 @@ from parity_tests.injection import WIDE, imported_with, specification, unchanged
 
 NOT_RUN = "not run"
 
-IN_TF1 = ("resnet50", "googlenet_tutorial", "caffenet", "alexnet_paper", "alexnet_owt")
-"""Of `WIDER` and `ALEXNETS`, those whose structure is examined every day in TensorFlow 1; the others' in Keras."""
+ELSEWHERE = (
+    *(("tf1_style_impl", name) for name in ("resnet50", "googlenet_tutorial", "alexnet_paper")),
+    *(("keras_impl", name) for name in ("vgg11_bn", "resnet50_v1_5", "googlenet", "alexnet_owt")),
+)
+"""Of `WIDER` and `ALEXNETS`, those whose structure is examined every day in these too, without weights."""
 
 MINUTES = ("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn")
 """Whole, they are built, loaded and exported, but not run: `triptych parity` does."""
@@ -77,13 +80,11 @@ class Examination:
 
 
 def structures() -> Iterator[pytest.param]:
-    """All in PyTorch, where that takes no time, and some in one more. The others are examined with weights."""
+    """All in PyTorch, where that takes no time, and one of each builder in Keras and in TensorFlow 1."""
     for name in list_architectures():
-        another = {"tf1_style_impl" if name in IN_TF1 else "keras_impl"}
-        chosen = {"torch_impl"} | (another if name in (*WIDER, *ALEXNETS) else set())
         for package in IMPLEMENTATIONS:
-            marks = [] if package in chosen else pytest.mark.slow
-            yield pytest.param(name, package, id=f"{name}-{package}", marks=marks)
+            chosen = package == "torch_impl" or (package, name) in ELSEWHERE
+            yield pytest.param(name, package, id=f"{name}-{package}", marks=[] if chosen else pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("architecture", "package"), list(structures()))

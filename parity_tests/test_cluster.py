@@ -205,6 +205,7 @@ def test_machines_that_take_different_paths_are_both_as_published(pair, tmp_path
     assert pair.processes() == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_leaves_nothing_at_the_cluster(pair, tmp_path):
     process = triptych("parity", "lenet*", "--backend=torch", "--dask", pair.address, "--report", tmp_path)
     deadline = time.monotonic() + 60
@@ -288,6 +289,7 @@ def test_a_pattern_is_many_models_and_one_that_cannot_be_proved_is_a_row(pair, t
     assert pair.processes() == []
 
 
+@pytest.mark.slow
 def test_files_are_read_by_the_workers(pair, tmp_path, monkeypatch):
     from common.cluster.client import Cluster
     from common.prove.on_cluster import Proofs

@@ -286,16 +286,15 @@ def seen(tmp_path_factory):
 
 
 def of_cases(*left_out):
-    """Two processes every day; three, with the jobs that shares of unequal sizes make another thing, are slow."""
-    for name, processes in CASES:
-        if name not in left_out:
-            yield pytest.param(name, processes, marks=pytest.mark.slow if processes == 3 else [])
+    """Two processes, and three, with the jobs that shares of unequal sizes make another thing."""
+    return [case for case in CASES if case[0] not in left_out]
 
 
 # PyTorch
 
 
-@pytest.mark.parametrize(("name", "processes"), list(of_cases("exact")))
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "processes"), of_cases("exact"))
 def test_several_processes_go_the_way_of_one(seen, name, processes):
     """Batches of 7 are shared as 4 and 3, or 3, 2 and 2; a batch of 1 goes to one process."""
     expected, found = (read(seen[count] / f"{name}-0.npz") for count in (1, processes))
@@ -303,6 +302,7 @@ def test_several_processes_go_the_way_of_one(seen, name, processes):
     assert distance(found, expected) < PARTING
 
 
+@pytest.mark.slow
 def test_on_integers_to_the_bit(seen):
     """Parameters after a step are w − ε·(g + λ·w), all of it exact: so are the gradients added up over processes."""
     paths = (seen[2] / "exact-0.npz", seen[1] / "exact-0.npz", seen[1] / "float64.npz")
@@ -314,7 +314,8 @@ def test_on_integers_to_the_bit(seen):
     assert all((found[name] != array).mean() > 0.05 for name, array in before.items())
 
 
-@pytest.mark.parametrize(("name", "processes"), list(of_cases()))
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "processes"), of_cases())
 def test_all_processes_end_with_the_same_bits_and_only_the_first_is_told(seen, name, processes):
     first, *others = (read(seen[processes] / f"{name}-{rank}.npz") for rank in range(processes))
     for other in others:
@@ -322,13 +323,15 @@ def test_all_processes_end_with_the_same_bits_and_only_the_first_is_told(seen, n
         assert same_bits(other, first[-2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mistake", "name"), [("unweighted", "ragged"), ("apart", "normalised")])
 def test_a_mistake_is_another_trajectory(seen, mistake, name):
     found, expected = read(seen[2] / f"{mistake}-0.npz"), read(seen[1] / f"{name}-0.npz")
     assert distance(found[:1], expected[:1]) > 1e6 * PARTING
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
 def test_a_loss_that_is_not_finite_in_one_process_ends_all(seen, processes):
     told = [path.read_text() for count in (1, processes) for path in seen[count].glob("error-*")]
     assert len(told) == 1 + processes
@@ -336,6 +339,7 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all(seen, processes):
     assert re.match(r"step 1 of epoch 1 cannot be made, .* begins in layer conv2; try", sentence)
 
 
+@pytest.mark.slow
 def test_resumed_it_ends_in_the_same_bits(seen):
     whole, resumed = ([read(seen[2] / f"{name}-{rank}.npz") for rank in (0, 1)] for name in ("whole", "resumed"))
     assert same_bits(resumed[0], whole[0])
@@ -518,6 +522,7 @@ def test_without_exchange_only_four_maps_of_a_normalisation_differ(towers, pair)
     assert differing.nonzero().flatten().tolist() == [46, 47, 48, 49]
 
 
+@pytest.mark.slow
 def test_the_gradients_of_the_towers_are_those_of_the_grouped_network(towers, pair):
     """On integers, to the bit, but for those that a normalisation rounds: the gradients by its inputs."""
     from torch_impl import load_weights

@@ -231,11 +231,11 @@ def run(command, folder):
 
 
 def pages():
-    """Each with the commands of every day, and with all of them."""
+    """Each with the commands that no other test shows, the README every day; and with all of them."""
     for page, found in ALL.items():
         here = [command for command in found if command not in ELSEWHERE]
         if quick := [command for command in here if command not in SHOWN_BY]:
-            yield pytest.param(quick, id=page)
+            yield pytest.param(quick, id=page, marks=[] if page == "README.md" else pytest.mark.slow)
         if here != quick:
             yield pytest.param(here, id=f"{page} whole", marks=pytest.mark.slow)
 

@@ -112,7 +112,7 @@ def test_six_backends_are_one_function(report, spec):
 def test_the_other_backends_are_the_same_function():
     others = ["torch-compile", "keras-jax", "keras-torch"]
     assert set(BACKENDS) | set(others) == set(backends.BACKENDS)
-    code, out, err = finish(triptych("parity", "lenet5", "--json", *(f"--backend={name}" for name in others)))
+    code, out, err = finish(triptych("parity", "lenet_caffe", "--json", *(f"--backend={name}" for name in others)))
     assert code == 0, err
     found = {
         run["probe"]: (run["verdict"], [row["status"] for row in run["backends"]]) for run in json.loads(out)["runs"]
@@ -190,7 +190,7 @@ def test_a_backend_that_hangs_is_ended(tmp_path):
     assert_gone([stopped])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", daily(signal.SIGINT, of=(signal.SIGINT, signal.SIGTERM, signal.SIGKILL)))
 def test_an_interrupted_run_leaves_nothing_behind(number, tmp_path):
     process = triptych("parity", "alexnet_bvlc", env={**os.environ, "TMPDIR": str(tmp_path)})
     wait_for_worker(process, "torch")
@@ -203,6 +203,7 @@ def test_an_interrupted_run_leaves_nothing_behind(number, tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_backward_pass_of_a_killed_backend_is_a_row_and_the_next_probe_gets_a_new_process():
     process = triptych("parity", "lenet5", "--gradients", "--json", "--backend=torch", "--backend=tf1")
     killed = wait_for_worker(process, "tf1")
@@ -223,6 +224,7 @@ def test_the_backward_pass_of_a_killed_backend_is_a_row_and_the_next_probe_gets_
     assert_gone([killed])
 
 
+@pytest.mark.slow
 def test_the_backward_pass_on_weights_and_pictures_that_are_given_is_reported_like_the_forward_pass(tmp_path):
     from common.specs.photographs import photograph
 
@@ -260,6 +262,7 @@ def test_one_wrong_gradient_is_found_by_the_command(tmp_path):
     assert "fc2 is the first layer from the loss backwards that differs; the gradient with respect to relu3\n" in out
 
 
+@pytest.mark.slow
 def test_an_interrupted_backward_pass_leaves_nothing_behind(tmp_path):
     process = triptych("parity", "alexnet_bvlc", "--gradients", env={**os.environ, "TMPDIR": str(tmp_path)})
     wait_for_worker(process, "torch")

@@ -256,6 +256,7 @@ def test_the_command_tells_of_paths_in_every_form(tmp_path):
         assert f"onnx-torch {name}: {row['reason'] or row['evidence']}" in out
 
 
+@pytest.mark.slow
 def test_the_backward_pass_has_paths_too():
     pytest.importorskip("torch")
     plan = Plan(held_to("torch", "default", "isa=sse4.1"), ("exact",), gradients=True, batch=1)

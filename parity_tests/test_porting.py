@@ -410,6 +410,7 @@ class TestTorch:
         } <= names("densenet121")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_keras_applications(tmp_path):
     """ResNet-50: biases into the means and eps into the variances, to the nearest float32; the rest bit for bit."""
     load_implementation("keras_impl")

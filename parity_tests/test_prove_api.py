@@ -94,7 +94,7 @@ def exported(net, x, path, **options):
     return path
 
 
-@pytest.mark.parametrize("exporter", daily("as usual", "by TorchScript, unfolded", of=EXPORTERS))
+@pytest.mark.parametrize("exporter", daily("as usual", of=EXPORTERS))
 def test_an_export_of_a_model_is_judged_by_the_model(net, x, exporter, tmp_path):
     path = exported(net, x, str(tmp_path / "a.onnx"), **EXPORTERS[exporter])
     report = assert_same(net, renamed(path, str(tmp_path / "b.onnx")), example=x)

@@ -293,6 +293,7 @@ class TestInMemory:
         report = prove(net, example={"ids": FEEDS["ids"]}, input_shape=shape, backends=["torch"], probes=["random"])
         assert report.verdict == "certified", str(report)
 
+    @pytest.mark.slow
     def test_a_keras_model_takes_several(self, net):
         keras, torch = pytest.importorskip("keras"), pytest.importorskip("torch")
         ids, x = keras.Input((5,), dtype="int64", name="ids"), keras.Input((5, 3), name="x")

@@ -380,6 +380,7 @@ class TestInPyTorch:
         assert report.verdict == "certified", str(report)
         assert {[layer.kind for layer in row.layers].count("GRU") for row in report.runs[0].backends} == {2}
 
+    @pytest.mark.slow
     def test_its_export_is_certified_and_a_changed_one_located(self, nets, tmp_path):
         torch = pytest.importorskip("torch")
         net, shape = nets["LSTM, two layers"]

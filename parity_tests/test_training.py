@@ -300,7 +300,7 @@ def test_three_idioms_one_trajectory(histories):
 
 def resumed():
     """Momentum, the plan and the rate in each implementation; what is slow to train every day in one."""
-    in_turn = {"resnet18": "torch_impl", "alexnet_mnist": "torch_impl"}
+    in_turn = {"resnet18": "torch_impl", "alexnet_mnist": None}
     sizes = {"lenet_caffe": (32, 32), "resnet18": (32, 32), "alexnet_mnist": (28, 28)}
     for name, size in sizes.items():
         for package in IMPLEMENTATIONS:
@@ -328,7 +328,7 @@ def test_a_resumed_training_is_the_same_to_the_bit(architecture, size, implement
     assert not [name for name in left if name.startswith(("checkpoint-0001", "."))]
 
 
-@in_daily("tf1_style_impl")
+@pytest.mark.slow
 def test_dropout_drops_and_can_be_turned_off(implementation):
     """Without it two trainings differ from one with it, and are alike whatever the masks would have been."""
     data, results = some_digits(count=10, tested=10), []
@@ -513,13 +513,9 @@ def test_digits_are_learnt(framework, tmp_path):
         assert len(plot.convert("RGB").getcolors(maxcolors=100_000)) > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("framework", "number"),
-    [
-        ("torch", signal.SIGKILL),
-        pytest.param("tf1", signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param("torch", signal.SIGINT, marks=pytest.mark.slow),
-    ],
+    ("framework", "number"), [("torch", signal.SIGKILL), ("tf1", signal.SIGINT), ("torch", signal.SIGINT)]
 )
 def test_killed_and_resumed_it_ends_in_the_same_weights(framework, number, mnist, tmp_path):
     command = ("train", "lenet5", "--with", framework, "--data", mnist, "--epochs", 5, "--batch", 4)
