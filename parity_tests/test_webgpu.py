@@ -34,20 +34,6 @@ from common.probes import make_probe
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def adapter():
-    """The adapter that is computed on, with the variables by which this process gets it."""
-    try:
-        found = adapters.require_adapter()
-    except TriptychError as error:
-        pytest.skip(str(error))
-    before = dict(os.environ)
-    os.environ.update(found.environment)
-    yield found.chosen
-    os.environ.clear()
-    os.environ.update(before)
-
-
 BOTH = {"exact": IDENTICAL, "random": CERTIFIED}
 EXACT = {"exact": IDENTICAL}
 

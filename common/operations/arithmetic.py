@@ -33,7 +33,7 @@ from common.operations.rounding import (
     gamma,
     unit_of,
 )
-from common.operations.wgsl import QUOTIENT, ROOT, check_divisor, of_power
+from common.operations.wgsl import QUOTIENT, ROOT, check_divisor, check_domain, of_power
 
 
 @reads("Add", "Sum")
@@ -230,6 +230,9 @@ class Power(ArrayOperation):
     def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
         """A product for a square, a root for the power 1/2; else pow(|x|, y), with the sign that the result has."""
         x, y = in_double(*inputs)
+        check_domain(
+            (x > 0) | (x == 0) & (y >= 0) | (x < 0) & (y == np.floor(y)), "a power that is not a finite number"
+        )
         error = np.maximum(of_power(np.abs(x), y), ROOT)
         return np.maximum(bound, CARRIED * UNIT_ROUNDOFF * error * np.abs(reference.value))
 
@@ -252,6 +255,7 @@ class SquareRoot(ArrayOperation):
 
     def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
         """As 1 / inverseSqrt(x)."""
+        check_domain(inputs[0] >= 0, "the root of a negative number")
         return bound + CARRIED * (ROOT - ELEMENTARY_ULP) * UNIT_ROUNDOFF * np.abs(reference.value)
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:

@@ -65,6 +65,18 @@ def standardised(
     return Reference(value, np.where(doubt < 1, bound, SMALLEST_NORMAL))
 
 
+def _proved(found: Reference) -> np.ndarray:
+    """The bound of a normalisation in a shader.
+
+    Raises:
+        Unread: somewhere nothing is proved.
+    """
+    assert found.bound is not None
+    if (found.bound <= SMALLEST_NORMAL).any():
+        raise Unread("its variance is smaller than what a WebGPU shader may be off by, which takes it as Σx²/n − m²")
+    return found.bound
+
+
 def carried_by_moments(x: np.ndarray, errors: np.ndarray, axes: tuple[int, ...], eps: float) -> np.ndarray:
     """How far (x − m) / √(v + eps) moves at most, if x is off by up to e.
 
@@ -108,9 +120,7 @@ class LayerNorm(ArrayOperation):
 
     def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
         """With moments of more error. WGSL's inverseSqrt is off by 4u, which is E."""
-        found = self._reference(inputs, parameters, shader=True).bound
-        assert found is not None
-        return found
+        return _proved(self._reference(inputs, parameters, shader=True))
 
     def _reference(self, inputs: Arrays, parameters: Parameters, *, shader: bool = False) -> Reference:
         (x,) = inputs
@@ -173,9 +183,7 @@ class GroupNorm(ArrayOperation):
     def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
         """With moments of more error. A kernel for instances takes WGSL's inverseSqrt; of groups there is none, and the
         nodes that it is made of take a root and a quotient, off by 14u, which is 10u more than E."""
-        found = self._reference(inputs, parameters, shader=True).bound
-        assert found is not None
-        return found
+        return _proved(self._reference(inputs, parameters, shader=True))
 
     def _reference(self, inputs: Arrays, parameters: Parameters, *, shader: bool = False) -> Reference:
         (x,) = inputs

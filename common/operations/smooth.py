@@ -21,7 +21,7 @@ from common.operations.rounding import (
     Reference,
     gamma,
 )
-from common.operations.wgsl import of_error_function, of_exponential, of_logarithm
+from common.operations.wgsl import check_domain, of_error_function, of_exponential, of_logarithm
 
 
 def logistic(x: np.ndarray) -> np.ndarray:
@@ -98,7 +98,9 @@ class Log(Smooth):
 
     def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
         """The language's own."""
-        return np.maximum(bound, UNIT_ROUNDOFF * of_logarithm(inputs[0].astype(np.float64), reference.value))
+        x = inputs[0].astype(np.float64)
+        check_domain(x > 0, "the logarithm of 0 or of a negative number")
+        return np.maximum(bound, CARRIED * UNIT_ROUNDOFF * of_logarithm(x, reference.value))
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         with np.errstate(divide="ignore"):
@@ -264,6 +266,16 @@ class Mish(Smooth):
         t = np.tanh(p)
         of_t = gamma(ELEMENTARY_ULP + 3) * (p + 1) * (1 - t * t) + gamma(ELEMENTARY_ULP + 2) * t
         return Reference(x * t, CARRIED * np.abs(x) * (of_t + UNIT_ROUNDOFF * t) + SMALLEST_NORMAL * (1 + np.abs(x)))
+
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """There is no kernel: it is the nodes that it is made of. What the softplus is off by more than a CPU's reaches
+        the tangent times 1 − t², and that is off by 4u + 7u |t|, of which a CPU's bound has E + 2."""
+        (x,) = in_double(*inputs)
+        t, softplus = np.tanh(np.logaddexp(0, x)), Softplus()
+        found = softplus.reference(inputs, {})
+        assert found.bound is not None
+        of_p = softplus.in_shader(inputs, {}, found, found.bound) - found.bound
+        return bound + CARRIED * np.abs(x) * (of_p * (1 - t * t) + UNIT_ROUNDOFF * (4 + t))
 
 
 def error_function(x: np.ndarray) -> np.ndarray:

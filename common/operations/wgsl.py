@@ -70,6 +70,16 @@ def check_divisor(y: np.ndarray) -> None:
         raise Unread("WGSL promises nothing of a division by 0, or by numbers beyond 2^-126 … 2^126")
 
 
+def check_domain(inside: np.ndarray, what: str) -> None:
+    """Check that a function is defined for all that it is given, since a shader need not return NaN or infinity.
+
+    Raises:
+        Unread: it is not.
+    """
+    if not inside.all():
+        raise Unread(f"WGSL promises nothing of {what}")
+
+
 _TERMS = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 _P = 0.3275911
 

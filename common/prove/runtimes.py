@@ -15,9 +15,10 @@ import numpy as np
 
 from common import process
 from common.errors import TriptychError
+from common.onnx.adapters import find_adapters
 from common.onnx.session import execution_providers
 from common.operations.rounding import FP32, FP32_IN_WGSL, Precision
-from common.parity.backends import Hardware, device_environment, require
+from common.parity.backends import DEVICES, Hardware, device_environment, require
 from common.process.template import Imports
 from common.prove.array_files import mapped, write_arrays
 
@@ -69,6 +70,8 @@ def require_device(device: str) -> None:
     Raises:
         TriptychError: there is no such device.
     """
+    if device not in DEVICES:
+        raise TriptychError(f"there is no device {device!r}; choose {', '.join(DEVICES)}")
     require(Hardware(device))
     if device == "cuda":
         execution_providers(device, "fp32")
@@ -108,7 +111,11 @@ def record(
         job["only"] = list(only)
     variables = {} if runtime.device == "cpu" else device_environment(Hardware(runtime.device))
     with Process(runtime.module, variables) as process:
-        return process.record(job, feeds, folder)
+        found = process.record(job, feeds, folder)
+    if runtime.device == "webgpu" and not found.error:
+        adapter = find_adapters().chosen
+        found.note = "; ".join(filter(None, (f"on {adapter}", found.note)))
+    return found
 
 
 _IMPORTS = {
