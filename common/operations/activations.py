@@ -258,11 +258,10 @@ class Softmax(Operation):
     def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
         """The exponential, beyond E, and the quotient; and the sum, which is made in one pass.
 
-        One of at least 64 threads has a term every ⌈n / 64⌉ of them, and with each it multiplies its sum so far by the
-        exponential of the difference of two maxima. At the end eight times two such sums are put together in the same
-        way. So a term is a product of k = ⌈n / 64⌉ + 9 exponentials, of numbers that add up to d: off by k (6 + 1) u,
-        with the products, and by (4 + 1) |d| u, with the differences, of which a CPU's bound has one. Weighted by their
-        shares in the sum, the |d| are Σ |d| y.
+        Each of at least 64 threads has ⌈n / 64⌉ terms at most. With each it multiplies its sum by the exponential of
+        the difference of two maxima; then eight times two sums are put together so. Thus a term is a product of
+        k = ⌈n / 64⌉ + 9 exponentials, of numbers that add up to d: off by 7k u with the products, and by 5 |d| u with
+        the differences, of which a CPU's bound has one. Weighted by their shares, the |d| add up to Σ |d| y.
         """
         x = inputs[0].astype(np.float64)
         y, exponentials = reference.value, -(-x.shape[self.axis] // 64) + 9

@@ -19,11 +19,11 @@ from common.cluster.work import Task
 from common.errors import TriptychError
 from common.parity.on_cluster import variables
 from common.parity.outcome import environment_on
+from common.prove.devices import require_device
 from common.prove.many import Draw, Proved
 from common.prove.models import ModelName
 from common.prove.proof import Advance, Request, require_packages
 from common.prove.results import ProofRun
-from common.prove.runtimes import require_device
 
 _PACKAGES = {"timm": ("timm", "torchvision"), "keras.applications": ("keras",)}
 """What the models of a library need beside what every proof needs, where it is called otherwise than the library."""

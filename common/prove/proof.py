@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import TriptychError, argument
+from common.errors import TriptychError
 from common.graphs import Graph
 from common.graphs.onnx_files import load
 from common.graphs.onnx_reader import inputs_of
 from common.implementations import FRAMEWORKS
 from common.operations.preprocessing import Preprocessing
 from common.prove.deployed import AsDeployed
+from common.prove.devices import check_device
 from common.prove.exact import exact_probe
 from common.prove.input_files import PLAIN, Picture, as_input, layouts, only_input
 from common.prove.judging import Expected
@@ -27,7 +28,7 @@ from common.prove.matching import corresponding
 from common.prove.models import ModelName
 from common.prove.ready import make_ready
 from common.prove.results import ProofRun, judged
-from common.prove.runtimes import ONNX_RUNTIMES, Recorded, record, require_device, runtimes_of_file
+from common.prove.runtimes import ONNX_RUNTIMES, Recorded, record, runtimes_of_file
 from common.prove.sensitivity import sensitivity_of
 from common.prove.subject import TORCH_RUNTIMES, Example, InMemory, Shapes, Subject, TorchSubject
 from common.specs import get_spec
@@ -74,10 +75,9 @@ Given = ModelName | InMemory
 def results_of(names: Sequence[Given], request: Request) -> int:
     """How many results there will be: rows times probes."""
     files = [isinstance(name, ModelName) and (name.is_onnx or name.is_session) for name in names]
-    of_file = runtimes_of_file(request.device)
+    of_file, others = runtimes_of_file(request.device), 1 + len(TORCH_RUNTIMES) * (request.device == "cpu")
     rows = sum(len((Subject if is_file else TorchSubject).runtimes_on(request.device)) for is_file in files)
-    others = len(TORCH_RUNTIMES) if request.device == "cpu" else 0
-    deployed = sum(len(of_file[1:]) if is_file else others + 1 for is_file in files)
+    deployed = sum(len(of_file[1:]) if is_file else others for is_file in files)
     results = sum({"exact": len(of_file), "random": rows}[probe] for probe in request.probes)
     return results + request.deployed * deployed
 
@@ -104,7 +104,7 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
     if request.deployed and any(paired):
         raise TriptychError("two networks are not compared as deployed; prove each by itself")
     if request.device != "cpu":
-        _check_device(request, names, any(paired))
+        check_device(request.device, names, paired=any(paired))
     if any(paired) and request.backends is None:
         request = replace(request, backends=PAIRED)
     if isinstance(names[0], ModelName) and names[0].is_tflite:
@@ -114,8 +114,7 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
     with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as place, ExitStack() as ends:
 
         def ready(name: Given, number: int, **options: Any) -> Subject:
-            options |= {"seed": request.seed, "backends": request.backends, "device": request.device}
-            options["turn"] = any(paired)
+            options |= {name: getattr(request, name) for name in ("seed", "backends", "device")} | {"turn": any(paired)}
             return make_ready(name, Path(place) / str(number), ends, **options)
 
         proof = _Proof(_first(names[0], request, ready), request, advance, preprocessing_of(names[0]))
@@ -127,20 +126,6 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
             other = ready(name, number, marked=as_pair == "first", **like(proof.feeds))
             runs += proof.pair_with(other) if as_pair else proof.runs_of(other)
         return runs
-
-
-def _check_device(request: Request, names: Sequence[Given], paired: bool) -> None:
-    """Check that models can be proved on a GPU.
-
-    Raises:
-        TriptychError: there is none here, or these models do not run there.
-    """
-    leave_out = f"leave out {argument('device', request.device)}"
-    if paired:
-        raise TriptychError(f"two networks are compared on the CPU; {leave_out}, or prove each by itself")
-    if file := next((name.text for name in names if isinstance(name, ModelName) and name.is_tflite), None):
-        raise TriptychError(f"{file} is run by LiteRT, on the CPU; {leave_out}, or the file")
-    require_device(request.device)
 
 
 def _first(name: Given, request: Request, ready: Callable[..., Subject]) -> Subject:

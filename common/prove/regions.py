@@ -148,40 +148,24 @@ class Known:
             if error is not None and error.any():
                 raise Unknown(f"its {kind} is computed, and was not recorded")
         inputs = [value for value, _ in given]
+        errors = [np.zeros(value.shape) if error is None else error for value, error in given]
+        certain = not any(error.any() for error in errors)
         try:
             reference = operation.reference(inputs, parameters)
+            if np.issubdtype(reference.value.dtype, np.floating):
+                if reference.bound is None:
+                    reference = replace(reference, value=reference.value.astype(np.float32))
+                if certain and reference.value.size:
+                    reference = with_overflow(operation, inputs, parameters, reference)
+            reference = operation.at_precision(reference, self.precision_of(node), inputs, parameters)
         except Unread as reason:
             raise Unknown(str(reason)) from None
-        if reference.bound is None and np.issubdtype(reference.value.dtype, np.floating):
-            reference = replace(reference, value=reference.value.astype(np.float32))
-        errors = [np.zeros(value.shape) if error is None else error for value, error in given]
-        if not any(error.any() for error in errors):
-            if reference.value.size and np.issubdtype(reference.value.dtype, np.floating):
-                reference = with_overflow(operation, inputs, parameters, reference)
-            return self._as_computed(node, operation, reference, inputs, parameters)
-        reference = self._as_computed(node, operation, reference, inputs, parameters)
+        if certain:
+            return reference
         found = self._carried(operation, inputs, errors, parameters, reference)
         if self.accumulates and isinstance(operation, Add) and found.bound is not None:
             return replace(found, bound=found.bound + self._of_what_is_added(node))
         return found
-
-    def _as_computed(
-        self,
-        node: Node,
-        operation: Operation,
-        reference: Reference,
-        inputs: list[np.ndarray],
-        parameters: Mapping[str, np.ndarray],
-    ) -> Reference:
-        """A reference with the bound of what the node is computed in.
-
-        Raises:
-            Unknown: there is none.
-        """
-        try:
-            return operation.at_precision(reference, self.precision_of(node), inputs, parameters)
-        except Unread as reason:
-            raise Unknown(str(reason)) from None
 
     def given(self, node: Node) -> tuple[Operation, list[Value]]:
         """The operation of a node, and its inputs, among which may be its output, if that is known.

@@ -16,9 +16,8 @@ import numpy as np
 from common import process
 from common.errors import TriptychError
 from common.onnx.adapters import find_adapters
-from common.onnx.session import execution_providers
 from common.operations.rounding import FP32, FP32_IN_WGSL, Precision
-from common.parity.backends import DEVICES, Hardware, device_environment, require
+from common.parity.backends import Hardware, device_environment
 from common.process.template import Imports
 from common.prove.array_files import mapped, write_arrays
 
@@ -62,19 +61,6 @@ def runtimes_of_file(device: str = "cpu") -> tuple[Runtime, ...]:
     """The runtimes of an ONNX file on a device. Of the CPU's, only the basis of the proof goes with a GPU's."""
     basis = ONNX_RUNTIMES[0]
     return FILE_RUNTIMES if device == "cpu" else (basis, basis.on(device))
-
-
-def require_device(device: str) -> None:
-    """Check that a device is there, and that ONNX Runtime can use it.
-
-    Raises:
-        TriptychError: there is no such device.
-    """
-    if device not in DEVICES:
-        raise TriptychError(f"there is no device {device!r}; choose {', '.join(DEVICES)}")
-    require(Hardware(device))
-    if device == "cuda":
-        execution_providers(device, "fp32")
 
 
 @dataclass
