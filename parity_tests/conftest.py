@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from common import TriptychError, list_architectures
 from common.implementations import FRAMEWORKS
+from common.onnx.adapters import Adapter, require_adapter
 from common.parity.backends import DEVICES, Backend, select
 from common.process.sparing import spare_imports
 
@@ -111,6 +112,20 @@ def in_daily(*packages: str) -> pytest.MarkDecorator:
 def implementation(request: pytest.FixtureRequest) -> ModuleType:
     """Each of the three packages in turn."""
     return load_implementation(request.param)
+
+
+@pytest.fixture(scope="module")
+def adapter() -> Iterator[Adapter]:
+    """The adapter that is computed on, with the variables by which this process gets it."""
+    try:
+        found = require_adapter()
+    except TriptychError as error:
+        pytest.skip(str(error))
+    before = dict(os.environ)
+    os.environ.update(found.environment)
+    yield found.chosen
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

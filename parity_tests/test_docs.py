@@ -147,6 +147,9 @@ SHOWN_BY = {
     "triptych export lenet5 --framework torch --out lenet5.onnx": "test_terminal.py::test_files",
     "triptych prove lenet5.onnx": "test_prove.py::test_the_command",
     "triptych prove lenet5.onnx --deployed": "test_prove_deployed.py::test_the_command_and_its_report",
+    "triptych prove lenet5.onnx --device webgpu": (
+        "test_prove_devices.py::test_a_file_is_proved_on_webgpu_and_says_where_each_node_ran"
+    ),
     "triptych prove lenet5.onnx --probe cat.jpg": (
         "test_prove_input_files.py::test_what_a_file_holds_is_what_the_model_is_run_on"
     ),

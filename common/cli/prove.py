@@ -59,6 +59,13 @@ def prove(
             help="Also run each runtime as it is deployed: nothing but the outputs is asked for, so it may fuse more.",
         ),
     ] = False,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Device to run on: cpu, webgpu or cuda. On a GPU, ONNX Runtime runs the file, or the model's "
+            "specification and export."
+        ),
+    ] = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and inputs.")] = 0,
     sensitivity: Annotated[
         bool,
@@ -96,6 +103,7 @@ def prove(
         shapes=shapes,
         weights=check_weights(weights),
         deployed=deployed,
+        device=device,
         sensitivity=sensitivity,
         keep=report is not None,
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.errors import TriptychError, Unavailable
+from common.errors import TriptychError, Unavailable, one_line
 from common.onnx import webgpu
 from common.specs.architecture import IMAGE
 from common.specs.recording import Recording
@@ -78,7 +78,7 @@ class Session:
         except Unavailable:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
-            raise TriptychError(f"ONNX Runtime cannot load {path}: {error}") from None
+            raise TriptychError(f"ONNX Runtime cannot load {path}: {one_line(error)}") from None
         if self.session.get_providers()[0] != first:
             raise Unavailable(f"ONNX Runtime could not use its {first}; see its messages above")
 
@@ -91,7 +91,7 @@ class Session:
         try:
             outputs: list[Any] = self.session.run(names, feeds)
         except Exception as error:
-            raise TriptychError(f"ONNX Runtime cannot run {self.path}: {error}") from None
+            raise TriptychError(f"ONNX Runtime cannot run {self.path}: {one_line(error)}") from None
         if self.profiles:
             self.places = _places(Path(self.session.end_profiling()))
             self.profiles.cleanup()

@@ -21,28 +21,41 @@ PROVIDER = "WebGpuExecutionProvider"
 def computed_wrongly_in_nhwc(graph: onnx.GraphProto) -> list[str]:
     """The convolutions that onnxruntime-ep-webgpu 0.4.0 computes wrongly in the layout it prefers, NHWC.
 
-    Where the input's channels are a multiple of three but not of four, and the output's of four, its kernel reads them
-    in threes, and finds the place of a three by dividing by four: right for three channels, wrong for six. In NCHW it
-    reads them one by one.
+    In NCHW it reads and writes channels one by one, and is right. In NHWC it takes several at once:
+
+    - Where the input's channels are a multiple of three but not of four, and the output's of four, it reads them in
+      threes, and finds the place of a three by dividing by four: right for three channels, wrong for six.
+    - In groups of four channels of the output or more, it writes four at once, or two, if the number of all channels
+      is a multiple of that: wrong where the number of a group's is not.
+    - Where each group of a transposed convolution makes one channel of two, four, …, it is wrong.
     """
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     wrong = []
     for node in graph.node:
-        shape = shapes.get(node.input[1], ()) if node.op_type == "Conv" else ()
+        shape = shapes.get(node.input[1], ()) if node.op_type in ("Conv", "ConvTranspose") else ()
         groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-        if len(shape) != 4 or groups != 1:
+        if len(shape) not in (3, 4):
             continue
-        filters, channels, *_ = shape
-        if channels > 3 and channels % 3 == 0 and channels % 4 and filters % 4 == 0:
+        if node.op_type == "ConvTranspose":
+            is_wrong = groups > 1 and shape[1] == 1 and shape[0] // groups % 2 == 0
+        elif groups > 1:
+            own = shape[0] // groups
+            at_once = next(count for count in (4, 2, 1) if shape[0] % count == 0)
+            is_wrong = own >= 4 and own % at_once > 0
+        else:
+            filters, channels, *_ = shape
+            is_wrong = channels > 3 and channels % 3 == 0 and channels % 4 > 0 and filters % 4 == 0
+        if is_wrong:
             wrong.append(node.name)
     return wrong
 
 
 def in_nchw(layers: Sequence[str]) -> str:
     """A note about a network that was run in NCHW because of these layers."""
+    named = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
     return (
-        f"run with preferredLayout=NCHW: in the layout that it prefers, onnxruntime-ep-webgpu computes "
-        f"{', '.join(layers)} wrongly (input channels a multiple of 3, but not of 4)"
+        f"run with preferredLayout=NCHW: in the layout that it prefers, onnxruntime-ep-webgpu computes {named} wrongly "
+        f"(docs/devices.md)"
     )
 
 

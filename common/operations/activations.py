@@ -23,12 +23,12 @@ from common.operations.rounding import (
     UNIT_ROUNDOFF,
     Gradient,
     Gradients,
-    Precision,
     Reference,
     chosen,
     gamma,
 )
 from common.operations.smooth import GELU, Mish, Softplus, Swish, logistic
+from common.operations.wgsl import QUOTIENT, of_exponential
 
 
 @reads("Relu")
@@ -116,6 +116,12 @@ class Sigmoid(Operation):
         value = logistic(x)
         return Reference(value, UNIT_ROUNDOFF * (ELEMENTARY_ULP + 3) * (value + 0.5))
 
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """As 1 / (1 + e): the exponential's error, beyond E, times 1 − y, and 4u for the quotient, of y."""
+        y = reference.value
+        more = (1 - y) * (of_exponential(inputs[0].astype(np.float64)) - ELEMENTARY_ULP) + QUOTIENT - 1
+        return bound + CARRIED * UNIT_ROUNDOFF * y * more
+
     def gradients(self, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool) -> Gradients:
         """dy · y (1 − y), where y has the error of the forward pass, u (E + 3) (y + 1/2), and 1 − y one rounding
         more.
@@ -180,9 +186,9 @@ class ScaledTanh(Operation):
         underflow = SMALLEST_NORMAL * (1 + abs(self.amplitude) * (2 + abs(self.slope)))
         return Reference(value, gamma(ELEMENTARY_ULP + 5) * np.abs(value) + underflow)
 
-    def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
-        quotient = precision.quotient * np.abs(reference.value)
-        return bound + quotient + precision.tanh * abs(self.amplitude)
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """As `Tanh`, times the amplitude."""
+        return bound + 4 * UNIT_ROUNDOFF * abs(self.amplitude)
 
     def gradients(self, inputs: Arrays, parameters: Parameters, dy: np.ndarray, training: bool) -> Gradients:
         """dy · A·s (1 − t²), where t has relative error (E + 2) u, and the difference is rounded at the scale of 1."""
@@ -249,6 +255,23 @@ class Softmax(Operation):
         operations = distances + 2 * ELEMENTARY_ULP + count * (1 + 1 / np.e) + 1
         return Reference(value, 1.001 * operations * UNIT_ROUNDOFF * value + 2 * SMALLEST_NORMAL)
 
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """The exponential, beyond E, and the quotient; and the sum, which is made in one pass.
+
+        Each of at least 64 threads has ⌈n / 64⌉ terms at most. With each it multiplies its sum by the exponential of
+        the difference of two maxima; then eight times two sums are put together so. Thus a term is a product of
+        k = ⌈n / 64⌉ + 9 exponentials, of numbers that add up to d: off by 7k u with the products, and by 5 |d| u with
+        the differences, of which a CPU's bound has one. Weighted by their shares, the |d| add up to Σ |d| y.
+        """
+        x = inputs[0].astype(np.float64)
+        y, exponentials = reference.value, -(-x.shape[self.axis] // 64) + 9
+        with np.errstate(invalid="ignore"):
+            shifted = x - x.max(axis=self.axis, keepdims=True)
+        d = np.where(np.isinf(shifted), 0, np.abs(shifted))
+        of_sum = 7 * exponentials + 4 * (d * y).sum(axis=self.axis, keepdims=True)
+        more = of_exponential(d) - ELEMENTARY_ULP + of_sum + QUOTIENT - 1
+        return bound + CARRIED * UNIT_ROUNDOFF * y * more
+
     def overflowing(self, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
         """If the largest input is finite, no difference from it is above 0, and one that overflows to −∞ has the right
         exponential, 0. Else nothing is claimed."""
@@ -296,6 +319,8 @@ class Softmax(Operation):
 @dataclass(frozen=True)
 class LogSoftmax(Softmax):
     """x − log Σ exp(x) along an axis. Source: ONNX LogSoftmax."""
+
+    in_shader = Operation.in_shader  # there is no kernel
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """y = d − log s, d = x − (the largest of the n inputs), s = Σ exp(d), which is between 1 and n.

@@ -28,12 +28,12 @@ from common.operations.rounding import (
     SMALLEST_NORMAL,
     UNIT_ROUNDOFF,
     Gradients,
-    Precision,
     Reference,
     chosen,
     gamma,
     unit_of,
 )
+from common.operations.wgsl import QUOTIENT, ROOT, check_divisor, check_domain, of_power
 
 
 @reads("Add", "Sum")
@@ -189,8 +189,10 @@ class Divide(ArrayOperation):
         underflow = SMALLEST_NORMAL * (1 + np.abs(x) + np.abs(value))
         return Reference(value, gamma(2) * np.abs(value) + underflow)
 
-    def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
-        return bound + precision.quotient * np.abs(reference.value)
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """The quotient is off by 5u, not by one rounding."""
+        check_divisor(inputs[1])
+        return bound + (QUOTIENT - 1) * UNIT_ROUNDOFF * np.abs(reference.value)
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         """|x̂/ŷ − x/y| ≤ (e + |x/y| f) / (|y| − f)."""
@@ -225,6 +227,15 @@ class Power(ArrayOperation):
         relative = UNIT_ROUNDOFF * (ELEMENTARY_ULP + 2) * (1 + np.where(np.isfinite(exponent), exponent, 0))
         return Reference(value, CARRIED * relative * np.abs(value) + 2 * SMALLEST_NORMAL)
 
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """A product for a square, a root for the power 1/2; else pow(|x|, y), with the sign that the result has."""
+        x, y = in_double(*inputs)
+        check_domain(
+            (x > 0) | (x == 0) & (y >= 0) | (x < 0) & (y == np.floor(y)), "a power that is not a finite number"
+        )
+        error = np.maximum(of_power(np.abs(x), y), ROOT)
+        return np.maximum(bound, CARRIED * UNIT_ROUNDOFF * error * np.abs(reference.value))
+
 
 @reads("Sqrt")
 @dataclass(frozen=True)
@@ -241,6 +252,11 @@ class SquareRoot(ArrayOperation):
             value = np.sqrt(inputs[0].astype(np.float64))
         # A subnormal radicand may be flushed.
         return Reference(value, gamma(ELEMENTARY_ULP) * np.abs(value) + SMALLEST_NORMAL**0.5 * (value < 2.0**-62))
+
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """As 1 / inverseSqrt(x)."""
+        check_domain(inputs[0] >= 0, "the root of a negative number")
+        return bound + CARRIED * (ROOT - ELEMENTARY_ULP) * UNIT_ROUNDOFF * np.abs(reference.value)
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         """|√x̂ − √x| = |x̂ − x| / (√x̂ + √x) ≤ e / √x, and ≤ √e."""
@@ -263,6 +279,11 @@ class Reciprocal(ArrayOperation):
         with np.errstate(divide="ignore"):
             value = 1 / inputs[0].astype(np.float64)
         return Reference(value, gamma(ELEMENTARY_ULP) * np.abs(value) + SMALLEST_NORMAL)
+
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """A quotient: 5u, where a CPU's bound has E."""
+        check_divisor(inputs[0])
+        return bound + (QUOTIENT - ELEMENTARY_ULP) * UNIT_ROUNDOFF * np.abs(reference.value)
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         """|1/x̂ − 1/x| ≤ e / (|x| (|x| − e))."""

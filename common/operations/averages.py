@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from common.operations.arrays import Arrays, Parameters, Shape, np
 from common.operations.operation import Operation
-from common.operations.rounding import SMALLEST_NORMAL, Precision, Reference, gamma, unit_of
+from common.operations.rounding import SMALLEST_NORMAL, UNIT_ROUNDOFF, Reference, gamma, unit_of
+from common.operations.wgsl import QUOTIENT
 
 
 class Averaging(Operation):
@@ -31,5 +32,6 @@ class Averaging(Operation):
     def unit(self, inputs: Arrays, parameters: Parameters) -> float:
         return unit_of(inputs[0]) / float(np.max(self.divisors(inputs[0].shape)))
 
-    def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
-        return bound + precision.quotient * np.abs(reference.value)
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """The quotient is off by 5u, not by one rounding."""
+        return bound + (QUOTIENT - 1) * UNIT_ROUNDOFF * np.abs(reference.value)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from common.operations.arrays import np
 from common.operations.rounding import ELEMENTARY_ULP, SMALLEST_NORMAL, UNIT_ROUNDOFF, gamma
 from common.operations.smooth import logistic
+from common.operations.wgsl import TANH
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,27 @@ class Doubtful:
         rounding = UNIT_ROUNDOFF * (self.size + other.size) + SMALLEST_NORMAL
         return Doubtful(self.value + other.value, self.error + other.error + rounding)
 
-    def sigmoid(self) -> Doubtful:
+    def sigmoid(self, *, shader: bool = False) -> Doubtful:
         """1 / (1 + exp(−z)). The slope, 1/4 at most, is that of the place within the error that is nearest to 0. The
-        function itself is off by u (E + 3) (y + 1/2), as in `Sigmoid`."""
+        function itself is off by u (E + 3) (y + 1/2), as in `Sigmoid`. A WebGPU shader puts z between −20 and 20, which
+        changes y by 2^-28 at most, and is off as in `Sigmoid.in_shader`: y (1 − y) |z| is below 1/4, so that
+        y ((1 − y) (2 + 4|z|) + 4) is below 3/2 + 4y."""
         value, steepest = logistic(self.value), logistic(np.maximum(np.abs(self.value) - self.error, 0))
         moved = np.minimum(steepest * (1 - steepest) * self.error, 1)
-        return Doubtful(value, moved + UNIT_ROUNDOFF * (ELEMENTARY_ULP + 3) * (value + moved + 0.5) + SMALLEST_NORMAL)
+        own = UNIT_ROUNDOFF * (ELEMENTARY_ULP + 3) * (value + moved + 0.5)
+        if shader:
+            own = own + UNIT_ROUNDOFF * (1.5 + 4 * (value + moved)) + 2.0**-28
+        return Doubtful(value, moved + own + SMALLEST_NORMAL)
 
-    def tanh(self) -> Doubtful:
-        """The slope, 1 at most, as in `sigmoid`. The function itself is off by γ_(E+5) |y|, as in `ScaledTanh`."""
+    def tanh(self, *, shader: bool = False) -> Doubtful:
+        """The slope, 1 at most, as in `sigmoid`. The function itself is off by γ_(E+5) |y|, as in `ScaledTanh`. A
+        WebGPU shader puts z between −10 and 10, which changes y by 2^-27 at most, and takes the language's own."""
         value, flattest = np.tanh(self.value), np.tanh(np.maximum(np.abs(self.value) - self.error, 0))
         moved = np.minimum((1 - np.square(flattest)) * self.error, 2)
-        return Doubtful(value, moved + gamma(ELEMENTARY_ULP + 5) * (np.abs(value) + moved) + SMALLEST_NORMAL)
+        own = gamma(ELEMENTARY_ULP + 5) * (np.abs(value) + moved)
+        if shader:
+            own = own + UNIT_ROUNDOFF * TANH + 2.0**-27
+        return Doubtful(value, moved + own + SMALLEST_NORMAL)
 
 
 @dataclass(frozen=True)

@@ -98,15 +98,19 @@ def evaluate_in_pieces(
         TriptychError: nothing can be computed of arrays of these shapes.
     """
     try:
-        if not _far(inputs):
+        # What a shader's functions add to the bound depends on all that the operation reads.
+        in_pieces = not precision.shader or type(operation).in_shader is Operation.in_shader
+        if in_pieces and not _far(inputs):
             for place, piece in operation.pieces(inputs, parameters):
                 if _grown(piece):
                     break
-                yield place, operation.at_precision(piece, precision)
+                yield place, operation.at_precision(piece, precision, inputs, parameters)
             else:
                 return
-        whole = operation.overflowing(inputs, parameters, operation.reference(inputs, parameters))
-        yield (...,), operation.at_precision(whole, precision)
+        reference = operation.reference(inputs, parameters)
+        if in_pieces or _far(inputs) or _grown(reference):
+            reference = operation.overflowing(inputs, parameters, reference)
+        yield (...,), operation.at_precision(reference, precision, inputs, parameters)
     except (ValueError, IndexError) as error:
         if not isinstance(operation, ArrayOperation):
             raise

@@ -15,6 +15,7 @@ from common.operations.onnx_table import reads
 from common.operations.operation import MAP, Found, Hypothesis, Observation, Operation, in_double
 from common.operations.overflow import LARGEST, opened
 from common.operations.rounding import (
+    CARRIED,
     ELEMENTARY_ULP,
     SECOND_ORDER,
     SMALLEST_NORMAL,
@@ -24,6 +25,7 @@ from common.operations.rounding import (
     Reference,
     gamma,
 )
+from common.operations.wgsl import QUOTIENT, of_power
 
 
 @reads("LRN")
@@ -65,6 +67,12 @@ class LRN(Operation):
         factor, relative = self.factor(x)
         value = x * factor
         return Reference(value, relative * np.abs(value) + (1 + factor) * SMALLEST_NORMAL)
+
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """In several nodes, which divide by pow(s, beta): the power, and 4u for the quotient, of y."""
+        factor, _ = self.factor(inputs[0])
+        more = of_power(factor ** (-1 / self.beta), np.full(factor.shape, self.beta)) + QUOTIENT - 1
+        return bound + CARRIED * UNIT_ROUNDOFF * more * np.abs(reference.value)
 
     def factor(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The factor s^-beta by which LRN multiplies x, and the bound ρ of the product's relative error; see `_lrn`."""

@@ -13,6 +13,7 @@ from common.operations.onnx_node import OnnxNode, Unread
 from common.operations.onnx_table import reads
 from common.operations.operation import ArrayOperation, Found, Hypothesis, Observation
 from common.operations.rounding import CARRIED, ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma
+from common.operations.wgsl import QUOTIENT, ROOT
 
 
 @dataclass(frozen=True)
@@ -25,27 +26,31 @@ class Moments:
     of_variance: np.ndarray
 
 
-def moments_of(x: np.ndarray, axes: tuple[int, ...]) -> Moments:
+def moments_of(x: np.ndarray, axes: tuple[int, ...], *, shader: bool = False) -> Moments:
     """Of the n values along `axes`, which are kept with length 1.
 
     Computed in float32, |m̂ − m| ≤ γ_n Σ|x|/n. The variance's worst form is Σx²/n − m̂², in which both terms are at most
-    q = Σx²/n and wrong by γ_(2n+6) of that: |v̂ − v| ≤ 2 γ_(2n+6) q.
+    q = Σx²/n and wrong by γ_(2n+6) of that: |v̂ − v| ≤ 2 γ_(2n+6) q. In a WebGPU shader a division is off by 5u
+    instead of u, and m̂² has two.
     """
+    more = QUOTIENT - 1 if shader else 0
     values = x.astype(np.float64)
     count = prod(values.shape[axis] for axis in axes)
     mean, variance, square, size = (
         f(axis=axes, keepdims=True) for f in (values.mean, values.var, np.square(values).mean, np.abs(values).mean)
     )
-    return Moments(mean, variance, gamma(count) * size, 2 * gamma(2 * count + 6) * square)
+    return Moments(mean, variance, gamma(count + more) * size, 2 * gamma(2 * count + 6 + 2 * more) * square)
 
 
-def standardised(x: np.ndarray, moments: Moments, eps: float, scale: np.ndarray, shift: np.ndarray) -> Reference:
+def standardised(
+    x: np.ndarray, moments: Moments, eps: float, scale: np.ndarray, shift: np.ndarray, more: float = 0
+) -> Reference:
     """scale · (x − m) / √(v + eps) + shift, each broadcast.
 
     With d the variance's error, s = scale / √(v + eps) is wrong by a factor of at most (1 − d / (v + eps))^-½, and the
     result by |s| |m̂ − m|, by |s (x − m)| times that factor's excess, and by γ_(E+6) (|s| (|x| + |m|) + |shift|) for the
-    rest, E = `ELEMENTARY_ULP`, as in a batch normalisation. Where d reaches v + eps nothing is proved, and nothing
-    certified.
+    rest, E = `ELEMENTARY_ULP`, as in a batch normalisation; by `more` in γ, if the inverse root is off by more than E.
+    Where d reaches v + eps nothing is proved, and nothing certified.
     """
     x = x.astype(np.float64)
     mean = moments.mean
@@ -54,10 +59,22 @@ def standardised(x: np.ndarray, moments: Moments, eps: float, scale: np.ndarray,
         excess = np.where(doubt < 1, (1 - doubt) ** -0.5 - 1, 0)
     scale = scale / np.sqrt(moments.variance + eps)
     value = (x - mean) * scale + shift
-    rounding = gamma(ELEMENTARY_ULP + 6) * (np.abs(scale) * (np.abs(x) + np.abs(mean)) + np.abs(shift))
+    rounding = gamma(ELEMENTARY_ULP + 6 + more) * (np.abs(scale) * (np.abs(x) + np.abs(mean)) + np.abs(shift))
     bound = (rounding + 6 * SMALLEST_NORMAL * (1 + np.abs(scale))) * (1 + excess)
     bound = bound + np.abs(scale) * ((1 + excess) * moments.of_mean + np.abs(x - mean) * excess)
     return Reference(value, np.where(doubt < 1, bound, SMALLEST_NORMAL))
+
+
+def _proved(found: Reference) -> np.ndarray:
+    """The bound of a normalisation in a shader.
+
+    Raises:
+        Unread: somewhere nothing is proved.
+    """
+    assert found.bound is not None
+    if (found.bound <= SMALLEST_NORMAL).any():
+        raise Unread("its variance is smaller than what a WebGPU shader may be off by, which takes it as Σx²/n − m²")
+    return found.bound
 
 
 def carried_by_moments(x: np.ndarray, errors: np.ndarray, axes: tuple[int, ...], eps: float) -> np.ndarray:
@@ -99,9 +116,16 @@ class LayerNorm(ArrayOperation):
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """See `standardised`."""
+        return self._reference(inputs, parameters)
+
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """With moments of more error. WGSL's inverseSqrt is off by 4u, which is E."""
+        return _proved(self._reference(inputs, parameters, shader=True))
+
+    def _reference(self, inputs: Arrays, parameters: Parameters, *, shader: bool = False) -> Reference:
         (x,) = inputs
         scale, shift = self._affine(x, parameters)
-        return standardised(x, moments_of(x, self._axes(x)), self.eps, scale, shift)
+        return standardised(x, moments_of(x, self._axes(x), shader=shader), self.eps, scale, shift)
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         """See `carried_by_moments`."""
@@ -154,10 +178,20 @@ class GroupNorm(ArrayOperation):
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         """See `standardised`."""
+        return self._reference(inputs, parameters)
+
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """With moments of more error. A kernel for instances takes WGSL's inverseSqrt; of groups there is none, and the
+        nodes that it is made of take a root and a quotient, off by 14u, which is 10u more than E."""
+        return _proved(self._reference(inputs, parameters, shader=True))
+
+    def _reference(self, inputs: Arrays, parameters: Parameters, *, shader: bool = False) -> Reference:
         (x,) = inputs
         by_group = self._by_group(x)
         scale, shift = (self._of_pixels(parameters[name], x) for name in ("gamma", "beta"))
-        found = standardised(by_group, moments_of(by_group, (2,)), self.eps, scale, shift)
+        moments = moments_of(by_group, (2,), shader=shader)
+        more = ROOT + QUOTIENT - ELEMENTARY_ULP if shader else 0
+        found = standardised(by_group, moments, self.eps, scale, shift, more)
         assert found.bound is not None
         return Reference(found.value.reshape(x.shape), found.bound.reshape(x.shape))
 

@@ -18,7 +18,7 @@ from typing import ClassVar, TypeAlias
 
 from common.errors import TriptychError
 from common.operations.arrays import ELEMENTS_AT_ONCE, Arrays, Parameters, Place, Shape, np, part_of, places
-from common.operations.onnx_node import OnnxGraph, OnnxNode, Parameter
+from common.operations.onnx_node import OnnxGraph, OnnxNode, Parameter, Unread
 from common.operations.overflow import as_it_is, sums_that_overflow
 from common.operations.preprocessing import Preprocessing
 from common.operations.rounding import (
@@ -76,6 +76,10 @@ class Operation:
     rounds_once: ClassVar[bool] = True
     """Whether each element is rounded once when it is stored. Else each of its several operations may round."""
 
+    sums_and_products: ClassVar[bool] = False
+    """Whether it only adds, multiplies and chooses, which a WebGPU shader does as a CPU does. Of an operation that
+    returns a `magnitude`, or no bound, that is known."""
+
     any_result: ClassVar[bool] = False
     """Whether it can be any result of an ONNX node, not the first alone."""
 
@@ -126,15 +130,22 @@ class Operation:
         for place in places(shape):
             yield place, [part_of(x, place, len(shape)) for x in inputs]
 
-    def at_precision(self, reference: Reference, precision: Precision) -> Reference:
-        """A reference, its bound widened to a precision below float32's.
+    def at_precision(
+        self, reference: Reference, precision: Precision, inputs: Arrays, parameters: Parameters
+    ) -> Reference:
+        """A reference of these inputs, its bound widened to a precision below float32's.
 
         Results stored with unit roundoff v add v (|y| + bound). If a layer is several operations on an element, each
         may be stored so: the bound, at most fourteen roundings, is then that of float32 arithmetic with v in place of
         u, but for (1 − 14u) / (1 − 14v) < 1.06.
+
+        Raises:
+            Unread: nobody knows how accurately a WebGPU shader computes it.
         """
         if reference.bound is None or precision == FP32:
             return reference
+        if precision.shader:
+            return replace(reference, bound=self.in_shader(inputs, parameters, reference, reference.bound))
         bound = self.computed_at(reference, reference.bound, precision)
         if precision.stored > UNIT_ROUNDOFF:
             if self.rounds_once:
@@ -147,6 +158,16 @@ class Operation:
     def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
         """The bound of what is computed in that precision, before it is stored."""
         return bound
+
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """The bound of what a WebGPU shader computes, in place of a CPU's; see `common.operations.wgsl`.
+
+        Raises:
+            Unread: nobody has derived it, or nothing is promised.
+        """
+        if reference.magnitude is not None or self.sums_and_products:
+            return bound
+        raise Unread(f"how accurately a WebGPU shader computes {self.kind} has not been derived")
 
     def overflowing(self, inputs: Arrays, parameters: Parameters, reference: Reference) -> Reference:
         """A reference of large numbers, with what may be infinite or NaN; see `common.operations.overflow`."""

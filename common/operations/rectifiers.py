@@ -11,7 +11,8 @@ from common.operations.mistake import exchanged, factor_fits
 from common.operations.onnx_node import OnnxNode
 from common.operations.onnx_table import reads
 from common.operations.operation import ArrayOperation, Fit, Found, Hypothesis, Observation, in_double
-from common.operations.rounding import CARRIED, ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma
+from common.operations.rounding import CARRIED, ELEMENTARY_ULP, SMALLEST_NORMAL, UNIT_ROUNDOFF, Reference, gamma
+from common.operations.wgsl import of_exponential
 
 
 @reads("Clip")
@@ -54,6 +55,7 @@ class LeakyReLU(ArrayOperation):
 
     slope: float = 0.01
     elementwise: ClassVar[bool] = True
+    sums_and_products: ClassVar[bool] = True
     channelwise: ClassVar[bool] = True
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
@@ -86,6 +88,7 @@ class PReLU(ArrayOperation):
     """As `LeakyReLU`, with a slope that is an input, broadcast. Source: ONNX PRelu."""
 
     elementwise: ClassVar[bool] = True
+    sums_and_products: ClassVar[bool] = True
 
     def reference(self, inputs: Arrays, parameters: Parameters) -> Reference:
         x, slope = in_double(*inputs)
@@ -116,6 +119,12 @@ class ELU(ArrayOperation):
         negative = gamma(ELEMENTARY_ULP + 4 + operations) * abs(self.scale * self.alpha)
         bound = np.where(x > 0, gamma(operations) * np.abs(value), negative)
         return Reference(value, bound + SMALLEST_NORMAL)
+
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """The exponential of `common.operations.wgsl`, where a CPU's bound has E."""
+        x = np.minimum(inputs[0].astype(np.float64), 0)
+        more = (of_exponential(x) - ELEMENTARY_ULP) * np.exp(x)
+        return bound + np.where(x < 0, CARRIED * UNIT_ROUNDOFF * abs(self.scale * self.alpha) * more, 0)
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         return CARRIED * abs(self.scale) * max(1, abs(self.alpha)) * errors[0]
@@ -149,6 +158,7 @@ class HardSigmoid(ArrayOperation):
     alpha: float = 0.2
     beta: float = 0.5
     elementwise: ClassVar[bool] = True
+    sums_and_products: ClassVar[bool] = True
     channelwise: ClassVar[bool] = True
     rounds_once: ClassVar[bool] = False
 
@@ -178,6 +188,7 @@ class HardSwish(ArrayOperation):
     """x · min(max(x + 3, 0), 6) / 6. Source: Howard et al. 2019, section 5.2; ONNX HardSwish."""
 
     elementwise: ClassVar[bool] = True
+    sums_and_products: ClassVar[bool] = True  # a shader multiplies by 1/6
     channelwise: ClassVar[bool] = True
     rounds_once: ClassVar[bool] = False
 

@@ -45,6 +45,8 @@ class Recurrent(ArrayOperation):
     result: int = 0
     fed_back: bool = False
     """Whether the hidden states of all steps are the last input, from which each next one is computed."""
+    shader: bool = False
+    """Whether its bound is that of a WebGPU shader."""
 
     any_result: ClassVar[bool] = True
     integers_before: ClassVar[int] = 1
@@ -97,6 +99,12 @@ class Recurrent(ArrayOperation):
         """
         made = self._run(inputs, [np.zeros(x.shape) for x in inputs], parameters)
         return Reference(made.value, CARRIED * made.error)
+
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """With the sigmoid and the tangent of its kernel: see `Doubtful`."""
+        found = replace(self, shader=True).reference(inputs, parameters).bound
+        assert found is not None
+        return found
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         """As much wider as the bound is if the errors of the inputs are carried too."""
@@ -228,10 +236,10 @@ class LSTM(Recurrent):
         i, o, f, g = (given + Terms.of(h, own["recurrence"], own["bias"])).split(size, 2 * size, 3 * size)
         of_i, of_o, of_f = np.split(own.get("peepholes", np.zeros(3 * size)), 3)
         i, f = (gate + Terms.product(c.times(Doubtful(part, 0 * part))) for gate, part in ((i, of_i), (f, of_f)))
-        kept = f.summed(count).sigmoid().times(c)
-        c = kept.plus(i.summed(count).sigmoid().times(g.summed(count).tanh()))
+        kept = f.summed(count).sigmoid(shader=self.shader).times(c)
+        c = kept.plus(i.summed(count).sigmoid(shader=self.shader).times(g.summed(count).tanh(shader=self.shader)))
         o = o + Terms.product(c.times(Doubtful(of_o, 0 * of_o)))
-        return o.summed(count).sigmoid().times(c.tanh()), c
+        return o.summed(count).sigmoid(shader=self.shader).times(c.tanh(shader=self.shader)), c
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         yield from super().mistakes(seen)
@@ -271,12 +279,15 @@ class GRU(Recurrent):
         at, count = 2 * self.hidden, self._terms(own)
         (of_gates, of_n), (bias, bias_of_n) = np.split(own["recurrence"], [at]), np.split(own["bias"], [at])
         from_gates, from_n = given.split(at)
-        z, r = (gate.summed(count).sigmoid() for gate in (from_gates + Terms.of(h, of_gates, bias)).split(self.hidden))
+        z, r = (
+            gate.summed(count).sigmoid(shader=self.shader)
+            for gate in (from_gates + Terms.of(h, of_gates, bias)).split(self.hidden)
+        )
         if self.reset_after:
             added = Terms.product(r.times(Terms.of(h, of_n, bias_of_n).summed(self.hidden + 1)))
         else:
             added = Terms.of(r.times(h), of_n, bias_of_n)
-        return _mixed(z, (from_n + added).summed(count).tanh(), h), c
+        return _mixed(z, (from_n + added).summed(count).tanh(shader=self.shader), h), c
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         when = "before" if self.reset_after else "after"

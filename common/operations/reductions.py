@@ -13,7 +13,16 @@ from common.operations.mistake import exchanged, times
 from common.operations.onnx_node import OnnxNode, Unread
 from common.operations.onnx_table import reads
 from common.operations.operation import ArrayOperation, Found, Hypothesis, Observation, are_integers
-from common.operations.rounding import CARRIED, ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma, unit_of
+from common.operations.rounding import (
+    CARRIED,
+    ELEMENTARY_ULP,
+    SMALLEST_NORMAL,
+    UNIT_ROUNDOFF,
+    Reference,
+    gamma,
+    unit_of,
+)
+from common.operations.wgsl import ROOT
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,10 @@ class Length(Reduction):
         return Reference(
             value, gamma(self.count(x.shape) + ELEMENTARY_ULP) * value + SMALLEST_NORMAL**0.5 * (value < 2.0**-60)
         )
+
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """The root is that of `SquareRoot`."""
+        return bound + CARRIED * (ROOT - ELEMENTARY_ULP) * UNIT_ROUNDOFF * reference.value
 
 
 @reads("ReduceL1")

@@ -14,6 +14,7 @@ from common.operations.onnx_table import reads
 from common.operations.operation import ArrayOperation, Found, Hypothesis, Observation
 from common.operations.rearrangement import Rearrangement
 from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Reference, gamma, unit_of
+from common.operations.wgsl import QUOTIENT
 
 HALF_PIXEL, PYTORCH, ALIGNED, ASYMMETRIC = "half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"
 COORDINATES = (HALF_PIXEL, PYTORCH, ALIGNED, ASYMMETRIC)
@@ -85,13 +86,25 @@ class Resize(ArrayOperation):
 
         Where coordinates are multiples of a power of two that float32 holds, weights and products are exact.
         """
+        return self._reference(inputs)
+
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """With a quotient that is off by 5u in each coordinate, and in each cubic weight, which is divided by 1 where
+        there is no other divisor."""
+        if self.antialias:
+            raise Unread("how a WebGPU shader filters has not been derived")
+        found = self._reference(inputs, quotient=QUOTIENT).bound
+        assert found is not None
+        return found
+
+    def _reference(self, inputs: Arrays, quotient: float = 1.0) -> Reference:
         value = inputs[0].astype(np.float64)
         magnitude, error = np.abs(value), np.zeros(value.shape)
         terms = 2
         for axis in reversed(range(value.ndim)):
             if self.sizes[axis] != value.shape[axis] or self.scales[axis] != 1:
                 terms *= 2 * ceil(self._reach * self._stretch(axis))
-                weights, doubt = self._weights(axis, value.shape[axis])
+                weights, doubt = self._weights(axis, value.shape[axis], quotient)
                 size = np.abs(weights)
                 error = _along(axis, size + doubt, error) + _along(axis, doubt, magnitude)
                 value, magnitude = _along(axis, weights, value), _along(axis, size, magnitude)
@@ -126,22 +139,23 @@ class Resize(ArrayOperation):
         """How many times wider the kernel is."""
         return max(1 / float(np.float32(self.scales[axis])), 1.0) if self.antialias else 1.0
 
-    def _weights(self, axis: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def _weights(self, axis: int, length: int, quotient: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """The matrix of an axis (result, input), and how far each weight of a float32 computation may be off.
 
         A coordinate c is a sum, a quotient by a rounded scale and a difference, or a product with a rounded ratio: off
-        by γ_5 (|c| + 1). The cubic's distances are d, 1 ± d and 2 − d: off by γ_3 · 2. A filter moves c by half a pixel
-        and back, subtracts it from each neighbour, and divides by its stretch s, which three operations make of a
-        rounded scale: c is off by γ_8 (|c| + 1), and a distance in pixels, r s at most, by γ_6 (r + 1) s. A weight is a
-        piecewise polynomial of the distance, without jumps, which is 0 at its ends, so that it does not matter whether
-        a neighbour there is counted; it is evaluated at both ends of the doubt. Evaluating it rounds: of 1 − t one u;
-        of the cubic polynomials γ_8 of the sum of their terms' magnitudes.
+        by γ_5 (|c| + 1), or by γ_(4+q) if a quotient is off by q instead of 1. The cubic's distances are d, 1 ± d and
+        2 − d: off by γ_3 · 2. A filter moves c by half a pixel and back, subtracts it from each neighbour, and divides
+        by its stretch s, which three operations make of a rounded scale: c is off by γ_8 (|c| + 1), and a distance in
+        pixels, r s at most, by γ_6 (r + 1) s. A weight is a piecewise polynomial of the distance, without jumps, which
+        is 0 at its ends, so that it does not matter whether a neighbour there is counted; it is evaluated at both ends
+        of the doubt. Evaluating it rounds: of 1 − t one u; of the cubic polynomials γ_8 of the sum of their terms'
+        magnitudes.
 
         Divided by their sum T, which is off by E = Σ e + γ_n Σ (|w| + e), weights w with errors e are off by
-        (e + |w / T| E + γ_2 (|w| + e)) / (T − E).
+        (e + |w / T| E + γ_(1+q) (|w| + e)) / (T − E).
         """
         coordinates, stretch = self._coordinates(axis, length), self._stretch(axis)
-        doubt = gamma(5) * (np.abs(coordinates) + 1)
+        doubt = gamma(4 + quotient) * (np.abs(coordinates) + 1)
         if self.antialias:
             doubt = gamma(8) * (np.abs(coordinates) + 1) + gamma(6) * (self._reach + 1) * stretch
         elif self.cubic:
@@ -160,8 +174,10 @@ class Resize(ArrayOperation):
         if self.antialias or self.exclude_outside:
             sums = weights.sum(axis=1, keepdims=True)
             off = (errors + gamma(taps.shape[1]) * (np.abs(weights) + errors)).sum(axis=1, keepdims=True)
-            errors = errors + np.abs(weights / sums) * off + gamma(2) * (np.abs(weights) + errors)
+            errors = errors + np.abs(weights / sums) * off + gamma(1 + quotient) * (np.abs(weights) + errors)
             weights, errors = weights / sums, errors / (sums - off)
+        elif self.cubic and quotient > 1:
+            errors = errors + gamma(quotient) * (np.abs(weights) + errors)
         matrices = np.zeros((2, len(taps), length))
         to = np.arange(len(taps))[:, None], np.clip(taps, 0, length - 1).astype(int)
         for matrix, of_taps in zip(matrices, (weights, errors), strict=True):

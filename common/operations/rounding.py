@@ -62,22 +62,16 @@ class Precision:
     """The largest relative change of each factor before convolutions and dense layers multiply them."""
     smallest_normal: float = SMALLEST_NORMAL
     """Of the stored type: the most that storing a number can lose to underflow."""
-    quotient: float = 0.0
-    """The relative error of a quotient beyond one rounding."""
-    tanh: float = 0.0
-    """The absolute error of tanh beyond that of an elementary function."""
+    shader: bool = False
+    """Whether a WebGPU shader computes it, whose functions are less accurate than a library's (`Operation.in_shader`).
+    """
 
 
 FP32 = Precision("fp32", UNIT_ROUNDOFF)
 TF32 = Precision("tf32", UNIT_ROUNDOFF, factors=2.0**-10)
 """11 significant bits of each factor; hardware may cut the others off instead of rounding."""
-FP32_IN_WGSL = Precision("fp32", UNIT_ROUNDOFF, quotient=4 * UNIT_ROUNDOFF, tanh=4 * UNIT_ROUNDOFF)
-"""float32 as WebGPU's language promises it (https://www.w3.org/TR/WGSL/#floating-point-accuracy).
-
-A quotient may be off by 2.5 units in the last place, 5u. An exponential may be off by 3 + 2|x| of them, and ONNX
-Runtime computes tanh as (1 − e) / (1 + e) with e = exp(−2|x|): an error ε e moves that by 2e / (1 + e)² ε at most,
-which with ε = (6 + 8|x|) u is below 4u for every x, however small tanh is.
-"""
+FP32_IN_WGSL = Precision("fp32", UNIT_ROUNDOFF, shader=True)
+"""float32 as WebGPU's language promises it: see `common.operations.wgsl`."""
 PRECISIONS = {precision.name: precision for precision in (FP32, TF32)}
 """The precisions that a backend computes in. The others are precisions of stored numbers."""
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from common.operations.arrays import Arrays, Parameters, np
 from common.operations.mistake import exchanged
-from common.operations.onnx_node import OnnxNode
+from common.operations.onnx_node import OnnxNode, Unread
 from common.operations.onnx_table import reads
 from common.operations.operation import ArrayOperation, Found, Hypothesis, Observation, in_double
 from common.operations.rectifiers import RELU
@@ -18,10 +18,10 @@ from common.operations.rounding import (
     ERF_ULP,
     SMALLEST_NORMAL,
     UNIT_ROUNDOFF,
-    Precision,
     Reference,
     gamma,
 )
+from common.operations.wgsl import check_domain, of_error_function, of_exponential, of_logarithm
 
 
 def logistic(x: np.ndarray) -> np.ndarray:
@@ -55,8 +55,14 @@ class Tanh(Smooth):
         value = np.tanh(inputs[0].astype(np.float64))
         return Reference(value, gamma(ELEMENTARY_ULP + 4) * np.abs(value) + SMALLEST_NORMAL)
 
-    def computed_at(self, reference: Reference, bound: np.ndarray, precision: Precision) -> np.ndarray:
-        return bound + precision.tanh + precision.quotient * np.abs(reference.value)
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """(1 − e) / (1 + e) with e = exp(−2|x|), and the sign of x.
+
+        The exponential's error of ε e, ε = (6 + 8|x|) u, moves it by 2e / (1 + e)² ε, which is below 4u for every x,
+        however small the result is. The difference, the sum and the quotient add 7u of the result, which a CPU's bound
+        has.
+        """
+        return bound + 4 * UNIT_ROUNDOFF
 
 
 @reads("Exp")
@@ -69,6 +75,11 @@ class Exp(Smooth):
         with np.errstate(over="ignore"):
             value = np.exp(inputs[0].astype(np.float64))
         return Reference(value, gamma(ELEMENTARY_ULP) * value + SMALLEST_NORMAL)
+
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """The language's own."""
+        error = CARRIED * UNIT_ROUNDOFF * of_exponential(inputs[0].astype(np.float64))
+        return error * reference.value + SMALLEST_NORMAL
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         return CARRIED * np.exp(inputs[0].astype(np.float64)) * np.expm1(errors[0])
@@ -84,6 +95,12 @@ class Log(Smooth):
         with np.errstate(divide="ignore", invalid="ignore"):
             value = np.log(inputs[0].astype(np.float64))
         return Reference(value, gamma(ELEMENTARY_ULP + 1) * np.abs(value) + SMALLEST_NORMAL)
+
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """The language's own."""
+        x = inputs[0].astype(np.float64)
+        check_domain(x > 0, "the logarithm of 0 or of a negative number")
+        return np.maximum(bound, CARRIED * UNIT_ROUNDOFF * of_logarithm(x, reference.value))
 
     def carried(self, inputs: Arrays, errors: Arrays, parameters: Parameters) -> np.ndarray:
         with np.errstate(divide="ignore"):
@@ -107,6 +124,11 @@ class Wave(Smooth):
         value = np.cos(x) if self.cosine else np.sin(x)
         return Reference(value, np.full(x.shape, gamma(ELEMENTARY_ULP)))
 
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """An error of 2^-11 would certify almost anything."""
+        called = "cosine" if self.cosine else "sine"
+        raise Unread(f"WGSL promises of a {called} no more than an error below 2^-11, and that only from −π to π")
+
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         yield "sine and cosine are exchanged", exchanged(seen, Wave(not self.cosine))
 
@@ -123,6 +145,9 @@ class Erf(Smooth):
         value = error_function(inputs[0].astype(np.float64))
         return Reference(value, np.full(value.shape, gamma(ERF_ULP)))
 
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        return np.maximum(bound, UNIT_ROUNDOFF * of_error_function(inputs[0].astype(np.float64)))
+
 
 @reads("Softplus")
 @dataclass(frozen=True)
@@ -133,6 +158,14 @@ class Softplus(Smooth):
         """|ŷ − y| ≤ γ_(E+3) (y + 1): the exponential is rounded beside 1, and its logarithm at its own size."""
         value = np.logaddexp(0, inputs[0].astype(np.float64))
         return Reference(value, gamma(ELEMENTARY_ULP + 3) * (value + 1))
+
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """max(x, 0) + log(1 + e), e = exp(−|x|). The exponential's error reaches the logarithm divided by 1 + e, and
+        that is off by 8u more, since it is of a number from 1 to 2. The two sums are in a CPU's bound, and so is x
+        itself where x is so large that e is nothing beside it."""
+        size = np.abs(inputs[0].astype(np.float64))
+        share = logistic(-size)  # e / (1 + e)
+        return bound + CARRIED * UNIT_ROUNDOFF * (share * of_exponential(size) + 8)
 
     def mistakes(self, seen: Observation) -> Iterator[Hypothesis]:
         yield "a ReLU is taken, not a softplus", exchanged(seen, RELU)
@@ -199,6 +232,13 @@ class GELU(Smooth):
         bound = CARRIED * UNIT_ROUNDOFF * (0.5 * np.abs(x) * (of_t + 2) + 4 * np.abs(value))
         return Reference(value, bound + SMALLEST_NORMAL * (1 + np.abs(x)))
 
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """Half of |x| times what a shader's t is off by more than a CPU's: erf has F there, and the tangent, which as
+        in `Tanh` is off by 4u + 7u |t|, has E |t|, so that 7u is enough. Its argument is rounded no more often."""
+        (x,) = in_double(*inputs)
+        more = 7.0 if self.approximate else np.maximum(of_error_function(x / np.sqrt(2)) - ERF_ULP, 0)
+        return bound + CARRIED * UNIT_ROUNDOFF * 0.5 * np.abs(x) * more
+
     @classmethod
     def from_onnx(cls, node: OnnxNode) -> Found:
         return Found(cls(node.attributes.get("approximate", "none") == "tanh"))
@@ -226,6 +266,16 @@ class Mish(Smooth):
         t = np.tanh(p)
         of_t = gamma(ELEMENTARY_ULP + 3) * (p + 1) * (1 - t * t) + gamma(ELEMENTARY_ULP + 2) * t
         return Reference(x * t, CARRIED * np.abs(x) * (of_t + UNIT_ROUNDOFF * t) + SMALLEST_NORMAL * (1 + np.abs(x)))
+
+    def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
+        """There is no kernel: it is the nodes that it is made of. What the softplus is off by more than a CPU's reaches
+        the tangent times 1 − t², and that is off by 4u + 7u |t|, of which a CPU's bound has E + 2."""
+        (x,) = in_double(*inputs)
+        t, softplus = np.tanh(np.logaddexp(0, x)), Softplus()
+        found = softplus.reference(inputs, {})
+        assert found.bound is not None
+        of_p = softplus.in_shader(inputs, {}, found, found.bound) - found.bound
+        return bound + CARRIED * np.abs(x) * (of_p * (1 - t * t) + UNIT_ROUNDOFF * (4 + t))
 
 
 def error_function(x: np.ndarray) -> np.ndarray:

@@ -118,8 +118,9 @@ def right_answers(
     for layer in spec.layers:
         if layer.name in probe.bounded:
             inputs = [values[name] for name in layer.inputs]
-            reference = evaluate(layer.operation, inputs, parameters_of(layer.name, probe.weights))
-            reference = layer.operation.at_precision(reference, precision)
+            parameters = parameters_of(layer.name, probe.weights)
+            reference = evaluate(layer.operation, inputs, parameters)
+            reference = layer.operation.at_precision(reference, precision, inputs, parameters)
             assert reference.bound is not None
             expected[layer.name] = value = reference.value.astype(np.float32)
             bound = reference.bound + np.abs(value - reference.value)

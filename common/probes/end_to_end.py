@@ -79,7 +79,8 @@ def _try_probe(spec: Architecture, taps: int, seed: int, batch: int, precision: 
             parameters[f"{layer.name}/variance"] = np.full(shape, 1 - layer.operation.eps, np.float32)
         probe.weights.update(parameters)
         of_layer = parameters_of(layer.name, parameters)
-        reference = layer.operation.at_precision(evaluate(layer.operation, inputs, of_layer), precision)
+        reference = evaluate(layer.operation, inputs, of_layer)
+        reference = layer.operation.at_precision(reference, precision, inputs, of_layer)
         quantum = layer.operation.quantum(inputs[0].shape[1:], min(quanta[name] for name in layer.inputs))
         own: np.ndarray | float = 0.0 if reference.bound is None else reference.bound
         if exact and reference.magnitude is not None:

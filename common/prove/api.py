@@ -15,6 +15,7 @@ from common.prove.models import ModelName, parse
 from common.prove.proof import PROBES, Given, Request
 from common.prove.proof import prove as prove_models
 from common.prove.results import Report
+from common.prove.runtimes import ONNX_RUNTIMES
 from common.prove.subject import FIRST, InMemory
 
 
@@ -28,6 +29,7 @@ def prove(
     backends: Sequence[str] | None = None,
     weights: str | None = None,
     deployed: bool = False,
+    device: str = "cpu",
     seed: int = 0,
 ) -> Report:
     """Prove that a model computes what its graph says, in every runtime, and that a second model is the same.
@@ -47,6 +49,8 @@ def prove(
         weights: `first`: `b` is another network, whose names and layouts may differ, and gets the weights of `a`.
             `own`: it has these weights already. None: as the command decides, for example for an export.
         deployed: whether each runtime also runs as it is deployed: nothing but the outputs is asked for.
+        device: `cpu`, `webgpu` or `cuda`. On a GPU, ONNX Runtime runs the file, or the model's specification and its
+            official export.
         seed: of all random numbers.
 
     Raises:
@@ -54,7 +58,7 @@ def prove(
     """
     usual = PROBES if b is None else ("random",)
     if backends is None and b is not None and weights is None:
-        backends = FIRST
+        backends = FIRST if device == "cpu" else (ONNX_RUNTIMES[0].on(device).name,)
     named = {name: _array(item) for name, item in example.items()} if isinstance(example, Mapping) else {}
     arrays = None if example is None or named else _arrays(example)
     told = {"shapes": input_shape} if isinstance(input_shape, Mapping) else {"shape": input_shape}
@@ -66,6 +70,7 @@ def prove(
         backends=backends,
         weights=weights,
         deployed=deployed,
+        device=device,
         **told,
     )
     with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as folder:

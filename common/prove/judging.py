@@ -50,6 +50,7 @@ def judge_graph(
     expected: Expected = Expected(),
     precision: Precision = FP32,
     *,
+    places: Mapping[str, str] | None = None,
     fused: bool = False,
     causes: bool = True,
     widest: float = np.inf,
@@ -61,18 +62,21 @@ def judge_graph(
         values: by name, what the runtime was given and what it computed.
         expected: of an exact probe.
         precision: what the runtime was asked for.
+        places: where values were computed, `cpu` or `gpu`, if that is known. Those of the CPU keep its bounds.
         fused: whether the runtime may have computed a value for a node in another way than for whoever wanted to see
             it, without rounding it between: see `regions.unrounded`.
         causes: whether that of the first divergence is looked for.
         widest: how many times the largest number of a value its bound may be, where it is carried over values that were
             not recorded; if it is wider, the node is unproved.
     """
-    known = Known(graph, {**graph.constants, **values})
+    places = places or {}
+    on_cpu = [name for name, place in places.items() if place == "cpu"]
+    known = Known(graph, {**graph.constants, **values}, precision, on_cpu)
     diverged = False
     for node in graph.nodes:
         if node.output not in known.recorded:
             continue
-        verdict = _judge_node(node, known, expected, precision, fused)
+        verdict = replace(_judge_node(node, known, expected, fused), place=places.get(node.output))
         if verdict.verdict == CERTIFIED and np.isfinite(widest):
             verdict = _unless_too_wide(verdict, node, known, widest)
         if verdict.verdict == DIVERGED and causes and not diverged:
@@ -81,7 +85,9 @@ def judge_graph(
         yield verdict
 
 
-def _judge_node(node: Node, known: Known, expected: Expected, precision: Precision, fused: bool) -> NodeVerdict:
+def _judge_node(node: Node, known: Known, expected: Expected, fused: bool) -> NodeVerdict:
+    precision = known.precision_of(node)
+
     def verdict(found: LayerVerdict, exact: bool = False) -> NodeVerdict:
         return NodeVerdict(**vars(found), kind=node.kind, source=node.source, exact=exact)
 
@@ -97,7 +103,7 @@ def _judge_node(node: Node, known: Known, expected: Expected, precision: Precisi
         for name in node.reads
     )
     try:
-        measured = _measured(node, known, output, precision, given_expected)
+        measured = _measured(node, known, output, given_expected)
         if measured is None:
             shapes = shapes_of([output]), shapes_of([known.reference(node).value])
             return told(DIVERGED, "{} has shape {}, expected {}".format(node.output, *shapes))
@@ -111,8 +117,7 @@ def _judge_node(node: Node, known: Known, expected: Expected, precision: Precisi
     found = verdict_from(node.name, [measured], precision)
     if fused and found.verdict == DIVERGED and not given_expected:
         assert node.operation is not None
-        reference = node.operation.at_precision(known.reference(node), precision)
-        ways = (unrounded(node, known, reference), reassociated(node, known), accumulated(node, known))
+        ways = (unrounded(node, known, known.reference(node)), reassociated(node, known), accumulated(node, known))
         for otherwise in ways:
             if otherwise and found.verdict == DIVERGED:
                 found = verdict_from(node.name, [measure(output, otherwise)], precision)
@@ -132,9 +137,7 @@ def _unless_too_wide(verdict: NodeVerdict, node: Node, known: Known, widest: flo
     return replace(verdict, verdict=UNPROVED, precision="other", cause=told)
 
 
-def _measured(
-    node: Node, known: Known, output: np.ndarray, precision: Precision, must_be_exact: bool
-) -> Measure | None:
+def _measured(node: Node, known: Known, output: np.ndarray, must_be_exact: bool) -> Measure | None:
     """How far what was recorded of a node is from what it should be; None if it does not have its shape.
 
     Raises:
@@ -147,15 +150,14 @@ def _measured(
         if is_correctly_rounded(operation, inputs, output):
             return Measure(output.size, histogram=(output.size,))
         parameters = {kind: known.recorded[name] for kind, name in node.parameters.items()}
-        pieces = evaluate_in_pieces(operation, inputs, parameters, precision)
+        pieces = evaluate_in_pieces(operation, inputs, parameters, known.precision_of(node))
         return measure_in_pieces(output, pieces, must_be_exact=must_be_exact)
     reference = known.reference(node)
     if output.shape != reference.value.shape:
         return None
     if output.dtype != np.float32:
         return Measure(output.size, np.array_equal(output, reference.value))
-    assert node.operation is not None
-    return measure(output, node.operation.at_precision(reference, precision), must_be_exact=must_be_exact)
+    return measure(output, reference, must_be_exact=must_be_exact)
 
 
 def with_cause(graph: Graph, node: Node, known: Known, verdict: NodeVerdict) -> NodeVerdict:

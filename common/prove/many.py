@@ -49,5 +49,5 @@ class Proved:
     def refused(cls, names: Sequence[ModelName], request: Request, reason: str, draw: Draw | None = None) -> Proved:
         """What is found of a model that cannot be proved."""
         row = RuntimeResult(EVERY_RUNTIME, "crashed", INCOMPLETE, str(TriptychError(reason)))
-        runs = [ProofRun(names[0].text, probe, [row], 0) for probe in request.probes]
+        runs = [ProofRun(names[0].text, probe, [row], 0, device=request.device) for probe in request.probes]
         return cls(names, runs, draw(runs) if draw else None, reason)

@@ -17,8 +17,9 @@ from typing import Any
 from common.cluster.client import Cluster
 from common.cluster.work import Task
 from common.errors import TriptychError
-from common.parity.environment import describe
 from common.parity.on_cluster import variables
+from common.parity.outcome import environment_on
+from common.prove.devices import require_device
 from common.prove.many import Draw, Proved
 from common.prove.models import ModelName
 from common.prove.proof import Advance, Request, require_packages
@@ -40,6 +41,8 @@ class Proofs:
 
     def obstacles(self) -> dict[str, str | None]:
         require_packages("torch", "onnxscript", "onnx", "onnxruntime")
+        if self.request.device != "cpu":
+            require_device(self.request.device)
         for file in self.files:
             if not Path(file).is_file():
                 raise TriptychError(f"there is no file {file}; workers read files by the same path")
@@ -50,7 +53,7 @@ class Proofs:
         return variables(threads)
 
     def environment(self) -> dict[str, Any]:
-        return describe()
+        return environment_on(self.request.device)
 
     @contextmanager
     def ready(self, threads: int) -> Iterator[Callable[[Sequence[ModelName]], Proved]]:

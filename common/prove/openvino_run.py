@@ -19,7 +19,7 @@ def run(job: dict) -> dict[str, float | str]:
     """What the module's description says; returns the seconds of the second of two runs."""
     import openvino
 
-    model, names = model_of(job)
+    model, names, _ = model_of(job)
     core, precise = openvino.Core(), {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = core.compile_model(core.read_model(model), "CPU", precise)
     feeds = load_file(job["feeds"])

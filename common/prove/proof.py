@@ -19,6 +19,7 @@ from common.graphs.onnx_reader import inputs_of
 from common.implementations import FRAMEWORKS
 from common.operations.preprocessing import Preprocessing
 from common.prove.deployed import AsDeployed
+from common.prove.devices import check_device
 from common.prove.exact import exact_probe
 from common.prove.input_files import PLAIN, Picture, as_input, layouts, only_input
 from common.prove.judging import Expected
@@ -27,7 +28,7 @@ from common.prove.matching import corresponding
 from common.prove.models import ModelName
 from common.prove.ready import make_ready
 from common.prove.results import ProofRun, judged
-from common.prove.runtimes import FILE_RUNTIMES, ONNX_RUNTIMES, Recorded, record
+from common.prove.runtimes import ONNX_RUNTIMES, Recorded, record, runtimes_of_file
 from common.prove.sensitivity import sensitivity_of
 from common.prove.subject import TORCH_RUNTIMES, Example, InMemory, Shapes, Subject, TorchSubject
 from common.specs import get_spec
@@ -61,6 +62,8 @@ class Request:
     """Whether to measure what the exact probe sees."""
     deployed: bool = False
     """Whether each runtime also runs as it is deployed, on the inputs of the random probe."""
+    device: str = "cpu"
+    """`cpu`, `cuda` or `webgpu`: where ONNX Runtime runs the model's file, specification or export."""
     keep: bool = False
     """Whether the values on random numbers are kept, for the report."""
 
@@ -72,9 +75,10 @@ Given = ModelName | InMemory
 def results_of(names: Sequence[Given], request: Request) -> int:
     """How many results there will be: rows times probes."""
     files = [isinstance(name, ModelName) and (name.is_onnx or name.is_session) for name in names]
-    rows = sum(len((Subject if is_file else TorchSubject).runtimes) for is_file in files)
-    deployed = sum(len(FILE_RUNTIMES[1:]) if is_file else len(TORCH_RUNTIMES) + 1 for is_file in files)
-    results = sum({"exact": len(FILE_RUNTIMES), "random": rows}[probe] for probe in request.probes)
+    of_file, others = runtimes_of_file(request.device), 1 + len(TORCH_RUNTIMES) * (request.device == "cpu")
+    rows = sum(len((Subject if is_file else TorchSubject).runtimes_on(request.device)) for is_file in files)
+    deployed = sum(len(of_file[1:]) if is_file else others for is_file in files)
+    results = sum({"exact": len(of_file), "random": rows}[probe] for probe in request.probes)
     return results + request.deployed * deployed
 
 
@@ -99,6 +103,8 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
         raise TriptychError("as deployed, a model runs on random numbers; leave out --probe, or add --probe random")
     if request.deployed and any(paired):
         raise TriptychError("two networks are not compared as deployed; prove each by itself")
+    if request.device != "cpu":
+        check_device(request.device, names, paired=any(paired))
     if any(paired) and request.backends is None:
         request = replace(request, backends=PAIRED)
     if isinstance(names[0], ModelName) and names[0].is_tflite:
@@ -108,7 +114,7 @@ def prove(names: Sequence[Given], request: Request = Request(), advance: Advance
     with tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True) as place, ExitStack() as ends:
 
         def ready(name: Given, number: int, **options: Any) -> Subject:
-            options |= {"seed": request.seed, "backends": request.backends, "turn": any(paired)}
+            options |= {name: getattr(request, name) for name in ("seed", "backends", "device")} | {"turn": any(paired)}
             return make_ready(name, Path(place) / str(number), ends, **options)
 
         proof = _Proof(_first(names[0], request, ready), request, advance, preprocessing_of(names[0]))
@@ -198,7 +204,7 @@ class _Proof:
 
     def _with_graph(self, run: ProofRun) -> ProofRun:
         """A run, with the graph and the values that its report draws."""
-        return replace(run, graph=self.graph, shapes=self.shapes)
+        return replace(run, graph=self.graph, shapes=self.shapes, device=self.request.device)
 
     def pair_with(self, other: Subject) -> list[ProofRun]:
         """Prove another network by this one."""
@@ -236,7 +242,7 @@ class _Proof:
         large = probe.model.ByteSize() > 1 << 30
         onnx.save(probe.model, file, save_as_external_data=large, location="exact.data")
         results = []
-        for runtime in FILE_RUNTIMES:
+        for runtime in runtimes_of_file(self.request.device):
             found = record(runtime, file, probe.feeds, self.subject.folder)
             results.append(judged(runtime, probe.graph, probe.feeds, found, probe.expected))
             self.advance(f"{self.subject.text}: exact in {runtime.name}")
@@ -256,14 +262,14 @@ class _Proof:
         results, kept = [], {}
         as_deployed = AsDeployed(other, feeds, self.graph, self.feeds, called)
         for runtime in other.runtimes:
-            found = other.record(runtime, feeds)
-            values = {name: found.values[theirs] for name, theirs in called.items() if theirs in found.values}
+            recorded = other.record(runtime, feeds)
+            values = {name: recorded.values[theirs] for name, theirs in called.items() if theirs in recorded.values}
+            places = {name: recorded.places[theirs] for name, theirs in called.items() if theirs in recorded.places}
+            found = replace(recorded, values=values, places=places)
             # What a folded graph makes of several nodes' numbers was not rounded between these.
-            row = judged(
-                replace(runtime, optimise=True), self.graph, self.feeds, replace(found, values=values), Expected()
-            )
+            row = judged(replace(runtime, optimise=True), self.graph, self.feeds, found, Expected())
             results.append(row)
-            as_deployed.remember(runtime, found, row)
+            as_deployed.remember(runtime, recorded, row)
             kept[runtime.name] = self._kept(values)
             self.advance(f"{other.text}: random in {runtime.name}")
         runs = [ProofRun(other.text, "random", results, len(self.graph.nodes), recorded=kept)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import TriptychError
+from common.errors import TriptychError, argument
 from common.layouts import TURNS
 from common.prove.array_files import write_arrays
 from common.prove.models import ModelName
@@ -30,6 +30,7 @@ def make_ready(
     shapes: Shapes | None = None,
     seed: int = 0,
     backends: Sequence[str] | None = None,
+    device: str = "cpu",
     turn: bool = False,
     marked: bool = False,
     checkpoint: Path | None = None,
@@ -46,6 +47,7 @@ def make_ready(
         shapes: the shapes of others, by name.
         seed: the seed of the weights of models without their own.
         backends: the runtimes of a model that is not a file, by name; all if None.
+        device: where they run.
         turn: whether the channels of the example may be on the axis of another framework.
         checkpoint: the checkpoint from which a model that is not a file takes its weights.
         marked: whether a model that is not a file gets marks as weights (`common.prove.marks`); its own weights are
@@ -57,20 +59,20 @@ def make_ready(
     folder.mkdir()
     if isinstance(name, ModelName) and name.is_onnx:
         shape = shape or (example[0].shape if example and len(example) == 1 else None)
-        return _file(name, folder, shape, turn, example, inputs, shapes)
+        return _on(device, _file(name, folder, shape, turn, example, inputs, shapes))
     if isinstance(name, ModelName) and name.is_session:
         path = folder / "export.onnx"
         with Process("common.prove.tf1_export") as exporting:
             answer = exporting.ask({"architecture": name.name, "seed": seed, "export": str(path)})
         if "error" in answer:
             raise TriptychError(f"{name.text} cannot be exported: {answer['error']}")
-        return Subject(name.text, path, folder, shape, example, inputs, shapes)
+        return _on(device, Subject(name.text, path, folder, shape, example, inputs, shapes))
     process: Process | Here
     if isinstance(name, InMemory):
         process = Here(TorchJobs(name.model).do)
     else:
         process = ends.enter_context(Process("common.prove.torch_run", {"KERAS_BACKEND": "torch"}))
-    official = not backends or EXPORT.name in backends
+    official = not backends or not {EXPORT.name, EXPORT.on(device).name}.isdisjoint(backends)
     called = name.home if isinstance(name, ModelName) and not name.name else name.text
     asked: dict[str, Any] = {
         "export": called,
@@ -97,10 +99,21 @@ def make_ready(
     subject = TorchSubject(name.text, process, folder)
     if answer["keras"]:
         subject = KerasSubject(called, name.text, process, folder, shape, answer.get("inputs", ()))
+    _on(device, subject)
     subject.own = asked.get("own")
     subject.refused = answer.get("refused")
     if backends:
+        known = [runtime.name for runtime in subject.runtimes]
         subject.runtimes = tuple(runtime for runtime in subject.runtimes if runtime.name in backends)
+        if not subject.runtimes:
+            wanted = argument("backends", list(backends))
+            raise TriptychError(f"{name.text} has no such runtime on {device}: {wanted}; it has {', '.join(known)}")
+    return subject
+
+
+def _on(device: str, subject: Subject) -> Subject:
+    """A model with its runtimes on a device."""
+    subject.runtimes = subject.runtimes_on(device)
     return subject
 
 

@@ -7,7 +7,7 @@ have is carried through it (`Operation.carried`): each node adds its own bound t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from math import prod
 
@@ -24,8 +24,10 @@ from common.operations.operation import Operation
 from common.operations.rounding import (
     ELEMENTARY_ULP,
     EXACT_LIMIT,
+    FP32,
     SMALLEST_NORMAL,
     UNIT_ROUNDOFF,
+    Precision,
     Reference,
     gamma,
 )
@@ -44,8 +46,16 @@ class Unknown(Exception):
 class Known:
     """The values of a graph: recorded, or computed from recorded ones."""
 
-    def __init__(self, graph: Graph, recorded: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        recorded: Mapping[str, np.ndarray],
+        precision: Precision = FP32,
+        on_cpu: Collection[str] = (),
+    ) -> None:
         self.graph, self.recorded = graph, recorded
+        self.precision, self.on_cpu = precision, frozenset(on_cpu)
+        """What the runtime computes in, and the values that it computes on the CPU all the same."""
         self.makers = graph.makers()
         self.arranged = {node.inputs[0]: node for node in graph.nodes if node.kind in _ARRANGES}
         """For a value, a node that only moves its elements."""
@@ -54,6 +64,10 @@ class Known:
         """Whether a product may start from what is added to it: see `accumulated`."""
         self.fixed = set(graph.constants)
         """The values that do not depend on the inputs of the model."""
+
+    def precision_of(self, node: Node) -> Precision:
+        """What a node is computed in."""
+        return FP32 if node.output in self.on_cpu else self.precision
 
     def is_computed(self, name: str) -> bool:
         """Whether a node makes it, from the inputs of the graph or from its weights."""
@@ -134,16 +148,19 @@ class Known:
             if error is not None and error.any():
                 raise Unknown(f"its {kind} is computed, and was not recorded")
         inputs = [value for value, _ in given]
+        errors = [np.zeros(value.shape) if error is None else error for value, error in given]
+        certain = not any(error.any() for error in errors)
         try:
             reference = operation.reference(inputs, parameters)
+            if np.issubdtype(reference.value.dtype, np.floating):
+                if reference.bound is None:
+                    reference = replace(reference, value=reference.value.astype(np.float32))
+                if certain and reference.value.size:
+                    reference = with_overflow(operation, inputs, parameters, reference)
+            reference = operation.at_precision(reference, self.precision_of(node), inputs, parameters)
         except Unread as reason:
             raise Unknown(str(reason)) from None
-        if reference.bound is None and np.issubdtype(reference.value.dtype, np.floating):
-            reference = replace(reference, value=reference.value.astype(np.float32))
-        errors = [np.zeros(value.shape) if error is None else error for value, error in given]
-        if not any(error.any() for error in errors):
-            if reference.value.size and np.issubdtype(reference.value.dtype, np.floating):
-                reference = with_overflow(operation, inputs, parameters, reference)
+        if certain:
             return reference
         found = self._carried(operation, inputs, errors, parameters, reference)
         if self.accumulates and isinstance(operation, Add) and found.bound is not None:
@@ -234,7 +251,7 @@ def accumulated(node: Node, known: Known) -> Reference | None:
     """
     if known.recorded.keys() >= set(node.reads):
         return None
-    other = Known(known.graph, known.recorded)
+    other = Known(known.graph, known.recorded, known.precision, known.on_cpu)
     other.accumulates = True
     return other.reference(node)
 
@@ -256,7 +273,8 @@ def unrounded(node: Node, known: Known, reference: Reference) -> Reference | Non
         for name, (value, error) in zip((*node.inputs, node.output), known_inputs, strict=False)
     ]
     try:
-        own = operation.reference(inputs, parameters).bound
+        found = operation.reference(inputs, parameters)
+        own = operation.at_precision(found, known.precision_of(node), inputs, parameters).bound
         carried = operation.carried(inputs, errors, parameters)
     except (NotImplementedError, Unread):
         return None
@@ -275,8 +293,10 @@ def reassociated(node: Node, known: Known) -> Reference | None:
     passes on, the root by E = `ELEMENTARY_ULP`, the quotient and the product with g by 1 each: less than E + 3 for
     both, hence 2 (E + 3) for all that is multiplied by it, and nothing for a shift that is added after.
 
-    None if the node is no such, or if what it reads was recorded.
+    None if the node is no such, or if what it reads was recorded. A WebGPU shader's quotients are not derived here.
     """
+    if known.precision_of(node).shader:
+        return None
     steps = roundings = 0
 
     def follow(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -122,6 +123,8 @@ class ProofRun:
     recorded: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict, repr=False)
     """For each runtime and value of the specification, the first image of the batch, for the report's pictures; empty
     if it was not kept."""
+    device: str = "cpu"
+    """Where it was asked to run."""
 
     @property
     def can_be_exact(self) -> int | None:
@@ -227,14 +230,16 @@ def judged(
     started = time.perf_counter()
     values = {**feeds, **found.values}
     with threadpool_limits(1, user_api="blas"):  # the products are small: threads would wait for each other
-        layers = list(judge_graph(graph, values, expected, fused=runtime.optimise, causes=causes, widest=widest))
+        options: dict[str, Any] = {"places": found.places, "fused": runtime.optimise, "causes": causes}
+        layers = list(judge_graph(graph, values, expected, runtime.precision, widest=widest, **options))
     timing = {"run": found.seconds, "judge": time.perf_counter() - started}
     first = next((layer for layer in layers if layer.verdict == DIVERGED), None)
     kinds = {layer.verdict for layer in layers}
     # On an exact probe what can be exact is, or it has diverged; the rest is certified.
     verdict = CERTIFIED if CERTIFIED in kinds and not expected.values else IDENTICAL
     unseen = [name for name in graph.outputs if name in graph.makers() and name not in found.values]
-    if UNPROVED in kinds or unseen:
+    elsewhere = bool(found.places) and "gpu" not in found.places.values()
+    if UNPROVED in kinds or unseen or elsewhere:
         verdict = INCOMPLETE
     if first:
         verdict = DIVERGED
@@ -247,12 +252,19 @@ def judged(
         first_divergence=first.name if first else None,
         source=first.source if first else None,
         likely_cause=first.cause if first else None,
-        note="; ".join(_notes(found, unseen)) or None,
+        note="; ".join(_notes(found, unseen, layers)) or None,
         layers=layers,
     )
 
 
-def _notes(found: Recorded, unseen: Sequence[str]) -> Iterator[str]:
+def _notes(found: Recorded, unseen: Sequence[str], layers: Sequence[NodeVerdict]) -> Iterator[str]:
+    if found.note:
+        yield found.note
+    kinds = Counter(layer.kind for layer in layers if layer.place == "cpu")
+    if kinds and "gpu" not in found.places.values():
+        yield "nothing ran on the GPU"
+    if kinds:
+        yield f"ran on the CPU: {', '.join(f'{count} × {kind}' for kind, count in kinds.items())}"
     if unseen:
         yield f"what it returns was not seen: {', '.join(unseen)}"
     if not found.same:
@@ -261,10 +273,10 @@ def _notes(found: Recorded, unseen: Sequence[str]) -> Iterator[str]:
 
 def as_json(runs: Sequence[ProofRun]) -> dict[str, Any]:
     """The report for programs, of the same shape as that of `triptych parity`."""
-    from common.parity.environment import describe
+    from common.parity.outcome import environment_on
 
     return {
-        "environment": describe(),
+        "environment": environment_on(*{run.device for run in runs if any(not row.machine for row in run.backends)}),
         **machines_of(row for run in runs for row in run.backends),
         "verdict": worst([run.verdict for run in runs]),
         "runs": [
@@ -272,7 +284,7 @@ def as_json(runs: Sequence[ProofRun]) -> dict[str, Any]:
                 "architecture": run.model,
                 "specification": run.specification,
                 "probe": run.probe,
-                "device": "cpu",
+                "device": run.device,
                 "precision": "fp32",
                 "verdict": run.verdict,
                 "published": None,

@@ -15,6 +15,9 @@ import numpy as np
 
 from common import process
 from common.errors import TriptychError
+from common.onnx.adapters import find_adapters
+from common.operations.rounding import FP32, FP32_IN_WGSL, Precision
+from common.parity.backends import Hardware, device_environment
 from common.process.template import Imports
 from common.prove.array_files import mapped, write_arrays
 
@@ -30,6 +33,17 @@ class Runtime:
     """The package that it needs. Without it, the runtime is skipped, or left out for an ONNX file."""
     module: str = "common.prove.onnx_run"
     """The module that runs an ONNX file, as a program."""
+    device: str = "cpu"
+    """`cpu`, `cuda` or `webgpu`."""
+
+    def on(self, device: str) -> Runtime:
+        """It on a GPU, with all optimisations, as it is deployed there."""
+        return Runtime(f"{self.name}-{device}", True, self.needs, self.module, device)
+
+    @property
+    def precision(self) -> Precision:
+        """What it computes in."""
+        return FP32_IN_WGSL if self.device == "webgpu" else FP32
 
     @property
     def is_there(self) -> bool:
@@ -43,6 +57,12 @@ FILE_RUNTIMES = (*ONNX_RUNTIMES, *(runtime for runtime in OTHERS if runtime.is_t
 that are installed."""
 
 
+def runtimes_of_file(device: str = "cpu") -> tuple[Runtime, ...]:
+    """The runtimes of an ONNX file on a device. Of the CPU's, only the basis of the proof goes with a GPU's."""
+    basis = ONNX_RUNTIMES[0]
+    return FILE_RUNTIMES if device == "cpu" else (basis, basis.on(device))
+
+
 @dataclass
 class Recorded:
     """The answer of a runtime."""
@@ -54,6 +74,10 @@ class Recorded:
     error: str | None = None
     skipped: bool = False
     """Whether only a package is missing."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """On a GPU: where values were computed, `cpu` or `gpu`."""
+    note: str | None = None
+    """A note about the run."""
 
 
 def record(
@@ -68,11 +92,16 @@ def record(
         folder: a folder for the files of the two processes.
         only: as in `Subject.record`.
     """
-    job: dict[str, Any] = {"model": str(model), "optimise": runtime.optimise}
+    job: dict[str, Any] = {"model": str(model), "optimise": runtime.optimise, "device": runtime.device}
     if only is not None:
         job["only"] = list(only)
-    with Process(runtime.module) as process:
-        return process.record(job, feeds, folder)
+    variables = {} if runtime.device == "cpu" else device_environment(Hardware(runtime.device))
+    with Process(runtime.module, variables) as process:
+        found = process.record(job, feeds, folder)
+    if runtime.device == "webgpu" and not found.error:
+        adapter = find_adapters().chosen
+        found.note = "; ".join(filter(None, (f"on {adapter}", found.note)))
+    return found
 
 
 _IMPORTS = {
@@ -115,7 +144,8 @@ class Jobs:
         values = mapped(made)
         with suppress(OSError):  # Windows keeps a file that is mapped
             made.unlink()
-        return Recorded(values, answer["seconds"], answer.get("same", True))
+        told = {name: answer[name] for name in ("same", "places", "note") if name in answer}
+        return Recorded(values, answer["seconds"], **told)
 
 
 class Here(Jobs):

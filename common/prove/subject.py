@@ -13,11 +13,21 @@ import numpy as np
 from common.errors import TriptychError
 from common.graphs import Graph, read_graph
 from common.graphs.onnx_reader import fill_shapes, inputs_of, read_model, state_shape, state_shapes
+from common.parity.backends import DEVICES
 from common.prove.array_files import write_arrays
 from common.prove.keras_layers import layer_of
 from common.prove.litert import LITERT, record_file
 from common.prove.optimised import record_optimised
-from common.prove.runtimes import FILE_RUNTIMES, ONNX_RUNTIMES, Here, Process, Recorded, Runtime, record
+from common.prove.runtimes import (
+    FILE_RUNTIMES,
+    ONNX_RUNTIMES,
+    Here,
+    Process,
+    Recorded,
+    Runtime,
+    record,
+    runtimes_of_file,
+)
 from common.prove.torch_export import OFFICIAL, SPECIFICATION
 
 if TYPE_CHECKING:
@@ -67,6 +77,11 @@ class Subject:
     runtimes: tuple[Runtime, ...] = FILE_RUNTIMES
     never_deployed = frozenset({ONNX_RUNTIMES[0].name})
 
+    @classmethod
+    def runtimes_on(cls, device: str) -> tuple[Runtime, ...]:
+        """Its runtimes on a device."""
+        return cls.runtimes if device == "cpu" else runtimes_of_file(device)
+
     def __init__(
         self,
         text: str,
@@ -115,7 +130,14 @@ class TorchSubject(Subject):
     """A PyTorch module: eager, compiled, its specification in ONNX Runtime, and its official export."""
 
     runtimes: tuple[Runtime, ...] = (*TORCH_RUNTIMES, *FILE_RUNTIMES, EXPORT)
-    never_deployed = frozenset(runtime.name for runtime in ONNX_RUNTIMES)  # the export is
+    never_deployed = frozenset(  # the export is
+        runtime.name for runtime in (*ONNX_RUNTIMES, *map(ONNX_RUNTIMES[0].on, DEVICES))
+    )
+
+    @classmethod
+    def runtimes_on(cls, device: str) -> tuple[Runtime, ...]:
+        """Its runtimes on a device. On a GPU these are ONNX Runtime's, for its specification and its export."""
+        return cls.runtimes if device == "cpu" else (*runtimes_of_file(device), EXPORT.on(device))
 
     def __init__(self, text: str, process: Process | Here, folder: Path) -> None:
         super().__init__(text, folder / SPECIFICATION, folder)
@@ -129,7 +151,8 @@ class TorchSubject(Subject):
         if runtime in TORCH_RUNTIMES or runtime == KERAS_RUNTIMES[0]:
             job = {"compile": runtime.optimise, "inputs": list(self.graph.inputs)}
             return self.process.record(job | self._asked(only), feeds, self.folder)
-        if runtime == EXPORT or (only is not None and runtime not in ONNX_RUNTIMES):
+        is_export = runtime in (EXPORT, EXPORT.on(runtime.device))
+        if is_export or (only is not None and runtime not in ONNX_RUNTIMES):
             return self._of_export(feeds, lambda _, given: record(runtime, self._official, given, self.folder, only))
         return super().record(runtime, feeds, only)
 
