@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import IMPLEMENTATIONS, daily, in_daily, load_implementation
+from conftest import IMPLEMENTATIONS, daily, load_implementation
 from PIL import Image
 from test_hostile import run
 
@@ -299,7 +299,7 @@ def test_three_idioms_one_trajectory(histories):
 
 
 def resumed():
-    """Momentum, the plan and the rate in each implementation; what is slow to train every day in one."""
+    """Every day momentum, the plan and the rate in each implementation, and ResNet's statistics in one."""
     in_turn = {"resnet18": "torch_impl", "alexnet_mnist": None}
     sizes = {"lenet_caffe": (32, 32), "resnet18": (32, 32), "alexnet_mnist": (28, 28)}
     for name, size in sizes.items():
