@@ -12,7 +12,7 @@ from common.operations.mistake import exchanged
 from common.operations.onnx_node import OnnxNode, Unread
 from common.operations.onnx_table import reads
 from common.operations.operation import ArrayOperation, Found, Hypothesis, Observation
-from common.operations.rounding import CARRIED, ELEMENTARY_ULP, SMALLEST_NORMAL, Reference, gamma
+from common.operations.rounding import CARRIED, ELEMENTARY_ULP, SMALLEST_NORMAL, Precision, Reference, gamma
 from common.operations.wgsl import QUOTIENT, ROOT
 
 
@@ -65,16 +65,26 @@ def standardised(
     return Reference(value, np.where(doubt < 1, bound, SMALLEST_NORMAL))
 
 
-def _proved(found: Reference) -> np.ndarray:
-    """The bound of a normalisation in a shader.
+class Standardising(ArrayOperation):
+    """A normalisation whose variance may be lost in rounding: its bound is `standardised`'s."""
 
-    Raises:
-        Unread: somewhere nothing is proved.
-    """
-    assert found.bound is not None
-    if (found.bound <= SMALLEST_NORMAL).any():
-        raise Unread("its variance is smaller than what a WebGPU shader may be off by, which takes it as Σx²/n − m²")
-    return found.bound
+    def at_precision(
+        self, reference: Reference, precision: Precision, inputs: Arrays, parameters: Parameters
+    ) -> Reference:
+        """As `Operation.at_precision`.
+
+        Raises:
+            Unread: somewhere nothing is proved.
+        """
+        self._proved(reference)
+        return super().at_precision(reference, precision, inputs, parameters)
+
+    def _proved(self, reference: Reference) -> np.ndarray:
+        """The bound, if there is one for each element."""
+        assert reference.bound is not None
+        if (reference.bound <= SMALLEST_NORMAL).any():
+            raise Unread("its variance is smaller than what it may be off by, where it is computed as Σx²/n − m²")
+        return reference.bound
 
 
 def carried_by_moments(x: np.ndarray, errors: np.ndarray, axes: tuple[int, ...], eps: float) -> np.ndarray:
@@ -100,7 +110,7 @@ def carried_by_moments(x: np.ndarray, errors: np.ndarray, axes: tuple[int, ...],
 
 @reads("LayerNormalization")
 @dataclass(frozen=True)
-class LayerNorm(ArrayOperation):
+class LayerNorm(Standardising):
     """(x − mean) / √(variance + eps) · gamma + beta over the last axes, from `axis` on; or over `axis` alone.
 
     Source: Ba et al. 2016, equations 3 and 4; ONNX LayerNormalization.
@@ -120,7 +130,7 @@ class LayerNorm(ArrayOperation):
 
     def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
         """With moments of more error. WGSL's inverseSqrt is off by 4u, which is E."""
-        return _proved(self._reference(inputs, parameters, shader=True))
+        return self._proved(self._reference(inputs, parameters, shader=True))
 
     def _reference(self, inputs: Arrays, parameters: Parameters, *, shader: bool = False) -> Reference:
         (x,) = inputs
@@ -161,7 +171,7 @@ class LayerNorm(ArrayOperation):
 
 @reads("GroupNormalization", "InstanceNormalization")
 @dataclass(frozen=True)
-class GroupNorm(ArrayOperation):
+class GroupNorm(Standardising):
     """As `LayerNorm` over each of `groups` groups of channels with their pixels; gamma and beta of each channel.
 
     With as many groups as channels it is the instance normalisation.
@@ -183,7 +193,7 @@ class GroupNorm(ArrayOperation):
     def in_shader(self, inputs: Arrays, parameters: Parameters, reference: Reference, bound: np.ndarray) -> np.ndarray:
         """With moments of more error. A kernel for instances takes WGSL's inverseSqrt; of groups there is none, and the
         nodes that it is made of take a root and a quotient, off by 14u, which is 10u more than E."""
-        return _proved(self._reference(inputs, parameters, shader=True))
+        return self._proved(self._reference(inputs, parameters, shader=True))
 
     def _reference(self, inputs: Arrays, parameters: Parameters, *, shader: bool = False) -> Reference:
         (x,) = inputs
