@@ -323,7 +323,7 @@ def test_lrn_in_shorter_types(tmp_path):
     builder.save(tmp_path / "a.onnx", {"logits": "norm1"}, ExportOptions(dtype="bfloat16", lrn="nodes"), source="")
     assert "LRN" not in {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node}
     image = np.random.default_rng(1).integers(-128, 128, (2, 7, 4, 3)).astype(np.float32)
-    reference = operation.at_precision(evaluate(operation, [image], {}), BF16)
+    reference = operation.at_precision(evaluate(operation, [image], {}), BF16, [image], {})
     error = np.abs(record(tmp_path / "a.onnx", image)["norm1"] - reference.value)
     assert (error <= reference.bound).all()
     assert (error > evaluate(operation, [image], {}).bound).any()

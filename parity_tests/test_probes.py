@@ -147,9 +147,10 @@ def test_the_bound_of_a_shorter_type_is_not_narrower():
     spec = get_spec("lenet_caffe")
     probe = random_probe(spec, batch=1)
     layer = spec.layers[0]
-    reference = evaluate(layer.operation, [probe.image], parameters_of(layer.name, probe.weights))
-    assert (layer.operation.at_precision(reference, TF32).bound > reference.bound).all()
-    assert layer.operation.at_precision(reference, FP32) is reference
+    given = [probe.image], parameters_of(layer.name, probe.weights)
+    reference = evaluate(layer.operation, *given)
+    assert (layer.operation.at_precision(reference, TF32, *given).bound > reference.bound).all()
+    assert layer.operation.at_precision(reference, FP32, *given) is reference
 
 
 def test_outputs_are_compared_end_to_end():

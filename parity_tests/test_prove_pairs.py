@@ -27,7 +27,7 @@ def in_this_process(monkeypatch):
     """ONNX Runtime runs these small files here: a process for each of its runs takes a second."""
 
     class Here(runtimes.Here):
-        def __init__(self, module):
+        def __init__(self, module, variables):
             super().__init__(onnx_run.run)
 
         def __enter__(self):

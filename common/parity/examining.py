@@ -99,8 +99,6 @@ class Examiner:
         self.on_recorded = on_recorded
         self.seats = seats
         """Held by whoever computes: a backend's process, or the judge."""
-        self.judging = threading.Lock()
-        """One at a time: the second backend finds the layers judged in which it has the bits of the first."""
 
     def run(self, backend: Backend, worker: WorkerProcess, prepared: PreparedProbe) -> BackendResult:
         started = time.perf_counter()
@@ -172,7 +170,7 @@ class Examiner:
             }
             if self.on_recorded:
                 self.on_recorded(backend.name, prepared.label, recorded)
-            with self.judging, self.seats:
+            with prepared.judging, self.seats:
                 started = time.perf_counter()
                 places, judged = answer["places"], self._judge(prepared, recorded, unnamed, traced)
                 verdicts = [replace(verdict, place=places.get(verdict.name)) for verdict in judged]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,6 +35,8 @@ class PreparedProbe:
     request: dict[str, Any]
     published: Compared
     known: KnownVerdicts = field(default_factory=dict)
+    judging: threading.Lock = field(default_factory=threading.Lock)
+    """Held by one judge at a time: the second backend finds the layers judged in which it has the bits of the first."""
 
     def compare_with_published(self, verdicts: Sequence[LayerVerdict]) -> Compared:
         """Whether a backend's bits are the published ones: they are those of the probe, and the probe is as
