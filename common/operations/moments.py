@@ -50,7 +50,7 @@ def standardised(
     With d the variance's error, s = scale / √(v + eps) is wrong by a factor of at most (1 − d / (v + eps))^-½, and the
     result by |s| |m̂ − m|, by |s (x − m)| times that factor's excess, and by γ_(E+6) (|s| (|x| + |m|) + |shift|) for the
     rest, E = `ELEMENTARY_ULP`, as in a batch normalisation; by `more` in γ, if the inverse root is off by more than E.
-    Where d reaches v + eps nothing is proved, and nothing certified.
+    Where d reaches v + eps nothing is proved; the bound is then `SMALLEST_NORMAL`, which no other is as small as.
     """
     x = x.astype(np.float64)
     mean = moments.mean

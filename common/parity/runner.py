@@ -201,7 +201,7 @@ class _Network:
         for name in dict.fromkeys(backend.name for backend in pending):
             paths = [each for each in pending if each.name == name]
             self.futures.append(executor.submit(self._run_paths, paths))
-        if pending or not self._told.keys() >= set(self.wanted):
+        if pending or not self._earlier_probes.keys() >= set(self.wanted):
             try:
                 self.prepared.set_result(self.preparation.probes)
             except BaseException as error:
@@ -221,7 +221,7 @@ class _Network:
         try:
             for future in self.futures:
                 self.results |= future.result()
-            told = self._told
+            told = self._earlier_probes
             for each in self.prepared.result() if self.prepared.done() else ():
                 told[each.label] = len(each.probe.image), each.probe.bounded
             return runs_of(self.spec, self.plan, self.results, told)
@@ -236,12 +236,12 @@ class _Network:
 
     def close(self) -> None:
         """Remove its files, when nothing runs any more."""
-        wait(future for future in self.futures if not future.cancelled())  # `wait` would for ever
+        wait(future for future in self.futures if not future.cancelled())  # a cancelled one never counts as done
         self.preparation.close()
 
     @property
-    def _told(self) -> dict[str, tuple[int, Mapping[str, str]]]:
-        """What earlier results say of the probes."""
+    def _earlier_probes(self) -> dict[str, tuple[int, Mapping[str, str]]]:
+        """The batch and what is bounded, by the labels of the probes that earlier results are of."""
         return {entry.label: (entry.batch, dict(entry.bounded)) for entry in self.finished.values()}
 
     def _run_paths(self, paths: Sequence[Backend]) -> Results:
