@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -154,7 +153,7 @@ class AsDeployed:
         return not attempt.error and _same(outputs, self._outputs(attempt))
 
     def _judged(self, runtime: Runtime, found: Recorded, note: str, apart: str) -> RuntimeResult:
-        found = replace(found, values=self._in_specification(found), places=self._called(found.places))
+        found = found.renamed(self.called)
         fused = replace(runtime, optimise=True)
         with np.errstate(over="ignore", invalid="ignore"):  # a bound may grow beyond all numbers on the way
             row = judged(fused, self.graph, self.given, found, Expected(), widest=WIDEST)
@@ -164,15 +163,8 @@ class AsDeployed:
         layers = [replace(n, cause=f"{n.cause}; {apart}") if n.verdict == UNPROVED else n for n in row.layers]
         return replace(row, layers=layers)
 
-    def _in_specification(self, found: Recorded) -> dict[str, np.ndarray]:
-        return self._called(found.values)
-
-    def _called(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Some of what belongs to the model's own values, by their names in the specification."""
-        return {name: values[theirs] for name, theirs in self.called.items() if theirs in values}
-
     def _outputs(self, found: Recorded) -> dict[str, np.ndarray]:
-        values = self._in_specification(found)
+        values = found.renamed(self.called).values
         return {name: values[name] for name in self.graph.outputs if name in values}
 
 

@@ -263,14 +263,12 @@ class _Proof:
         as_deployed = AsDeployed(other, feeds, self.graph, self.feeds, called)
         for runtime in other.runtimes:
             recorded = other.record(runtime, feeds)
-            values = {name: recorded.values[theirs] for name, theirs in called.items() if theirs in recorded.values}
-            places = {name: recorded.places[theirs] for name, theirs in called.items() if theirs in recorded.places}
-            found = replace(recorded, values=values, places=places)
+            found = recorded.renamed(called)
             # What a folded graph makes of several nodes' numbers was not rounded between these.
             row = judged(replace(runtime, optimise=True), self.graph, self.feeds, found, Expected())
             results.append(row)
             as_deployed.remember(runtime, recorded, row)
-            kept[runtime.name] = self._kept(values)
+            kept[runtime.name] = self._kept(found.values)
             self.advance(f"{other.text}: random in {runtime.name}")
         runs = [ProofRun(other.text, "random", results, len(self.graph.nodes), recorded=kept)]
         if self.request.deployed:

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,16 @@ class Recorded:
     """On a GPU: where values were computed, `cpu` or `gpu`."""
     note: str | None = None
     """A note about the run."""
+
+    def renamed(self, called: Mapping[str, str]) -> Recorded:
+        """It with other names for some of its values, and without the rest.
+
+        Args:
+            called: the names here, by the other ones.
+        """
+        values = {name: self.values[theirs] for name, theirs in called.items() if theirs in self.values}
+        places = {name: self.places[theirs] for name, theirs in called.items() if theirs in self.places}
+        return replace(self, values=values, places=places)
 
 
 def record(
