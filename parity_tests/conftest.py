@@ -21,6 +21,7 @@ from common import TriptychError, list_architectures
 from common.implementations import FRAMEWORKS
 from common.onnx.adapters import Adapter, require_adapter
 from common.parity.backends import DEVICES, Backend, select
+from common.process import template
 from common.process.sparing import spare_imports
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -32,6 +33,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # each process its share of the c
     threadpool_limits(share, user_api="blas")  # NumPy was loaded by a plugin, before the variables were set
 
 spare_imports()
+template.ANEW = 0  # the tests start more than one of each kind
 
 IMPLEMENTATIONS = tuple(framework.package for framework in FRAMEWORKS.values())
 
@@ -72,8 +74,9 @@ def load_implementation(name: str) -> ModuleType:
 def release(package: str) -> None:
     """Give memory back: Keras keeps every model it has built, until it is told to forget them."""
     if package == "keras_impl":
-        importlib.import_module("keras").backend.clear_session()
+        importlib.import_module("keras").backend.clear_session(free_memory=False)
     gc.collect()
+    gc.freeze()  # as in `load_implementation`
 
 
 @contextmanager
@@ -87,8 +90,9 @@ def without_weights(package: str) -> Iterator[None]:
     elif package == "keras_impl":
         import keras
 
-        with keras.StatelessScope():
+        with keras.StatelessScope(initialize_variables=False):
             yield
+        keras.backend.clear_session(free_memory=False)  # else the next such scope would initialise them
     else:
         import tensorflow.compat.v1 as tf
 

@@ -162,7 +162,13 @@ class _Loader(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         # A name of its own, by which AutoGraph keeps the source.
-        return compile(self.get_source(fullname), f"{self.path} of {self.mutant}", "exec")
+        about = self.mutant if fullname == self.mutant.module else "all mutants"
+        return _compiled(self.get_source(fullname), f"{self.path} of {about}")
+
+
+@cache
+def _compiled(source: str, name: str) -> CodeType:
+    return compile(source, name, "exec")
 
 
 def edited(source: str, mutant: Mutant) -> str:

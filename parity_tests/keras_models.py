@@ -1,14 +1,13 @@
 """A Keras model goes on from its own `input` and `output`, as users write it: run once on each of Keras' backends.
 
-`python -m parity_tests.keras_models` builds every network of the catalogue, or those that are named after it, but one
-depth only where one builder makes several, as a functional model and as a Sequential one where there is that, puts a
-softmax after each output, and runs those that are quickly run. It prints what is wrong, a line each.
+`python -m parity_tests.keras_models` builds every network of the catalogue, but one depth only where one builder makes
+several, as a functional model and as a Sequential one where there is that, puts a softmax after each output, and runs
+those that are quickly run. It prints what is wrong, a line each.
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -29,7 +28,7 @@ QUICK = ("lenet5", "lenet5_sparse", "lenet_caffe", "alexnet_mnist")
 
 def builders() -> Iterator[tuple[str, Callable[[], keras.Model]]]:
     for name, build in BUILDERS.items():
-        if name not in OTHER_DEPTHS and (name in sys.argv[1:] or not sys.argv[1:]):
+        if name not in OTHER_DEPTHS:
             yield name, build
             sequential = getattr(importlib.import_module(build.__module__), f"{name}_sequential", None)
             if sequential:

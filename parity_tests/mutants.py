@@ -83,6 +83,20 @@ def representatives() -> list[Mutant]:
     return [mutant for mutant in MUTANTS if mutant in chosen]
 
 
+def daily() -> list[Mutant]:
+    """Those of them that are made every day: where it takes longer, one for each kind of layer."""
+    chosen: dict[str, Mutant] = {}
+    for mutant in sorted(representatives(), key=_cost):
+        layers = {layer.name: layer.operation.kind for layer in specification(mutant.architecture).layers}
+        longer = _cost(mutant) > LONGER
+        chosen.setdefault(layers.get(mutant.layer, mutant.layer) if longer else str(mutant), mutant)
+    return [mutant for mutant in MUTANTS if mutant in chosen.values()]
+
+
+LONGER = 1e8
+"""By `_cost`. What costs less is quick: the LeNets, and in PyTorch a ResNet-18 and a GoogLeNet."""
+
+
 def _cost(mutant: Mutant) -> float:
     """In multiply-adds; PyTorch builds a model in the least time, and TensorFlow 1 in the most."""
     return specification(mutant.architecture).multiply_adds * {"torch_impl": 1, "keras_impl": 2}.get(mutant.package, 3)
@@ -129,7 +143,8 @@ def outcomes(mutant: Mutant) -> list[Outcome]:
 def _outcomes(mutant: Mutant) -> list[Outcome]:
     spec, probes = specification(mutant.architecture), _probes(mutant.architecture)
     with imported_with(mutant) as backend:
-        model = backend.build(mutant.architecture, image_size=spec.input_shape[1:])
+        with getattr(backend, "uninitialised", nullcontext)():  # its weights are loaded before it is run
+            model = backend.build(mutant.architecture, image_size=spec.input_shape[1:])
         structure = judge_structure(spec, *backend.structure(model))
         unnamed, traced = {}, UNTRACED
         if not mutant.through_onnx:
@@ -186,12 +201,16 @@ def _probes(architecture: str) -> dict[str, Probe]:
 
 
 def _release(package: str) -> None:
-    """Give memory back: Keras keeps every model it has built, until it is told to forget them."""
+    """Give memory back: Keras keeps every model it has built, until it is told to forget them.
+
+    No model is left, so that what there is need not be looked at again, which would take a fifth of a second.
+    """
     if package == "keras_impl":
         import keras
 
-        keras.backend.clear_session()
+        keras.backend.clear_session(free_memory=False)
     gc.collect()
+    gc.freeze()
 
 
 def score(mutants: Sequence[Mutant]) -> list[Outcome]:

@@ -4,7 +4,7 @@ import importlib
 
 import numpy as np
 import pytest
-from conftest import load_implementation, without_weights
+from conftest import daily, load_implementation, without_weights
 
 from common import TriptychError, get_spec, random_weights
 from common.operations import LRN, Conv
@@ -130,7 +130,7 @@ def both_forms(name):
     return getattr(module, name)(), getattr(module, f"{name}_sequential")()
 
 
-@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("name", daily("alexnet_paper", of=MAPS))
 def test_keras_sequential_is_the_functional_model(name):
     load_implementation("keras_impl")
     with without_weights("keras_impl"):

@@ -33,6 +33,9 @@ ELSEWHERE = (
 )
 """Of `WIDER` and `ALEXNETS`, those whose structure is examined every day in these too, without weights."""
 
+IN_PATHS = ("vgg16_gap", "googlenet_bn", "densenet121")
+"""Proved every day in test_paths.py; a ResNet-18 and small AlexNets are examined here in all three."""
+
 MINUTES = ("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn")
 """Whole, they are built, loaded and exported, but not run: `triptych parity` does."""
 
@@ -52,9 +55,8 @@ class Case:
 
 def cases() -> Iterator[pytest.param]:
     for name in list_architectures():
-        yield pytest.param(
-            Case(name), id=name, marks=[pytest.mark.slow] if name in (*DEEPER, *WIDER, *ALEXNETS) else []
-        )
+        quick = name not in (*DEEPER, *WIDER, *ALEXNETS, *IN_PATHS)
+        yield pytest.param(Case(name), id=name, marks=[] if quick else [pytest.mark.slow])
         if Dense(WIDE) in [layer.operation for layer in get_spec(name).layers]:
             yield pytest.param(Case(name, whole=True), id=f"{name} whole", marks=pytest.mark.slow)
 

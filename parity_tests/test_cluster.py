@@ -3,8 +3,6 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,7 +18,8 @@ from common.cli.terminal import standard_error
 from common.parity.networks import plan_for, prove_networks
 from common.prove.proof import Request
 from common.specs.photographs import photograph
-from parity_tests.clusters import ROOT, cluster_of
+from parity_tests.clusters import cluster_of
+from parity_tests.commands import finish, run_here, triptych
 from parity_tests.work_for_a_cluster import Odd
 
 pytest.importorskip("distributed")
@@ -70,6 +69,7 @@ def test_several_at_a_time_share_the_threads(pair):
     assert {each.machine.environment["threads"] for each in found.values()} == {"1"}
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_by_another_once(tmp_path):
     with cluster_of(tmp_path, {}, {}, {}) as cluster:
         assert done(cluster.address, ("once", f"kill {tmp_path / 'killed'}"))["once"].failure is None
@@ -169,20 +169,10 @@ def test_without_dask_a_sentence_says_what_to_install(monkeypatch):
         plan_for(["lenet5"], dask="127.0.0.1:8786")
 
 
-def triptych(*arguments):
-    command = [sys.executable, "-m", "common.cli", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def finish(process, timeout=300):
-    out, err = process.communicate(timeout=timeout)
-    assert "Traceback" not in err, err
-    return process.returncode, out, err
-
-
+@pytest.mark.slow
 def test_machines_that_take_different_paths_are_both_as_published(pair, tmp_path):
     wanted = ("parity", "lenet_caffe", "lenet5", "--backend=tf1", "--probe=exact", "--dask", pair.address)
-    code, out, err = finish(triptych(*wanted, "--report", tmp_path))
+    code, out, err = run_here(*wanted, "--report", tmp_path)
     assert code == 0, err
     assert out.count("The exact probe is as published.") == 2
     report = json.loads((tmp_path / "report.json").read_text())
@@ -197,7 +187,7 @@ def test_machines_that_take_different_paths_are_both_as_published(pair, tmp_path
         assert f"<td>{machine}" in page
         assert f"<h3>{machine}</h3>" in page
 
-    code, out, err = finish(triptych(*wanted, "--report", tmp_path, "--resume", "--json"))
+    code, out, err = run_here(*wanted, "--report", tmp_path, "--resume", "--json")
     assert code == 0, err
     again = json.loads(out)
     assert [row for run in again["runs"] for row in run["backends"]] == rows  # seconds and machines too: nothing is run

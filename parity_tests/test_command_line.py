@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-from test_hostile import run
 
 from common import errors
 from common.cli import app, flags
+from parity_tests.commands import run
 
 FORMER = {"export": "--from", "probe": "--from", "train": "--with"}
 """What `--framework` was called in these commands; scripts of users say it still."""

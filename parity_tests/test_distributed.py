@@ -392,6 +392,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_if_one_process_is_killed_the_other_ends_and_says_so(tmp_path):
     pytest.importorskip("torch")
     there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import load_implementation
 from hostile_files import caffe, field
-from test_hostile import DATA, run
+from test_hostile import DATA
 
 from common import TriptychError, get_spec, list_architectures, random_weights, write_weights_file
 from common.cli.flags import with_flags
@@ -31,6 +31,7 @@ from common.porting.source import Source
 from common.porting.targets import Target
 from common.process import ProcessFailure
 from common.specs.architecture import Preprocessing
+from parity_tests.commands import run
 
 ROOT = Path(__file__).parents[1]
 SMALL = "lenet_caffe"

@@ -7,13 +7,13 @@ import re
 import numpy as np
 import pytest
 from rich.console import Console
-from test_hostile import run
 
 from common import random_weights, write_weights_file
 from common.cli.filters import filters_of_file, print_filters
 from common.errors import TriptychError
 from common.explorer.inside.census import census
 from common.explorer.inside.filters import NOT_A_NUMBER, Filters, colours, filters_in, not_finite
+from parity_tests.commands import run
 
 RED, GREEN, BLUE, GREY = (255, 128, 128), (128, 255, 128), (128, 128, 255), (128, 128, 128)
 

@@ -1,24 +1,15 @@
 """Files that mean harm: one clear sentence, status 2, nothing run, nothing written, no more memory than is due."""
 
-import sys
 import tracemalloc
 from pathlib import Path
 
 import pytest
 from hostile_files import ATTACKS, MARKER
 
-from common import cli
 from common.porting import port as porting
+from parity_tests.commands import run
 
 DATA = Path(__file__).parent / "data"
-
-
-def run(monkeypatch, *arguments):
-    """The status with which the command line ends."""
-    monkeypatch.setattr(sys, "argv", ["triptych", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    return end.value.code
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_filters import written
-from test_hostile import run
 
 from common import get_spec, random_weights, write_weights_file
 from common.errors import TriptychError
@@ -22,6 +21,7 @@ from common.explorer.results import SCALE
 from common.explorer.site import network_page
 from common.porting.reading import Reading
 from common.specs.photographs import photograph, read_photograph
+from parity_tests.commands import run
 
 READING = Reading(round=True, finite=False)
 

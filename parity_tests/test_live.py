@@ -23,7 +23,7 @@ from common.explorer.live.routes import Routes, parts
 from common.explorer.live.server import Found, Server
 from common.explorer.site import asset, network_page
 from common.probes import published
-from parity_tests.test_parity import finish, triptych
+from parity_tests.commands import finish, run_here, triptych
 
 
 @pytest.fixture(scope="module")
@@ -376,13 +376,13 @@ def test_a_port_in_use_is_one_sentence():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        code, out, err = finish(triptych("explore", "--serve", f"--port={port}"))
+        code, out, err = run_here("explore", "--serve", f"--port={port}")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert f"cannot serve on port {port} of 127.0.0.1: Address already in use; name another port, or --port 0" in err
 
 
 def test_a_port_without_serving_is_one_sentence():
-    code, out, err = finish(triptych("explore", "--port=8000"))
+    code, out, err = run_here("explore", "--port=8000")
     assert (code, out, err) == (2, "", "triptych: --port is for --serve; give both, or neither\n")
 
 

@@ -9,12 +9,13 @@ from conftest import IMPLEMENTATIONS, load_implementation
 
 from common import get_spec, list_architectures
 from parity_tests.injection import ROOT, unchanged
-from parity_tests.mutants import MUTANTS, PROBES, kind, outcomes, representatives, stated, without_numbers
+from parity_tests.mutants import MUTANTS, PROBES, daily, kind, outcomes, representatives, stated, without_numbers
 
 
 def with_marks():
-    """One of each kind of mistake is made every day, the others are slow. Those of a network have the same probes."""
-    quick = representatives()
+    """One of each kind is made every day, if that is quick; the others are slow. Those of a network have the same
+    probes."""
+    quick = daily()
     by_network = sorted(MUTANTS, key=lambda mutant: mutant.architecture)
     return [pytest.param(it, marks=[] if it in quick else pytest.mark.slow, id=str(it)) for it in by_network]
 
@@ -53,8 +54,8 @@ def test_what_the_mistake_edits_is_there(mutant):
     assert found > (mutant.occurrence or 0)
 
 
-def test_every_kind_of_mistake_is_made_every_day():
-    chosen = representatives()
+def test_every_family_and_every_implementation_has_a_mistake_of_every_day():
+    chosen, quick = representatives(), daily()
     assert {kind(mutant) for mutant in chosen} == {kind(mutant) for mutant in MUTANTS}
     assert (
         without_numbers("it reads fc1, not relu3")
@@ -63,8 +64,9 @@ def test_every_kind_of_mistake_is_made_every_day():
     )
     shape = "conv2/weight has shape 256×96×5×5, expected 256×48×5×5"
     assert without_numbers(shape) == "layer has shape n, expected n"
-    assert {get_spec(mutant.architecture).family for mutant in chosen} == {
+    assert {get_spec(mutant.architecture).family for mutant in quick} == {
         get_spec(name).family for name in list_architectures()
     }
-    assert {mutant.package for mutant in chosen} == set(IMPLEMENTATIONS)
+    assert {mutant.package for mutant in quick} == set(IMPLEMENTATIONS)
+    assert 60 < len({kind(mutant) for mutant in quick}) <= len(quick) < len(chosen)
     assert 80 < len({kind(mutant) for mutant in chosen}) <= len(chosen) < 0.4 * len(MUTANTS)

@@ -118,7 +118,7 @@ def accusations(combination: Combination) -> list[str]:
 
 def each_family() -> Iterator[pytest.param]:
     """In each implementation; every day in one of them, the larger ones in PyTorch."""
-    daily = {"lenet": "tf1_style_impl", "resnet": "tf1_style_impl", "vgg": "keras_impl"}
+    daily = {"lenet": "tf1_style_impl", "resnet": "keras_impl"}
     for family in sorted(set(FAMILIES)):
         for package in IMPLEMENTATIONS:
             marks = [] if package == daily.get(family, "torch_impl") else pytest.mark.slow

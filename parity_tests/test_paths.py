@@ -18,7 +18,7 @@ from common.parity.paths import PATHS, THREADS, KernelPath, with_variables
 from common.parity.processes import Workers
 from common.parity.results import Plan
 from common.parity.runner import run_parity
-from parity_tests.test_parity import finish, triptych
+from parity_tests.commands import run_here
 
 SMALLEST = {
     "lenet_caffe": None,
@@ -30,19 +30,16 @@ SMALLEST = {
 }
 """Of each family what is computed soonest, and the size of image to run it on."""
 
-IN_TF1 = ("lenet_caffe", "alexnet_mnist", "resnet18")
-"""What runs every day in TensorFlow 1; the others do in Keras."""
-
 FULL_SIZE = {"vgg11": None, "googlenet_tutorial": None, "resnet18": None, "densenet121": None}
 """On the images of the papers."""
 
 
 def families():
-    """Network, size and backend. Every day the smallest of each family in one of the two."""
+    """Network, size and backend. Every day the smallest of each family in TensorFlow 1."""
     for name, size in SMALLEST.items():
         for backend in ("tf1", "keras-tensorflow"):
-            quick = backend == ("tf1" if name in IN_TF1 else "keras-tensorflow")
-            yield pytest.param(name, size, backend, id=f"{name}-{backend}", marks=[] if quick else pytest.mark.slow)
+            marks = [] if backend == "tf1" else pytest.mark.slow
+            yield pytest.param(name, size, backend, id=f"{name}-{backend}", marks=marks)
     for name, size in FULL_SIZE.items():
         for backend in ("tf1", "keras-tensorflow"):
             yield pytest.param(name, size, backend, id=f"{name} whole-{backend}", marks=pytest.mark.slow)
@@ -238,10 +235,11 @@ class _NoWorkers:
     """Processes that must not be taken."""
 
 
+@pytest.mark.slow
 def test_the_command_tells_of_paths_in_every_form(tmp_path):
     pytest.importorskip("onnxruntime")
     options = ("--backend=onnx-torch", "--probe=exact", "--every-path", "--report", tmp_path)
-    code, out, err = finish(triptych("parity", "lenet_caffe", *options))
+    code, out, err = run_here("parity", "lenet_caffe", *options)
     assert code == 0, err
     (run,) = json.loads((tmp_path / "report.json").read_text())["runs"]
     rows = {row["path"]: row for row in run["backends"]}
@@ -280,7 +278,7 @@ def has(instructions):
     ],
 )
 def test_paths_that_cannot_be_are_refused_in_a_sentence(arguments, words):
-    code, out, err = finish(triptych("parity", "lenet5", *arguments))
+    code, out, err = run_here("parity", "lenet5", *arguments)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert words in err
 

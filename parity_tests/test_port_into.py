@@ -147,7 +147,7 @@ MINE = textwrap.dedent("""
         ])
 """)
 FRAMEWORKS = [
-    ("torch_net", "keras_net", "out.weights.h5", "1x3x9x8"),
+    pytest.param("torch_net", "keras_net", "out.weights.h5", "1x3x9x8", marks=pytest.mark.slow),
     pytest.param("torch_net", "keras_net", "out.keras", "1x3x9x8", marks=pytest.mark.slow),
     pytest.param("keras_net", "torch_net", "out.safetensors", "1x9x8x3", marks=pytest.mark.slow),
     pytest.param("keras_net", "torch_net", "out.pth", "1x9x8x3", marks=pytest.mark.slow),

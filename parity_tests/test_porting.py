@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from conftest import daily, load_implementation
 from hostile_files import npy
-from test_hostile import run
 
 from common import TriptychError, get_spec, list_architectures, random_weights, write_weights_file
 from common.layouts import conv_to_hwio, dense_to_io, per_channel_to_hwc
@@ -25,6 +24,7 @@ from common.porting.port import port
 from common.porting.proof import prove
 from common.porting.source import Source
 from common.porting.targets import Target
+from parity_tests.commands import run
 
 DATA = Path(__file__).parent / "data"
 sys.path.insert(0, str(DATA))

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from common.prove.onnx_run import exposing  # noqa: E402
 from common.prove.results import judged as judged_runtime  # noqa: E402
 from common.prove.runtimes import Recorded, Runtime  # noqa: E402
 from common.prove.sensitivity import Sensitivity, sensitivity_of  # noqa: E402
+from parity_tests.commands import run_here  # noqa: E402
 
 RNG = np.random.default_rng(7)
 
@@ -329,9 +329,7 @@ def test_integers_that_constants_add_up_to_carry_no_error():
 
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "common.cli", "prove", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+    return subprocess.CompletedProcess(arguments, *run_here("prove", *arguments))
 
 
 def test_it_is_measured_what_the_exact_probe_sees():

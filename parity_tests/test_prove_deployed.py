@@ -2,12 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import daily
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -20,6 +19,7 @@ from common.prove.judging import Expected  # noqa: E402
 from common.prove.results import judged  # noqa: E402
 from common.prove.runtimes import ONNX_RUNTIMES, Recorded, Runtime, record  # noqa: E402
 from common.prove.subject import Subject  # noqa: E402
+from parity_tests.commands import run_here  # noqa: E402
 from parity_tests.test_prove import MODELS, RNG, Builder, feeds_of, normal  # noqa: E402
 
 
@@ -101,7 +101,7 @@ def saved(model, folder):
     return folder / "mine.onnx"
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", daily("fused", "scaled after", of=FILES))
 def test_the_values_of_an_optimised_graph_are_those_of_the_file(tmp_path, name):
     """All of them, whether or not the recorded run has the same bits."""
     model, feeds = FILES[name], feeds_of(FILES[name])
@@ -250,19 +250,18 @@ def test_a_wrong_weight_in_the_deployed_run_alone_is_seen(tmp_path):
 
 def test_the_command_and_its_report(tmp_path):
     saved(FILES["fused"], tmp_path)
-    command = [sys.executable, "-m", "common.cli", "prove", str(tmp_path / "mine.onnx"), "--deployed"]
-    report = [*command, "--probe", "random", "--report", str(tmp_path / "report"), "--json"]
-    found = subprocess.run(report, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
-    runs = json.loads(found.stdout)["runs"]
+    command = ("prove", tmp_path / "mine.onnx", "--deployed")
+    code, out, err = run_here(*command, "--probe", "random", "--report", tmp_path / "report", "--json")
+    assert code == 0, err
+    runs = json.loads(out)["runs"]
     assert [(run["probe"], run["verdict"]) for run in runs] == [("random", "certified"), ("deployed", "certified")]
     assert runs[1]["backends"][0]["backend"] == "onnxruntime-optimised"
     assert "ULP from those of the recorded run; judged at the values" in runs[1]["backends"][0]["note"]
     assert "deployed" in (tmp_path / "report" / "junit.xml").read_text()
     assert "deployed" in (tmp_path / "report" / "index.html").read_text()
-    found = subprocess.run([*command, "--probe", "exact"], capture_output=True, text=True, check=False)
-    assert found.returncode == 2
-    assert "as deployed, a model runs on random numbers" in found.stderr
+    code, _, err = run_here(*command, "--probe", "exact")
+    assert code == 2
+    assert "as deployed, a model runs on random numbers" in err
 
 
 def test_an_export_of_a_model_is_judged_by_it_as_it_is_deployed(tmp_path):

@@ -86,6 +86,7 @@ def test_an_array_of_more_inputs_than_one_is_refused():
         as_input(np.zeros((), np.float32), (2, 5), "mine")
 
 
+@pytest.mark.slow
 def test_a_network_of_the_catalogue_in_tensorflow_1_style_is_its_export(folder):
     pytest.importorskip("tensorflow")
     (run,) = prove([parse("tf1_style_impl:lenet5")], Request(("random",), picture=read_picture("cat.png")))

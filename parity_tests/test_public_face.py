@@ -72,6 +72,7 @@ def test_weights_go_round(tmp_path):
     assert network.weights.keys() == weights.keys()
 
 
+@pytest.mark.slow
 def test_parity_is_a_report():
     load_implementation("torch_impl")
     report = triptych.parity("lenet_caffe", backends=["torch"], probes=["exact"])

@@ -19,7 +19,7 @@ from common.parity.runner import run_parity
 from common.porting.portable import write_probe
 from common.probes import exact_probe, published, random_probe
 from common.probes.exact import SIGNED, VERSION, WEIGHTS, drawn
-from parity_tests.test_parity import ROOT, finish, triptych
+from parity_tests.commands import ROOT, finish, run_here, triptych
 
 SMALL = ("lenet5", "lenet5_sparse", "lenet_caffe", "alexnet_mnist")
 
@@ -130,15 +130,15 @@ def test_a_published_version_never_changes(tmp_path, monkeypatch, capsys):
 
 def test_a_run_says_whether_it_is_as_published():
     options = ("--backend=torch", "--backend=onnx-torch", "--probe=exact", "--probe=random")
-    code, out, err = finish(triptych("parity", "lenet_caffe", *options, "--json"))
+    code, out, err = run_here("parity", "lenet_caffe", *options, "--json")
     assert code == 0, err
     exact, random = json.loads(out)["runs"]
     assert (exact["published"], exact["unpublished"]) == (True, None)
     assert [row["published"] for row in exact["backends"]] == [True, True]
     assert (random["published"], random["unpublished"]) == (None, None)
-    code, out, _ = finish(triptych("parity", "lenet_caffe", "--backend=torch", "--probe=exact", "--seed=3"))
+    code, out, _ = run_here("parity", "lenet_caffe", "--backend=torch", "--probe=exact", "--seed=3")
     assert (code, "published" in out) == (0, False)
-    code, out, _ = finish(triptych("parity", "lenet_caffe", "--backend=torch", "--probe=exact"))
+    code, out, _ = run_here("parity", "lenet_caffe", "--backend=torch", "--probe=exact")
     assert (code, "The exact probe is as published." in out) == (0, True)
 
 
@@ -172,7 +172,7 @@ def test_a_probe_that_is_not_as_published_is_one_in_every_backend(monkeypatch):
 def folder(tmp_path_factory):
     pytest.importorskip("onnxruntime")
     path = tmp_path_factory.mktemp("probes") / "lenet5"
-    code, out, err = finish(triptych("probe", "lenet5", "--out", path, "--json"))
+    code, out, err = run_here("probe", "lenet5", "--out", path, "--json")
     assert code == 0, err
     written = json.loads(out)
     assert (written["architecture"], written["version"], written["published"]) == ("lenet5", VERSION, True)
@@ -229,7 +229,7 @@ def test_a_wrong_number_in_the_file_is_found_by_the_example(folder, tensor, tmp_
 
 def test_what_cannot_be_written_is_one_sentence_and_nothing_is_left(tmp_path):
     def refused(words, *arguments):
-        code, out, err = finish(triptych("probe", *arguments))
+        code, out, err = run_here("probe", *arguments)
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert words in err
 
@@ -257,6 +257,6 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, where):
 def test_every_framework_can_write_it(framework, tmp_path):
     """With a flatten, whose order they have otherwise."""
     pytest.importorskip("onnxruntime")
-    code, _, err = finish(triptych("probe", "lenet_caffe", "--from", framework, "--out", tmp_path / "new"))
+    code, _, err = run_here("probe", "lenet_caffe", "--from", framework, "--out", tmp_path / "new")
     assert code == 0, err
     assert run_example(tmp_path / "new") == (0, "all 10 layers are right")

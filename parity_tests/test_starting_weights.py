@@ -5,7 +5,7 @@ from math import log
 
 import numpy as np
 import pytest
-from conftest import ALEXNETS, DEEPER, WIDER, daily, in_daily, load_implementation
+from conftest import ALEXNETS, DEEPER, WIDER, daily, load_implementation
 
 from common import TriptychError, get_spec, list_architectures, random_weights
 from common.operations import BatchNorm
@@ -59,7 +59,7 @@ def test_every_loss_begins_near_that_of_a_guess(name):
     assert all(SMALLEST < loss < LARGEST for loss in losses.values()), losses
 
 
-@pytest.mark.parametrize("name", ["lenet5", "vgg16_gap", "alexnet_single_tower"])
+@pytest.mark.parametrize("name", daily("lenet5", "vgg16_gap", of=["lenet5", "vgg16_gap", "alexnet_single_tower"]))
 def test_and_that_of_what_build_gives(implementation, name):
     """Without `starting_weights`: what the framework itself initialises, on pixels of 0…1 and of 0…255."""
     load_implementation("torch_impl")
@@ -111,8 +111,8 @@ SETTINGS = {
 }
 
 
-@in_daily("torch_impl")
-@pytest.mark.parametrize("name", daily("lenet_caffe", of=SETTINGS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
 def test_the_sources_own_settings_train(implementation, name):
     spec, monitor = get_spec(name, num_classes=CLASSES), Losses()
     model = implementation.build(name, num_classes=CLASSES)

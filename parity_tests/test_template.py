@@ -38,6 +38,11 @@ def environment():
     return os.environ | {"PARITY_TEST": str(next(NUMBERS))}
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_command(monkeypatch):
+    monkeypatch.setattr(template, "ANEW", 1)
+
+
 @pytest.fixture
 def copy(environment):
     """Starts a copy."""

@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 from conftest import load_implementation
 from PIL import Image
-from test_hostile import run
 
 from common import get_spec, random_weights, write_weights_file
 from common.cli import terminal, trajectories
 from common.cli.app import progress
 from common.cli.verdicts import print_network, print_verdict
 from common.explorer import compare, site
+from common.onnx import adapters
 from common.parity import backends
 from common.parity.results import BackendResult, Run
 from common.specs import CATALOGUE
 from common.trajectories.umpire import Trajectory, TrajectoryRun
+from parity_tests.commands import run
 
 ROOT = Path(__file__).parents[1]
 NAME = "x[bold]y[red]z[-red] '.[tf1]' :warning: [link=a]b 1e-4"
@@ -213,6 +214,7 @@ def test_training(tmp_path, said):
 def test_the_doctor(monkeypatch, said):
     """The command that installs what is missing can be copied."""
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    monkeypatch.setattr(adapters, "find_adapters", adapters.Found)  # with this variable none is found, for all tests
     monkeypatch.setenv("OMP_NUM_THREADS", MESSAGE)
     shown = said("doctor")
     for extra in ("torch", "keras", "jax", "tf1", "torch,onnx"):

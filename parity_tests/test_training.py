@@ -9,26 +9,21 @@ import resource
 import shutil
 import signal
 import struct
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import IMPLEMENTATIONS, daily, load_implementation
+from conftest import IMPLEMENTATIONS, daily, in_daily, load_implementation
 from PIL import Image
-from test_hostile import run
 
 from common import TriptychError, get_spec, list_architectures, random_weights, read_weights_file, write_weights_file
 from common.training.batches import Batches
 from common.training.data import Data, Split, digits, read_data
 from common.training.recipe import Recipe, starting_weights
 from common.training.run import Monitor
-
-ROOT = Path(__file__).parents[1]
+from parity_tests.commands import ROOT, finish, run, run_here, triptych
 
 
 def some_digits(count=50, tested=20):
@@ -299,8 +294,8 @@ def test_three_idioms_one_trajectory(histories):
 
 
 def resumed():
-    """Every day momentum, the plan and the rate in each implementation, and ResNet's statistics in one."""
-    in_turn = {"resnet18": "torch_impl", "alexnet_mnist": None}
+    """Every day momentum, the plan and the rate in one implementation, and ResNet's statistics in another."""
+    in_turn = {"lenet_caffe": "tf1_style_impl", "resnet18": "torch_impl", "alexnet_mnist": None}
     sizes = {"lenet_caffe": (32, 32), "resnet18": (32, 32), "alexnet_mnist": (28, 28)}
     for name, size in sizes.items():
         for package in IMPLEMENTATIONS:
@@ -348,6 +343,7 @@ def test_the_seeds_of_dropout_fit_into_every_backend_of_keras():
     assert max(seeds) <= np.iinfo(np.int32).max
 
 
+@in_daily("torch_impl")
 def test_a_loss_that_is_not_finite_stops_and_names_step_and_layer(implementation, tmp_path):
     data, recipe = some_digits(count=20), Recipe(epochs=2, batch_size=10)
     model = started(implementation, "lenet_caffe")
@@ -367,6 +363,7 @@ OVERFLOWS = {"fc1/bias": np.full(500, 3e38, np.float32), "fc2/weight": np.ones((
 """Parameters of lenet_caffe with which the sums of fc2 are infinite."""
 
 
+@in_daily("torch_impl")
 def test_a_network_that_is_lost_in_the_last_step_of_an_epoch_is_not_kept(implementation, tmp_path):
     """No training loss tells: it was finite before the step, and there is none after it."""
     model = started(implementation, "lenet_caffe")
@@ -384,6 +381,7 @@ def test_a_network_that_is_lost_in_the_last_step_of_an_epoch_is_not_kept(impleme
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
+@in_daily("torch_impl")
 def test_the_last_good_checkpoint_is_kept(implementation, tmp_path):
     data = some_digits(count=20)
     model = started(implementation, "lenet_caffe")
@@ -402,6 +400,7 @@ def test_the_last_good_checkpoint_is_kept(implementation, tmp_path):
     assert np.isfinite(history[1].losses).all()
 
 
+@in_daily("torch_impl")
 def test_a_full_disk_is_told_and_the_last_checkpoint_kept(implementation, tmp_path, monkeypatch):
     data, recipe = some_digits(count=20), Recipe(epochs=2, batch_size=10)
     free = shutil.disk_usage(tmp_path)
@@ -433,6 +432,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_sentence(framework, mnist, tmp
     assert not (tmp_path / "run" / "run.json").exists()
 
 
+@in_daily("torch_impl")
 def test_a_checkpoint_of_another_training_is_refused(implementation, tmp_path):
     data, recipe = some_digits(count=20), Recipe(epochs=1, batch_size=10)
     model = started(implementation, "lenet5")
@@ -472,26 +472,11 @@ def test_a_recipe_that_makes_no_sense(numbers, words):
 # The command
 
 
-def triptych(*arguments, **options):
-    # A shell starts its background jobs with Ctrl-C ignored, and every process inherits that: not the ones under test.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    command = [sys.executable, "-m", "common.cli", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, **options
-    )
-
-
-def finish(process, timeout=300):
-    out, err = process.communicate(timeout=timeout)
-    assert "Traceback" not in err, err
-    return process.returncode, out, err
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", ["torch", "keras", "tf1"])
 def test_digits_are_learnt(framework, tmp_path):
-    code, out, err = finish(triptych("train", "lenet_caffe", "--with", framework, "--json", cwd=tmp_path))
+    elsewhere = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+    code, out, err = finish(triptych("train", "lenet_caffe", "--with", framework, "--json", **elsewhere))
     assert code == 0, err
     report = json.loads(out)
     assert report["history"][-1]["top1"] >= 0.98
@@ -581,13 +566,11 @@ def test_fine_tuning_keeps_the_other_layers(mnist, tmp_path, monkeypatch, capsys
     assert "fc2/weight has shape 10×500, expected 3×500" in capsys.readouterr().err
     assert run(monkeypatch, *command, *small, "--skip", "fc3") == 2
     assert "fc3, which is to be skipped, has no weights" in capsys.readouterr().err
-    code, _, err = finish(triptych(*command, *small, "--skip", "fc2"))
+    code, _, err = run_here(*command, *small, "--skip", "fc2")
     assert code == 0, err
     weights = read_weights_file(tmp_path / "run" / "weights.safetensors")
     Image.new("L", (9, 9)).save(tmp_path / "black.png")
-    code, out, err = finish(
-        triptych("classify", tmp_path / "black.png", "--weights", tmp_path / "run/weights.safetensors")
-    )
+    code, out, err = run_here("classify", tmp_path / "black.png", "--weights", tmp_path / "run/weights.safetensors")
     assert (code, len(re.findall(r"class [012]  [012]\n", out))) == (0, 3), err
     assert weights["fc2/weight"].shape == (3, 500)
     for name in ("conv1/weight", "fc1/bias"):

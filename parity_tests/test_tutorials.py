@@ -74,7 +74,7 @@ def in_pytorch(channels, maps, mean, rate, arrays):
     return model
 
 
-@pytest.mark.parametrize("architecture", IN_PYTORCH)
+@pytest.mark.parametrize("architecture", daily("alexnet_mnist", "alexnet_d2l", "vgg16_gap", of=IN_PYTORCH))
 def test_in_plain_pytorch(architecture):
     torch_impl = load_implementation("torch_impl")
     import torch
@@ -250,7 +250,7 @@ IN_KERAS = {
 }
 
 
-@pytest.mark.parametrize("architecture", daily("googlenet_tutorial", "resnet18_tutorial", of=IN_KERAS))
+@pytest.mark.parametrize("architecture", daily("resnet18_tutorial", of=IN_KERAS))
 def test_in_plain_keras(architecture):
     keras_impl = load_implementation("keras_impl")
     import keras

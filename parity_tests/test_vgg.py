@@ -53,7 +53,7 @@ def test_image_sizes():
         get_spec("vgg16_gap", image_size=(31, 96))
 
 
-@pytest.mark.parametrize("name", daily("vgg11", "vgg11_bn", "vgg16_gap", of=NAMES))
+@pytest.mark.parametrize("name", daily("vgg16_gap", of=NAMES))
 def test_keras_sequential_is_the_functional_model(name):
     load_implementation("keras_impl")
     from keras_impl import vgg

@@ -38,6 +38,9 @@ from common.process.sparing import spare_imports
 MOST = 8
 """How many templates a process has at most. Each holds 0.2 to 0.6 GB, which its copies share."""
 
+ANEW = 1
+"""How many processes of a kind are started anew, before there is a template."""
+
 _PASSING = {"PYTEST_CURRENT_TEST"}
 """Variables that no import reads, and that change all the time."""
 
@@ -161,7 +164,7 @@ def copied(
     kind = imports, frozenset(item for item in environment.items() if item[0] not in _PASSING)
     with _starting:
         _asked[kind] += 1
-        if kind not in _templates and _asked[kind] > 1 and len(_templates) < MOST:
+        if kind not in _templates and _asked[kind] > ANEW and len(_templates) < MOST:
             _templates[kind] = _Template(imports, environment)
         template = _templates.get(kind)
     try:

@@ -1,0 +1,70 @@
+"""`triptych` as a user meets it: in a process of its own, or in that of the test.
+
+A process of its own is for what only a process can show: signals, its end, a changed copy of the project. It imports
+its frameworks anew, and so do its workers. The test's own process copies its workers from templates.
+"""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from common import cli
+
+ROOT = Path(__file__).parents[1]
+
+Done = tuple[int, str, str]
+"""Exit status, standard output and standard error of a command that has ended."""
+
+
+def triptych(*arguments, cwd=ROOT, **options) -> subprocess.Popen[str]:
+    """The command with these arguments, started in a process of its own."""
+    # A shell starts its background jobs with Ctrl-C ignored, and every process inherits that: not the ones under test.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    command = [sys.executable, "-m", "common.cli", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options
+    )
+
+
+def finish(process, timeout=300) -> Done:
+    """Wait for its end. No user gets to see a traceback."""
+    out, err = process.communicate(timeout=timeout)
+    assert "Traceback" not in err, err
+    return process.returncode, out, err
+
+
+def run_here(*arguments) -> Done:
+    """The command in this process, where there is no terminal."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        code = run(patch, *arguments)
+    for stream in (out, err):
+        stream.seek(0)
+    said = out.read(), err.read()
+    assert "Traceback" not in said[1], said[1]
+    return code, *said
+
+
+def run(monkeypatch, *arguments) -> int:
+    """The status with which the command ends in this process, until whose end `sys.argv` stays what it was given."""
+    monkeypatch.setattr(sys, "argv", ["triptych", *map(str, arguments)])
+    monkeypatch.setattr(cli, "app", _command())
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code or 0
+
+
+@cache
+def _command():
+    """What Typer makes of the application anew each time, which takes longer than many a command."""
+    return get_command(cli.app)
