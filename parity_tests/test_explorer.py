@@ -27,6 +27,7 @@ from common.explorer.modules import Span
 from common.explorer.report import junit
 from common.explorer.runnable import runnable
 from common.explorer.sources import PANELS, builder, read_network
+from common.parity.processes import Workers
 from parity_tests.commands import ROOT, finish, run_here, triptych
 
 BY_NAME = {framework.name: framework for framework in PANELS}
@@ -510,7 +511,8 @@ def test_results_are_shown_beside_their_network(reported, tmp_path):
     assert "No results were given" in (tmp_path / "site" / "lenet_caffe.html").read_text()
 
 
-def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(tmp_path):
+def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.delattr(Workers, "take")
     (tmp_path / "file").write_text("")
     code, _, err = run_here("parity", "lenet5", "--report", tmp_path / "file")
     assert code == 2
