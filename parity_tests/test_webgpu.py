@@ -6,11 +6,8 @@ The networks are run in this process, at sizes that software computes in seconds
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -30,9 +27,7 @@ from common.parity.backends import Hardware, require, select, select_for
 from common.parity.judge import judge
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, first_divergence, overall
 from common.probes import make_probe
-
-ROOT = Path(__file__).parents[1]
-
+from parity_tests.commands import run_here
 
 BOTH = {"exact": IDENTICAL, "random": CERTIFIED}
 EXACT = {"exact": IDENTICAL}
@@ -168,16 +163,12 @@ def test_what_webgpu_has_no_kernel_for_is_said_to_run_on_the_cpu(adapter, tmp_pa
     assert session.places == {"relu1": "gpu", "norm1": "cpu", "relu2": "gpu"}
 
 
-def parity(*arguments, **environment):
-    command = [sys.executable, "-m", "common.cli", "parity", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
-
-
 def test_the_command_says_where_each_layer_ran(adapter):
     options = ("--device", "webgpu", "--probe", "exact", "--probe", "deployed", "--json")
-    outcome = parity("lenet_caffe", *options, "--backend", "onnx-torch")
-    report = json.loads(outcome.stdout)
-    assert (outcome.returncode, report["verdict"]) == (0, "identical")
+    code, out, err = run_here("parity", "lenet_caffe", *options, "--backend", "onnx-torch")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["verdict"] == "identical"
     assert report["environment"]["webgpu"] == vars(adapter)
     for made in report["runs"]:
         (row,) = made["backends"]
@@ -214,10 +205,9 @@ def test_without_an_adapter_one_sentence_says_how_to_get_one(monkeypatch, tmp_pa
     ],
 )
 def test_what_webgpu_cannot_do_is_refused(arguments, words):
-    outcome = parity("lenet_caffe", "--device", "webgpu", *arguments)
-    assert outcome.returncode == 2
-    assert words in outcome.stderr
-    assert outcome.stderr.count("\n") == 1
+    code, _, err = run_here("parity", "lenet_caffe", "--device", "webgpu", *arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert words in err
 
 
 def test_backends_that_were_not_named_are_skipped():
