@@ -10,15 +10,19 @@ import io
 import signal
 import subprocess
 import sys
+import time
 from functools import cache
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.main import get_command
 
 from common import cli
 
 ROOT = Path(__file__).parents[1]
+
+TEMPLATE = "common.process.template"
 
 Done = tuple[int, str, str]
 """Exit status, standard output and standard error of a command that has ended."""
@@ -39,6 +43,37 @@ def finish(process, timeout=300) -> Done:
     out, err = process.communicate(timeout=timeout)
     assert "Traceback" not in err, err
     return process.returncode, out, err
+
+
+def started_by(process):
+    """Its workers, the templates that these are copied from, and all that they have started."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def is_worker(child, backend, module):
+    """Whether it runs a backend. A copy has the command line of its template, and the name of its backend."""
+    try:
+        started = module in child.cmdline() and backend in child.cmdline()
+        return started or (TEMPLATE in child.cmdline() and child.name() == backend[:15])
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):  # it ended after it was listed
+        return False
+
+
+def wait_for_worker(process, backend, timeout=120, module="common.parity.worker"):
+    """The worker process of a backend, once it runs."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        for child in started_by(process):
+            if is_worker(child, backend, module):
+                return child
+        time.sleep(0.05)
+    raise AssertionError(f"no worker of {backend} appeared")
+
+
+def assert_gone(workers, timeout=10):
+    """They have ended, or end soon."""
+    _, alive = psutil.wait_procs(workers, timeout=timeout)
+    assert not alive
 
 
 def run_here(*arguments) -> Done:

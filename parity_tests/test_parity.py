@@ -1,16 +1,11 @@
 """The harness as a user meets it: `triptych parity`, in processes of its own."""
 
 import json
-import os
 import shutil
-import signal
-import time
-from contextlib import suppress
 from itertools import combinations
 from math import prod
 
 import numpy as np
-import psutil
 import pytest
 from conftest import daily
 
@@ -28,39 +23,6 @@ BACKENDS = ["torch", "keras-tensorflow", "tf1", "onnx-torch", "onnx-keras", "onn
 BATCH = 1
 
 OPTIONS = [f"--backend={name}" for name in BACKENDS]
-
-
-TEMPLATE = "common.process.template"
-
-
-def started_by(process):
-    """Its workers, the templates that these are copied from, and all that they have started."""
-    return psutil.Process(process.pid).children(recursive=True)
-
-
-def is_worker(child, backend, module):
-    """Whether it runs a backend. A copy has the command line of its template, and the name of its backend."""
-    try:
-        started = module in child.cmdline() and backend in child.cmdline()
-        return started or (TEMPLATE in child.cmdline() and child.name() == backend[:15])
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):  # it ended after it was listed
-        return False
-
-
-def wait_for_worker(process, backend, timeout=120, module="common.parity.worker"):
-    """The worker process of a backend, once it runs."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        for child in started_by(process):
-            if is_worker(child, backend, module):
-                return child
-        time.sleep(0.05)
-    raise AssertionError(f"no worker of {backend} appeared")
-
-
-def assert_gone(workers, timeout=10):
-    _, alive = psutil.wait_procs(workers, timeout=timeout)
-    assert not alive
 
 
 @pytest.fixture(scope="module", params=daily("lenet_caffe", of=["lenet_caffe", "alexnet_mnist", "alexnet_bvlc"]))
@@ -144,68 +106,6 @@ def test_the_environment_is_in_the_report(report):
     assert {"python", "numpy", "torch", "keras", "tensorflow", "onnxruntime"} <= set(report["environment"]["versions"])
 
 
-def test_a_killed_backend_is_a_row_and_the_others_finish():
-    names = ["torch", "keras-tensorflow", "onnx-torch"]
-    process = triptych("parity", "lenet_caffe", "--probe=exact", "--json", *(f"--backend={name}" for name in names))
-    killed = wait_for_worker(process, "keras-tensorflow")
-    killed.send_signal(signal.SIGKILL)
-    workers = started_by(process)
-    code, out, _ = finish(process)
-    assert code == 1
-    (run,) = json.loads(out)["runs"]
-    assert run["verdict"] == "incomplete"
-    status = {row["backend"]: row["status"] for row in run["backends"]}
-    assert status == dict.fromkeys(names, "ok") | {"keras-tensorflow": "crashed"}
-    (row,) = [row for row in run["backends"] if row["status"] == "crashed"]
-    assert "SIGKILL" in row["reason"]
-    assert_gone(workers)
-
-
-def test_a_backend_that_hangs_is_ended(tmp_path):
-    process = triptych("parity", "lenet_caffe", "--probe", "exact", "--backend", "torch", "--timeout", 3, "--json")
-    stopped = wait_for_worker(process, "torch")
-    stopped.suspend()
-    code, out, _ = finish(process)
-    (row,) = json.loads(out)["runs"][0]["backends"]
-    assert (code, row["status"], row["reason"]) == (1, "crashed", "no answer within 3 s")
-    assert_gone([stopped])
-
-
-@pytest.mark.parametrize("number", daily(signal.SIGINT, of=(signal.SIGINT, signal.SIGTERM, signal.SIGKILL)))
-def test_an_interrupted_run_leaves_nothing_behind(number, tmp_path):
-    options = ("--backend=torch", "--backend=tf1", "--backend=keras-jax")
-    process = triptych("parity", "alexnet_bvlc", *options, env={**os.environ, "TMPDIR": str(tmp_path)})
-    wait_for_worker(process, "torch")
-    workers = started_by(process)
-    process.send_signal(number)
-    code, _, _ = finish(process, timeout=60)
-    assert_gone(workers)
-    if number != signal.SIGKILL:
-        assert code == 130
-        assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_the_backward_pass_of_a_killed_backend_is_a_row_and_the_next_probe_gets_a_new_process():
-    process = triptych("parity", "lenet5", "--gradients", "--json", "--backend=torch", "--backend=tf1")
-    killed = wait_for_worker(process, "tf1")
-    killed.send_signal(signal.SIGKILL)
-    code, out, _ = finish(process)
-    exact, random = json.loads(out)["runs"]
-    assert (code, exact["probe"], random["probe"]) == (1, "exact", "random")
-    rows = [(row["backend"], row["status"], row["verdict"]) for run in (exact, random) for row in run["backends"]]
-    assert rows == [
-        ("torch", "ok", "identical"),
-        ("tf1", "crashed", "incomplete"),
-        ("torch", "ok", "certified"),
-        ("tf1", "ok", "certified"),
-    ]
-    assert "SIGKILL" in exact["backends"][1]["reason"]
-    rounding = [layer.name for layer in get_spec("lenet5").layers if layer.operation.kind in ("Sigmoid", "ScaledTanh")]
-    assert list(exact["bounded"]) == rounding
-    assert_gone([killed])
-
-
 @pytest.mark.slow
 def test_the_backward_pass_on_weights_and_pictures_that_are_given_is_reported_like_the_forward_pass(tmp_path):
     from common.specs.photographs import photograph
@@ -245,31 +145,6 @@ def test_one_wrong_gradient_is_found_by_the_command(tmp_path):
     assert "fc2 is the first layer from the loss backwards that differs; the gradient with respect to relu3\n" in out
 
 
-@pytest.mark.slow
-def test_an_interrupted_backward_pass_leaves_nothing_behind(tmp_path):
-    process = triptych("parity", "alexnet_bvlc", "--gradients", env={**os.environ, "TMPDIR": str(tmp_path)})
-    wait_for_worker(process, "torch")
-    workers = started_by(process)
-    process.send_signal(signal.SIGINT)
-    code, _, _ = finish(process, timeout=60)
-    assert code == 130
-    assert_gone(workers)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_interrupted_trajectories_leave_nothing_behind_though_a_backend_hangs(tmp_path):
-    command = ("parity", "lenet5", "--steps", 1000, "--backend=torch")
-    process = triptych(*command, env={**os.environ, "TMPDIR": str(tmp_path)})
-    stopped = wait_for_worker(process, "torch", module="common.trajectories.worker")
-    stopped.suspend()
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    code, _, _ = finish(process, timeout=60)
-    assert code == 130
-    assert_gone([stopped])
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_gpu_is_compared_with_the_cpu_backend_by_backend():
     def run(device, **outputs):
         rows = [
@@ -282,43 +157,6 @@ def test_a_gpu_is_compared_with_the_cpu_backend_by_backend():
     (comparison,) = compared_with_cpu(on_gpu, on_cpu).across_devices
     assert (comparison.left, comparison.right) == ("torch on the CPU", "torch on cuda")
     assert (comparison.largest_absolute, comparison.top1) == (0.5, 1.0)
-
-
-@pytest.mark.slow
-def test_an_interrupted_run_is_resumed_and_nothing_is_run_twice(tmp_path):
-    wanted = ("parity", "lenet_caffe", "lenet5", "--backend=torch", "--backend=tf1", "--jobs=1", "--report", tmp_path)
-    process = triptych(*wanted)
-    journal, deadline = tmp_path / "finished.jsonl", time.monotonic() + 120
-    while not (journal.is_file() and len(journal.read_text().splitlines()) > 3) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    code, _, err = finish(process, timeout=60)
-    assert code == 130
-    assert "continue with --resume" in err
-    with journal.open("a") as file:
-        file.write('{"architecture": "lenet5", "pro')  # as a full disk would leave it
-    before = {(e["architecture"], e["label"], e["result"]["backend"]): e["result"] for e in entries(journal)}
-    assert 0 < len(before) < 12
-
-    code, out, err = run_here(*wanted, "--resume", "--json")
-    assert code == 0, err
-    runs = json.loads(out)["runs"]
-    rows = {(run["architecture"], run["probe"], row["backend"]): row for run in runs for row in run["backends"]}
-    assert len(rows) == 12
-    assert {row["status"] for row in rows.values()} == {"ok"}
-    for pair, result in before.items():
-        assert rows[pair]["timing"] == {name: round(seconds, 3) for name, seconds in result["timing"].items()}
-        assert rows[pair]["layers"] == result["layers"]
-    assert all(run["comparisons"] for run in runs)
-
-    code, _, err = run_here(*wanted, "--resume", "--seed", 1)
-    assert (code, "differs in its seed, 0 then and 1 now" in err) == (2, True)
-
-
-def entries(journal):
-    for line in journal.read_text().splitlines()[1:]:
-        with suppress(ValueError):
-            yield json.loads(line)
 
 
 def test_weights_from_a_file(tmp_path):

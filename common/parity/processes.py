@@ -77,8 +77,12 @@ class Workers:
         if resident < RESIDENT_LIMIT and label not in self.waiting and len(self.waiting) < WAITING_LIMIT:
             self.waiting[label] = worker
         else:
-            worker.kill()
-            self.started.remove(worker)
+            self.end(worker)
+
+    def end(self, worker: WorkerProcess) -> None:
+        """End a process that was taken."""
+        worker.kill()
+        self.started.remove(worker)
 
     def kill(self) -> None:
         """End all processes, also those in use."""

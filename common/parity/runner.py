@@ -120,7 +120,7 @@ def run_networks(
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             for network in started:
-                network.stopped.set()
+                network.stop()
             workers.kill()
             raise
 
@@ -234,6 +234,11 @@ class _Network:
         rows = [BackendResult(each.name, "crashed", INCOMPLETE, reason, each.path_name) for each in self.plan.backends]
         return [Run(self.spec.name, probe, {}, rows, gradients=mode) for probe, mode in self.wanted.values()]
 
+    def stop(self) -> None:
+        """Have no backend start anything more, nor wait for probes that nobody makes any more."""
+        self.stopped.set()
+        self.prepared.cancel()
+
     def close(self) -> None:
         """Remove its files, when nothing runs any more."""
         wait(future for future in self.futures if not future.cancelled())  # a cancelled one never counts as done
@@ -280,7 +285,10 @@ class _Network:
                     worker = self.workers.take(backend)  # a crash has its row; the next probe gets a chance of its own
                 self.on_progress(backend.name, label)
         finally:
-            self.workers.give_back(worker)
+            if self.stopped.is_set():
+                self.workers.end(worker)
+            else:
+                self.workers.give_back(worker)
         return results
 
 
