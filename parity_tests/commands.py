@@ -18,7 +18,7 @@ import psutil
 import pytest
 from typer.main import get_command
 
-from common import cli
+from common.cli import commands, main
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,13 +93,13 @@ def run_here(*arguments) -> Done:
 def run(monkeypatch, *arguments) -> int:
     """The status with which the command ends in this process, until whose end `sys.argv` stays what it was given."""
     monkeypatch.setattr(sys, "argv", ["triptych", *map(str, arguments)])
-    monkeypatch.setattr(cli, "app", _command())
+    monkeypatch.setattr(commands, "app", _command())
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        main()
     return end.value.code or 0
 
 
 @cache
 def _command():
     """What Typer makes of the application anew each time, which takes longer than many a command."""
-    return get_command(cli.app)
+    return get_command(commands.app)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from common import errors
-from common.cli import app, flags
+from common.cli import flags
+from common.cli.commands import app
 from parity_tests.commands import run
 
 FORMER = {"export": "--from", "probe": "--from", "train": "--with"}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from textwrap import dedent
 
 import pytest
 from conftest import daily
@@ -156,3 +157,72 @@ def test_a_run_ends_wherever_it_is_interrupted(functions, tmp_path):
     ends = [json.loads(line) for line in found.stdout.splitlines()]
     assert len(ends) > 10
     assert [(line, end, left) for line, end, left in ends if (end, left) != ("interrupted", [])] == []
+
+
+DURING_AN_IMPORT = """
+import os, signal, sys
+from common.cli import main
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+module = sys.argv.pop()
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "numpy._core"])
+def test_a_command_is_interrupted_while_it_imports(module):
+    """NumPy swallowed it, and was left without `ndarray`."""
+    ended = python(DURING_AN_IMPORT, "parity", "lenet5", "--backend=torch", "--probe=exact", module)
+    assert (ended.returncode, ended.stderr) == (130, "triptych: interrupted; nothing half-written is left\n")
+
+
+def test_an_interrupt_waits_until_imports_have_ended(tmp_path):
+    (tmp_path / "whole.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport idle\nend = 1\n")
+    (tmp_path / "idle.py").write_text("import time\ntime.sleep(0.1)\n")
+    code = """
+        import sys, time
+        from common.process.interrupts import interrupts
+
+        with interrupts():
+            try:
+                import whole
+                time.sleep(10)
+            except KeyboardInterrupt:
+                print(sys.modules["whole"].end)
+    """
+    assert python(code, cwd=tmp_path).stdout == "1\n"
+
+
+@pytest.mark.parametrize(("times", "patience"), [(1, 1), (2, 100)])
+def test_an_import_without_an_end_is_interrupted_after_a_while_or_when_asked_again(times, patience, tmp_path):
+    interrupting = ["import os, signal, time", *["os.kill(os.getpid(), signal.SIGINT)"] * times, "time.sleep(100)"]
+    (tmp_path / "endless.py").write_text("\n".join(interrupting))
+    code = f"""
+        from common.process import interrupts
+
+        interrupts.PATIENCE = {patience}
+        with interrupts.interrupts():
+            try:
+                import endless
+            except KeyboardInterrupt:
+                print("interrupted")
+    """
+    assert python(code, cwd=tmp_path).stdout == "interrupted\n"
+
+
+def python(code, *arguments, cwd=ROOT):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # see `triptych`
+    return subprocess.run(
+        [sys.executable, "-c", dedent(code), *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )

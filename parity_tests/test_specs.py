@@ -151,7 +151,7 @@ def test_chain_links_each_layer_to_the_one_before():
 @pytest.mark.parametrize("arguments", [["list"], ["show", "alexnet_bvlc"], ["--help"]])
 def test_listing_imports_no_framework(arguments):
     code = (
-        "import sys; from common.cli import app\n"
+        "import sys; from common.cli.commands import app\n"
         f"try: app({arguments!r})\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'keras', 'tensorflow', 'jax', 'onnx', 'onnxruntime', 'numpy._core', 'pydantic'}\n"

@@ -5,53 +5,23 @@ Frameworks are imported only by the commands that run them, and only where they 
 
 from __future__ import annotations
 
-import importlib
-import signal
 import sys
 
-from common.cli.app import INTERRUPTED, NOT_CARRIED_OUT, app
-from common.cli.flags import with_flags
-from common.errors import TriptychError
-from common.files import os_error_sentence
-from common.process.sparing import spare_imports
+from common.process.interrupts import interrupts
 
-COMMANDS = (
-    "list", "show", "compare", "explore", "parity", "prove", "export", "probe", "train", "port", "classify", "doctor"
-)  # fmt: skip
-"""In the order in which help tells of them."""
-
-LONGEST_MESSAGE = 400
-"""Characters of what standard error is told without `--verbose`."""
-
-for name in COMMANDS:
-    importlib.import_module(f"common.cli.{name}")
+INTERRUPTED = 130
+"""The status of a command that was interrupted."""
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in one sentence and status 2."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-    spare_imports()
+    """Run the command that `sys.argv` names. A user's mistake ends in a sentence and status 2, Ctrl-C in status 130."""
     try:
-        app()
-    except TriptychError as error:
-        print(_told(f"triptych: {with_flags(error)}"), file=sys.stderr)
-        sys.exit(NOT_CARRIED_OUT)
-    except OSError as error:
-        print(f"triptych: cannot write the answer: {os_error_sentence(error)}", file=sys.stderr)
-        sys.exit(NOT_CARRIED_OUT)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            print("triptych: interrupted; nothing half-written is left", file=sys.stderr)
-        raise
+        with interrupts():  # before the commands are imported, which takes half a second
+            from common.cli.commands import run
 
-
-def _told(message: str) -> str:
-    """A message, in full where `--verbose` asks for it or it is short."""
-    more = " … (--verbose tells the rest)"
-    if len(message) <= LONGEST_MESSAGE or "--verbose" in sys.argv:
-        return message
-    return message[: LONGEST_MESSAGE - len(more)] + more
+            run()
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+            raise
+        print("triptych: interrupted; nothing half-written is left", file=sys.stderr)
+        sys.exit(INTERRUPTED)

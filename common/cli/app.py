@@ -27,7 +27,7 @@ app = typer.Typer(
     help="The classic convolutional networks in Keras, PyTorch and TensorFlow 1 style, and proofs that they agree.",
 )
 
-DIFFERENCE_FOUND, NOT_CARRIED_OUT, INTERRUPTED = 1, 2, 130
+DIFFERENCE_FOUND, NOT_CARRIED_OUT = 1, 2
 
 
 Framework = StrEnum("Framework", [*FRAMEWORKS])  # type: ignore[misc]
