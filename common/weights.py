@@ -129,6 +129,22 @@ def read_weights_file(path: str | Path) -> dict[str, np.ndarray]:
     return _translating_errors(f"cannot read {path} as safetensors", lambda: load_file(path))
 
 
+def map_weights_file(path: Path) -> dict[str, np.ndarray]:
+    """As `read_weights_file`, of a file that `write_weights_file` wrote and that nobody changes.
+
+    The arrays are the file's own pages, and are copied where they are written to: VGG-11 is there in 1 ms, read in 1 s.
+    """
+    whole = np.asarray(np.memmap(path, np.uint8, "c"))
+    start = 8 + int.from_bytes(whole[:8].tobytes(), "little")
+    header = json.loads(whole[8:start].tobytes())
+    del header["__metadata__"]
+    arrays = {}
+    for name, tensor in header.items():
+        first, end = tensor["data_offsets"]
+        arrays[name] = whole[start + first : start + end].view(np.float32).reshape(tensor["shape"])
+    return arrays
+
+
 def _translating_errors(what: str, action: Callable[[], Any]) -> Any:
     from safetensors import SafetensorError
 

@@ -94,11 +94,7 @@ def without_weights(package: str) -> Iterator[None]:
             yield
         keras.backend.clear_session(free_memory=False)  # else the next such scope would initialise them
     else:
-        import tensorflow.compat.v1 as tf
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tf, "global_variables_initializer", tf.no_op)
-            patch.setattr("tf1_style_impl.backend.kernel_factors", lambda spec, there: {})
+        with importlib.import_module(package).backend.uninitialised():
             yield
 
 

@@ -122,11 +122,11 @@ SHOWN_BY = {
         "test_parity.py::test_six_backends_are_one_function"
     ),
     "triptych parity 'lenet*' --backend torch --backend tf1": (
-        "test_parity.py::test_an_interrupted_run_is_resumed_and_nothing_is_run_twice"
+        "test_interrupted.py::test_an_interrupted_run_is_resumed_and_nothing_is_run_twice"
     ),
     "triptych parity lenet5 --report results": "test_explorer.py::test_a_run_leaves_a_page_json_and_junit",
     "triptych parity lenet5 --report results --resume": (
-        "test_parity.py::test_an_interrupted_run_is_resumed_and_nothing_is_run_twice"
+        "test_interrupted.py::test_an_interrupted_run_is_resumed_and_nothing_is_run_twice"
     ),
     "triptych parity lenet_caffe --every-path": "test_paths.py::test_the_command_tells_of_paths_in_every_form",
     "triptych parity lenet5 --every-path": "test_paths.py::test_the_command_tells_of_paths_in_every_form",
@@ -134,7 +134,7 @@ SHOWN_BY = {
         "test_parity.py::test_the_backward_pass_on_weights_and_pictures_that_are_given_is_reported_like_the_forward_pass"
     ),
     "triptych parity lenet5 --gradients": (
-        "test_parity.py::test_the_backward_pass_of_a_killed_backend_is_a_row_and_the_next_probe_gets_a_new_process"
+        "test_interrupted.py::test_the_backward_pass_of_a_killed_backend_is_a_row_and_the_next_probe_gets_a_new_process"
     ),
     "triptych parity lenet_caffe --device webgpu": "test_webgpu.py::test_the_command_says_where_each_layer_ran",
     "pytest parity_tests --device cuda --backend torch --backend onnx-keras -k resnet": (

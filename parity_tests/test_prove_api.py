@@ -191,13 +191,15 @@ def test_other(assert_same, tmp_path):
 """
 
 
-def test_the_fixture(tmp_path):
+def test_the_fixture(tmp_path, capsys):
+    """In this process, whose workers are copied."""
     (tmp_path / "test_mine.py").write_text(TEST)
-    plugins = ["-p", "no:triptych", "-p", "common.prove.pytest_plugin", "-p", "no:cacheprovider"]
-    command = [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", str(tmp_path), *plugins]
-    process = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert "1 failed, 1 passed" in process.stdout, process.stdout + process.stderr
-    assert "AssertionError: Sequential: diverged" in process.stdout
-    assert "(Gelu)" in process.stdout
-    assert "the GELU is taken exact, not approximated" in process.stdout
-    assert "api.py" not in process.stdout  # the failure is shown in the test's own line
+    others = ("triptych", "cacheprovider", "faulthandler", "xdist", "hypothesispytest")
+    plugins = ["-p", "common.prove.pytest_plugin", *(word for name in others for word in ("-p", f"no:{name}"))]
+    pytest.main(["-q", "-c", "/dev/null", "--rootdir", str(tmp_path), *plugins, str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "1 failed, 1 passed" in out
+    assert "AssertionError: Sequential: diverged" in out
+    assert "(Gelu)" in out
+    assert "the GELU is taken exact, not approximated" in out
+    assert "api.py" not in out  # the failure is shown in the test's own line

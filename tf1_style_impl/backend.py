@@ -8,7 +8,9 @@ of their last layers, `aux1/classifier:0` and `aux2/classifier:0`: computed wher
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -23,7 +25,7 @@ from common.operations import Shape
 from common.operations.names import PARAMETERS, layer_of
 from common.parity import evidence
 from common.specs import get_spec
-from common.specs.architecture import softmax_layer
+from common.specs.architecture import Architecture, softmax_layer
 from common.specs.recording import Recording, Unnamed
 from common.training.recipe import kernel_factors
 from common.weights import Weights, check_weights
@@ -60,6 +62,7 @@ __all__ = [
     "run",
     "structure",
     "to_canonical",
+    "uninitialised",
     "unnamed_operations",
     "wiring",
 ]
@@ -117,12 +120,30 @@ def _build(
             tf.add_to_collection(f"{RETURNED}/{name}", tensor)
         tf.add_to_collection(ARCHITECTURE, spec.name)
         session = tf.Session(graph=graph)
-        session.run(tf.global_variables_initializer())
-        variables = named_variables(graph)
-        factors = kernel_factors(spec, variables)
-        values = session.run({name: variables[name] for name in factors})
-        _set(session, [(variables[name], factor * values[name]) for name, factor in factors.items()])
+        if not _LEFT_OUT.get():
+            _initialise(session, spec)
     return session
+
+
+_LEFT_OUT = ContextVar("left out", default=False)
+
+
+@contextmanager
+def uninitialised() -> Iterator[None]:
+    """Variables of the sessions that are built in here have no values: for whoever loads all weights next."""
+    before = _LEFT_OUT.set(True)
+    try:
+        yield
+    finally:
+        _LEFT_OUT.reset(before)
+
+
+def _initialise(session: tf.Session, spec: Architecture) -> None:
+    session.run(tf.global_variables_initializer())
+    variables = named_variables(session.graph)
+    factors = kernel_factors(spec, variables)
+    values = session.run({name: variables[name] for name in factors})
+    _set(session, [(variables[name], factor * values[name]) for name, factor in factors.items()])
 
 
 def _set(session: tf.Session, values: Sequence[tuple[tf.Variable, np.ndarray]]) -> None:

@@ -42,7 +42,7 @@ from common.process import answering, requests
 from common.process.sparing import spare_imports
 from common.specs import get_spec
 from common.specs.recording import Unnamed
-from common.weights import read_weights_file
+from common.weights import map_weights_file
 
 _LRN_FORMS = {"webgpu": "nodes", "cuda": "node"}
 """For each device where it matters: WebGPU has no kernel for the one node, and CUDA may shorten the squares to TF32 in
@@ -173,7 +173,7 @@ class Worker:
         if path == self.loaded:
             return
         self.sessions.clear()
-        self.implementation.load_weights(self.model, read_weights_file(path))
+        self.implementation.load_weights(self.model, map_weights_file(Path(path)))
         self.loaded = path
         if self.backend.through_onnx:
             outputs = tuple(get_spec(self.architecture or "").outputs)
