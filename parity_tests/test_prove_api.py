@@ -1,7 +1,5 @@
 """The proof as a function: models that a program holds, and exports that somebody made of them."""
 
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np

@@ -1,7 +1,9 @@
 """What a user sees: pictures the right way up and as bright as they are, tables that fit, sentences that are true."""
 
 import io
+import subprocess
 import sys
+from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -154,3 +156,15 @@ def test_a_framework_is_spared_a_library_and_nobody_else_is(monkeypatch):
     monkeypatch.delitem(sys.modules, "colorsys")
     with pytest.raises(ModuleNotFoundError, match=r"keras.src.wrappers.fixes is spared colorsys in this process"):
         exec("import colorsys", {"__name__": "keras.src.wrappers.fixes"})
+
+
+def test_where_a_users_model_is_loaded_keras_itself_is_spared_a_library_and_tensorflow_is_not():
+    code = """
+        import sys
+        from common.process.sparing import KERAS, spare_imports
+        spare_imports(KERAS)
+        import keras, tensorflow
+        assert tensorflow.keras.layers.Dense is keras.layers.Dense
+        print({"sklearn", "matplotlib"} & set(sys.modules))
+    """
+    assert subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True).stdout == "set()\n"

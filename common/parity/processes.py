@@ -36,7 +36,7 @@ class WorkerProcess(Process):
             evidence.mkdir()
             environment = with_variables(environment, listening(evidence))
         arguments = module, backend.name, hardware.device, hardware.precision
-        imports = Imports((f"{backend.implementation}.backend", *_WORKERS), spared=True)
+        imports = Imports((f"{backend.implementation}.backend", *_WORKERS), spared="*")
         copied = hardware.device == "cpu" and not backend.path
         super().__init__(*arguments, environment=environment, imports=imports if copied else None)
 

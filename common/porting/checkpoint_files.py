@@ -131,7 +131,7 @@ def _read(prefix: Path, pattern: str, files: tuple[Path, ...]) -> Source:
                 asked,
                 timeout=TIMEOUT,
                 variables={"TF_CPP_MIN_LOG_LEVEL": "3"},
-                imports=Imports(("tensorflow.compat.v1",), spared=True),
+                imports=Imports(("tensorflow.compat.v1",), spared="*"),
             )
         except ProcessFailure as failure:
             if failure.answer:

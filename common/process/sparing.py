@@ -19,16 +19,22 @@ SPARED = {
 """For each importing module, the library that it is told is not installed; it works without. Other modules get the
 library."""
 
+KERAS = "keras.src.*"
+
 
 class _Sparing(MetaPathFinder):
     """Finds nothing. It raises ImportError if a package imports a library that it is to be spared."""
+
+    def __init__(self, importers: str) -> None:
+        self.importers = importers
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname in SPARED.values():
             importer = _importer()
-            if any(fnmatch(importer, modules) and fullname == SPARED[modules] for modules in SPARED):
+            spared = [library for modules, library in SPARED.items() if fnmatch(importer, modules)]
+            if fullname in spared and fnmatch(importer, self.importers):
                 raise ModuleNotFoundError(f"{importer} is spared {fullname} in this process", name=fullname)
         return None
 
@@ -41,8 +47,12 @@ def _importer() -> str:
     return str(frame.f_globals.get("__name__", ""))
 
 
-def spare_imports() -> None:
+def spare_imports(importers: str = "*") -> None:
     """Make imports of TensorFlow and Keras faster from now on. Only for processes of this project, never for a user's
-    own."""
-    if not any(isinstance(finder, _Sparing) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Sparing())
+    own.
+
+    Args:
+        importers: the importing modules that are spared. Where a user's model is loaded, only `KERAS` is.
+    """
+    if not any(isinstance(finder, _Sparing) and finder.importers in ("*", importers) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Sparing(importers))

@@ -50,8 +50,8 @@ class Imports:
     """What a process imports first."""
 
     modules: tuple[str, ...]
-    spared: bool = False
-    """Whether it does without the libraries that no process of ours uses; see `spare_imports`."""
+    spared: str = ""
+    """The importing modules that do without the libraries that no process of ours uses; see `spare_imports`."""
 
 
 class Copy:
@@ -111,7 +111,7 @@ class _Template:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "common.process.template", "spared" if imports.spared else "", *imports.modules],
+                [sys.executable, "-m", "common.process.template", imports.spared, *imports.modules],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -176,9 +176,9 @@ def copied(
 # The other end
 
 
-def _import_all(spared: bool, modules: Sequence[str]) -> None:
+def _import_all(spared: str, modules: Sequence[str]) -> None:
     if spared:
-        spare_imports()
+        spare_imports(spared)
     for module in modules:
         with suppress(Exception):  # whoever uses it will see why it cannot be imported
             importlib.import_module(module)
@@ -242,7 +242,7 @@ def _tell(tells: int, *numbers: int) -> None:
 
 def main() -> None:
     """Import, wait, and be copied."""
-    _import_all(bool(sys.argv[1]), sys.argv[2:])
+    _import_all(sys.argv[1], sys.argv[2:])
     sys.argv = _copies()
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

@@ -39,6 +39,11 @@ class ModelName:
         return not self.name and self.home.endswith(".tflite")
 
     @property
+    def is_keras(self) -> bool:
+        """Whether it is known to be a Keras model before it is loaded."""
+        return self.home.endswith(".keras") or self.home in ("keras.applications", FRAMEWORKS["keras"].package)
+
+    @property
     def is_session(self) -> bool:
         """Whether it is a graph of TensorFlow 1, of which only the export can be proved."""
         return self.home == FRAMEWORKS["tf1"].package

@@ -71,7 +71,8 @@ def make_ready(
     if isinstance(name, InMemory):
         process = Here(TorchJobs(name.model).do)
     else:
-        process = ends.enter_context(Process("common.prove.torch_run", {"KERAS_BACKEND": "torch"}))
+        also = ["keras"] if name.is_keras else []
+        process = ends.enter_context(Process("common.prove.torch_run", {"KERAS_BACKEND": "torch"}, also))
     official = not backends or not {EXPORT.name, EXPORT.on(device).name}.isdisjoint(backends)
     called = name.home if isinstance(name, ModelName) and not name.name else name.text
     asked: dict[str, Any] = {

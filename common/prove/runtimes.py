@@ -18,6 +18,7 @@ from common.errors import TriptychError
 from common.onnx.adapters import find_adapters
 from common.operations.rounding import FP32, FP32_IN_WGSL, Precision
 from common.parity.backends import Hardware, device_environment
+from common.process.sparing import KERAS, spare_imports
 from common.process.template import Imports
 from common.prove.array_files import mapped, write_arrays
 
@@ -126,10 +127,12 @@ _IMPORTS = {
             "torch.onnx",
             "onnxscript.optimizer",
             "onnxscript.function_libs.torch_lib.ops",
-        )
+        ),
+        KERAS,
     ),
     "common.prove.keras_run": Imports(
-        ("common.implementations.keras_initialisation", "common.prove.keras_layers", "common.prove.models", "keras")
+        ("common.implementations.keras_initialisation", "common.prove.keras_layers", "common.prove.models", "keras"),
+        KERAS,
     ),
     "common.prove.onnx_run": Imports(("common.prove.array_files", "onnx", "onnx.numpy_helper")),
 }
@@ -171,9 +174,13 @@ class Here(Jobs):
 class Process(Jobs):
     """A module of this project in a process of its own. It does one job after the other and ends with this process."""
 
-    def __init__(self, module: str, variables: Mapping[str, str] | None = None) -> None:
+    def __init__(self, module: str, variables: Mapping[str, str] | None = None, also: Sequence[str] = ()) -> None:
+        """With extra variables in its environment; a copied process has imported some modules `also`."""
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | dict(variables or {})
-        self.process = process.Process(module, environment=environment, imports=_IMPORTS.get(module))
+        imports = _IMPORTS.get(module)
+        if imports and also:
+            imports = replace(imports, modules=(*imports.modules, *also))
+        self.process = process.Process(module, environment=environment, imports=imports)
 
     def __enter__(self) -> Process:
         return self
@@ -191,6 +198,7 @@ class Process(Jobs):
 
 def serve(jobs: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """The other end: do jobs until there are no more."""
+    spare_imports(KERAS)
     answer = process.answering()
     for job in process.requests():
         answer(answer_of(jobs, job))

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -61,7 +62,7 @@ class Exported:
         ordered, named = self.arguments
         options |= {"dynamo": True, "opset_version": OPSET, "verbose": False, "external_data": False}
         # Without no_grad an attention with a computed mask is laid out in two ways, and the exporter fails.
-        with torch.no_grad(), _quietly():
+        with torch.no_grad(), _quietly(), _functions_parsed_once():
             program = torch.onnx.export(model, ordered, kwargs=named, **options)
         assert program is not None
         return program
@@ -122,6 +123,27 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _functions_parsed_once() -> Iterator[None]:
+    """The exporter parses the sources of its 497 functions for operators, in half a second: here for the first export,
+    elsewhere for each."""
+    from onnxscript.values import TracedOnnxFunction
+
+    own = TracedOnnxFunction.function_ir
+    TracedOnnxFunction.function_ir = _parsed()
+    try:
+        yield
+    finally:
+        TracedOnnxFunction.function_ir = own
+
+
+@cache
+def _parsed() -> property:
+    from onnxscript.values import TracedOnnxFunction
+
+    return property(cache(TracedOnnxFunction.function_ir.fget))
 
 
 def arguments(model: Any, given: Given) -> tuple[tuple[Any, ...], dict[str, torch.Tensor]]:
