@@ -10,7 +10,7 @@ import gc
 import importlib
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from types import ModuleType
 
@@ -96,6 +96,13 @@ def without_weights(package: str) -> Iterator[None]:
     else:
         with importlib.import_module(package).backend.uninitialised():
             yield
+
+
+def built(package: str, architecture: str, **options: object) -> object:
+    """A model, for whoever loads weights next: it holds no numbers of its own where these would take time."""
+    backend = importlib.import_module(f"{package}.backend")
+    with getattr(backend, "uninitialised", nullcontext)():
+        return backend.build(architecture, **options)
 
 
 def daily(*chosen: object, of: Iterable = IMPLEMENTATIONS) -> list:

@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
-from conftest import ALEXNETS, DEEPER, IMPLEMENTATIONS, WIDER, load_implementation, release, without_weights
+from conftest import ALEXNETS, DEEPER, IMPLEMENTATIONS, WIDER, built, load_implementation, release, without_weights
 
 from common import get_spec, list_architectures
 from common.onnx.options import ExportOptions
@@ -146,7 +146,7 @@ def examine(case, package, probes, path, judged) -> Examination:
     spec = case.spec
     with implementation_of(case, package) as implementation:
         backend = importlib.import_module(f"{package}.backend")
-        model = implementation.build(case.architecture, image_size=spec.input_shape[1:])
+        model = built(package, case.architecture, image_size=spec.input_shape[1:])
         found = Examination(judge_structure(spec, *backend.structure(model)))
         for name, probe in probes.items():
             implementation.load_weights(model, probe.weights)

@@ -136,6 +136,7 @@ SHOWN_BY = {
     "triptych parity lenet5 --gradients": (
         "test_interrupted.py::test_the_backward_pass_of_a_killed_backend_is_a_row_and_the_next_probe_gets_a_new_process"
     ),
+    "triptych parity lenet_caffe --probe deployed": "test_end_to_end.py::test_what_can_be_exact_is_exact_as_deployed",
     "triptych parity lenet_caffe --device webgpu": "test_webgpu.py::test_the_command_says_where_each_layer_ran",
     "pytest parity_tests --device cuda --backend torch --backend onnx-keras -k resnet": (
         "test_backends.py::test_the_command_line_chooses"

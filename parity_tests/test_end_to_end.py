@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import IMPLEMENTATIONS, daily
+from conftest import IMPLEMENTATIONS, built, daily
 
 from common import TriptychError, get_spec
 from common import operations as ops
@@ -89,7 +89,7 @@ def deployed(implementation, name, edit=lambda weights: None, **options):
     spec = get_spec(name, **options)
     probe = end_to_end_probe(spec, seed=3, batch=2)
     backend = importlib.import_module(f"{implementation.__name__}.backend")
-    model = implementation.build(name, **options)
+    model = built(implementation.__name__, name, **options)
     weights = {key: array.copy() for key, array in probe.weights.items()}
     edit(weights)
     implementation.load_weights(model, weights)

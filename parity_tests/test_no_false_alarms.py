@@ -13,7 +13,7 @@ from functools import cache, cached_property
 
 import numpy as np
 import pytest
-from conftest import IMPLEMENTATIONS, load_implementation, release
+from conftest import IMPLEMENTATIONS, built, load_implementation, release
 
 from common import TriptychError, get_spec, list_architectures
 from common.parity.judge import judge, judge_structure
@@ -101,7 +101,7 @@ def accusations(combination: Combination) -> list[str]:
     load_implementation(combination.package)
     backend = importlib.import_module(f"{combination.package}.backend")
     spec = combination.spec
-    model = backend.build(combination.architecture, image_size=combination.image_size)
+    model = built(combination.package, combination.architecture, image_size=combination.image_size)
     verdicts = judge_structure(spec, *backend.structure(model))
     for make, proved in ((exact_probe, IDENTICAL), (random_probe, CERTIFIED)):
         probe: Probe = make(spec, seed=combination.seed, batch=combination.batch)

@@ -4,7 +4,7 @@ import importlib
 
 import numpy as np
 import pytest
-from conftest import IMPLEMENTATIONS, daily, load_implementation
+from conftest import IMPLEMENTATIONS, built, daily, load_implementation
 
 from common import TriptychError, get_spec
 from common.operations import Conv, Dense, evaluate
@@ -91,7 +91,7 @@ def test_an_implementation_has_the_bits_of_the_exact_probe(architecture, package
 
 def run(package, architecture, size, probe):
     implementation = load_implementation(package)
-    model = implementation.build(architecture, image_size=size)
+    model = built(package, architecture, image_size=size)
     implementation.load_weights(model, probe.weights)
     return importlib.import_module(f"{package}.backend").record(model, probe.image, probe.injected)
 

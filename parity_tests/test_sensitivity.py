@@ -4,7 +4,7 @@ import importlib
 
 import numpy as np
 import pytest
-from conftest import IMPLEMENTATIONS, load_implementation
+from conftest import IMPLEMENTATIONS, built, load_implementation
 
 from common import get_spec
 from common.operations import Conv, evaluate
@@ -33,7 +33,7 @@ def test_the_exact_probe_sees_every_single_number(architecture, package):
 
 def run(package, architecture, probe):
     implementation = load_implementation(package)
-    model = implementation.build(architecture)
+    model = built(package, architecture)
     implementation.load_weights(model, probe.weights)
     return importlib.import_module(f"{package}.backend").record(model, probe.image, probe.injected)
 
