@@ -267,7 +267,7 @@ def test_the_probes_of_the_next_network_are_made_while_one_is_run(failing, monke
         return make(self)
 
     monkeypatch.setattr(Preparation, "_probes", noted)
-    monkeypatch.setattr(networks, "Workers", lambda hardware: nullcontext(RightWorkers()))
+    monkeypatch.setattr(networks, "Workers", lambda hardware, backends=(): nullcontext(RightWorkers()))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     plan = Plan([BACKENDS["torch"]], ["exact"], jobs=2)
     runs = networks.prove_networks(
@@ -293,7 +293,7 @@ def test_the_next_network_runs_beside_the_last_backend_of_one(monkeypatch):
 
     workers = RightWorkers()
     workers.take = lambda backend: Worker()
-    monkeypatch.setattr(networks, "Workers", lambda hardware: nullcontext(workers))
+    monkeypatch.setattr(networks, "Workers", lambda hardware, backends=(): nullcontext(workers))
     finished = []
     runs = networks.prove_networks(
         ["lenet5", "lenet_caffe"],

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from itertools import count
 
 import psutil
@@ -57,14 +58,15 @@ def copy(environment):
 
 
 def test_the_first_of_a_kind_is_started_anew_and_the_others_are_copies(environment):
-    def kind(**changed):
-        with Process(MODULE, environment=environment | changed, imports=FEW) as process:
+    def kind(imports=FEW, **changed):
+        with Process(MODULE, environment=environment | changed, imports=imports) as process:
             process.ask("pid")
             return type(process.process)
 
     assert [kind() for _ in range(3)] == [subprocess.Popen, Copy, Copy]
     assert kind(OTHER="1") is subprocess.Popen  # a library may read it when it is imported
     assert kind(PYTEST_CURRENT_TEST="another") is Copy
+    assert kind(replace(FEW, often=True), OTHER="2") is Copy  # it is known that others follow
 
 
 def test_no_more_templates_than_there_may_be(environment, monkeypatch):

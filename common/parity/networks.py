@@ -140,7 +140,7 @@ def prove_networks(
     runs: list[Run] = []
     told = lambda *what: on_result(" ".join(what))  # noqa: E731
     with (
-        Workers(plan.hardware) as workers,
+        Workers(plan.hardware, plan.backends) as workers,
         Workers(Hardware.shared(plan.jobs)) as workers_on_cpu,
         closing(run_networks(map(get_spec, names), plan, told, workers, journal)) as networks,
     ):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -28,15 +30,22 @@ class WorkerProcess(Process):
     """A running worker."""
 
     def __init__(
-        self, backend: Backend, hardware: Hardware, evidence: Path, *, module: str = "common.parity.worker"
+        self,
+        backend: Backend,
+        hardware: Hardware,
+        evidence: Path,
+        *,
+        module: str = "common.parity.worker",
+        often: bool = False,
     ) -> None:
+        """Start it. `often` says that there will be others with the same imports."""
         self.backend = backend
         environment = process_environment(backend, hardware)
         if backend.path:
             evidence.mkdir()
             environment = with_variables(environment, listening(evidence))
         arguments = module, backend.name, hardware.device, hardware.precision
-        imports = Imports((f"{backend.implementation}.backend", *_WORKERS), spared="*")
+        imports = Imports((f"{backend.implementation}.backend", *_WORKERS), spared="*", often=often)
         copied = hardware.device == "cpu" and not backend.path
         super().__init__(*arguments, environment=environment, imports=imports if copied else None)
 
@@ -44,8 +53,10 @@ class WorkerProcess(Process):
 class Workers:
     """Processes that wait for their next network: importing a framework takes longer than running a small one."""
 
-    def __init__(self, hardware: Hardware = Hardware()) -> None:
+    def __init__(self, hardware: Hardware = Hardware(), backends: Sequence[Backend] = ()) -> None:
+        """On some hardware; `backends` are those that will be taken, as far as that is known."""
         self.hardware = hardware
+        self.wanted = Counter(backend.implementation for backend in backends)
         self.waiting: dict[str, WorkerProcess] = {}
         self.started: list[WorkerProcess] = []
         self.folder = tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True)
@@ -63,7 +74,8 @@ class Workers:
         worker = self.waiting.pop(backend.label, None)
         if worker is None or not worker.alive:
             evidence = Path(self.folder.name) / f"{backend.name}-{next(self.numbers)}"
-            worker = WorkerProcess(backend, self.hardware, evidence)
+            often = self.wanted[backend.implementation] > 1
+            worker = WorkerProcess(backend, self.hardware, evidence, often=often)
             self.started.append(worker)
         return worker
 

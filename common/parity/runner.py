@@ -56,7 +56,7 @@ def run_parity(
     Raises:
         TriptychError: the weights do not fit the network, or the journal cannot be written.
     """
-    with Workers(plan.hardware) if workers is None else nullcontext(workers) as processes:
+    with Workers(plan.hardware, plan.backends) if workers is None else nullcontext(workers) as processes:
         told = lambda network, backend, label: on_progress(backend, label)  # noqa: E731
         (runs,) = run_networks([spec], plan, told, processes, journal, on_recorded)
     return runs

@@ -3,7 +3,7 @@
 A template is a process that imports, then waits, and forks itself for every process that is wanted. It runs nothing of
 a framework, so there are no threads and no state to go wrong: a copy is what a new process with the same environment
 is after the same imports. Templates are for Linux, and for the CPU. The first process of a kind is started anew, since
-a command that needs one of them gains nothing.
+a command that needs one of them gains nothing, unless more are known to follow.
 
 Both ends are here. One JSON message over a socket asks for a copy, and passes on its standard input, output and error
 and a pipe, which gets the copy's process number, its exit status and the processor time that it took, a line each. A
@@ -28,7 +28,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, ClassVar, TypeAlias
@@ -52,6 +52,8 @@ class Imports:
     modules: tuple[str, ...]
     spared: str = ""
     """The importing modules that do without the libraries that no process of ours uses; see `spare_imports`."""
+    often: bool = field(default=False, compare=False)
+    """Whether it is known that more than one process is wanted: then the first is a copy too."""
 
 
 class Copy:
@@ -164,7 +166,8 @@ def copied(
     kind = imports, frozenset(item for item in environment.items() if item[0] not in _PASSING)
     with _starting:
         _asked[kind] += 1
-        if kind not in _templates and _asked[kind] > ANEW and len(_templates) < MOST:
+        wanted = imports.often or _asked[kind] > ANEW
+        if kind not in _templates and wanted and len(_templates) < MOST:
             _templates[kind] = _Template(imports, environment)
         template = _templates.get(kind)
     try:
