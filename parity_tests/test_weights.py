@@ -7,7 +7,7 @@ from safetensors import safe_open
 from common import TriptychError, layouts, random_weights, read_weights_file, write_weights_file
 from common.operations import same_padding
 from common.specs import get_spec
-from common.weights import check_weights, weights_sha256
+from common.weights import check_weights, map_weights_file, weights_sha256
 
 
 def counting(*shape):
@@ -72,6 +72,21 @@ def test_a_file_gives_back_what_went_in(tmp_path):
     assert found.keys() == weights.keys()
     for name, array in weights.items():
         assert found[name].tobytes() == np.ascontiguousarray(array).tobytes()
+
+
+def test_a_mapped_file_is_what_is_read_and_stays_as_it_was(tmp_path):
+    write_weights_file(tmp_path / "a.safetensors", random_weights("lenet5", seed=3), metadata={"of": "a test"})
+    before = (tmp_path / "a.safetensors").read_bytes()
+    read, mapped = read_weights_file(tmp_path / "a.safetensors"), map_weights_file(tmp_path / "a.safetensors")
+    assert read.keys() == mapped.keys()
+    for name, array in read.items():
+        assert (array.dtype, array.shape, array.tobytes()) == (
+            mapped[name].dtype,
+            mapped[name].shape,
+            mapped[name].tobytes(),
+        )
+        mapped[name][...] = 1
+    assert (tmp_path / "a.safetensors").read_bytes() == before
 
 
 def test_the_same_weights_are_the_same_bytes(tmp_path):

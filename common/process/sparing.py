@@ -20,6 +20,7 @@ SPARED = {
 library."""
 
 KERAS = "keras.src.*"
+"""Keras' own modules."""
 
 
 class _Sparing(MetaPathFinder):
