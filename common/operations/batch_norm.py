@@ -147,6 +147,38 @@ class BatchNorm(Operation):
         scale = parameters["gamma"].astype(np.float64) / np.sqrt(parameters["variance"].astype(np.float64) + self.eps)
         return CARRIED * np.abs(scale).reshape(1, -1, *[1] * (errors[0].ndim - 2)) * errors[0]
 
+    def carried_from(self, inputs: Arrays, errors: Arrays, parameters: Parameters, doubts: Parameters) -> np.ndarray:
+        """With errors e of x, and e_g, e_b, e_m, e_v of the parameters, such as statistics of the batch.
+
+        The inverse root r = 1 / √(v + eps) falls and is convex, so it moves most if v is smaller: to
+        R = 1 / √(v − e_v + eps). With s = gamma · r and S = (|gamma| + e_g) R
+
+        |ŝ (x̂ − m̂) + b̂ − s (x − m) − b| ≤ S (e + e_m) + (e_g R + |gamma| (R − r)) |x − m| + e_b.
+
+        `reference` rounds relative to |s| (|x| + |m|) + |b|. With these errors that is larger by up to
+        (S − |s|) (|x| + |m|) + S (e + e_m) + e_b, of which γ_(E+6) is added.
+        """
+        if not doubts:
+            return self.carried(inputs, errors, parameters)
+        x, error = inputs[0].astype(np.float64), errors[0]
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        scale, _, mean, variance = (parameters[name].astype(np.float64).reshape(shape) for name in STATISTICS)
+        scale = np.abs(scale)
+        none = np.zeros(scale.shape)
+        of_scale, of_shift, of_mean, of_variance = (
+            doubts[name].reshape(shape) if name in doubts else none for name in STATISTICS
+        )
+        least = variance - of_variance + self.eps
+        if (least <= 0).any():
+            raise Unread("its variance may be 0 or less, by the errors of what it is computed from")
+        largest = 1 / np.sqrt(least)
+        excess = largest - 1 / np.sqrt(variance + self.eps)
+        wider = of_scale * largest + scale * excess
+        moved = (scale + of_scale) * largest * (error + of_mean) + of_shift
+        rounding = gamma(ELEMENTARY_ULP + 6) * (moved + wider * (np.abs(x) + np.abs(mean)))
+        found: np.ndarray = CARRIED * (moved + wider * np.abs(x - mean) + rounding)
+        return found
+
     @classmethod
     def from_onnx(cls, node: OnnxNode) -> Found:
         if node.attributes.get("training_mode"):

@@ -215,6 +215,12 @@ class Operation:
             raise NotImplementedError(f"how {self.kind} carries errors on has not been derived")
         return CARRIED * self.reference([upwards(error) for error in errors], {}).value
 
+    def carried_from(self, inputs: Arrays, errors: Arrays, parameters: Parameters, doubts: Parameters) -> np.ndarray:
+        """As `carried`, if parameters have errors too: `doubts`, by name. Raises `Unread` if these are too large."""
+        for kind in doubts:
+            raise NotImplementedError(f"its {kind} is computed, and was not recorded")
+        return self.carried(inputs, errors, parameters)
+
     # Mistakes
 
     def of_first(self, count: int, inputs: Arrays) -> tuple[Operation, Arrays] | None:

@@ -142,14 +142,10 @@ class Known:
         if node.operation is None:
             raise Unknown(node.why or f"no bound has been derived for {node.kind}")
         operation, given = self.given(node)
-        parameters = {}
-        for kind, name in node.parameters.items():
-            parameters[kind], error = self.value(name)
-            if error is not None and error.any():
-                raise Unknown(f"its {kind} is computed, and was not recorded")
+        parameters, doubts = self.parameters(node)
         inputs = [value for value, _ in given]
         errors = [np.zeros(value.shape) if error is None else error for value, error in given]
-        certain = not any(error.any() for error in errors)
+        certain = not doubts and not any(error.any() for error in errors)
         try:
             reference = operation.reference(inputs, parameters)
             if np.issubdtype(reference.value.dtype, np.floating):
@@ -162,10 +158,16 @@ class Known:
             raise Unknown(str(reason)) from None
         if certain:
             return reference
-        found = self._carried(operation, inputs, errors, parameters, reference)
-        if self.accumulates and isinstance(operation, Add) and found.bound is not None:
-            return replace(found, bound=found.bound + self._of_what_is_added(node))
-        return found
+        carried = self._carried(operation, inputs, errors, parameters, reference, doubts)
+        if self.accumulates and isinstance(operation, Add) and carried.bound is not None:
+            return replace(carried, bound=carried.bound + self._of_what_is_added(node))
+        return carried
+
+    def parameters(self, node: Node) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The parameters of a node, and the errors of those that have one."""
+        found = {kind: self.value(name) for kind, name in node.parameters.items()}
+        errors = {kind: error for kind, (_, error) in found.items() if error is not None and error.any()}
+        return {kind: value for kind, (value, _) in found.items()}, errors
 
     def given(self, node: Node) -> tuple[Operation, list[Value]]:
         """The operation of a node, and its inputs, among which may be its output, if that is known.
@@ -206,9 +208,10 @@ class Known:
         errors: list[np.ndarray],
         parameters: Mapping[str, np.ndarray],
         reference: Reference,
+        doubts: Mapping[str, np.ndarray],
     ) -> Reference:
         try:
-            carried = operation.carried(inputs, errors, parameters)
+            carried = operation.carried_from(inputs, errors, parameters, doubts)
         except (NotImplementedError, Unread) as error:
             raise Unknown(str(error)) from None
         if not np.issubdtype(reference.value.dtype, np.floating) and not carried.any():
@@ -266,7 +269,7 @@ def unrounded(node: Node, known: Known, reference: Reference) -> Reference | Non
         return None
     operation, known_inputs = known.given(node)
     inputs = [value for value, _ in known_inputs]
-    parameters = {kind: known.value(name)[0] for kind, name in node.parameters.items()}
+    parameters, doubts = known.parameters(node)
     errors = [
         (0 if error is None else error)
         + (2 * UNIT_ROUNDOFF * known.is_computed(name) * np.abs(value.astype(np.float64)))
@@ -275,7 +278,7 @@ def unrounded(node: Node, known: Known, reference: Reference) -> Reference | Non
     try:
         found = operation.reference(inputs, parameters)
         own = operation.at_precision(found, known.precision_of(node), inputs, parameters).bound
-        carried = operation.carried(inputs, errors, parameters)
+        carried = operation.carried_from(inputs, errors, parameters, doubts)
     except (NotImplementedError, Unread):
         return None
     return replace(reference, bound=(0.0 if own is None else own) + carried)
