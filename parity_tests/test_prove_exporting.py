@@ -119,3 +119,20 @@ def test_one_number_may_stand_for_both_sides_of_a_window():
     assert prove(Pooled(divisor_override=3), **options).verdict == "certified"
     with pytest.raises(TriptychError, match=r"ONNX Runtime cannot run Pooled: .* strides has incorrect size"):
         prove(Pooled(), **options)
+
+
+PARTICULAR = """
+import torch
+
+class Particular(torch.nn.Module):
+    def forward(self, x):
+        torch._assert(x.shape[-1] % 8 == 0, "")
+        return x + 1
+"""
+
+
+def test_an_assertion_without_words_is_told_with_its_place(tmp_path):
+    (tmp_path / "mine.py").write_text(PARTICULAR)
+    told = r"AssertionError: torch\._assert\(x\.shape\[-1\] % 8 == 0, \"\"\) \(mine\.py, line 6\)$"
+    with pytest.raises(TriptychError, match=told):
+        prove(f"{tmp_path}/mine.py:Particular", input_shape=(2, 3, 5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -219,9 +220,18 @@ def _told(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[0] if lines else "no more is said"
+    said = lines[0] if lines else _place(error)
     return f"{type(error).__name__}: {said if len(said) <= _LONGEST else said[:_LONGEST] + ' …'}"
 
 
 _LONGEST = 400
 """The most letters that are told of an exception."""
+
+
+def _place(error: BaseException) -> str:
+    """Where an exception that says nothing was raised, such as a bare `assert`'s: outside PyTorch, if possible."""
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [frame for frame in frames if "torch" not in Path(frame.filename).parts] or frames
+    if not outside:
+        return "no more is said"
+    return f"{outside[-1].line} ({Path(outside[-1].filename).name}, line {outside[-1].lineno})"
