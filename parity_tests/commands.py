@@ -23,6 +23,7 @@ from common.cli import commands, main
 ROOT = Path(__file__).parents[1]
 
 TEMPLATE = "common.process.template"
+"""The module of the processes that workers are copied from."""
 
 Done = tuple[int, str, str]
 """Exit status, standard output and standard error of a command that has ended."""

@@ -126,16 +126,16 @@ SHOWN_BY = {
     ),
     "triptych parity lenet5 --report results": "test_explorer.py::test_a_run_leaves_a_page_json_and_junit",
     "triptych parity lenet5 --report results --resume": (
-        "test_interrupted.py::test_an_interrupted_run_is_resumed_and_nothing_is_run_twice"
+        "test_paths.py::test_a_switch_that_changes_nothing_and_one_that_the_cpu_lacks_are_not_counted"
     ),
-    "triptych parity lenet_caffe --every-path": "test_paths.py::test_the_command_tells_of_paths_in_every_form",
-    "triptych parity lenet5 --every-path": "test_paths.py::test_the_command_tells_of_paths_in_every_form",
-    "triptych parity lenet_caffe --gradients": (
-        "test_parity.py::test_the_backward_pass_on_weights_and_pictures_that_are_given_is_reported_like_the_forward_pass"
+    "triptych parity lenet_caffe --every-path": (
+        "test_paths.py::test_a_switch_that_changes_nothing_and_one_that_the_cpu_lacks_are_not_counted"
     ),
-    "triptych parity lenet5 --gradients": (
-        "test_interrupted.py::test_the_backward_pass_of_a_killed_backend_is_a_row_and_the_next_probe_gets_a_new_process"
+    "triptych parity lenet5 --every-path": (
+        "test_paths.py::test_a_switch_that_changes_nothing_and_one_that_the_cpu_lacks_are_not_counted"
     ),
+    "triptych parity lenet_caffe --gradients": "test_gradients.py::test_every_gradient_is_identical_or_certified",
+    "triptych parity lenet5 --gradients": "test_gradients.py::test_every_gradient_is_identical_or_certified",
     "triptych parity lenet_caffe --probe deployed": "test_end_to_end.py::test_what_can_be_exact_is_exact_as_deployed",
     "triptych parity lenet_caffe --device webgpu": "test_webgpu.py::test_the_command_says_where_each_layer_ran",
     "pytest parity_tests --device cuda --backend torch --backend onnx-keras -k resnet": (
@@ -164,13 +164,12 @@ SHOWN_BY = {
     "triptych classify cat.jpg --weights lenet5.keras --backend onnx-torch": "test_porting.py::test_classify",
     "triptych probe lenet5 --out probe": "test_published.py::test_the_page_of_a_probe_says_how_to_compare",
     "triptych train lenet_caffe --framework tf1": "test_training.py::test_three_idioms_one_trajectory",
-    "triptych train lenet_caffe --framework torch": (
-        "test_training.py::test_killed_and_resumed_it_ends_in_the_same_weights"
-    ),
+    "triptych train lenet_caffe --framework torch": "test_training.py::test_a_resumed_training_is_the_same_to_the_bit",
     TORCHRUN: "test_distributed.py::test_all_processes_end_with_the_same_bits_and_only_the_first_is_told",
     "python -m parity_tests.sensitivity": "test_sensitivity.py::test_the_exact_probe_sees_every_single_number",
 }
-"""What is run here by `make test-all` alone, and the test that shows it every day."""
+"""What is run here by `make test-all` alone, and the test that shows it: every day, but for patterns of names and
+`torchrun`."""
 
 
 @pytest.mark.parametrize("path", [path for path in PAGES if "\n>>> " in path.read_text()], ids=lambda path: path.name)
@@ -271,7 +270,7 @@ def test_the_pages_have_commands():
 
 
 @pytest.mark.parametrize("test", sorted(set(SHOWN_BY.values())))
-def test_what_shows_a_command_every_day_is_there(test):
+def test_what_shows_a_command_is_there(test):
     file, _, name = test.partition("::")
     assert f"\ndef {name}(" in (ROOT / "parity_tests" / file).read_text(encoding="utf-8")
 

@@ -120,25 +120,26 @@ def _build(
             tf.add_to_collection(f"{RETURNED}/{name}", tensor)
         tf.add_to_collection(ARCHITECTURE, spec.name)
         session = tf.Session(graph=graph)
-        if not _LEFT_OUT.get():
+        if not _UNINITIALISED.get():
             _initialise(session, spec)
     return session
 
 
-_LEFT_OUT = ContextVar("left out", default=False)
+_UNINITIALISED = ContextVar("uninitialised", default=False)
 
 
 @contextmanager
 def uninitialised() -> Iterator[None]:
     """Variables of the sessions that are built in here have no values: for whoever loads all weights next."""
-    before = _LEFT_OUT.set(True)
+    before = _UNINITIALISED.set(True)
     try:
         yield
     finally:
-        _LEFT_OUT.reset(before)
+        _UNINITIALISED.reset(before)
 
 
 def _initialise(session: tf.Session, spec: Architecture) -> None:
+    """Set the variables by their initialisers, but for what `kernel_factors` says."""
     session.run(tf.global_variables_initializer())
     variables = named_variables(session.graph)
     factors = kernel_factors(spec, variables)

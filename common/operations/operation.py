@@ -217,8 +217,8 @@ class Operation:
 
     def carried_from(self, inputs: Arrays, errors: Arrays, parameters: Parameters, doubts: Parameters) -> np.ndarray:
         """As `carried`, if parameters have errors too: `doubts`, by name. Raises `Unread` if these are too large."""
-        for kind in doubts:
-            raise NotImplementedError(f"its {kind} is computed, and was not recorded")
+        if doubts:
+            raise NotImplementedError(f"its {next(iter(doubts))} is computed, and was not recorded")
         return self.carried(inputs, errors, parameters)
 
     # Mistakes

@@ -15,7 +15,7 @@ from types import FrameType
 PATIENCE = 10.0
 """Seconds that an interrupt waits at most: what a user has us import may do more than define things."""
 
-CLOCK = getattr(signal, "SIGALRM", None)
+_CLOCK = getattr(signal, "SIGALRM", None)
 """The signal that a clock gives. Windows has none: there an interrupt comes at once."""
 
 _AGAIN = 0.02
@@ -47,7 +47,7 @@ class _Interrupt:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         first, now = self.until is None, time.monotonic()
         until = self.until or now + PATIENCE
-        if CLOCK and _importing(frame) and now < until and (first or number == CLOCK):
+        if _CLOCK and _importing(frame) and now < until and (first or number == _CLOCK):
             self.until = until
             _look_again(self)
             return
@@ -58,9 +58,9 @@ class _Interrupt:
 
 def _look_again(handler: _Interrupt | None) -> None:
     """Have the clock call a handler soon, or nobody."""
-    if CLOCK is not None:
+    if _CLOCK is not None:
         if handler:
-            signal.signal(CLOCK, handler)
+            signal.signal(_CLOCK, handler)
         signal.setitimer(signal.ITIMER_REAL, _AGAIN if handler else 0)
 
 
