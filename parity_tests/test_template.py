@@ -76,6 +76,30 @@ def test_no_more_templates_than_there_may_be(environment, monkeypatch):
             assert isinstance(process.process, subprocess.Popen)
 
 
+def test_where_there_are_as_many_as_there_may_be_the_one_not_used_for_longest_ends_after_its_copies(
+    copy, environment, monkeypatch
+):
+    monkeypatch.setattr(template, "MOST", 2)
+    others = [environment | {"PARITY_TEST": f"another {next(NUMBERS)}"} for _ in range(2)]
+    with copy() as process:
+        (first,) = template._templates.values()
+        for other in others:
+            with Process(MODULE, environment=other, imports=replace(FEW, often=True)) as another:
+                assert isinstance(another.process, Copy)
+        assert len(template._templates) == 2
+        assert first not in template._templates.values()
+        assert process.ask("x")["got"] == "x"
+        assert alive(first.process.pid)
+    assert first.process.wait(timeout=60) == 0
+    second, third = template._templates.values()
+    for other in (others[0], environment):  # the second is used once more, so that the third makes way
+        with Process(MODULE, environment=other, imports=FEW) as another:
+            assert isinstance(another.process, Copy)
+    assert second in template._templates.values()
+    assert third.process.wait(timeout=60) == 0
+    assert first.process not in template._retired
+
+
 def test_a_copy_is_what_a_new_process_would_be(copy, environment, tmp_path, monkeypatch):
     copy().kill()
     monkeypatch.chdir(tmp_path)

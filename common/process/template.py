@@ -36,7 +36,7 @@ from typing import IO, ClassVar, TypeAlias
 from common.process.sparing import spare_imports
 
 MOST = 8
-"""How many templates a process has at most. Each holds 0.2 to 0.6 GB, which its copies share."""
+"""How many templates a process has at most, those used last. Each holds 0.2 to 0.6 GB, which its copies share."""
 
 ANEW = 1
 """How many processes of a kind are started anew, before there is a template."""
@@ -141,11 +141,18 @@ class _Template:
         text = partial(os.fdopen, encoding="utf-8")
         return Copy(self.process, news, text(to_stdin, "w"), text(from_stdout, "r"))
 
+    def retire(self) -> None:
+        """Have it end, when its copies have."""
+        self.control.close()
+        _retired[:] = [process for process in (*_retired, self.process) if process.poll() is None]
+
 
 _Kind: TypeAlias = tuple[Imports, frozenset[tuple[str, str]]]
 
 _asked: Counter[_Kind] = Counter()
 _templates: dict[_Kind, _Template] = {}
+"""In the order in which they were used last."""
+_retired: list[subprocess.Popen[bytes]] = []
 _starting = threading.Lock()
 
 
@@ -166,10 +173,13 @@ def copied(
     kind = imports, frozenset(item for item in environment.items() if item[0] not in _PASSING)
     with _starting:
         _asked[kind] += 1
-        wanted = imports.often or _asked[kind] > ANEW
-        if kind not in _templates and wanted and len(_templates) < MOST:
-            _templates[kind] = _Template(imports, environment)
-        template = _templates.get(kind)
+        template = _templates.pop(kind, None)
+        if not template and MOST and (imports.often or _asked[kind] > ANEW):
+            if len(_templates) >= MOST:
+                _templates.pop(next(iter(_templates))).retire()
+            template = _Template(imports, environment)
+        if template:
+            _templates[kind] = template
     try:
         return template.copy(module, arguments, log) if template else None
     except OSError:
