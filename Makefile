@@ -23,10 +23,10 @@ parity: $(READY) ## Set up, then prove one network of each family in every backe
 explore: $(READY) ## Set up, then write the side-by-side pages into explorer/
 	@$(BIN)/triptych explore
 
-test: lint ## Set up, then run lint, type checks and the tests: minutes
+test: $(READY) ## Set up, then run the tests, lint and type checks among them: minutes
 	@$(PYTEST)
 
-test-all: lint ## Before a release: the slow tests too, every mutant and every network whole
+test-all: $(READY) ## Before a release: the slow tests too, every mutant and every network whole
 	@$(PYTEST) -m 'slow or not slow'
 
 times: $(READY) ## Run the tests, and say which files and which tests took how much processor time
@@ -38,7 +38,7 @@ mutants: $(READY) ## Inject porting mistakes into the implementations; each must
 no-false-alarms: $(READY) ## Judge correct implementations on 240 random combinations; none may be accused
 	@$(BIN)/python -m pytest -q -m slow parity_tests/test_no_false_alarms.py
 
-lint: $(READY)
+lint: $(READY) ## Check style and types
 	@echo "Checking style and types ..."
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

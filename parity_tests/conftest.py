@@ -71,14 +71,6 @@ def load_implementation(name: str) -> ModuleType:
     return package
 
 
-def release(package: str) -> None:
-    """Give memory back: Keras keeps every model it has built, until it is told to forget them."""
-    if package == "keras_impl":
-        importlib.import_module("keras").backend.clear_session(free_memory=False)
-    gc.collect()
-    gc.freeze()  # as in `load_implementation`
-
-
 @contextmanager
 def without_weights(package: str) -> Iterator[None]:
     """Models are built with the names and shapes of their parameters, and no numbers in them."""

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import os
 import re
@@ -29,7 +28,7 @@ from common.parity.returned import judge_returned
 from common.parity.verdicts import CERTIFIED, DIVERGED, LayerVerdict, first_divergence
 from common.probes import Probe, exact_probe, photo_probe
 from common.specs.recording import Recording
-from parity_tests.injection import Mutant, imported_with, specification
+from parity_tests.injection import Mutant, imported_with, release, specification
 from parity_tests.mutations import (
     activations,
     alexnet,
@@ -137,7 +136,7 @@ def outcomes(mutant: Mutant) -> list[Outcome]:
     except Exception as error:
         return [Outcome(mutant, probe, None, f"{type(error).__name__}: {error}") for probe in PROBES]
     finally:
-        _release(mutant.package)
+        release(mutant.package)
 
 
 def _outcomes(mutant: Mutant) -> list[Outcome]:
@@ -198,19 +197,6 @@ def _probes(architecture: str) -> dict[str, Probe]:
     spec = specification(architecture)
     batch = 1 if spec.multiply_adds > 5e8 else 2
     return {name: make(spec, batch=batch) for name, make in PROBES.items()}
-
-
-def _release(package: str) -> None:
-    """Give memory back: Keras keeps every model it has built, until it is told to forget them.
-
-    No model is left, so that what there is need not be looked at again, which would take a fifth of a second.
-    """
-    if package == "keras_impl":
-        import keras
-
-        keras.backend.clear_session(free_memory=False)
-    gc.collect()
-    gc.freeze()
 
 
 def score(mutants: Sequence[Mutant]) -> list[Outcome]:

@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
-from conftest import ALEXNETS, DEEPER, IMPLEMENTATIONS, WIDER, built, load_implementation, release, without_weights
+from conftest import ALEXNETS, DEEPER, IMPLEMENTATIONS, WIDER, built, load_implementation, without_weights
 
 from common import get_spec, list_architectures
 from common.onnx.options import ExportOptions
@@ -23,7 +23,7 @@ from common.parity.judge import KnownVerdicts, judge, judge_structure
 from common.parity.verdicts import CERTIFIED, IDENTICAL, LayerVerdict, overall
 from common.probes import Probe, exact_probe, random_probe
 from common.specs.architecture import Architecture
-from parity_tests.injection import WIDE, imported_with, specification, unchanged
+from parity_tests.injection import WIDE, imported_with, release, specification, unchanged
 
 NOT_RUN = "not run"
 

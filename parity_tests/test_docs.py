@@ -162,6 +162,7 @@ SHOWN_BY = {
         "test_filters.py::test_without_colour_a_filter_is_shaded_and_what_is_nan_is_marked"
     ),
     "triptych classify cat.jpg --weights lenet5.keras --backend onnx-torch": "test_porting.py::test_classify",
+    "triptych doctor": "test_terminal.py::test_the_doctor_has_libraries_tell_what_they_run",
     "triptych probe lenet5 --out probe": "test_published.py::test_the_page_of_a_probe_says_how_to_compare",
     "triptych train lenet_caffe --framework tf1": "test_training.py::test_three_idioms_one_trajectory",
     "triptych train lenet_caffe --framework torch": "test_training.py::test_a_resumed_training_is_the_same_to_the_bit",

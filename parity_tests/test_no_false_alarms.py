@@ -13,13 +13,14 @@ from functools import cache, cached_property
 
 import numpy as np
 import pytest
-from conftest import IMPLEMENTATIONS, built, load_implementation, release
+from conftest import IMPLEMENTATIONS, built, load_implementation
 
 from common import TriptychError, get_spec, list_architectures
 from common.parity.judge import judge, judge_structure
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL, overall
 from common.probes import Probe, exact_probe, random_probe
 from common.specs.architecture import Architecture
+from parity_tests.injection import release
 
 ALL = 240
 """How many combinations there are: a round over `FAMILIES`, again and again."""

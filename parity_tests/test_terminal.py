@@ -15,7 +15,7 @@ from common.cli.app import progress
 from common.cli.verdicts import print_network, print_verdict
 from common.explorer import compare, site
 from common.onnx import adapters
-from common.parity import backends
+from common.parity import backends, kernels
 from common.parity.results import BackendResult, Run
 from common.specs import CATALOGUE
 from common.trajectories.umpire import Trajectory, TrajectoryRun
@@ -220,6 +220,14 @@ def test_the_doctor(monkeypatch, said):
     for extra in ("torch", "keras", "jax", "tf1", "torch,onnx"):
         assert squeezed(f"pip install -c constraints.txt -e '.[{extra}]'") in shown
     assert squeezed(MESSAGE) in shown
+
+
+def test_the_doctor_has_libraries_tell_what_they_run(monkeypatch, said):
+    """Those of one framework; of all, it takes a dozen seconds."""
+    pytest.importorskip("torch")
+    monkeypatch.setattr(kernels, "_ONE_OF_EACH", ["torch"])
+    shown = said("doctor")
+    assert "kernelstorchATen" in shown
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
