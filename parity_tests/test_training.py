@@ -424,9 +424,13 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_kept(implementation, tmp_pa
 @pytest.mark.parametrize("framework", daily("torch", of=["torch", "tf1"]))
 def test_a_checkpoint_that_cannot_be_written_is_a_sentence(framework, mnist, tmp_path):
     """What the frameworks raise themselves where a file may not grow."""
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # noqa: E731
     command = ("train", "lenet5", "--with", framework, "--data", mnist, "--epochs", 1, "--out", tmp_path / "run")
-    code, _, err = finish(triptych(*command, preexec_fn=limit))
+    allowed, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, most))
+    try:
+        code, _, err = run_here(*command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, most))
     assert (code, err.count("\n")) == (2, 1), err
     assert re.match(r"triptych: cannot write \S+/run/checkpoint-0001", err)
     assert not (tmp_path / "run" / "run.json").exists()
