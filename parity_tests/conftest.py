@@ -90,6 +90,16 @@ def without_weights(package: str) -> Iterator[None]:
             yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def variables_as_before() -> Iterator[None]:
+    """Libraries set variables when they are imported. Without them, the processes that are started after that are of
+    the kinds that were started before, of which there are templates."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 def built(package: str, architecture: str, **options: object) -> object:
     """A model, for whoever loads weights next: it holds no numbers of its own where these would take time."""
     backend = importlib.import_module(f"{package}.backend")
