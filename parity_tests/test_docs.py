@@ -235,12 +235,12 @@ def run(command, folder):
 
 
 def pages():
-    """Each with the commands that no other test shows, the README every day; and with all of them."""
+    """Each with all its commands; the README every day with those that no other test shows."""
     for page, found in ALL.items():
         here = [command for command in found if command not in ELSEWHERE]
-        if quick := [command for command in here if command not in SHOWN_BY]:
-            yield pytest.param(quick, id=page, marks=[] if page == "README.md" else pytest.mark.slow)
-        if here != quick:
+        if page == "README.md":
+            yield pytest.param([command for command in here if command not in SHOWN_BY], id=page)
+        if here:
             yield pytest.param(here, id=f"{page} whole", marks=pytest.mark.slow)
 
 

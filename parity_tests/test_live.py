@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from conftest import DEEPER
 
 from common import TriptychError, get_spec, list_architectures, random_weights
 from common.explorer.live import making as making_module
@@ -305,7 +306,7 @@ def test_files_are_made_once_and_few_are_kept(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", list_architectures())
+@pytest.mark.parametrize("network", [name for name in list_architectures() if name not in DEEPER])
 def test_every_network_can_be_given(network, tmp_path):
     """What is exported are the weights as they are: `networks` would not write anything else."""
     spec = get_spec(network)
