@@ -90,16 +90,6 @@ def without_weights(package: str) -> Iterator[None]:
             yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def variables_as_before() -> Iterator[None]:
-    """Libraries set variables when they are imported. Without them, the processes that are started after that are of
-    the kinds that were started before, of which there are templates."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-
-
 def built(package: str, architecture: str, **options: object) -> object:
     """A model, for whoever loads weights next: it holds no numbers of its own where these would take time."""
     backend = importlib.import_module(f"{package}.backend")
@@ -115,6 +105,16 @@ def daily(*chosen: object, of: Iterable = IMPLEMENTATIONS) -> list:
 def in_daily(*packages: str) -> pytest.MarkDecorator:
     """The test runs in these implementations every day; in the others, which show the same again, it is slow."""
     return pytest.mark.parametrize("implementation", daily(*packages), indirect=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def variables_as_before() -> Iterator[None]:
+    """Libraries set variables when they are imported. Without these, what is started later has the environment of what
+    was started before, and can be copied from the same templates."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(params=IMPLEMENTATIONS, scope="module")

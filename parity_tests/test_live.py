@@ -307,7 +307,7 @@ def test_files_are_made_once_and_few_are_kept(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", [name for name in list_architectures() if name not in DEEPER])
-def test_every_network_can_be_given(network, tmp_path):
+def test_networks_can_be_given(network, tmp_path):
     """What is exported are the weights as they are: `networks` would not write anything else."""
     spec = get_spec(network)
     networks.write_photo(spec, random_weights(network, 0), tmp_path / "photo", origin="")

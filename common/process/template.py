@@ -153,6 +153,7 @@ _asked: Counter[_Kind] = Counter()
 _templates: dict[_Kind, _Template] = {}
 """In the order in which they were used last."""
 _retired: list[subprocess.Popen[bytes]] = []
+"""Those that have made way, and have perhaps not ended yet."""
 _starting = threading.Lock()
 
 
