@@ -116,10 +116,11 @@ def pictures_for(job: Job) -> Data:
     from common.specs.photographs import photograph
 
     generator = seeded_generator(job.seed, "sections")
+    pictures = [np.asarray(photograph(index)) for index in range(CLASSES)]
     sections, size = [], 96
     count = STEPS_IN_EPOCH * recipe_for(job).batch_size
     for number in range(count):
-        picture = np.asarray(photograph(number % CLASSES))
+        picture = pictures[number % CLASSES]
         top, left = (int(generator.integers(0, length - size)) for length in picture.shape[:2])
         sections.append(picture[top : top + size, left : left + size])
     split = Split(np.stack(sections), np.arange(count) % CLASSES)
