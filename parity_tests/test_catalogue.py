@@ -19,7 +19,8 @@ from common import get_spec, list_architectures
 from common.onnx.options import ExportOptions
 from common.onnx.session import record as record_onnx
 from common.operations import Dense
-from common.parity.judge import KnownVerdicts, judge, judge_structure
+from common.parity.judge import judge, judge_structure
+from common.parity.nearby import Memory
 from common.parity.verdicts import CERTIFIED, IDENTICAL, LayerVerdict, overall
 from common.probes import Probe, exact_probe, random_probe
 from common.specs.architecture import Architecture
@@ -63,7 +64,7 @@ def cases() -> Iterator[pytest.param]:
 class Judged:
     """What need not be judged twice: layers with the very same bits, exports with the very same bytes."""
 
-    memories: dict[str, KnownVerdicts] = field(default_factory=lambda: defaultdict(dict))
+    memories: dict[str, Memory] = field(default_factory=lambda: defaultdict(Memory))
     exports: dict[tuple[str, bytes], str] = field(default_factory=dict)
 
 
@@ -156,8 +157,8 @@ def examine(case, package, probes, path, judged) -> Examination:
     return found
 
 
-def verdict(spec, probe: Probe, recorded, known: KnownVerdicts) -> str:
-    verdicts = judge(spec, probe, recorded, known)
+def verdict(spec, probe: Probe, recorded, memory: Memory) -> str:
+    verdicts = judge(spec, probe, recorded, memory)
     diverged = [v for v in verdicts if v.verdict not in (IDENTICAL, CERTIFIED)]
     return f"diverged: {diverged[0]}" if diverged else overall(verdicts, probe)
 

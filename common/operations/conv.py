@@ -25,6 +25,7 @@ from common.operations.rounding import (
     summed,
 )
 from common.operations.sums import (
+    Summing,
     Sums,
     bias_mistakes,
     binary_exponent,
@@ -81,16 +82,16 @@ class Conv(Windowed):
         shape = (len(inputs[0]), *self.output_shape(inputs[0].shape[1:]))
         return Reference.joined(shape, self.pieces(inputs, parameters))
 
-    def pieces(self, inputs: Arrays, parameters: Parameters) -> Iterator[Piece]:
+    def pieces(self, inputs: Arrays, parameters: Parameters, sums: Summing | None = None) -> Iterator[Piece]:
         """Some rows of some filters each; of several groups where these are small."""
         (x,), weight, bias = inputs, parameters["weight"], parameters.get("bias")
+        sums = sums or Sums(weight, x)
         if self.groups == self.filters == x.shape[1]:
-            yield from self._pieces_by_depth(x, weight, bias)
+            yield from self._pieces_by_depth(x, weight, bias, sums)
             return
         windows = windows_of(x, *self.window(x.shape[1:]), fill=0.0)
         batch, channels, height, width = windows.shape[:4]
         terms, own, read = prod(weight.shape[1:]), self.filters // self.groups, channels // self.groups
-        sums = Sums(weight, x)
         by_group = weight.reshape(self.groups, own, terms)
         # Neither factor of a product of matrices is to be narrow, nor what comes of it to leave the cache.
         positions = max(_MANY, min(4 * ELEMENTS_AT_ONCE // terms, ELEMENTS_AT_ONCE // own))
@@ -114,7 +115,9 @@ class Conv(Windowed):
                 place = slice(image, image + 1), filters, rows
                 yield place, sums.reference(maps, None if bias is None else bias[filters], terms)
 
-    def _pieces_by_depth(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> Iterator[Piece]:
+    def _pieces_by_depth(
+        self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, sums: Summing
+    ) -> Iterator[Piece]:
         """Some channels each, where each has a kernel of its own.
 
         What a kernel makes of a few neighbouring columns of a window's rows is a product with a band matrix, which
@@ -126,7 +129,6 @@ class Conv(Windowed):
         at_once = -(-width // count)
         read = (at_once - 1) * across + columns
         right += (count * at_once - width) * across
-        sums = Sums(weight, x)
         channels_at_once = max(1, ELEMENTS_AT_ONCE // (height * width))
         copied_at_once = max(1, ELEMENTS_AT_ONCE // (height * count * rows * read))
         padded = np.zeros((channels_at_once, top + x.shape[2] + bottom, left + x.shape[3] + right), x.dtype)

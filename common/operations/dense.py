@@ -12,6 +12,7 @@ from common.operations.onnx_node import OnnxGraph, Parameter
 from common.operations.operation import FEATURES, Fit, Hypothesis, Observation, Operation, in_double
 from common.operations.rounding import Gradients, Piece, Precision, Reference, summed
 from common.operations.sums import (
+    Summing,
     Sums,
     bias_mistakes,
     carried_by_products,
@@ -45,10 +46,10 @@ class Dense(Operation):
         """As a convolution: |ŷ − y| ≤ γ_n (Σ|w·a| + |b|), n = fan-in + 1."""
         return Reference.joined((len(inputs[0]), self.units), self.pieces(inputs, parameters))
 
-    def pieces(self, inputs: Arrays, parameters: Parameters) -> Iterator[Piece]:
+    def pieces(self, inputs: Arrays, parameters: Parameters, sums: Summing | None = None) -> Iterator[Piece]:
         """Some units each."""
         (features,), weight, bias = inputs, parameters["weight"], parameters.get("bias")
-        sums = Sums(weight, features)
+        sums = sums or Sums(weight, features)
         columns = sums.scaled(features, 1)
         units_at_once = max(1, 4 * ELEMENTS_AT_ONCE // weight.shape[1])
         for first in range(0, self.units, units_at_once):

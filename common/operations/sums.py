@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from common.operations.arrays import Arrays, Parameters, np
 from common.operations.mistake import exchanged, factor_fits, given, rounded_to
 from common.operations.operation import Fit, Hypothesis, Observation, Operation
 from common.operations.rounding import CARRIED, SMALLEST_NORMAL, Precision, Reference, gamma, unit_of, upwards
 
-Scaled = tuple["np.ndarray", "np.ndarray", "np.ndarray"]
-"""Factors in float64; their magnitudes, and the squares of these, in float32 and divided by a power of two."""
+Scaled = tuple["np.ndarray", ...]
+"""Some of a factor, prepared in each way in which it is multiplied."""
 
 
-class Sums:
+class Summing(Protocol):
+    """Sums of products of a weight and an operand, of which an operation hands over one piece after the other."""
+
+    def scaled(self, array: np.ndarray, factor: int) -> Scaled:
+        """Some of the first factor, 0, or the second, 1, prepared to be multiplied."""
+
+    def reference(self, products: Sequence[np.ndarray], bias: np.ndarray | None, terms: int) -> Reference:
+        """Of what the prepared factors, each with its like, were multiplied to.
+
+        Args:
+            products: (N, units, …) each, which are changed.
+            bias: of the units, if there is one.
+            terms: how many products an element sums.
+        """
+
+
+class Sums(Summing):
     """Sums of products Σ w·a in float64, with Σ|w·a| and Σ (w·a)² beside them.
 
     The last two only scale a bound and a statistic, so they are computed in float32, on operands divided by a power of
@@ -28,7 +45,7 @@ class Sums:
         self.shifts = (0, 0) if moderate else self.exponents
 
     def scaled(self, array: np.ndarray, factor: int) -> Scaled:
-        """Some of the first factor, 0, or the second, 1, prepared to be multiplied."""
+        """In float64; its magnitudes, and their squares, in float32 and divided by a power of two."""
         shift, magnitude = self.shifts[factor], array.astype(np.float32, copy=False)
         if shift:
             # A product with a power of two is as exact as `ldexp`, and faster, where float32 has that power.
@@ -38,13 +55,6 @@ class Sums:
         return array.astype(np.float64), magnitude, np.square(magnitude)
 
     def reference(self, products: Sequence[np.ndarray], bias: np.ndarray | None, terms: int) -> Reference:
-        """Of what the prepared factors, each with its like, were multiplied to.
-
-        Args:
-            products: the three, (N, units, …), which are changed.
-            bias: of the units, if there is one.
-            terms: how many products an element sums.
-        """
         value, magnitude, squares = map(np.asarray, products)  # two vectors make a scalar
         spread = np.sqrt(squares, out=squares)
         scale = 2.0 ** sum(self.shifts)

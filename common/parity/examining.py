@@ -204,5 +204,5 @@ class Examiner:
             precision = FP32_IN_WGSL if hardware.device == "webgpu" else PRECISIONS[hardware.precision]
             layers, returned, alone, given = (recorded[kind] for kind in ("outputs", "returned", "alone", "given"))
             between = Between(unnamed, given)
-            found = judge(self.spec, probe, layers, prepared.known, precision, between, traced)
+            found = judge(self.spec, probe, layers, prepared.memory, precision, between, traced)
             return found + judge_returned(self.spec, probe, Recording(layers, returned, alone), unnamed)

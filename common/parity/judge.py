@@ -7,19 +7,20 @@ layer that makes it and not in those after it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from common.errors import TriptychError
-from common.operations import Conv, Dropout, Operation, Shape, shapes_of
+from common.operations import Conv, Dense, Dropout, Operation, Shape, shapes_of
 from common.operations.evaluation import check_shapes, evaluate_in_pieces, evaluated_shape, is_correctly_rounded
 from common.operations.names import layer_of, parameters_of
 from common.operations.rounding import FP32, Precision
 from common.parity.causes import UNTRACED, Finding, Traced, alternatives, find_cause, observe
 from common.parity.later_images import sums_are_right
 from common.parity.measures import LARGEST_ERRORS, Measure, measure_in_pieces, same_bits, verdict_from
+from common.parity.nearby import Memory
 from common.parity.shapes import explain_shape
 from common.parity.verdicts import DIVERGED, IDENTICAL, LayerVerdict, divergence
 from common.probes import Probe
@@ -35,15 +36,11 @@ class Between:
     given: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-KnownVerdicts = MutableMapping[tuple[str, tuple[bytes, ...]], LayerVerdict]
-"""Verdicts by layer and the digests of what went in and came out, for one probe."""
-
-
 def judge(
     spec: Architecture,
     probe: Probe,
     recorded: Mapping[str, np.ndarray],
-    known: KnownVerdicts | None = None,
+    memory: Memory | None = None,
     precision: Precision = FP32,
     between: Between = Between(),
     traced: Traced = UNTRACED,
@@ -55,26 +52,26 @@ def judge(
         probe: what the backend was given.
         recorded: what it computed, (N, C, H, W) or (N, features) by canonical layer name, in the order in which it did.
             A dropout may be absent.
-        known: verdicts on the same probe; a layer for which another backend had the very same input and output is
-            not judged again.
+        memory: of other backends on the same probe; a layer for which one had the very same input and output is not
+            judged again.
         precision: what the backend was asked for; the bounds are those of this precision.
         between: what stands between the layers of its model.
         traced: what the structure of its model says, which causes are held against.
     """
-    return list(judge_in_order(spec, probe, recorded, known, precision, between, traced))
+    return list(judge_in_order(spec, probe, recorded, memory, precision, between, traced))
 
 
 def judge_in_order(
     spec: Architecture,
     probe: Probe,
     recorded: Mapping[str, np.ndarray],
-    known: KnownVerdicts | None = None,
+    memory: Memory | None = None,
     precision: Precision = FP32,
     between: Between = Between(),
     traced: Traced = UNTRACED,
 ) -> Iterator[LayerVerdict]:
     """As `judge`, each layer when it is asked for: whoever wants the first divergence need not wait for the rest."""
-    known = {} if known is None else known
+    known = {} if memory is None else memory.verdicts
     values: dict[str, np.ndarray] = {IMAGE: probe.image}
     digests = {IMAGE: _digest(probe.image)}
     fit = {name: array for name, array in recorded.items() if not _unfit(name, array, len(probe.image))}
@@ -99,7 +96,7 @@ def judge_in_order(
         if layer.name in probe.expected and same_bits(output, probe.expected[layer.name]):
             verdict, made = LayerVerdict(layer.name, IDENTICAL, ulp_histogram=(output.size,)), _EXPECTED
         elif layer.operation.contracts or layer.operation.ufunc:  # sooner judged than hashed
-            verdict = _judge_layer(layer, probe, inputs, output, precision)
+            verdict = _judge_layer(layer, probe, inputs, output, precision, memory)
             made = _digest_of_result(layer.name, read) if verdict.verdict == IDENTICAL else _digest(output)
         else:
             made = _digest(output)
@@ -107,7 +104,7 @@ def judge_in_order(
         digests[layer.name] = _INJECTED if injected else made
         key = (layer.name, (*read, made))
         if key not in known:
-            verdict = verdict or _judge_layer(layer, probe, inputs, output, precision)
+            verdict = verdict or _judge_layer(layer, probe, inputs, output, precision, memory)
             if verdict.verdict == DIVERGED and not diverged:
                 diverged = True
                 if verdict.overflows:  # a bound that large would certify anything
@@ -212,7 +209,12 @@ def _mismatch(name: str, found: Sequence[int] | None, expected: Shape) -> str | 
 
 
 def _judge_layer(
-    layer: Layer, probe: Probe, inputs: list[np.ndarray], output: np.ndarray, precision: Precision
+    layer: Layer,
+    probe: Probe,
+    inputs: list[np.ndarray],
+    output: np.ndarray,
+    precision: Precision,
+    memory: Memory | None = None,
 ) -> LayerVerdict:
     if len(inputs) < len(layer.inputs):
         return divergence(layer.name, None)
@@ -224,24 +226,29 @@ def _judge_layer(
     parameters = parameters_of(layer.name, probe.weights)
     # Large maps are taken image by image: arrays that stay small are not given back to the system, and fetched again.
     # The convolutions of real probes too; of these, images after the first are judged by sums over their filters.
-    quick = isinstance(layer.operation, Conv) and not probe.expected and precision == FP32
+    operation = layer.operation
+    real = not probe.expected and precision == FP32
+    quick = isinstance(operation, Conv) and real
     together = not quick and (output.ndim < 4 or output.size < _LARGE)
     together = together or len({len(array) for array in (*inputs, output)}) > 1
     parts = [slice(None)] if together else [slice(image, image + 1) for image in range(len(output))]
     measures = []
     try:
-        check_shapes(layer.operation, inputs, parameters)
-        if is_correctly_rounded(layer.operation, inputs, output):
+        check_shapes(operation, inputs, parameters)
+        if is_correctly_rounded(operation, inputs, output):
             return LayerVerdict(layer.name, IDENTICAL, ulp_histogram=(output.size,))
         for part in parts:
             given = [array[part] for array in inputs]
-            if quick and part.start and _sums_are_right(layer.operation, given[0], parameters, output[part]):
+            if quick and part.start and _sums_are_right(operation, given[0], parameters, output[part]):
                 measures.append(Measure(output[part].size, same=False))
                 continue
-            pieces = evaluate_in_pieces(layer.operation, given, parameters, precision)
+            if memory is not None and real and not part.start and isinstance(operation, (Conv, Dense)):
+                pieces = memory.pieces(layer.name, operation, given[0], parameters)
+            else:
+                pieces = evaluate_in_pieces(operation, given, parameters, precision)
             found = measure_in_pieces(output[part], pieces, must_be_exact=given_expected)
             if found is None:
-                right = "×".join(map(str, evaluated_shape(layer.operation, given, parameters)))
+                right = "×".join(map(str, evaluated_shape(operation, given, parameters)))
                 return divergence(layer.name, f"{layer.name} has shape {shapes_of([output[part]])}, expected {right}")
             measures.append(found)
     except TriptychError:  # the input has a shape that this layer cannot take

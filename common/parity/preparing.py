@@ -15,7 +15,7 @@ import numpy.random  # not when the first number is drawn: a Ctrl-C at that mome
 
 from common.operations.rounding import FP32, FP32_IN_WGSL
 from common.parity.gradients import GradientProbe, gradient_probes
-from common.parity.judge import KnownVerdicts
+from common.parity.nearby import Memory
 from common.parity.results import Plan, labelled
 from common.parity.verdicts import IDENTICAL, LayerVerdict
 from common.probes import Probe, make_probe
@@ -34,7 +34,7 @@ class PreparedProbe:
     probe: Probe
     request: dict[str, Any]
     published: Compared
-    known: KnownVerdicts = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
     judging: threading.Lock = field(default_factory=threading.Lock)
     """Held by one judge at a time: the second backend finds the layers judged in which it has the bits of the first."""
 
