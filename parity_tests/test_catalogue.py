@@ -27,8 +27,8 @@ from common.specs.architecture import Architecture
 from parity_tests.injection import WIDE, imported_with, release, specification, unchanged
 
 ELSEWHERE = (
-    *(("tf1_style_impl", name) for name in ("resnet50", "googlenet_tutorial", "alexnet_paper")),
-    *(("keras_impl", name) for name in ("vgg11_bn", "resnet50_v1_5", "googlenet", "alexnet_owt")),
+    *(("tf1_style_impl", name) for name in ("googlenet_tutorial", "alexnet_paper")),
+    *(("keras_impl", name) for name in ("vgg11_bn", "resnet50_v1_5", "alexnet_owt")),
 )
 """Of `WIDER` and `ALEXNETS`, those whose structure is examined every day in these too, without weights."""
 

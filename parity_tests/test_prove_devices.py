@@ -238,7 +238,7 @@ LACKING = {"Resize linear, filtered", "Resize linear, filtered, exact", "Resize 
 LACKING |= {"ConvTranspose, three axes"}
 """What the provider has a kernel for that refuses these attributes."""
 ON_CPU = {"Selu", "LogSoftmax"}
-DAILY = ("Resize cubic", "GroupNormalization", "InstanceNormalization", "LogSoftmax", "ConvTranspose, groups, dilated")
+DAILY = ("Resize cubic", "GroupNormalization", "LogSoftmax")
 
 
 @pytest.mark.parametrize("name", daily(*DAILY, of=[name for name in CASES if name not in LACKING]))
@@ -250,7 +250,7 @@ def test_an_operation_of_other_peoples_graphs_is_proved_there(name, adapter):
     assert found.place == ("cpu" if name in ON_CPU else None if name in ("GroupNormalization", "Mish") else "gpu")
 
 
-@pytest.mark.parametrize("name", daily("LSTM, both, states, peepholes", "GRU, reset after", of=RECURRENT))
+@pytest.mark.parametrize("name", daily("GRU, reset after", of=RECURRENT))
 def test_a_recurrent_layer_is_proved_there(name, adapter):
     assert {verdict.verdict for verdict in judged_there(RECURRENT[name], X)} <= {IDENTICAL, CERTIFIED}
 
@@ -258,7 +258,7 @@ def test_a_recurrent_layer_is_proved_there(name, adapter):
 FUNCTIONS = ("Exp", "Log", "Sqrt", "Reciprocal", "Sigmoid", "Tanh", "Erf", "Gelu", "Softplus", "Elu", "HardSwish")
 
 
-@pytest.mark.parametrize("operator", daily("Exp", "Erf", "Gelu", "Softplus", of=FUNCTIONS))
+@pytest.mark.parametrize("operator", daily("Erf", "Softplus", of=FUNCTIONS))
 def test_a_function_is_within_its_bound_and_a_wrong_one_is_not(operator, adapter):
     x = POSITIVE.clip(0.01, 80) if operator in ("Log", "Sqrt", "Reciprocal") else WIDE.clip(-80, 80)
     add = Builder(*x.shape)
@@ -271,17 +271,18 @@ def test_a_function_is_within_its_bound_and_a_wrong_one_is_not(operator, adapter
     assert wrong.verdict == DIVERGED
 
 
-@pytest.mark.parametrize(
-    ("operator", "shape", "weight", "options"),
-    [
-        ("Conv", (2, 6, 9), (4, 6, 3), {}),
-        ("Conv", (1, 10, 5, 6), (10, 5, 2, 3), {"group": 2}),
-        ("Conv", (1, 12, 5, 6), (28, 3, 2, 3), {"group": 4}),
-        ("ConvTranspose", (2, 4, 5, 3), (4, 1, 3, 2), {"group": 2}),
-    ],
-)
-def test_more_that_is_computed_wrongly_in_nhwc_is_run_in_nchw(operator, shape, weight, options, adapter, monkeypatch):
+WRONG_IN_NHWC = {
+    "one axis": ("Conv", (2, 6, 9), (4, 6, 3), {}),
+    "2 groups": ("Conv", (1, 10, 5, 6), (10, 5, 2, 3), {"group": 2}),
+    "4 groups": ("Conv", (1, 12, 5, 6), (28, 3, 2, 3), {"group": 4}),
+    "transposed, 2 groups": ("ConvTranspose", (2, 4, 5, 3), (4, 1, 3, 2), {"group": 2}),
+}
+
+
+@pytest.mark.parametrize("name", daily("2 groups", "transposed, 2 groups", of=WRONG_IN_NHWC))
+def test_more_that_is_computed_wrongly_in_nhwc_is_run_in_nchw(name, adapter, monkeypatch):
     """And is still computed wrongly there by this version: where it is not, the detour can go."""
+    operator, shape, weight, options = WRONG_IN_NHWC[name]
     integers = np.random.default_rng(0).integers
     x, w = (integers(-4, 5, size).astype(np.float32) for size in (shape, weight))
     add = Builder(*shape)
@@ -357,9 +358,12 @@ def test_a_file_is_proved_on_webgpu_as_it_is_deployed(adapter, tmp_path):
     assert (row.backend, row.verdict) == ("onnxruntime-webgpu", CERTIFIED)
 
 
-@pytest.mark.parametrize(("change", "words"), [({"eps": 2e-5}, "norm .*eps is 2e-05"), ({"scale": 1 + 1e-4}, "conv ")])
-def test_a_fault_in_an_export_is_located_on_webgpu(change, words, adapter, tmp_path):
-    right, wrong = small(tmp_path / "right.onnx"), small(tmp_path / "wrong.onnx", **change)
+FAULTS = {"norm .*eps is 2e-05": {"eps": 2e-5}, "conv ": {"scale": 1 + 1e-4}}
+
+
+@pytest.mark.parametrize("words", daily("norm .*eps is 2e-05", of=FAULTS))
+def test_a_fault_in_an_export_is_located_on_webgpu(words, adapter, tmp_path):
+    right, wrong = small(tmp_path / "right.onnx"), small(tmp_path / "wrong.onnx", **FAULTS[words])
     with pytest.raises(AssertionError, match=f"onnxruntime-webgpu on the random probe .*: {words}"):
         assert_same(right, wrong, device="webgpu")
 

@@ -91,10 +91,11 @@ CASES = {
 
 
 def outputs():
-    """What is recorded: every day all outputs of each layer, and one alone of some."""
+    """What is recorded: every day all outputs of some layers, and each alone of one."""
+    daily = ("LSTM, reverse, states", "LSTM, both, states, peepholes", "GRU, both, reset after", "GRU, reverse, states")
     for name in CASES:
         for only in ((), ("Y",), ("Y_h",), ("Y_c",)):
-            marks = [] if not only or name in ("LSTM, reverse, states", "GRU") else pytest.mark.slow
+            marks = [] if name in daily[: 1 if only else 4] else pytest.mark.slow
             yield pytest.param(name, only, id=f"{name}-{only[0] if only else 'all'}", marks=marks)
 
 

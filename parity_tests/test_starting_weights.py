@@ -72,18 +72,17 @@ def test_and_that_of_what_build_gives(implementation, name):
     assert SMALLEST < -np.log(shares[np.arange(len(labels)), labels]).mean() < LARGEST
 
 
-def test_keras_draws_nothing_where_weights_are_loaded_next():
-    keras_impl = load_implementation("keras_impl")
-    from common.implementations.keras_initialisation import uninitialised
-
+@pytest.mark.parametrize("package", ["keras_impl", "torch_impl"])
+def test_nothing_is_drawn_where_weights_are_loaded_next(package):
+    implementation = load_implementation(package)
     spec, weights = get_spec("lenet_caffe"), random_weights("lenet_caffe", 0)
-    with uninitialised():
-        model = keras_impl.build("lenet_caffe")
+    with implementation.backend.uninitialised():
+        model = implementation.build("lenet_caffe")
     kernels = [name for name in spec.parameter_shapes if name.endswith("/weight")]
-    assert not any(keras_impl.read_weights(model)[name].any() for name in kernels)
-    keras_impl.load_weights(model, weights)
-    assert all((array == weights[name]).all() for name, array in keras_impl.read_weights(model).items())
-    drawn = keras_impl.read_weights(keras_impl.build("lenet_caffe"))
+    assert not any(implementation.read_weights(model)[name].any() for name in kernels)
+    implementation.load_weights(model, weights)
+    assert all((array == weights[name]).all() for name, array in implementation.read_weights(model).items())
+    drawn = implementation.read_weights(implementation.build("lenet_caffe"))
     assert all(np.unique(drawn[name]).size > 1 for name in kernels)
 
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 import numpy as np
 import onnx
 import pytest
-from conftest import load_implementation
+from conftest import daily, load_implementation
 from onnx import TensorProto, helper, numpy_helper
 
 from common import TriptychError, get_spec
@@ -41,8 +41,8 @@ SMALL = [
 ]
 """The smallest of each family, the size of image to run it on, and the verdicts on the probes."""
 
-DEEP = ("alexnet_mnist", "resnet18", "densenet121")
-"""Their shaders take half a minute to compile."""
+DAILY = "lenet_caffe"
+"""The shaders of the others take seconds to compile, of the deep ones half a minute."""
 
 
 def run(architecture, probe_name, path, size=None, change=None):
@@ -63,7 +63,7 @@ def run(architecture, probe_name, path, size=None, change=None):
 
 @pytest.mark.parametrize(
     ("architecture", "size", "probes"),
-    [pytest.param(*case, marks=pytest.mark.slow if case[0] in DEEP else []) for case in SMALL],
+    [pytest.param(*case, marks=[] if case[0] == DAILY else pytest.mark.slow) for case in SMALL],
 )
 def test_the_smallest_of_each_family_is_proved(architecture, size, probes, adapter, tmp_path):
     """Bit for bit on integers, within its bound on random numbers, every layer on the GPU, the same bits each time."""
@@ -90,6 +90,10 @@ def test_a_wrong_number_in_the_export_is_caught(adapter, tmp_path):
     assert divergence.name == "conv2"
 
 
+CONVOLUTIONS = {(3, 4): False, (4, 4): False, (5, 4): False, (6, 4): True, (6, 5): False, (9, 8): True, (12, 4): False}
+"""Channels and filters, and whether the provider computes such a convolution wrongly in NHWC."""
+
+
 def of_convolution(channels, filters, size=7):
     """A model of one 3×3 convolution of integers, a batch for it, and the right answer."""
     generator = np.random.default_rng(0)
@@ -106,13 +110,11 @@ def of_convolution(channels, filters, size=7):
     return model, image, right
 
 
-@pytest.mark.parametrize(
-    ("channels", "filters", "wrong"),
-    [(3, 4, False), (4, 4, False), (5, 4, False), (6, 4, True), (6, 5, False), (9, 8, True), (12, 4, False)],
-)
-def test_what_is_computed_wrongly_in_nhwc_is_run_in_nchw(channels, filters, wrong, adapter, monkeypatch):
+@pytest.mark.parametrize("channels_and_filters", daily((6, 4), (6, 5), of=CONVOLUTIONS))
+def test_what_is_computed_wrongly_in_nhwc_is_run_in_nchw(channels_and_filters, adapter, monkeypatch):
     """And is still computed wrongly there by this version: where it is not, the detour can go."""
-    model, image, right = of_convolution(channels, filters)
+    model, image, right = of_convolution(*channels_and_filters)
+    wrong = CONVOLUTIONS[channels_and_filters]
     session = Session("conv", model, execution_providers("webgpu", "fp32"))
     assert session.run(["y"], {"image": image})[0].tobytes() == right.tobytes()
     assert bool(session.note) == wrong
@@ -159,8 +161,9 @@ def test_what_webgpu_has_no_kernel_for_is_said_to_run_on_the_cpu(adapter, tmp_pa
     assert session.places == {"relu1": "gpu", "norm1": "cpu", "relu2": "gpu"}
 
 
-def test_the_command_says_where_each_layer_ran(adapter):
-    options = ("--device", "webgpu", "--probe", "exact", "--probe", "deployed", "--json")
+@pytest.mark.parametrize("probes", [("exact",), pytest.param(("exact", "deployed"), marks=pytest.mark.slow)])
+def test_the_command_says_where_each_layer_ran(probes, adapter):
+    options = ("--device", "webgpu", *(f"--probe={name}" for name in probes), "--json")
     code, out, err = run_here("parity", "lenet_caffe", *options, "--backend", "onnx-torch")
     assert code == 0, err
     report = json.loads(out)
@@ -170,7 +173,7 @@ def test_the_command_says_where_each_layer_ran(adapter):
         (row,) = made["backends"]
         assert (row["status"], row["repeatable"], row["note"]) == ("ok", True, None)
         assert {layer["place"] for layer in row["layers"]} == {"gpu"}
-    assert [len(made["backends"][0]["layers"]) for made in report["runs"]] == [10, 1]
+    assert [len(made["backends"][0]["layers"]) for made in report["runs"]] == [10, 1][: len(probes)]
 
 
 def test_without_an_adapter_one_sentence_says_how_to_get_one(monkeypatch, tmp_path):

@@ -6,10 +6,12 @@ import gc
 import os
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from common.errors import Unavailable
 from common.operations import Shape
@@ -40,6 +42,7 @@ __all__ = [
     "release",
     "run",
     "structure",
+    "uninitialised",
     "unnamed_operations",
     "wiring",
 ]
@@ -83,6 +86,26 @@ def build_float64(
 ) -> nn.Module:
     """`build`, in float64."""
     return build(architecture, num_classes=num_classes, image_size=image_size).double()
+
+
+_DRAWING = nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, torch.Tensor.uniform_, torch.Tensor.normal_
+
+
+class _Undrawn(TorchFunctionMode):
+    def __torch_function__(
+        self, function: Callable, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function in _DRAWING:
+            tensor = args[0] if args else kwargs["tensor"]
+            tensor.detach().zero_()
+            return tensor
+        return function(*args, **kwargs)
+
+
+def uninitialised() -> TorchFunctionMode:
+    """Models that are built in this context hold zeros where PyTorch draws numbers: for whoever loads weights next."""
+    return _Undrawn()
 
 
 _BATCH_NORM = {theirs: ours for ours, theirs in TORCH_BATCH_NORM.items()}
