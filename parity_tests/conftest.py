@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -32,6 +33,8 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # each process its share of the c
         os.environ.setdefault(variable, str(share))
     threadpool_limits(share, user_api="blas")  # NumPy was loaded by a plugin, before the variables were set
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as under nohup; processes that tests interrupt would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 spare_imports()
 template.ANEW = 0  # the tests start more than one of each kind
 
