@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -26,6 +27,21 @@ _SMALL = 1024
 _ALIGNMENT = 4096
 """Bytes. Each tensor in a file beside the model begins at a multiple of this, so that pages can be mapped into
 memory."""
+
+
+def same_export(left: Path, right: Path) -> bool:
+    """Whether two exports of this project, with their weights beside them, are the same bytes, but for the line of
+    metadata that says which framework they are from."""
+    import onnx
+
+    models = [onnx.load(path, load_external_data=False) for path in (left, right)]
+    for model in models:
+        kept = [entry for entry in model.metadata_props if entry.key != "source"]
+        del model.metadata_props[:]
+        model.metadata_props.extend(kept)
+    one, other = (model.SerializeToString(deterministic=True) for model in models)
+    one_data, other_data = (path.with_name(f"{path.name}.data") for path in (left, right))
+    return one == other and filecmp.cmp(one_data, other_data, shallow=False)
 
 
 def write_onnx(

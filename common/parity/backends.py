@@ -43,6 +43,12 @@ class Backend:
     def path_name(self) -> str | None:
         return self.path.name if self.path else None
 
+    def process_on(self, device: str) -> tuple[str, ...]:
+        """What the process of a backend is known by: on the CPU a model and its export share one, and its weights."""
+        if self.compiled or self.path or device != "cpu":
+            return (self.name,)
+        return (self.implementation, *self.environment.values())
+
     @property
     def missing(self) -> tuple[str, ...]:
         """The modules that are not installed, or the compiler."""

@@ -101,12 +101,45 @@ class Examiner:
         """Held by whoever computes: a backend's process, or the judge."""
 
     def run(self, backend: Backend, worker: WorkerProcess, prepared: PreparedProbe) -> BackendResult:
+        """Of exports that are the same file, but for where they come from, the first is run for all."""
+        if not backend.through_onnx or backend.path or self.on_recorded or self.plan.hardware.device != "cpu":
+            return self._run(backend, worker, prepared)
+        with prepared.exporting:
+            started = time.perf_counter()
+            export = {"backend": backend.name, "weights": prepared.request["weights"]}
+            try:
+                self._ask(worker, self._build(backend))
+                answer, _ = self._ask(worker, {**export, "same_as": list(prepared.exports)})
+            except ProcessFailure:  # what failed is told when it is run
+                return self._run(backend, worker, prepared)
+            first = prepared.exports.get(answer["same_as"])
+            if first is None:
+                row = self._run(backend, worker, prepared)
+                if row.status == "ok":
+                    prepared.exports[answer["export"]] = row
+                timing = {kind: answer["timing"].get(kind, 0.0) + spent for kind, spent in row.timing.items()}
+                return replace(row, timing=timing, seconds=time.perf_counter() - started)
+            same = f"its file is that of {first.backend}, but for the line that names the framework"
+            return replace(
+                first,
+                backend=backend.name,
+                timing={**answer["timing"], "run": 0.0, "judge": 0.0},
+                memory=answer["memory"],
+                note=f"{same}: it ran once for both",
+                seconds=time.perf_counter() - started,
+            )
+
+    def _build(self, backend: Backend) -> dict[str, Any]:
+        """The request to build the network."""
+        sizes = {"num_classes": self.spec.num_classes, "image_size": self.spec.input_shape[1:]}
+        return {"backend": backend.name, "build": self.spec.name, **sizes}
+
+    def _run(self, backend: Backend, worker: WorkerProcess, prepared: PreparedProbe) -> BackendResult:
         started = time.perf_counter()
         found, trace = _Recorded(), None
         try:
             # Numbers that do not fit together stop a network from running at all; its shapes tell which layer it is.
-            sizes = {"num_classes": self.spec.num_classes, "image_size": self.spec.input_shape[1:]}
-            structure, seconds = self._ask(worker, {"build": self.spec.name, **sizes})
+            structure, seconds = self._ask(worker, self._build(backend))
             with _judging():
                 verdicts = judge_structure(self.spec, structure["shapes"], structure["parameter_shapes"])
             try:
@@ -163,7 +196,7 @@ class Examiner:
         traced: Traced,
     ) -> _Recorded:
         with tempfile.TemporaryDirectory(prefix=f"{backend.name}-", dir=self.preparation.folder) as output:
-            answer, seconds = self._ask(worker, {**prepared.request, "output": output})
+            answer, seconds = self._ask(worker, {"backend": backend.name, **prepared.request, "output": output})
             recorded = {
                 kind: {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
                 for kind, paths in answer["recorded"].items()

@@ -16,7 +16,7 @@ import numpy.random  # not when the first number is drawn: a Ctrl-C at that mome
 from common.operations.rounding import FP32, FP32_IN_WGSL
 from common.parity.gradients import GradientProbe, gradient_probes
 from common.parity.nearby import Memory
-from common.parity.results import Plan, labelled
+from common.parity.results import BackendResult, Plan, labelled
 from common.parity.verdicts import IDENTICAL, LayerVerdict
 from common.probes import Probe, make_probe
 from common.probes.end_to_end import EndToEndProbe
@@ -37,6 +37,10 @@ class PreparedProbe:
     memory: Memory = field(default_factory=Memory)
     judging: threading.Lock = field(default_factory=threading.Lock)
     """Held by one judge at a time: the second backend finds the layers judged in which it has the bits of the first."""
+    exports: dict[str, BackendResult] = field(default_factory=dict)
+    """What was found of exports that ran, by the file."""
+    exporting: threading.Lock = field(default_factory=threading.Lock)
+    """Held by one export at a time: the second finds what was found of the first, if it is the same file."""
 
     def compare_with_published(self, verdicts: Sequence[LayerVerdict]) -> Compared:
         """Whether a backend's bits are the published ones: they are those of the probe, and the probe is as

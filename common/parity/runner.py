@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 from threadpoolctl import threadpool_limits
 
@@ -198,9 +199,11 @@ class _Network:
             if not backend.obstacle(self.plan.hardware.device)
             and any((backend.label, label) not in self.results for label in self.wanted)
         ]
-        for name in dict.fromkeys(backend.name for backend in pending):
-            paths = [each for each in pending if each.name == name]
-            self.futures.append(executor.submit(self._run_paths, paths))
+        device = self.plan.hardware.device
+        for process in dict.fromkeys(backend.process_on(device) for backend in pending):
+            backends = [each for each in pending if each.process_on(device) == process]
+            run = self._run_paths if backends[0].path else self._run_backends
+            self.futures.append(executor.submit(run, backends))
         if pending or not self._earlier_probes.keys() >= set(self.wanted):
             try:
                 self.prepared.set_result(self.preparation.probes)
@@ -250,39 +253,41 @@ class _Network:
         return {entry.label: (entry.batch, dict(entry.bounded)) for entry in self.finished.values()}
 
     def _run_paths(self, paths: Sequence[Backend]) -> Results:
-        """One backend on all its paths in turn; or once, if no paths were asked for."""
+        """One backend on all its paths in turn."""
         results = {
             (row.label, label): row
             for (_, label), entry in self.finished.items()
             if (row := entry.result).backend == paths[0].name
         }
         for backend in paths:
-            results |= self._run_backend(backend, results)
+            results |= self._run_backends([backend], results)
         return results
 
-    def _run_backend(self, backend: Backend, before: Results) -> Results:
-        """One backend on every probe.
+    def _run_backends(self, backends: Sequence[Backend], before: Results | None = None) -> Results:
+        """Backends of one process on every probe.
 
         A path on which the same kernels ran as on one `before` is no other path: it is skipped from there on.
         """
         results: Results = {}
         same: BackendResult | None = None
-        worker = self.workers.take(backend)
+        worker = self.workers.take(backends[0])
         try:
-            for each in self.prepared.result():
+            for each, backend in product(self.prepared.result(), backends):
                 label, probe = each.label, each.probe
                 if self.stopped.is_set():
                     break
                 if (backend.label, label) in self.finished:
                     continue
-                result = same or _told_apart(self.examiner.run(backend, worker, each), label, before)
+                result = same or _told_apart(self.examiner.run(backend, worker, each), label, before or {})
                 if not results and result.status == "skipped" and result.evidence:
                     same = replace(result, seconds=0.0)
                 results[backend.label, label] = result
                 if self.journal:
                     self.journal.add(Entry(self.spec.name, label, len(probe.image), probe.bounded, result))
                 if not worker.alive and not same and not self.stopped.is_set():
-                    worker = self.workers.take(backend)  # a crash has its row; the next probe gets a chance of its own
+                    worker = self.workers.take(
+                        backends[0]
+                    )  # a crash has its row; the next probe gets a chance of its own
                 self.on_progress(backend.name, label)
         finally:
             if self.stopped.is_set():

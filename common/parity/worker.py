@@ -1,13 +1,18 @@
-"""One backend in a process of its own: `python -m common.parity.worker BACKEND DEVICE PRECISION`.
+"""Backends in a process of their own: `python -m common.parity.worker BACKEND DEVICE PRECISION`.
+
+On a CPU the process of a model is that of its export too: both need the same model, with the same weights.
 
 Reads one JSON request a line from standard input and answers each with one JSON line on standard output:
 
-- `{"build": ARCHITECTURE, "num_classes": CLASSES, "image_size": [HEIGHT, WIDTH]}`: build that network, unless it is
-  there already; the shapes of the model, what stands between its layers, which layers each depends on directly, and in
-  which order it flattens maps.
-- `{"weights": FILE, "image": FILE, "injected": {LAYER: FILE}, "deployed": BOOL, "output": FOLDER}`: run it. Arrays
-  travel as files: the weights as safetensors, the others as npy, which the other side maps into memory; the answer
-  names one for every layer's output, and for all that the network returns. As deployed, nothing else is recorded.
+- `{"backend": BACKEND, "build": ARCHITECTURE, "num_classes": CLASSES, "image_size": [HEIGHT, WIDTH]}`: build that
+  network, unless it is there already; the shapes of the model, what stands between its layers, which layers each
+  depends on directly, and in which order it flattens maps.
+- `{"backend": BACKEND, "weights": FILE, "image": FILE, "injected": {LAYER: FILE}, "deployed": BOOL, "output": FOLDER}`:
+  run it. Arrays travel as files: the weights as safetensors, the others as npy, which the other side maps into memory;
+  the answer names one for every layer's output, and for all that the network returns. As deployed, nothing else is
+  recorded.
+- `{"backend": BACKEND, "weights": FILE, "same_as": [FILE, ...]}`: export it with these weights; the file, and which of
+  those it is the same as.
 - The same with `"drives": {LAYER: FILE}, "labels": FILE, "training": BOOL`: run it back as well, and record all that
   `record_gradients` does.
 - `{"release": true}`: forget the network; how many bytes the process still holds.
@@ -34,6 +39,7 @@ import numpy as np
 
 from common.errors import TriptychError, Unavailable, one_line
 from common.layouts import in_one_piece
+from common.onnx.files import same_export
 from common.onnx.options import ExportOptions
 from common.onnx.session import DeployedSession, RecordingSession, execution_providers
 from common.parity.backends import BACKENDS, Backend, Hardware
@@ -41,7 +47,6 @@ from common.parity.evidence import Witness, catch_what_is_printed
 from common.process import answering, requests
 from common.process.sparing import spare_imports
 from common.specs import get_spec
-from common.specs.recording import Unnamed
 from common.weights import map_weights_file
 
 _LRN_FORMS = {"webgpu": "nodes", "cuda": "node"}
@@ -55,7 +60,7 @@ pass `outputs`, `gradients`, `parameters` and `weights`."""
 
 
 class Worker:
-    """A backend with one network."""
+    """Backends with one network."""
 
     def __init__(self, backend: Backend, hardware: Hardware) -> None:
         started = time.perf_counter()
@@ -71,6 +76,7 @@ class Worker:
             self.runner, self.kernels = compiled.run_compiled, compiled.kernels
             self.predictors = compiled.predict_compiled, compiled.predict_heads_compiled
         self.importing = time.perf_counter() - started
+        self.loading = 0.0
         self._forget()
 
     def _forget(self) -> None:
@@ -78,20 +84,24 @@ class Worker:
         self.options: dict[str, Any] = {}
         """The options of the network, besides its name."""
         self.model: Any = None
-        self.structure: dict[str, Any] = {}
-        self.unnamed: Unnamed = {}
+        self.structures: dict[str, dict[str, Any]] = {}
+        """What was told of it, by backend."""
         self.loaded: str | None = None
         self.exported: Path | None = None
+        """The export with the loaded weights."""
         self.sessions: dict[frozenset[str] | None, RecordingSession | DeployedSession] = {}
         """Sessions with the loaded weights, by the layers with an injection; None: as deployed."""
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out one request; see the module's description."""
+        self.backend = BACKENDS[request.get("backend", self.backend.name)]
         if "build" in request:
             sizes = {"num_classes": request["num_classes"], "image_size": tuple(request["image_size"])}
             return self._build(request["build"], sizes)
         if "release" in request:
             return self._release()
+        if "same_as" in request:
+            return self._export(request["weights"], request["same_as"])
         return self._run(request)
 
     def _build(self, architecture: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -101,25 +111,23 @@ class Worker:
             with getattr(self.module, "uninitialised", nullcontext)():  # its weights are loaded before it is run
                 model = self.implementation.build(architecture, **options)
             self.model = self.module.on_device(model, device, self.hardware.precision)
+            self.architecture, self.options = architecture, options
+        if self.backend.name not in self.structures:
             shapes, parameter_shapes = self.module.structure(self.model)
             # An export is written layer by layer, in the canonical layout, and refused where anything stands between.
             exported = self.backend.through_onnx
-            self.unnamed = {} if exported else self.module.unnamed_operations(self.model)
-            self.structure = {
+            self.structures[self.backend.name] = {
                 "shapes": shapes,
                 "parameter_shapes": parameter_shapes,
-                "unnamed": self.unnamed,
+                "unnamed": {} if exported else self.module.unnamed_operations(self.model),
                 "order": "C, H, W" if exported else self.module.FLATTENED,
                 "reads": {} if exported else self.module.wiring(self.model),
             }
-            self.architecture, self.options = architecture, options
-        return self.structure
+        return self.structures[self.backend.name]
 
     def _run(self, request: Mapping[str, Any]) -> dict[str, Any]:
         folder = Path(request["output"])
-        started = time.perf_counter()
-        self._load(request["weights"], folder)
-        loading = time.perf_counter() - started
+        self._load(request["weights"])
         image = np.load(request["image"])
         injected, drives = (_arrays(request.get(kind, {})) for kind in ("injected", "drives"))
         if "drives" in request:
@@ -138,7 +146,7 @@ class Worker:
         evidence = self._evidence(None if request["deployed"] else frozenset(injected))
         repeatable = None
         if self.hardware.device != "cpu":
-            self._load(request["weights"], folder)  # a pass in training mode changes what is stored
+            self._load(request["weights"])  # a pass in training mode changes what is stored
             again = record(image)
             repeatable = all(
                 array.tobytes() == again[kind][name].tobytes()
@@ -151,13 +159,11 @@ class Worker:
             files[kind] = {name: str(folder / kind / f"{number}.npy") for number, name in enumerate(arrays)}
             for name, path in files[kind].items():
                 np.save(path, in_one_piece(arrays[name]))
-        importing, self.importing = self.importing, 0.0  # told once, by the run that had to wait for it
-        timing = {"import": importing, "load": loading, "run": running}
         return {
             "recorded": files,
             "places": places,
             "evidence": evidence,
-            "timing": timing,
+            "timing": {**self._waited(), "run": running},
             "memory": _peak_bytes(),
             "repeatable": repeatable,
             "note": self._note(),
@@ -165,32 +171,49 @@ class Worker:
 
     def _evidence(self, injected: frozenset[str] | None) -> dict[str, str]:
         """The kernels that have run, by library, as the library says."""
-        if self.exported is not None:
+        if self.backend.through_onnx:
             return self._session(injected).session.kernels
         return {**self.kernels(), **self.witness.tell()}
 
-    def _load(self, path: str, folder: Path) -> None:
-        if path == self.loaded:
-            return
-        self.sessions.clear()
-        self.implementation.load_weights(self.model, map_weights_file(Path(path)))
-        self.loaded = path
-        if self.backend.through_onnx:
+    def _waited(self) -> dict[str, float]:
+        """Seconds, told once, by the backend that had to wait for it."""
+        importing, loading = self.importing, self.loading
+        self.importing = self.loading = 0.0
+        return {"import": importing, "load": loading}
+
+    def _load(self, path: str) -> None:
+        started = time.perf_counter()
+        if path != self.loaded:
+            self.sessions.clear()
+            self.exported = None
+            self.implementation.load_weights(self.model, map_weights_file(Path(path)))
+            self.loaded = path
+        if self.backend.through_onnx and self.exported is None:
             outputs = tuple(get_spec(self.architecture or "").outputs)
-            self.exported = folder.with_suffix(".onnx")
+            weights = Path(path)
+            exported = weights.with_name(f"{self.backend.name}-{weights.stem}") / "network.onnx"
+            exported.parent.mkdir(exist_ok=True)
             # Beside the model, the weights can be mapped into memory.
             options = ExportOptions(outputs, external_data=True, lrn=_LRN_FORMS.get(self.hardware.device))
-            self.implementation.export_onnx(self.model, self.exported, options)
+            self.implementation.export_onnx(self.model, exported, options)
+            self.exported = exported
+        self.loading += time.perf_counter() - started
+
+    def _export(self, weights: str, others: Iterable[str]) -> dict[str, Any]:
+        self._load(weights)
+        assert self.exported
+        same = next((other for other in others if same_export(Path(other), self.exported)), None)
+        return {"export": str(self.exported), "same_as": same, "timing": self._waited(), "memory": _peak_bytes()}
 
     def _record(self, image: np.ndarray, injected: Arrays) -> Recorded:
-        if self.exported is None:
-            found = self.runner(self.model, image, injected, self.unnamed)
-        else:
+        if self.backend.through_onnx:
             found = self._session(frozenset(injected)).run(image, injected)
+        else:
+            found = self.runner(self.model, image, injected, self.structures[self.backend.name]["unnamed"])
         return {"outputs": found.layers, "returned": found.returned, "alone": found.alone, "given": found.given}
 
     def _predict(self, image: np.ndarray) -> Recorded:
-        if self.exported is not None:
+        if self.backend.through_onnx:
             return {"returned": self._session(None).run(image)}
         predict, predict_heads = self.predictors
         found = {"returned": predict_heads(self.model, image)}
@@ -219,7 +242,7 @@ class Worker:
         """
         if self.hardware.device == "cpu":
             return dict.fromkeys(layers, "cpu")
-        if self.exported is None:
+        if not self.backend.through_onnx:
             return dict.fromkeys(layers, None if "tensorflow" in self.backend.modules else "gpu")
         session = self._session(injected)
         if "gpu" not in session.session.places.values():
@@ -229,7 +252,7 @@ class Worker:
 
     def _note(self) -> str | None:
         """A note about the sessions of a network."""
-        return next((session.note for session in self.sessions.values()), None)
+        return next((session.note for session in self.sessions.values()), None) if self.backend.through_onnx else None
 
     def _differentiate(self, image: np.ndarray, *, training: bool, **given: Any) -> Recorded:
         compiled = self.backend.compiled
