@@ -52,6 +52,16 @@ def test_six_backends_are_one_function(report, spec):
             assert row["seconds"] > 0
 
 
+def test_of_exports_that_are_the_same_file_the_first_is_run_and_the_others_say_so(report):
+    for run in report["runs"]:
+        exports = [row for row in run["backends"] if row["backend"].startswith("onnx-")]
+        (ran,) = (row for row in exports if row["timing"]["run"])
+        assert ran["note"] is None
+        same = f"its file is that of {ran['backend']}, but for the line that names the framework: it ran once for both"
+        for row in exports:
+            assert row is ran or (row["note"], row["layers"]) == (same, ran["layers"])
+
+
 def test_the_other_backends_are_the_same_function():
     others = ["torch-compile", "keras-jax", "keras-torch"]
     assert set(BACKENDS) | set(others) == set(backends.BACKENDS)
