@@ -1,4 +1,4 @@
-"""Running networks in many backends, each in a process of its own, and judging what comes back."""
+"""Running networks in many backends, in processes of their own, and judging what comes back."""
 
 from __future__ import annotations
 
