@@ -1,7 +1,9 @@
 """The prover does not fall over what it judges: every operation, hypothesis and judge, thrown at every shape."""
 
+import gc
 import tempfile
 import threading
+import weakref
 from contextlib import nullcontext, suppress
 
 import numpy as np
@@ -277,6 +279,29 @@ def test_the_probes_of_the_next_network_are_made_while_one_is_run(failing, monke
     assert told == ["lenet5 prepared", "lenet_caffe prepared", "lenet5 finished", *again, "lenet_caffe finished"]
     assert [run.verdict for run in runs] == ["identical"] * 2
     assert not [*tmp_path.iterdir()]
+
+
+def test_probes_are_forgotten_when_their_network_is_finished(monkeypatch):
+    """Those of all networks, with weights and what was evaluated, would fill the memory."""
+    make, made = Preparation._probes, []
+
+    def noted(self):
+        probes = make(self)
+        made.extend(weakref.ref(probe) for probe in probes.values())
+        return probes
+
+    monkeypatch.setattr(Preparation, "_probes", noted)
+    monkeypatch.setattr(networks, "Workers", lambda hardware, backends=(): nullcontext(RightWorkers()))
+    held = []
+
+    def count(_):
+        gc.collect()
+        held.append(sum(probe() is not None for probe in made))
+
+    plan = Plan([BACKENDS["torch"]], ["exact"], jobs=2)
+    networks.prove_networks(["lenet5"] * 5, plan, on_network=count)
+    assert len(made) == 5
+    assert max(held) <= 2
 
 
 def test_the_next_network_runs_beside_the_last_backend_of_one(monkeypatch):

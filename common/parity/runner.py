@@ -243,9 +243,10 @@ class _Network:
         self.prepared.cancel()
 
     def close(self) -> None:
-        """Remove its files, when nothing runs any more."""
+        """Remove its files, when nothing runs any more, and forget its probes: of all networks they fill the memory."""
         wait(future for future in self.futures if not future.cancelled())  # a cancelled one never counts as done
         self.preparation.close()
+        self.prepared = Future()
 
     @property
     def _earlier_probes(self) -> dict[str, tuple[int, Mapping[str, str]]]:
