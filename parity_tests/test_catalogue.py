@@ -52,11 +52,15 @@ class Case:
         return get_spec(self.architecture) if self.whole else specification(self.architecture)
 
 
+def is_wide(name: str) -> bool:
+    return Dense(WIDE) in [layer.operation for layer in get_spec(name).layers]
+
+
 def cases() -> Iterator[pytest.param]:
     for name in list_architectures():
         quick = name not in (*DEEPER, *WIDER, *ALEXNETS, *IN_PATHS)
         yield pytest.param(Case(name), id=name, marks=[] if quick else [pytest.mark.slow])
-        if name not in NARROW_ONLY and Dense(WIDE) in [layer.operation for layer in get_spec(name).layers]:
+        if name not in NARROW_ONLY and is_wide(name):
             yield pytest.param(Case(name, whole=True), id=f"{name} whole", marks=pytest.mark.slow)
 
 
@@ -81,11 +85,13 @@ class Examination:
 
 
 def structures() -> Iterator[pytest.param]:
-    """All in PyTorch, where that takes no time, and one of each builder in Keras and in TensorFlow 1."""
+    """All in PyTorch, where that takes no time, and one of each builder in Keras and in TensorFlow 1; those with wide
+    dense layers too, since with weights they are narrow."""
     for name in list_architectures():
         for package in IMPLEMENTATIONS:
             chosen = package == "torch_impl" or (package, name) in ELSEWHERE
-            yield pytest.param(name, package, id=f"{name}-{package}", marks=[] if chosen else pytest.mark.slow)
+            if chosen or is_wide(name):
+                yield pytest.param(name, package, id=f"{name}-{package}", marks=[] if chosen else pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("architecture", "package"), list(structures()))
