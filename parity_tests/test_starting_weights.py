@@ -112,7 +112,9 @@ SETTINGS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
-def test_the_sources_own_settings_train(implementation, name):
+def test_the_sources_own_settings_train(name):
+    """In PyTorch; from the same weights the others go the same way (test_training.py)."""
+    implementation = load_implementation("torch_impl")
     spec, monitor = get_spec(name, num_classes=CLASSES), Losses()
     model = implementation.build(name, num_classes=CLASSES)
     implementation.load_weights(model, starting_weights(spec, 0))
