@@ -23,8 +23,9 @@ from common.parity.judge import judge, judge_structure
 from common.parity.preparing import Preparation
 from common.parity.results import Plan
 from common.parity.runner import run_parity
-from common.parity.verdicts import DIVERGED
+from common.parity.verdicts import DIVERGED, IDENTICAL
 from common.probes import exact_probe, random_probe
+from common.process import ProcessFailure
 from common.specs.architecture import IMAGE, Architecture, Layer
 from common.weights import read_weights_file
 
@@ -254,6 +255,50 @@ def test_a_judge_that_fails_costs_its_own_row(fails, monkeypatch):
     assert "judge_that_fails" in failed.traceback
     assert (other.status, other.verdict, other.traceback) == ("ok", "identical", None)
     assert run.verdict == "incomplete"
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_an_export_that_fails_is_a_row_that_says_so(ended):
+    """Whether its process has ended, or is asked once more to run what it could not export."""
+
+    class Worker(RightWorker):
+        alive = not ended
+
+        def ask(self, request, timeout):
+            if "build" not in request:
+                raise ProcessFailure("no answer within 7 s" if "same_as" in request else "the disk is full")
+            return super().ask(request, timeout)
+
+    workers = RightWorkers()
+    workers.take = lambda backend: Worker()
+    plan = Plan([BACKENDS["onnx-torch"]], ["exact"], jobs=1)
+    (run,) = run_parity(get_spec("lenet5"), plan, workers=workers)
+    (row,) = run.backends
+    reason = "no answer within 7 s" if ended else "the disk is full"
+    assert (row.status, row.verdict, row.reason) == ("crashed", "incomplete", reason)
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_of_equal_exports_one_is_run_and_of_others_each(same):
+    ran = []
+
+    class Worker(RightWorker):
+        def ask(self, request, timeout):
+            if "same_as" in request:
+                known = request["same_as"][0] if same and request["same_as"] else None
+                return {"export": request["backend"], "same_as": known, "timing": {"load": 2.0}, "memory": 5}
+            if "image" in request:
+                ran.append(request["backend"])
+            return super().ask(request, timeout)
+
+    workers = RightWorkers()
+    workers.take = lambda backend: Worker()
+    exports = [backend for backend in BACKENDS.values() if backend.through_onnx]
+    (run,) = run_parity(get_spec("lenet5"), Plan(exports, ["exact"], jobs=2), workers=workers)
+    assert [(row.backend, row.verdict) for row in run.backends] == [(each.name, IDENTICAL) for each in exports]
+    assert [row.note is None for row in run.backends] == [row.backend in ran for row in run.backends]
+    assert len(ran) == (1 if same else 3)
+    assert {row.timing["load"] for row in run.backends} == {2.0}
 
 
 @pytest.mark.parametrize("failing", [False, True])

@@ -67,15 +67,21 @@ class Sums(Summing):
         if per_unit is not None:
             value += per_unit
             magnitude += np.abs(per_unit).astype(number)
-        operations = terms + 1
-        # The float32 magnitude is at least (1 − γ_n) of the true one; what is more than covers the rounding of float64,
-        # of the bound itself, which float32 holds where it has the range, and of the error that is divided by it.
-        relative = gamma(operations) / (1 - 2 * gamma(operations + 3))
         # What underflow takes from a product or a sum, from a factor that is flushed, from the magnitude itself.
-        underflow = operations * SMALLEST_NORMAL * (1 + sum(2.0**exponent for exponent in self.exponents) + scale)
-        bound = magnitude * number(relative)
+        underflow = (terms + 1) * SMALLEST_NORMAL * (1 + sum(2.0**exponent for exponent in self.exponents) + scale)
+        bound = magnitude * number(relative_bound(terms))
         bound += underflow
         return Reference(value, bound, magnitude, spread)
+
+
+def relative_bound(terms: int) -> float:
+    """What the bound of a sum is of its magnitude in float32.
+
+    That is at least (1 − γ_n) of the true one; what is more than covers the rounding of float64, of the bound itself,
+    which float32 holds where it has the range, and of the error that is divided by it.
+    """
+    operations = terms + 1
+    return gamma(operations) / (1 - 2 * gamma(operations + 3))
 
 
 _MODERATE = 12

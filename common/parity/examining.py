@@ -75,6 +75,11 @@ def skipped(backend: Backend, reason: str | None, plan: Plan) -> BackendResult:
     return BackendResult(backend.name, "skipped", verdict, reason, backend.path_name)
 
 
+def _crashed(backend: Backend, failure: ProcessFailure | JudgingFailure, seconds: float) -> BackendResult:
+    row = BackendResult(backend.name, "crashed", INCOMPLETE, str(failure), backend.path_name, seconds=seconds)
+    return replace(row, traceback=failure.traceback)
+
+
 Recorded = Mapping[str, Mapping[str, np.ndarray]]
 """By kind and name, as a worker answers; the arrays are views of files that are gone when nobody holds them."""
 
@@ -110,14 +115,17 @@ class Examiner:
             try:
                 self._ask(worker, self._build(backend))
                 answer, _ = self._ask(worker, {**export, "same_as": list(prepared.exports)})
-            except ProcessFailure:  # what failed is told when it is run
-                return self._run(backend, worker, prepared)
+            except ProcessFailure as failure:
+                if worker.alive:  # what failed is told when it is run
+                    return self._run(backend, worker, prepared)
+                return _crashed(backend, failure, time.perf_counter() - started)
             first = prepared.exports.get(answer["same_as"])
             if first is None:
                 row = self._run(backend, worker, prepared)
                 if row.status == "ok":
                     prepared.exports[answer["export"]] = row
-                timing = {kind: answer["timing"].get(kind, 0.0) + spent for kind, spent in row.timing.items()}
+                spent = answer["timing"]
+                timing = {kind: spent.get(kind, 0.0) + row.timing.get(kind, 0.0) for kind in {**spent, **row.timing}}
                 return replace(row, timing=timing, seconds=time.perf_counter() - started)
             same = f"its file is that of {first.backend}, but for the line that names the framework"
             return replace(
@@ -155,9 +163,7 @@ class Examiner:
         except (ProcessFailure, JudgingFailure) as failure:
             if isinstance(failure, ProcessFailure) and failure.answer.get("unavailable"):
                 return skipped(backend, str(failure), self.plan)
-            seconds = time.perf_counter() - started
-            row = BackendResult(backend.name, "crashed", INCOMPLETE, str(failure), backend.path_name, seconds=seconds)
-            return replace(row, traceback=failure.traceback)
+            return _crashed(backend, failure, time.perf_counter() - started)
         divergence = first_divergence(verdicts)
         compared = prepared.compare_with_published(verdicts)
         return BackendResult(

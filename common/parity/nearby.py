@@ -5,8 +5,8 @@ The second is so small that one product in float32 will do, in place of one in f
 
 - With D = max|δ| and n products to a sum, |Σ w·δ| ≤ ‖w‖₁·D for a filter w. δ is itself rounded when it is subtracted,
   and so is each of the n products and sums: fl(W·δ) is off by γ_{n+1}·‖w‖₁·D at most.
-- Σ|w·a| lies within ‖w‖₁·D of Σ|w·a₀|. The bound, γ_n/(1 − 2γ_{n+3}) of that sum, grows by less than γ_{n+2}·‖w‖₁·D
-  times 1.01.
+- Σ|w·a| lies within ‖w‖₁·D of Σ|w·a₀|. The bound, a fraction of that sum (`relative_bound`), grows by that fraction
+  of ‖w‖₁·D.
 
 Both go into the bound. They are below `CLOSE` of it each, since a layer is evaluated in full where ‖w‖₁·D is not below
 `CLOSE`·(Σ|w·a₀| + |b|), for each filter and each of its outputs: ratios are those of the full evaluation to four times
@@ -23,7 +23,7 @@ import numpy as np
 from common.operations import Conv, Dense
 from common.operations.evaluation import evaluate_in_pieces
 from common.operations.rounding import SECOND_ORDER, SMALLEST_NORMAL, Piece, Reference, gamma
-from common.operations.sums import Scaled, Summing
+from common.operations.sums import Scaled, Summing, relative_bound
 from common.parity.verdicts import LayerVerdict
 
 CLOSE = 2.0**-10
@@ -86,7 +86,7 @@ class _Differences(Summing):
         norms = self._norms[place[1]].reshape(-1, *[1] * (product.ndim - 2))
         # What underflow takes from a product or a sum, from a factor that is flushed.
         underflow = SMALLEST_NORMAL * (norms + (terms + 1) * (1 + self._largest))
-        more = 2 * SECOND_ORDER * gamma(terms + 2) * norms * self._largest + underflow
+        more = SECOND_ORDER * (gamma(terms + 1) + relative_bound(terms)) * norms * self._largest + underflow
         bound = known.bound + more.astype(known.bound.dtype)
         bound *= known.bound.dtype.type(_ROUNDED_UP)
         return Reference(known.value + product, bound, known.magnitude, known.spread)

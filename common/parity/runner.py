@@ -286,9 +286,8 @@ class _Network:
                 if self.journal:
                     self.journal.add(Entry(self.spec.name, label, len(probe.image), probe.bounded, result))
                 if not worker.alive and not same and not self.stopped.is_set():
-                    worker = self.workers.take(
-                        backends[0]
-                    )  # a crash has its row; the next probe gets a chance of its own
+                    # A crash has its row; the next probe gets a chance of its own.
+                    worker = self.workers.take(backends[0])
                 self.on_progress(backend.name, label)
         finally:
             if self.stopped.is_set():

@@ -11,10 +11,10 @@ Reads one JSON request a line from standard input and answers each with one JSON
   run it. Arrays travel as files: the weights as safetensors, the others as npy, which the other side maps into memory;
   the answer names one for every layer's output, and for all that the network returns. As deployed, nothing else is
   recorded.
-- `{"backend": BACKEND, "weights": FILE, "same_as": [FILE, ...]}`: export it with these weights; the file, and which of
-  those it is the same as.
 - The same with `"drives": {LAYER: FILE}, "labels": FILE, "training": BOOL`: run it back as well, and record all that
   `record_gradients` does.
+- `{"backend": BACKEND, "weights": FILE, "same_as": [FILE, ...]}`: export it with these weights; the file, and which of
+  those it is the same as.
 - `{"release": true}`: forget the network; how many bytes the process still holds.
 
 An answer with `error` says why there is no other. The process ends when its standard input is closed, whatever it is
