@@ -113,8 +113,8 @@ class Examiner:
             started = time.perf_counter()
             export = {"backend": backend.name, "weights": prepared.request["weights"]}
             try:
-                self._ask(worker, self._build(backend))
-                answer, _ = self._ask(worker, {**export, "same_as": list(prepared.exports)})
+                _, building = self._ask(worker, self._build(backend))
+                answer, exporting = self._ask(worker, {**export, "same_as": list(prepared.exports)})
             except ProcessFailure as failure:
                 if worker.alive:  # what failed is told when it is run
                     return self._run(backend, worker, prepared)
@@ -126,7 +126,7 @@ class Examiner:
                     prepared.exports[answer["export"]] = row
                 spent = answer["timing"]
                 timing = {kind: spent.get(kind, 0.0) + row.timing.get(kind, 0.0) for kind in {**spent, **row.timing}}
-                return replace(row, timing=timing, seconds=time.perf_counter() - started)
+                return replace(row, timing=timing, seconds=building + exporting + row.seconds)
             same = f"its file is that of {first.backend}, but for the line that names the framework"
             return replace(
                 first,
@@ -134,7 +134,7 @@ class Examiner:
                 timing={**answer["timing"], "run": 0.0, "judge": 0.0},
                 memory=answer["memory"],
                 note=f"{same}: it ran once for both",
-                seconds=time.perf_counter() - started,
+                seconds=building + exporting,
             )
 
     def _build(self, backend: Backend) -> dict[str, Any]:
