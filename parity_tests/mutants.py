@@ -23,7 +23,7 @@ from common import get_spec
 from common.parity.agreement import cross_checked
 from common.parity.causes import UNTRACED, Traced
 from common.parity.judge import Between, judge_in_order, judge_structure
-from common.parity.nearby import Memory
+from common.parity.nearby import Earlier
 from common.parity.results import BackendResult
 from common.parity.returned import judge_returned
 from common.parity.verdicts import CERTIFIED, DIVERGED, LayerVerdict, first_divergence
@@ -151,7 +151,7 @@ def _outcomes(mutant: Mutant) -> list[Outcome]:
             unnamed = backend.unnamed_operations(model)
             traced = Traced(backend.FLATTENED, backend.wiring(model))
         found = []
-        for name, (probe, memory) in probes.items():
+        for name, (probe, earlier) in probes.items():
             divergence = first_divergence(structure)
             with suppress(Exception) if structure else nullcontext():  # numbers that do not fit together cannot be run
                 backend.load_weights(model, probe.weights)
@@ -160,7 +160,7 @@ def _outcomes(mutant: Mutant) -> list[Outcome]:
                 else:
                     recording = backend.run(model, probe.image, probe.injected, unnamed)
                 between = Between(unnamed, recording.given)
-                verdicts = judge_in_order(spec, probe, recording.layers, memory, between=between, traced=traced)
+                verdicts = judge_in_order(spec, probe, recording.layers, earlier, between=between, traced=traced)
                 behind = judge_returned(spec, probe, recording, unnamed)
                 divergence = first_divergence(chain(verdicts, behind)) or divergence
             found.append(Outcome(mutant, name, divergence))
@@ -194,11 +194,11 @@ def stated(found: Sequence[Outcome]) -> list[str | None]:
 
 
 @lru_cache(maxsize=4)
-def _probes(architecture: str) -> dict[str, tuple[Probe, Memory]]:
+def _probes(architecture: str) -> dict[str, tuple[Probe, Earlier]]:
     """By name, with what was found on each: most layers of a mutant are those of the one before it."""
     spec = specification(architecture)
     batch = 1 if spec.multiply_adds > 5e8 else 2
-    return {name: (make(spec, batch=batch), Memory()) for name, make in PROBES.items()}
+    return {name: (make(spec, batch=batch), Earlier()) for name, make in PROBES.items()}
 
 
 def score(mutants: Sequence[Mutant]) -> list[Outcome]:

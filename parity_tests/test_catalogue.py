@@ -20,7 +20,7 @@ from common.onnx.options import ExportOptions
 from common.onnx.session import record as record_onnx
 from common.operations import Dense
 from common.parity.judge import judge, judge_structure
-from common.parity.nearby import Memory
+from common.parity.nearby import Earlier
 from common.parity.verdicts import CERTIFIED, IDENTICAL, LayerVerdict, overall
 from common.probes import Probe, exact_probe, random_probe
 from common.specs.architecture import Architecture
@@ -68,7 +68,7 @@ def cases() -> Iterator[pytest.param]:
 class Judged:
     """What need not be judged twice: layers with the very same bits, exports with the very same bytes."""
 
-    memories: dict[str, Memory] = field(default_factory=lambda: defaultdict(Memory))
+    earlier: dict[str, Earlier] = field(default_factory=lambda: defaultdict(Earlier))
     exports: dict[tuple[str, bytes], str] = field(default_factory=dict)
 
 
@@ -144,14 +144,14 @@ def examine(case, package, probes, path, judged) -> Examination:
         for name, probe in probes.items():
             implementation.load_weights(model, probe.weights)
             recorded = backend.record(model, probe.image, probe.injected)
-            found.verdicts[name] = verdict(spec, probe, recorded, judged.memories[name])
+            found.verdicts[name] = verdict(spec, probe, recorded, judged.earlier[name])
             if name == "exact_probe" and package != IMPLEMENTATIONS[0]:
                 continue
             implementation.export_onnx(model, path, ExportOptions(tuple(spec.outputs), external_data=True))
             found.graph = digest(path)
             if (name, found.graph) not in judged.exports:
                 recorded = record_onnx(path, probe.image, probe.injected)
-                judged.exports[name, found.graph] = verdict(spec, probe, recorded, judged.memories[name])
+                judged.exports[name, found.graph] = verdict(spec, probe, recorded, judged.earlier[name])
             found.verdicts[f"{name} of the export"] = judged.exports[name, found.graph]
         weights = implementation.read_weights(model)
         found.came_back = weights.keys() == probe.weights.keys() and all(
@@ -163,8 +163,8 @@ def examine(case, package, probes, path, judged) -> Examination:
     return found
 
 
-def verdict(spec, probe: Probe, recorded, memory: Memory) -> str:
-    verdicts = judge(spec, probe, recorded, memory)
+def verdict(spec, probe: Probe, recorded, earlier: Earlier) -> str:
+    verdicts = judge(spec, probe, recorded, earlier)
     diverged = [v for v in verdicts if v.verdict not in (IDENTICAL, CERTIFIED)]
     return f"diverged: {diverged[0]}" if diverged else overall(verdicts, probe)
 

@@ -8,7 +8,7 @@ from common.operations.evaluation import evaluate_in_pieces
 from common.operations.names import parameters_of
 from common.operations.rounding import Reference
 from common.parity.judge import judge
-from common.parity.nearby import Evaluated, Memory
+from common.parity.nearby import Earlier, Evaluated
 from common.parity.verdicts import CERTIFIED, DIVERGED, IDENTICAL
 from common.probes import make_probe
 from common.specs import get_spec
@@ -76,11 +76,11 @@ def test_an_input_that_is_not_near_is_evaluated_in_full(kind, what):
         x = normal(*x.shape, seed=9)
     else:
         x[0, -1] = {"one far": 3, "nan": np.nan, "inf": np.inf}[what]
-    memory = Memory()
-    list(memory.pieces("layer", operation, before, parameters))
-    assert memory.evaluated["layer"].near(operation, x, parameters) is None
+    earlier = Earlier()
+    list(earlier.pieces("layer", operation, before, parameters))
+    assert earlier.evaluated["layer"].near(operation, x, parameters) is None
     with np.errstate(invalid="ignore"):
-        pieces = list(memory.pieces("layer", operation, x, parameters))
+        pieces = list(earlier.pieces("layer", operation, x, parameters))
         full = list(evaluate_in_pieces(operation, [x], parameters))
     for (place, piece), (right_place, right) in zip(pieces, full, strict=True):
         assert place == right_place
@@ -102,9 +102,9 @@ def test_where_nothing_is_near(what):
 
 def test_another_batch_is_another_input():
     operation, before, parameters = layer_of_kind("dense")
-    memory = Memory()
-    list(memory.pieces("layer", operation, before, parameters))
-    ((_, piece),) = memory.pieces("layer", operation, before[:2], parameters)
+    earlier = Earlier()
+    list(earlier.pieces("layer", operation, before, parameters))
+    ((_, piece),) = earlier.pieces("layer", operation, before[:2], parameters)
     assert piece.value.shape == (2, 11)
 
 
@@ -140,20 +140,20 @@ def test_a_second_backend_has_the_verdicts_and_ratios_of_the_full_evaluation(nam
     weights = initial_weights(spec, 0)
     probe = make_probe("random", spec, seed=0, batch=2, weights=weights)
     first, second = (recorded(spec, probe, weights, seed) for seed in (1, 2))
-    memory = Memory()
-    assert {v.verdict for v in judge(spec, probe, first, memory)} <= {IDENTICAL, CERTIFIED}
-    assert same_judgement(spec, probe, second, memory) <= {IDENTICAL, CERTIFIED}
+    earlier = Earlier()
+    assert {v.verdict for v in judge(spec, probe, first, earlier)} <= {IDENTICAL, CERTIFIED}
+    assert same_judgement(spec, probe, second, earlier) <= {IDENTICAL, CERTIFIED}
     if name == "lenet5":
         second["c3"] = second["c3"] + np.float32(0.1) * (np.arange(16) == 3).reshape(1, -1, 1, 1).astype(np.float32)
-        assert DIVERGED in same_judgement(spec, probe, second, memory)
+        assert DIVERGED in same_judgement(spec, probe, second, earlier)
 
 
-def same_judgement(spec, probe, outputs, memory):
+def same_judgement(spec, probe, outputs, earlier):
     """The verdicts, which are those of the full evaluation."""
-    evaluated = dict(memory.evaluated)
+    evaluated = dict(earlier.evaluated)
     assert evaluated
-    found, full = judge(spec, probe, outputs, memory), judge(spec, probe, outputs)
-    assert memory.evaluated == evaluated
+    found, full = judge(spec, probe, outputs, earlier), judge(spec, probe, outputs)
+    assert earlier.evaluated == evaluated
     for one, other in zip(found, full, strict=True):
         told = one.name, one.verdict, one.precision, one.cause
         assert told == (other.name, other.verdict, other.precision, other.cause)

@@ -113,7 +113,7 @@ class Examiner:
             started = time.perf_counter()
             export = {"backend": backend.name, "weights": prepared.request["weights"]}
             try:
-                _, building = self._ask(worker, self._build(backend))
+                _, building = self._ask(worker, self._build_request(backend))
                 answer, exporting = self._ask(worker, {**export, "same_as": list(prepared.exports)})
             except ProcessFailure as failure:
                 if worker.alive:  # what failed is told when it is run
@@ -137,8 +137,7 @@ class Examiner:
                 seconds=building + exporting,
             )
 
-    def _build(self, backend: Backend) -> dict[str, Any]:
-        """The request to build the network."""
+    def _build_request(self, backend: Backend) -> dict[str, Any]:
         sizes = {"num_classes": self.spec.num_classes, "image_size": self.spec.input_shape[1:]}
         return {"backend": backend.name, "build": self.spec.name, **sizes}
 
@@ -147,7 +146,7 @@ class Examiner:
         found, trace = _Recorded(), None
         try:
             # Numbers that do not fit together stop a network from running at all; its shapes tell which layer it is.
-            structure, seconds = self._ask(worker, self._build(backend))
+            structure, seconds = self._ask(worker, self._build_request(backend))
             with _judging():
                 verdicts = judge_structure(self.spec, structure["shapes"], structure["parameter_shapes"])
             try:
@@ -243,5 +242,5 @@ class Examiner:
             precision = FP32_IN_WGSL if hardware.device == "webgpu" else PRECISIONS[hardware.precision]
             layers, returned, alone, given = (recorded[kind] for kind in ("outputs", "returned", "alone", "given"))
             between = Between(unnamed, given)
-            found = judge(self.spec, probe, layers, prepared.memory, precision, between, traced)
+            found = judge(self.spec, probe, layers, prepared.earlier, precision, between, traced)
             return found + judge_returned(self.spec, probe, Recording(layers, returned, alone), unnamed)

@@ -20,7 +20,7 @@ from common.operations.rounding import FP32, Precision
 from common.parity.causes import UNTRACED, Finding, Traced, alternatives, find_cause, observe
 from common.parity.later_images import sums_are_right
 from common.parity.measures import LARGEST_ERRORS, Measure, measure_in_pieces, same_bits, verdict_from
-from common.parity.nearby import Memory
+from common.parity.nearby import Earlier
 from common.parity.shapes import explain_shape
 from common.parity.verdicts import DIVERGED, IDENTICAL, LayerVerdict, divergence
 from common.probes import Probe
@@ -40,7 +40,7 @@ def judge(
     spec: Architecture,
     probe: Probe,
     recorded: Mapping[str, np.ndarray],
-    memory: Memory | None = None,
+    earlier: Earlier | None = None,
     precision: Precision = FP32,
     between: Between = Between(),
     traced: Traced = UNTRACED,
@@ -52,26 +52,26 @@ def judge(
         probe: what the backend was given.
         recorded: what it computed, (N, C, H, W) or (N, features) by canonical layer name, in the order in which it did.
             A dropout may be absent.
-        memory: of other backends on the same probe; a layer for which one had the very same input and output is not
+        earlier: of other backends on the same probe; a layer for which one had the very same input and output is not
             judged again.
         precision: what the backend was asked for; the bounds are those of this precision.
         between: what stands between the layers of its model.
         traced: what the structure of its model says, which causes are held against.
     """
-    return list(judge_in_order(spec, probe, recorded, memory, precision, between, traced))
+    return list(judge_in_order(spec, probe, recorded, earlier, precision, between, traced))
 
 
 def judge_in_order(
     spec: Architecture,
     probe: Probe,
     recorded: Mapping[str, np.ndarray],
-    memory: Memory | None = None,
+    earlier: Earlier | None = None,
     precision: Precision = FP32,
     between: Between = Between(),
     traced: Traced = UNTRACED,
 ) -> Iterator[LayerVerdict]:
     """As `judge`, each layer when it is asked for: whoever wants the first divergence need not wait for the rest."""
-    known = {} if memory is None else memory.verdicts
+    known = {} if earlier is None else earlier.verdicts
     values: dict[str, np.ndarray] = {IMAGE: probe.image}
     digests = {IMAGE: _digest(probe.image)}
     fit = {name: array for name, array in recorded.items() if not _unfit(name, array, len(probe.image))}
@@ -96,7 +96,7 @@ def judge_in_order(
         if layer.name in probe.expected and same_bits(output, probe.expected[layer.name]):
             verdict, made = LayerVerdict(layer.name, IDENTICAL, ulp_histogram=(output.size,)), _EXPECTED
         elif layer.operation.contracts or layer.operation.ufunc:  # sooner judged than hashed
-            verdict = _judge_layer(layer, probe, inputs, output, precision, memory)
+            verdict = _judge_layer(layer, probe, inputs, output, precision, earlier)
             made = _digest_of_result(layer.name, read) if verdict.verdict == IDENTICAL else _digest(output)
         else:
             made = _digest(output)
@@ -104,7 +104,7 @@ def judge_in_order(
         digests[layer.name] = _INJECTED if injected else made
         key = (layer.name, (*read, made))
         if key not in known:
-            verdict = verdict or _judge_layer(layer, probe, inputs, output, precision, memory)
+            verdict = verdict or _judge_layer(layer, probe, inputs, output, precision, earlier)
             if verdict.verdict == DIVERGED and not diverged:
                 diverged = True
                 if verdict.overflows:  # a bound that large would certify anything
@@ -214,7 +214,7 @@ def _judge_layer(
     inputs: list[np.ndarray],
     output: np.ndarray,
     precision: Precision,
-    memory: Memory | None = None,
+    earlier: Earlier | None = None,
 ) -> LayerVerdict:
     if len(inputs) < len(layer.inputs):
         return divergence(layer.name, None)
@@ -242,8 +242,8 @@ def _judge_layer(
             if quick and part.start and _sums_are_right(operation, given[0], parameters, output[part]):
                 measures.append(Measure(output[part].size, same=False))
                 continue
-            if memory is not None and real and not part.start and isinstance(operation, (Conv, Dense)):
-                pieces = memory.pieces(layer.name, operation, given[0], parameters)
+            if earlier is not None and real and not part.start and isinstance(operation, (Conv, Dense)):
+                pieces = earlier.pieces(layer.name, operation, given[0], parameters)
             else:
                 pieces = evaluate_in_pieces(operation, given, parameters, precision)
             found = measure_in_pieces(output[part], pieces, must_be_exact=given_expected)

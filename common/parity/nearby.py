@@ -43,7 +43,7 @@ class Evaluated:
 
     @classmethod
     def of(cls, x: np.ndarray, weight: np.ndarray, pieces: Sequence[Piece]) -> Evaluated:
-        """Args: the input, and what was made of it; the arrays are not copied, the input is."""
+        """Of an input, which is copied, and the pieces of what was made of it, which are not."""
         norms = np.abs(weight).sum(axis=tuple(range(1, weight.ndim)), dtype=np.float64)
         room = np.inf
         for place, piece in pieces:
@@ -97,8 +97,8 @@ _ROUNDED_UP = 1 + 2.0**-22
 
 
 @dataclass
-class Memory:
-    """What was found on one probe, for the backends after the first."""
+class Earlier:
+    """What was found on one probe in earlier backends."""
 
     verdicts: dict[tuple[str, tuple[bytes, ...]], LayerVerdict] = field(default_factory=dict)
     """By layer and the digests of what went in and came out."""

@@ -15,7 +15,7 @@ import numpy.random  # not when the first number is drawn: a Ctrl-C at that mome
 
 from common.operations.rounding import FP32, FP32_IN_WGSL
 from common.parity.gradients import GradientProbe, gradient_probes
-from common.parity.nearby import Memory
+from common.parity.nearby import Earlier
 from common.parity.results import BackendResult, Plan, labelled
 from common.parity.verdicts import IDENTICAL, LayerVerdict
 from common.probes import Probe, make_probe
@@ -34,7 +34,7 @@ class PreparedProbe:
     probe: Probe
     request: dict[str, Any]
     published: Compared
-    memory: Memory = field(default_factory=Memory)
+    earlier: Earlier = field(default_factory=Earlier)
     judging: threading.Lock = field(default_factory=threading.Lock)
     """Held by one judge at a time: the second backend finds the layers judged in which it has the bits of the first."""
     exports: dict[str, BackendResult] = field(default_factory=dict)
