@@ -157,6 +157,14 @@ def test_whatever_is_recorded_is_judged(operation, data):
             assert told[layer.name].verdict == DIVERGED
 
 
+def test_a_layer_that_passes_a_wrong_shape_on_has_it_too():
+    spec = network(ops.ReLU())
+    wide = numbers((2, 4, 3, 6), 0)
+    verdicts = judge(spec, random_probe(spec), {"in": wide, "made": np.maximum(wide, 0), "out": np.maximum(wide, 0)})
+    assert [verdict.verdict for verdict in verdicts] == [DIVERGED] * 3
+    assert verdicts[2].cause == "out has shape 4×3×6, expected 4×3×5"
+
+
 @quick
 @given(found=st.dictionaries(st.sampled_from(["c1", "s2", "c3", "output"]), st.lists(st.none() | sizes, max_size=4)))
 def test_whatever_shapes_are_reported_are_judged(found):

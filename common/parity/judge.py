@@ -118,8 +118,12 @@ def judge_in_order(
                 yield _explained(verdict, finding)
                 continue
             known[key] = verdict
-        diverged = diverged or known[key].verdict == DIVERGED
-        yield known[key]
+        found = known[key]
+        other_shape = _mismatch(layer.name, output.shape[1:], spec.shapes[layer.name])
+        if other_shape and found.verdict != DIVERGED:  # it follows from an input that has another shape too
+            found = divergence(layer.name, other_shape)
+        diverged = diverged or found.verdict == DIVERGED
+        yield found
 
 
 def stands_between(before: str, after: str, operations: Sequence[str]) -> str:
