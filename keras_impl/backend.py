@@ -33,17 +33,14 @@ from keras_impl.graph import (
     FLATTENED,
     calls_of,
     canonical_names,
-    canonical_output,
     flattened_from,
-    graph_of,
     heads_of,
-    named_nodes,
     named_outputs,
-    outputs_of,
     unnamed_operations,
     wiring,
 )
 from keras_impl.layers import SubSampling
+from keras_impl.recording import run_recorded
 
 __all__ = [
     "FLATTENED",
@@ -240,30 +237,8 @@ def run(
     *,
     training: bool = False,
 ) -> Recording:
-    """As `record`, with what the model returns, and what the layers in `unnamed` were given.
-
-    Keras has no hooks, so the model's graph is walked here as `keras.Model` walks it: each operation is called on the
-    outputs before it.
-    """
-    injected = injected or {}
-    values = {id(graph_of(model).inputs[0]): ops.convert_to_tensor(layouts.to_channels_last(image))}
-    recorded, given = {}, {}
-    for node, name in named_nodes(model):
-        operation = node.operation
-        arguments, options = node.arguments.fill_in(values)
-        if training and getattr(operation, "_call_has_training_arg", False):
-            options["training"] = True
-        if name in unnamed and len(node.input_tensors) == 1:
-            tensor = node.input_tensors[0]
-            given[name] = canonical_output(tensor, ops.convert_to_numpy(values[id(tensor)]))
-        output = operation(*arguments, **options)
-        if isinstance(operation, layers.Layer):
-            recorded[name] = canonical_output(node.outputs[0], ops.convert_to_numpy(output))
-        if name in injected:
-            output = ops.convert_to_tensor(layouts.to_channels_last(injected[name]))
-        values |= {id(made): value for made, value in zip(node.outputs, keras.tree.flatten(output), strict=True)}
-    returned = {name: ops.convert_to_numpy(values[id(tensor)]) for name, tensor in outputs_of(model).items()}
-    return Recording(recorded, returned, given=given)
+    """As `record`, with what the model returns, and what the layers in `unnamed` were given."""
+    return run_recorded(model, image, injected or {}, unnamed, training)
 
 
 def predict(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:

@@ -24,3 +24,25 @@ def test_every_model_has_a_tensor_as_its_input_and_as_its_output(backend):
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout == f"40 models on {backend}\n"
+
+
+def test_what_is_recorded_on_jax_is_what_the_next_layer_was_given():
+    """XLA compiles the model as a whole, and by itself computes a value again where it is read."""
+    pytest.importorskip("jax")
+    process = subprocess.run(
+        [sys.executable, "-m", "parity_tests.keras_on_jax"],
+        cwd=ROOT,
+        env=os.environ | {"KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines() == [
+        "XLA by itself: False",
+        "compiled: [True, True]",
+        "recorded: True True",
+        "injected: True",
+        "compiled without barriers: [False]",
+        "recorded: True",
+        "forgotten: True",
+    ]

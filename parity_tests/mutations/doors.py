@@ -37,11 +37,13 @@ def _tf1_sees(architecture: str, mistake: str, lines: str, cause: str, layer: st
 
 
 def _keras_sees(architecture: str, mistake: str, lines: str, cause: str, layer: str = "conv1") -> Mutant:
-    return _keras(
+    return Mutant(
+        "keras_impl",
+        "keras_impl/recording.py",
         architecture,
         mistake,
-        "    values = {id(graph_of(model).inputs[0])",
-        f"    {lines}\n    values = {{id(model.inputs[0])",
+        "    found = walk(",
+        f"    {lines}\n    found = walk(",
         layer,
         cause,
     )

@@ -1,0 +1,62 @@
+"""What is recorded of a Keras model on JAX is what the next layer was given: `python -m parity_tests.keras_on_jax`."""
+
+import gc
+import weakref
+
+import jax
+import keras
+import numpy as np
+
+from keras_impl import backend, recording
+
+
+class Scale(keras.layers.Layer):
+    """x · 0.1"""
+
+    def call(self, x):
+        return x * 0.1
+
+
+class Shift(keras.layers.Layer):
+    """x + 0.3: after `Scale`, XLA has one instruction for both, which rounds once."""
+
+    def call(self, x):
+        return x + 0.3
+
+
+def shifted_by_itself(found):
+    """Whether each sum is that of the product which was recorded."""
+    return np.array_equal(found["shift"], found["scale"] + np.float32(0.3))
+
+
+def main():
+    image = keras.Input((5, 7, 2))
+    scaled = Scale(name="scale")(image)
+    shifted = Shift(name="shift")(scaled)
+    model = keras.Model(image, shifted, name="two_steps")
+    pixels = np.random.default_rng(0).standard_normal((3, 2, 5, 7), dtype=np.float32)
+    injected = {"scale": pixels[..., ::-1]}
+
+    together = jax.jit(lambda x: (Scale()(x), Shift()(Scale()(x))))(pixels.transpose(0, 2, 3, 1))
+    print("XLA by itself:", shifted_by_itself(dict(zip(("scale", "shift"), map(np.asarray, together), strict=True))))
+
+    found, other = backend.record(model, pixels), backend.record(model, pixels, injected)
+    print("compiled:", [program is not None for program in recording._PROGRAMS[model].values()])
+    print("recorded:", shifted_by_itself(found), np.array_equal(other["scale"], found["scale"]))
+    print("injected:", np.array_equal(other["shift"], injected["scale"] + np.float32(0.3)))
+
+    recording._PROGRAMS.clear()
+    recording.BARRIERS_TAKEN_AWAY_BY = "a pass of another name"
+    again = backend.record(model, pixels)
+    print("compiled without barriers:", [program is not None for program in recording._PROGRAMS[model].values()])
+    print("recorded:", all(np.array_equal(again[name], found[name]) for name in found))
+
+    remembered = weakref.ref(model)
+    del model, image, scaled, shifted
+    backend.release()
+    gc.collect()
+    print("forgotten:", remembered() is None)
+
+
+if __name__ == "__main__":
+    main()
