@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -22,10 +21,8 @@ from common.implementations.keras_initialisation import uninitialised
 from common.operations import Shape
 from common.operations.names import keras_layer, layer_of
 from common.parity import evidence
-from common.parity.cudnn import direct_sums
 from common.specs import get_spec
 from common.specs.architecture import Architecture, with_softmax
-from common.specs.recording import Recording, Unnamed
 from common.training.recipe import kernel_factors
 from common.weights import Weights, check_weights
 from keras_impl.catalogue import BUILDERS
@@ -40,7 +37,7 @@ from keras_impl.graph import (
     wiring,
 )
 from keras_impl.layers import SubSampling
-from keras_impl.recording import run_recorded
+from keras_impl.recording import record, run
 
 __all__ = [
     "FLATTENED",
@@ -212,33 +209,6 @@ def structure(model: keras.Model) -> tuple[dict[str, Shape], dict[str, Shape]]:
         *spatial, channels = call.output.shape[1:]
         shapes[call.name] = (channels, *spatial)
     return shapes, {name: parameter.canonical_shape for name, parameter in _parameters(model).items()}
-
-
-def record(
-    model: keras.Model,
-    image: np.ndarray,
-    injected: Mapping[str, np.ndarray] | None = None,
-    *,
-    training: bool = False,
-) -> dict[str, np.ndarray]:
-    """Run the model and return every layer's output by canonical name, (N, C, H, W) or (N, features).
-
-    A layer's own output is recorded; the layers after it read what `injected` has in its place.
-    """
-    return dict(run(model, image, injected, training=training).layers)
-
-
-@direct_sums()
-def run(
-    model: keras.Model,
-    image: np.ndarray,
-    injected: Mapping[str, np.ndarray] | None = None,
-    unnamed: Unnamed = MappingProxyType({}),
-    *,
-    training: bool = False,
-) -> Recording:
-    """As `record`, with what the model returns, and what the layers in `unnamed` were given."""
-    return run_recorded(model, image, injected or {}, unnamed, training)
 
 
 def predict(model: keras.Model, image: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -17,21 +18,38 @@ import numpy as np
 from keras import layers, ops
 
 from common import layouts
-from common.specs.recording import Recording
+from common.parity.cudnn import direct_sums
+from common.specs.recording import Recording, Unnamed
 from keras_impl.graph import canonical_output, graph_of, named_nodes, outputs_of
 
 
-def run_recorded(
+def record(
     model: keras.Model,
     image: np.ndarray,
-    injected: Mapping[str, np.ndarray],
-    unnamed: Collection[str],
-    training: bool,
+    injected: Mapping[str, np.ndarray] | None = None,
+    *,
+    training: bool = False,
+) -> dict[str, np.ndarray]:
+    """Run the model and return every layer's output by canonical name, (N, C, H, W) or (N, features).
+
+    A layer's own output is recorded; the layers after it read what `injected` has in its place.
+    """
+    return dict(run(model, image, injected, training=training).layers)
+
+
+@direct_sums()
+def run(
+    model: keras.Model,
+    image: np.ndarray,
+    injected: Mapping[str, np.ndarray] | None = None,
+    unnamed: Unnamed = MappingProxyType({}),
+    *,
+    training: bool = False,
 ) -> Recording:
-    """What `keras_impl.backend.run` says."""
-    walk = _walk_compiled if not training and _on_a_cpu_with_jax() else _walk
-    put = {name: _native(array) for name, array in injected.items()}
-    found = walk(model, _native(image), put, unnamed=unnamed, training=training)
+    """As `record`, with what the model returns, and what the layers in `unnamed` were given."""
+    walk = _walk_compiled if not training and _on_a_cpu_with_jax() else partial(_walk, training=training)
+    put = {name: _native(array) for name, array in (injected or {}).items()}
+    found = walk(model, _native(image), put, unnamed=unnamed)
     nodes = {name: node for node, name in named_nodes(model)}
     return Recording(
         {name: canonical_output(nodes[name].outputs[0], _numpy(value)) for name, value in found.layers.items()},
@@ -61,7 +79,7 @@ def _walk(
     injected: Mapping[str, Any],
     *,
     unnamed: Collection[str],
-    training: bool,
+    training: bool = False,
     set_down: Callable[[Any], Any] = lambda value: value,
 ) -> _Values:
     """Call each operation. What `set_down` makes of its output is recorded, and read by the next."""
@@ -99,12 +117,10 @@ _PROGRAMS: WeakKeyDictionary[keras.Model, dict[Any, Callable[..., _Values] | Non
 is changed after that, otherwise than in its variables, is not seen."""
 
 
-def _walk_compiled(
-    model: keras.Model, image: Any, injected: Mapping[str, Any], *, unnamed: Collection[str], training: bool
-) -> _Values:
+def _walk_compiled(model: keras.Model, image: Any, injected: Mapping[str, Any], *, unnamed: Collection[str]) -> _Values:
     """As `_walk`, on JAX on a CPU."""
-    walk = partial(_walk, model, unnamed=unnamed, training=training)
-    programs, key = _PROGRAMS.setdefault(model, {}), (image.shape, tuple(injected), tuple(unnamed), training)
+    walk = partial(_walk, model, unnamed=unnamed)
+    programs, key = _PROGRAMS.setdefault(model, {}), (image.shape, tuple(injected), tuple(unnamed))
     if key not in programs:
         programs[key] = _compile(walk, model.variables, image, injected)
     program = programs[key]
