@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 
 import numpy as np
 from numpy import ndarray
@@ -72,7 +73,7 @@ def turned(array: ndarray) -> ndarray:
     """
     if not any(array.strides):
         return array.transpose(2, 1, 0)
-    result = np.empty(array.shape[::-1], array.dtype.newbyteorder("="))
+    result = _empty(array.shape[::-1], array.dtype.newbyteorder("="))
     longest, elements = TILE
     first, middle, last = array.shape
     height = max(1, elements // (min(first, longest) * min(last, longest)))
@@ -86,6 +87,27 @@ def turned(array: ndarray) -> ndarray:
     with ThreadPoolExecutor(os.cpu_count()) as executor:
         list(executor.map(turn, range(0, first, longest)))
     return result
+
+
+def apart_from(other: ndarray, array: ndarray) -> ndarray:
+    """The array, or a copy of it if it looks into another's memory.
+
+    TensorFlow and JAX take an array that begins at a multiple of 64 bytes for their own, as one in four does by chance:
+    what is later written into it would change a variable. Any other array they copy, but not this one.
+    """
+    if not np.may_share_memory(array, other):
+        return array
+    copy = _empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> ndarray:
+    """An array that begins at a multiple of 64 bytes."""
+    size = prod(shape) * dtype.itemsize
+    room = np.empty(size + 63, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def in_one_piece(array: ndarray) -> ndarray:

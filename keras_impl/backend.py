@@ -191,7 +191,7 @@ def load_weights(model: keras.Model, weights: Weights, *, skip: Collection[str] 
     check_weights({name: parameter.canonical_shape for name, parameter in parameters.items()}, weights, skip=skip)
     for name, parameter in parameters.items():
         if layer_of(name) not in skip:
-            parameter.variable.assign(parameter.to_keras(weights[name]))
+            parameter.variable.assign(layouts.apart_from(weights[name], parameter.to_keras(weights[name])))
 
 
 def read_weights(model: keras.Model) -> dict[str, np.ndarray]:

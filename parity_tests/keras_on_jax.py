@@ -1,4 +1,4 @@
-"""What is recorded of a Keras model on JAX is what the next layer was given: `python -m parity_tests.keras_on_jax`."""
+"""What is particular to Keras on JAX: `python -m parity_tests.keras_on_jax`."""
 
 import gc
 import weakref
@@ -7,6 +7,7 @@ import jax
 import keras
 import numpy as np
 
+from common import layouts, random_weights
 from keras_impl import backend, recording
 
 
@@ -56,6 +57,14 @@ def main():
     backend.release()
     gc.collect()
     print("forgotten:", remembered() is None)
+
+    lenet, weights = backend.build("lenet5"), random_weights("lenet5")
+    mine = {name: layouts.apart_from(array, array) for name, array in weights.items()}  # as JAX wants them
+    backend.load_weights(lenet, mine)
+    for array in mine.values():
+        array += 1
+    loaded = backend.read_weights(lenet)
+    print("loaded:", all(np.array_equal(loaded[name], array) for name, array in weights.items()))
 
 
 if __name__ == "__main__":

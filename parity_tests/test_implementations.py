@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import IMPLEMENTATIONS, load_implementation
 
-from common import TriptychError, get_spec, list_architectures, random_weights
+from common import TriptychError, get_spec, layouts, list_architectures, random_weights
 from common.layouts import conv_from_hwio, conv_to_hwio, to_channels_first, to_channels_last
 from common.parity.judge import judge
 from common.parity.verdicts import CERTIFIED, DIVERGED, overall
@@ -48,6 +48,18 @@ def test_what_goes_in_comes_out_bit_for_bit(implementation, model, weights, arch
     for name, array in weights.items():
         assert found[name].shape == array.shape
         assert found[name].tobytes() == array.tobytes(), name
+
+
+def test_what_is_written_into_the_arrays_later_does_not_reach_the_model(implementation):
+    """Also where they lie as TensorFlow wants them, and it takes them as they are."""
+    model, given = implementation.build("lenet5"), random_weights("lenet5", seed=4)
+    mine = {name: layouts.apart_from(array, array) for name, array in given.items()}
+    assert {array.ctypes.data % 64 for array in mine.values()} == {0}
+    implementation.load_weights(model, mine)
+    for array in mine.values():
+        array += 1
+    found = implementation.read_weights(model)
+    assert {name for name, array in found.items() if array.tobytes() != given[name].tobytes()} == set()
 
 
 def test_bad_weights_change_nothing(implementation, model, weights):

@@ -206,7 +206,8 @@ def load_weights(session: tf.Session, weights: Weights, *, skip: Collection[str]
     parameters = _parameters(session.graph)
     check_weights({name: parameter.canonical_shape for name, parameter in parameters.items()}, weights, skip=skip)
     loaded = {name: parameter for name, parameter in parameters.items() if layer_of(name) not in skip}
-    _set(session, [(parameter.variable, parameter.to_tf(weights[name])) for name, parameter in loaded.items()])
+    values = {name: layouts.apart_from(weights[name], loaded[name].to_tf(weights[name])) for name in loaded}
+    _set(session, [(loaded[name].variable, value) for name, value in values.items()])
 
 
 def read_weights(session: tf.Session) -> dict[str, np.ndarray]:
