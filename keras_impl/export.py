@@ -74,6 +74,13 @@ def _export(layer: layers.Layer, builder: GraphBuilder, name: str, *inputs: str)
 
 
 def _array(variable: keras.Variable) -> np.ndarray:
+    """The numbers of a variable; on TensorFlow its own memory, of which `convert_to_numpy` makes two copies."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tensor = tf.convert_to_tensor(variable.value)
+        if tensor.device.endswith("CPU:0"):
+            return np.asarray(memoryview(tensor))
     return keras.ops.convert_to_numpy(variable)
 
 

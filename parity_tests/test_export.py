@@ -92,6 +92,46 @@ def test_an_export_is_the_same_file_only_if_every_byte_is(tmp_path):
     assert not onnx_files.same_export(first, other)
 
 
+@pytest.mark.parametrize(
+    ("package", "what", "same"),
+    [
+        ("torch_impl", "nothing", True),
+        ("keras_impl", "nothing", True),
+        ("tf1_style_impl", "nothing", True),
+        ("torch_impl", "a bit of a weight", False),
+        ("torch_impl", "the graph", False),
+        ("torch_impl", "the other's length", False),
+        ("torch_impl", "the other's end", False),
+    ],
+)
+def test_an_export_is_written_unless_another_is_the_same(package, what, same, tmp_path):
+    weights, options = random_weights("lenet_caffe", 0), ExportOptions(external_data=True)
+
+    def exported(package, path, options):
+        implementation, model = load_implementation(package), built(package, "lenet_caffe")
+        implementation.load_weights(model, weights)
+        path.parent.mkdir()
+        implementation.export_onnx(model, path, options)
+        return path
+
+    first = exported("torch_impl", tmp_path / "first" / "m.onnx", options)
+    with (tmp_path / "first" / "m.onnx.data").open("r+b") as data:
+        size = data.seek(0, 2)
+        data.truncate(size - (what == "the other's length"))
+        data.seek(0, 2)
+        data.write(b"x" * (what == "the other's end"))
+    if what == "a bit of a weight":
+        weights["conv2/weight"].view(np.uint32)[-1, -1, -1, -1] ^= 1
+    if what == "the graph":
+        options = replace(options, batch=3)
+    found = exported(package, tmp_path / "second" / "m.onnx", replace(options, unless=first))
+    assert sorted(found.parent.iterdir()) == ([] if same else [found, found.with_name("m.onnx.data")])
+    if not same:
+        again = exported(package, tmp_path / "third" / "m.onnx", options)
+        assert onnx_files.same_export(found, again)
+        assert not onnx_files.same_export(found, first)
+
+
 def test_the_graph_is_canonical(exports, architecture, weights):
     model = onnx.load(exports["keras_impl"])
     spec = get_spec(architecture)

@@ -15,6 +15,7 @@ from common.parity.comparison import compare
 from common.parity.judge import judge
 from common.parity.verdicts import CERTIFIED, IDENTICAL, overall
 from common.probes import MAGNITUDES, exact_probe, make_probe, random_probe
+from common.probes.exact import _evaluated
 
 SIZES = {"lenet5": None, "lenet_caffe": None, "alexnet_mnist": None, "resnet18": (32, 64), "densenet121": (32, 64)}
 
@@ -62,6 +63,34 @@ def test_the_exact_probe_leaves_nothing_out(architecture):
             sizes = {kind: np.abs(array) for kind, array in parameters_of(layer.name, probe.weights).items()}
             assert evaluate(layer.operation, [np.abs(values[layer.inputs[0]])], sizes).value.max() < 2**24, layer.name
     assert probe.bounded.keys() | probe.expected.keys() == {layer.name for layer in spec.layers}
+
+
+@pytest.mark.parametrize(
+    ("operation", "shape"),
+    [
+        (Conv((3, 2), (2, 1), ((1, 0), (2, 1)), filters=6, groups=2), (3, 4, 7, 9)),
+        (Conv(1, filters=5), (1, 3, 4, 2)),
+        (Conv(3, 1, 1, filters=4, groups=4, bias=False), (2, 4, 5, 6)),
+        (Dense(5), (3, 11)),
+        (Dense(5), (0, 11)),
+    ],
+    ids=str,
+)
+def test_a_glance_bounds_the_sums_of_an_exact_probe(operation, shape):
+    generator = np.random.default_rng(1)
+    x, *parameters = (
+        generator.integers(-9, 10, size).astype(np.float32)
+        for size in (shape, *operation.parameter_shapes(shape[1:]).values())
+    )
+    parameters = dict(zip(operation.parameter_shapes(shape[1:]), parameters, strict=True))
+    right = evaluate(operation, [x], parameters)
+    largest = right.magnitude.max(initial=0)
+    for limit in np.linspace(0, 3 * largest, 50):
+        found = _evaluated(operation, [x], parameters, limit)
+        assert found.magnitude is not None or largest < limit or not largest
+        assert (found.value.dtype, found.value.tobytes()) == (right.value.dtype, right.value.tobytes())
+    found = _evaluated(operation, [x], parameters, 2.0**24)
+    assert found.magnitude is found.bound is None
 
 
 def test_the_images_of_an_exact_probe_differ_everywhere():

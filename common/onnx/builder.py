@@ -98,9 +98,8 @@ class GraphBuilder:
                 write_as_nodes(self, node)
         if options.dtype != "float32":
             self._round(options.dtype)
-        write_onnx(
-            self._model(outputs, options, metadata), self.initializers, path, external_data=options.external_data
-        )
+        model = self._model(outputs, options, metadata)
+        write_onnx(model, self.initializers, path, external_data=options.external_data, unless=options.unless)
 
     def _metadata(self, options: ExportOptions, source: str) -> dict[str, str]:
         """The metadata of the file. The digest is that of the whole network's weights, before any change."""

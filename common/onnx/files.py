@@ -5,7 +5,8 @@ from __future__ import annotations
 import filecmp
 import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -34,18 +35,32 @@ def same_export(left: Path, right: Path) -> bool:
     metadata that says which framework they are from."""
     import onnx
 
-    models = [onnx.load(path, load_external_data=False) for path in (left, right)]
+    one, other = (onnx.load(path, load_external_data=False) for path in (left, right))
+    return _same_graph(one, other) and filecmp.cmp(_beside(left), _beside(right), shallow=False)
+
+
+def _same_graph(*models: onnx.ModelProto) -> bool:
+    """Whether two models are the same, but for that line, which they lose here."""
     for model in models:
         kept = [entry for entry in model.metadata_props if entry.key != "source"]
         del model.metadata_props[:]
         model.metadata_props.extend(kept)
     one, other = (model.SerializeToString(deterministic=True) for model in models)
-    one_data, other_data = (path.with_name(f"{path.name}.data") for path in (left, right))
-    return one == other and filecmp.cmp(one_data, other_data, shallow=False)
+    return one == other
+
+
+def _beside(path: Path) -> Path:
+    """The file of a model's weights."""
+    return path.with_name(f"{path.name}.data")
 
 
 def write_onnx(
-    model: onnx.ModelProto, initializers: Mapping[str, np.ndarray], path: str | Path, *, external_data: bool = False
+    model: onnx.ModelProto,
+    initializers: Mapping[str, np.ndarray],
+    path: str | Path,
+    *,
+    external_data: bool = False,
+    unless: Path | None = None,
 ) -> None:
     """Write a model with its initializers, checked in full, whole or not at all.
 
@@ -55,6 +70,8 @@ def write_onnx(
         path: where to; an existing file is replaced.
         external_data: put the initializers into `<path>.data`, which must then stay beside the model. They are put
             there in any case if the model would otherwise be larger than 2 GiB.
+        unless: a model of ours with its weights beside it. If this one is the same, but for the framework's name, none
+            is written.
 
     Raises:
         TriptychError: the file cannot be written.
@@ -69,23 +86,66 @@ def write_onnx(
                 _write_whole(model, initializers, file)
             onnx.checker.check_model(temporary, full_check=True)
         return
-    data = path.with_name(f"{path.name}.data")
+    if unless and _is_written(model, initializers, path, unless):
+        return
+    data = _beside(path)
     with ExitStack() as stack:
         # Checked under the names that it will have, in a folder of its own; then moved, the model last.
         written = stack.enter_context(written_atomically(path))
         written_data = stack.enter_context(written_atomically(data))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)))
         with (folder / data.name).open("wb") as file:
-            for tensor in _tensors_beside(initializers, data.name, file):
-                model.graph.initializer.append(tensor)
+            model.graph.initializer.extend(_tensors_beside(initializers, data.name, file))
         (folder / path.name).write_bytes(model.SerializeToString())
         onnx.checker.check_model(folder / path.name, full_check=True)
         (folder / data.name).replace(written_data)
         (folder / path.name).replace(written)
 
 
+def _is_written(model: onnx.ModelProto, initializers: Mapping[str, np.ndarray], path: Path, other: Path) -> bool:
+    """Whether another export, with its weights beside it, is what would be written at that path."""
+    import onnx
+
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    with _beside(other).open("rb", buffering=0) as file, suppress(_Different):
+        compared = _Compared(file)
+        whole.graph.initializer.extend(_tensors_beside(initializers, _beside(path).name, compared))
+        compared.end()
+        return _same_graph(whole, onnx.load(other, load_external_data=False))
+    return False
+
+
+class _Different(Exception):
+    """Other bytes would be written than a file has."""
+
+
+class _Compared:
+    """In place of a file that is written: another one, which is read, and must have the same."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        self._read = memoryview(bytearray(1 << 20))
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Compare, one part after the other: what was read stays in the processor's cache."""
+        wanted = memoryview(content)
+        for start in range(0, len(wanted), len(self._read)):
+            part = wanted[start : start + len(self._read)]
+            found = self._read[: len(part)]
+            if self._file.readinto(found) != len(part) or not np.array_equal(found, part):
+                raise _Different
+
+    def end(self) -> None:
+        if self._file.read(1):
+            raise _Different
+
+
 def _tensors_beside(
-    initializers: Mapping[str, np.ndarray], location: str, file: BinaryIO
+    initializers: Mapping[str, np.ndarray], location: str, file: BinaryIO | _Compared
 ) -> Iterable[onnx.TensorProto]:
     """Write each array to a file, and yield the tensor that says where it is. A small array stays in its tensor."""
     from onnx import TensorProto, numpy_helper

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from common.errors import TriptychError, nearest
 from common.specs.architecture import Preprocessing
@@ -36,6 +37,9 @@ class ExportOptions:
     """Fold each batch normalisation that is directly after a convolution into the convolution."""
     external_data: bool = False
     """Write the weights into `<path>.data`. This is done in any case if they do not fit into one file."""
+    unless: Path | None = None
+    """An export with its weights beside it. If this one is the same, but for the line that says which framework it is
+    from, nothing is written."""
     preprocessing: Preprocessing | None = None
     """How to prepare photographs, for the file's metadata; by default the specification's."""
     prepared: bool = True

@@ -74,6 +74,19 @@ class Sums(Summing):
         return Reference(value, bound, magnitude, spread)
 
 
+class SumsAlone(Summing):
+    """Sums of products Σ w·a in float64, where nothing is asked of their rounding."""
+
+    def scaled(self, array: np.ndarray, factor: int) -> Scaled:
+        return (array.astype(np.float64),)
+
+    def reference(self, products: Sequence[np.ndarray], bias: np.ndarray | None, terms: int) -> Reference:
+        (value,) = products
+        if bias is not None:
+            value += bias.reshape(-1, *[1] * (value.ndim - 2))
+        return Reference(value)
+
+
 def relative_bound(terms: int) -> float:
     """What the bound of a sum is of its magnitude in float32.
 

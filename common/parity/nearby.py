@@ -44,7 +44,7 @@ class Evaluated:
     @classmethod
     def of(cls, x: np.ndarray, weight: np.ndarray, pieces: Sequence[Piece]) -> Evaluated:
         """Of an input, which is copied, and the pieces of what was made of it, which are not."""
-        norms = np.abs(weight).sum(axis=tuple(range(1, weight.ndim)), dtype=np.float64)
+        norms = np.array([np.abs(own).sum(dtype=np.float64) for own in weight])
         room = np.inf
         for place, piece in pieces:
             if piece.magnitude is None or place == (...,):  # something may overflow

@@ -13,7 +13,7 @@ Reads one JSON request a line from standard input and answers each with one JSON
   recorded.
 - The same with `"drives": {LAYER: FILE}, "labels": FILE, "training": BOOL`: run it back as well, and record all that
   `record_gradients` does.
-- `{"backend": BACKEND, "weights": FILE, "same_as": [FILE, ...]}`: export it with these weights; the file, and which of
+- `{"backend": BACKEND, "weights": FILE, "same_as": [FILE, ...]}`: export it with these weights; the file, or which of
   those it is the same as.
 - `{"release": true}`: forget the network; how many bytes the process still holds.
 
@@ -29,7 +29,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -101,7 +101,7 @@ class Worker:
         if "release" in request:
             return self._release()
         if "same_as" in request:
-            return self._export(request["weights"], request["same_as"])
+            return self._export(request["weights"], [Path(other) for other in request["same_as"]])
         return self._run(request)
 
     def _build(self, architecture: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +181,7 @@ class Worker:
         self.importing = self.loading = 0.0
         return {"import": importing, "load": loading}
 
-    def _load(self, path: str) -> None:
+    def _load(self, path: str, unless: Path | None = None) -> None:
         started = time.perf_counter()
         if path != self.loaded:
             self.sessions.clear()
@@ -194,16 +194,22 @@ class Worker:
             exported = weights.with_name(f"{self.backend.name}-{weights.stem}") / "network.onnx"
             exported.parent.mkdir(exist_ok=True)
             # Beside the model, the weights can be mapped into memory.
-            options = ExportOptions(outputs, external_data=True, lrn=_LRN_FORMS.get(self.hardware.device))
+            lrn = _LRN_FORMS.get(self.hardware.device)
+            options = ExportOptions(outputs, external_data=True, lrn=lrn, unless=unless)
             self.implementation.export_onnx(self.model, exported, options)
-            self.exported = exported
+            self.exported = exported if exported.exists() else None
         self.loading += time.perf_counter() - started
 
-    def _export(self, weights: str, others: Iterable[str]) -> dict[str, Any]:
-        self._load(weights)
-        assert self.exported
-        same = next((other for other in others if same_export(Path(other), self.exported)), None)
-        return {"export": str(self.exported), "same_as": same, "timing": self._waited(), "memory": _peak_bytes()}
+    def _export(self, weights: str, others: Sequence[Path]) -> dict[str, Any]:
+        first = next(iter(others), None)
+        self._load(weights, unless=first)
+        same = next((each for each in others if same_export(each, self.exported)), None) if self.exported else first
+        return {
+            "export": str(self.exported),
+            "same_as": str(same) if same else None,
+            "timing": self._waited(),
+            "memory": _peak_bytes(),
+        }
 
     def _record(self, image: np.ndarray, injected: Arrays) -> Recorded:
         if self.backend.through_onnx:

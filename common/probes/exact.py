@@ -31,9 +31,12 @@ from math import prod
 import numpy as np
 
 from common.errors import TriptychError
-from common.operations import BatchNorm, Dropout, Flatten, evaluate
+from common.operations import BatchNorm, Conv, Dense, Dropout, Flatten, Operation, evaluate
+from common.operations.arrays import Arrays, Parameters
 from common.operations.names import parameters_of
-from common.operations.rounding import EXACT_LIMIT
+from common.operations.rounding import EXACT_LIMIT, Reference
+from common.operations.sums import SumsAlone
+from common.operations.windows import over_windows
 from common.probes.probe import Probe
 from common.specs.architecture import IMAGE, Architecture, Layer
 
@@ -82,12 +85,13 @@ def exact_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, bits: int 
         name, inputs = layer.name, [values[name] for name in layer.inputs]
         parameters = _parameters(spec, layer, seed)
         weights.update(parameters)
-        reference = evaluate(layer.operation, inputs, parameters_of(name, parameters))
+        quantum = layer.operation.quantum(inputs[0].shape[1:], min(quanta[other] for other in layer.inputs))
+        reference = _evaluated(layer.operation, inputs, parameters_of(name, parameters), EXACT_LIMIT * quantum)
         if reference.rounds:
             probe.bounded[name] = f"{layer.operation.kind} rounds: judged by its bound, with integers injected after it"
         else:
-            quanta[name] = layer.operation.quantum(inputs[0].shape[1:], min(quanta[other] for other in layer.inputs))
-            if reference.magnitude is not None and reference.magnitude.max(initial=0) >= EXACT_LIMIT * quanta[name]:
+            quanta[name] = quantum
+            if reference.magnitude is not None and reference.magnitude.max(initial=0) >= EXACT_LIMIT * quantum:
                 raise TriptychError(f"{spec.name}: the exact probe's sums reach 2^24 in {name}")
             values[name] = probe.expected[name] = reference.value.astype(np.float32)
         if (reference.rounds and name in read) or name in replaced:
@@ -97,6 +101,30 @@ def exact_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, bits: int 
             values[name] = probe.injected[name] = numbers * np.float32(factor)
             quanta[name] = 1.0
     return probe
+
+
+def _evaluated(operation: Operation, inputs: Arrays, parameters: Parameters, limit: float) -> Reference:
+    """As `evaluate`, without magnitudes where these are below the limit by a glance: they take half of the time.
+
+    Σ|w·a| + |b| is at most the largest weight times Σ|a|, which all filters of a group share, and the largest bias.
+    """
+    if isinstance(operation, Conv | Dense):
+        (x,) = inputs
+        if isinstance(operation, Conv):
+            read = np.abs(x).reshape(len(x), operation.groups, -1, *x.shape[2:]).sum(axis=2)
+            read = over_windows(np.add, read, *operation.window(x.shape[1:]))
+        else:
+            read = np.abs(x).sum(axis=1)
+        weight, bias = _largest(parameters["weight"]), _largest(parameters.get("bias", np.zeros(1)))
+        if weight * _largest(read) + bias < limit:
+            shape = (len(x), *operation.output_shape(x.shape[1:]))
+            return Reference.joined(shape, operation.pieces(inputs, parameters, SumsAlone()))
+    return evaluate(operation, inputs, parameters)
+
+
+def _largest(array: np.ndarray) -> float:
+    """The largest magnitude."""
+    return float(max(array.max(initial=0), -array.min(initial=0)))
 
 
 def _to_be_replaced(spec: Architecture) -> dict[str, int]:
@@ -151,7 +179,7 @@ def drawn(seed: int, what: str, among: Sequence[int], shape: tuple[int, ...]) ->
     each byte modulo their number: the same on every machine and in every language, whatever a library's own generator
     does from one version to the next.
     """
-    table = bytes(among[byte % len(among)] % 256 for byte in range(256))
+    table = bytes(number % 256 for number in among) * (256 // len(among))
     numbers = np.frombuffer(_stream(seed, what, prod(shape)).translate(table), np.int8)
     return numbers.astype(np.float32).reshape(shape)
 

@@ -41,7 +41,8 @@ def initial_weights(spec: Architecture, seed: int) -> dict[str, np.ndarray]:
 def _initial(name: str, shape: Shape, generator: np.random.Generator) -> np.ndarray:
     parameter = name.rpartition("/")[2]
     deviation = sqrt(2 / prod(shape[1:])) if parameter == "weight" else 0.1
-    array = generator.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
+    array = generator.standard_normal(shape, dtype=np.float32)
+    array *= np.float32(deviation)  # in place: a second array of a large kernel takes as long as drawing it
     if parameter in ("gamma", "variance"):
         array = np.abs(array + 1) if parameter == "variance" else array + 1
         array[::4] *= np.float32(2.0**-16 if parameter == "variance" else 2.0**-8)
