@@ -63,7 +63,9 @@ def _kernels(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _backend_as_json(result: BackendResult) -> dict[str, Any]:
-    row = {name: value for name, value in asdict(result).items() if name not in ("timing", "outputs")}
+    # `asdict` would copy every element, and the outputs too: all layers of all networks are many.
+    row = {name: value for name, value in vars(result).items() if name not in ("timing", "outputs")}
+    row["layers"] = [dict(vars(layer)) for layer in result.layers]
     row["timing"] = {name: round(seconds, 3) for name, seconds in result.timing.items()}
     row["seconds"] = round(result.seconds, 3)
     if result.machine:
