@@ -93,7 +93,8 @@ BACKENDS: dict[str, Backend] = {
         Backend("keras-tensorflow", "keras_impl", ("keras", "tensorflow"), "keras", environment=_keras("tensorflow")),
         Backend("keras-jax", "keras_impl", ("keras", "jax"), "jax", environment=_keras("jax")),
         Backend("keras-torch", "keras_impl", ("keras", "torch"), "torch,keras", environment=_keras("torch")),
-        Backend("tf1", "tf1_style_impl", ("tensorflow",), "tf1"),
+        # With Keras' variable, processes of TensorFlow 1 style are copies of the same template as those of Keras.
+        Backend("tf1", "tf1_style_impl", ("tensorflow",), "tf1", environment=_keras("tensorflow")),
         Backend("onnx-torch", "torch_impl", ("torch", *_ONNX), "torch,onnx", through_onnx=True),
         Backend(
             "onnx-keras",
@@ -103,7 +104,14 @@ BACKENDS: dict[str, Backend] = {
             through_onnx=True,
             environment=_keras("tensorflow"),
         ),
-        Backend("onnx-tf1", "tf1_style_impl", ("tensorflow", *_ONNX), "tf1,onnx", through_onnx=True),
+        Backend(
+            "onnx-tf1",
+            "tf1_style_impl",
+            ("tensorflow", *_ONNX),
+            "tf1,onnx",
+            through_onnx=True,
+            environment=_keras("tensorflow"),
+        ),
     )
 }
 

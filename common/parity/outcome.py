@@ -36,8 +36,8 @@ def as_json(runs: Sequence[Run]) -> dict[str, Any]:
                 "unpublished": run.unpublished,
                 "batch": run.batch,
                 "bounded": run.bounded,
-                "comparisons": [asdict(comparison) for comparison in run.comparisons],
-                "across_devices": [asdict(comparison) for comparison in run.across_devices],
+                "comparisons": [dict(vars(comparison)) for comparison in run.comparisons],
+                "across_devices": [dict(vars(comparison)) for comparison in run.across_devices],
                 "backends": [_backend_as_json(result) for result in run.backends],
             }
             for run in runs
@@ -63,7 +63,7 @@ def _kernels(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _backend_as_json(result: BackendResult) -> dict[str, Any]:
-    # `asdict` would copy every element, and the outputs too: all layers of all networks are many.
+    # `asdict` would copy the outputs, and every element of all layers of all networks.
     row = {name: value for name, value in vars(result).items() if name not in ("timing", "outputs")}
     row["layers"] = [dict(vars(layer)) for layer in result.layers]
     row["timing"] = {name: round(seconds, 3) for name, seconds in result.timing.items()}

@@ -18,6 +18,14 @@ from common.process.template import Imports
 _WORKERS = "common.onnx.session", "common.parity.evidence", "common.specs.recording", "common.weights"
 """What workers import besides their framework."""
 
+_ON_TENSORFLOW = "tf1_style_impl.backend", "keras_impl.backend"
+"""What is copied from one process: importing TensorFlow takes 4 s, Keras after it half a second."""
+
+
+def _imports(backend: Backend) -> tuple[str, ...]:
+    return (*(_ON_TENSORFLOW if "tensorflow" in backend.modules else (f"{backend.implementation}.backend",)), *_WORKERS)
+
+
 RESIDENT_LIMIT = 1 << 30
 """Bytes. A process that holds more than this after its network has been released is ended."""
 
@@ -45,7 +53,7 @@ class WorkerProcess(Process):
             evidence.mkdir()
             environment = with_variables(environment, listening(evidence))
         arguments = module, backend.name, hardware.device, hardware.precision
-        imports = Imports((f"{backend.implementation}.backend", *_WORKERS), spared="*", often=often)
+        imports = Imports(_imports(backend), spared="*", often=often)
         copied = hardware.device == "cpu" and not backend.path
         super().__init__(*arguments, environment=environment, imports=imports if copied else None)
 
@@ -56,7 +64,7 @@ class Workers:
     def __init__(self, hardware: Hardware = Hardware(), backends: Sequence[Backend] = ()) -> None:
         """On some hardware; `backends` are those that will be taken, as far as that is known."""
         self.hardware = hardware
-        self.wanted = Counter(backend.implementation for backend in backends)
+        self.wanted = Counter(map(_imports, backends))
         self.waiting: dict[str, WorkerProcess] = {}
         self.started: list[WorkerProcess] = []
         self.folder = tempfile.TemporaryDirectory(prefix="triptych-", ignore_cleanup_errors=True)
@@ -74,7 +82,7 @@ class Workers:
         worker = self.waiting.pop(backend.label, None)
         if worker is None or not worker.alive:
             evidence = Path(self.folder.name) / f"{backend.name}-{next(self.numbers)}"
-            often = self.wanted[backend.implementation] > 1
+            often = self.wanted[_imports(backend)] > 1
             worker = WorkerProcess(backend, self.hardware, evidence, often=often)
             self.started.append(worker)
         return worker
