@@ -39,7 +39,7 @@ def copy(tmp_path_factory):
     shutil.copytree(ROOT / "common", folder / "common", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "parity_tests" / "data" / "numpy_impl", folder / "numpy_impl")
     backends = folder / "common" / "parity" / "backends.py"
-    entry = '        Backend("tf1", "tf1_style_impl", ("tensorflow",), "tf1"),\n'
+    entry = '        Backend("tf1", "tf1_style_impl", ("tensorflow",), "tf1", environment=_keras("tensorflow")),\n'
     text = backends.read_text(encoding="utf-8")
     assert text.count(entry) == 1
     new = '        Backend("numpy", "numpy_impl", ("numpy",), "numpy"),\n'

@@ -206,8 +206,11 @@ def load_weights(session: tf.Session, weights: Weights, *, skip: Collection[str]
     parameters = _parameters(session.graph)
     check_weights({name: parameter.canonical_shape for name, parameter in parameters.items()}, weights, skip=skip)
     loaded = {name: parameter for name, parameter in parameters.items() if layer_of(name) not in skip}
-    values = {name: layouts.apart_from(weights[name], loaded[name].to_tf(weights[name])) for name in loaded}
-    _set(session, [(loaded[name].variable, value) for name, value in values.items()])
+    values = [
+        (parameter.variable, layouts.apart_from(weights[name], parameter.to_tf(weights[name])))
+        for name, parameter in loaded.items()
+    ]
+    _set(session, values)
 
 
 def read_weights(session: tf.Session) -> dict[str, np.ndarray]:
