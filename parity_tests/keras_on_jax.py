@@ -3,12 +3,17 @@
 import gc
 import weakref
 
-import jax
-import keras
 import numpy as np
 
 from common import layouts, random_weights
-from keras_impl import backend, recording
+from common.process.sparing import spare_imports
+
+spare_imports()
+
+import jax  # noqa: E402
+import keras  # noqa: E402
+
+from keras_impl import backend, recording  # noqa: E402
 
 
 class Scale(keras.layers.Layer):
@@ -58,7 +63,9 @@ def main():
     gc.collect()
     print("forgotten:", remembered() is None)
 
-    lenet, weights = backend.build("lenet5"), random_weights("lenet5")
+    with backend.uninitialised():
+        lenet = backend.build("lenet5")
+    weights = random_weights("lenet5")
     mine = {name: layouts.apart_from(array, array) for name, array in weights.items()}  # as JAX wants them
     backend.load_weights(lenet, mine)
     for array in mine.values():
