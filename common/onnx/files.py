@@ -70,8 +70,8 @@ def write_onnx(
         path: where to; an existing file is replaced.
         external_data: put the initializers into `<path>.data`, which must then stay beside the model. They are put
             there in any case if the model would otherwise be larger than 2 GiB.
-        unless: a model of ours with its weights beside it. If this one is the same, but for the framework's name, none
-            is written.
+        unless: a model of ours with its weights beside it. If this one is the same, but for the framework's name,
+            nothing is written.
 
     Raises:
         TriptychError: the file cannot be written.

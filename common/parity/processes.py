@@ -19,12 +19,7 @@ _WORKERS = "common.onnx.session", "common.parity.evidence", "common.specs.record
 """What workers import besides their framework."""
 
 _ON_TENSORFLOW = "tf1_style_impl.backend", "keras_impl.backend"
-"""What is copied from one process: importing TensorFlow takes 4 s, Keras after it half a second."""
-
-
-def _imports(backend: Backend) -> tuple[str, ...]:
-    return (*(_ON_TENSORFLOW if "tensorflow" in backend.modules else (f"{backend.implementation}.backend",)), *_WORKERS)
-
+"""What is imported for both: TensorFlow takes 4 s, Keras after it half a second."""
 
 RESIDENT_LIMIT = 1 << 30
 """Bytes. A process that holds more than this after its network has been released is ended."""
@@ -32,6 +27,14 @@ RESIDENT_LIMIT = 1 << 30
 
 WAITING_LIMIT = 12
 """How many processes may wait for another network. Those of every path of every backend would fill the memory."""
+
+
+def _imports(backend: Backend) -> tuple[str, ...]:
+    """The modules that a backend's process imports first."""
+    own = f"{backend.implementation}.backend"
+    if own in _ON_TENSORFLOW and "tensorflow" in backend.modules:  # Keras runs on other libraries too
+        return (*_ON_TENSORFLOW, *_WORKERS)
+    return (own, *_WORKERS)
 
 
 class WorkerProcess(Process):

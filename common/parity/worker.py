@@ -88,7 +88,7 @@ class Worker:
         """What was told of it, by backend."""
         self.loaded: str | None = None
         self.exported: Path | None = None
-        """The export with the loaded weights."""
+        """The export with the loaded weights, or another backend's that is the same."""
         self.sessions: dict[frozenset[str] | None, RecordingSession | DeployedSession] = {}
         """Sessions with the loaded weights, by the layers with an injection; None: as deployed."""
 
@@ -197,19 +197,15 @@ class Worker:
             lrn = _LRN_FORMS.get(self.hardware.device)
             options = ExportOptions(outputs, external_data=True, lrn=lrn, unless=unless)
             self.implementation.export_onnx(self.model, exported, options)
-            self.exported = exported if exported.exists() else None
+            self.exported = exported if exported.exists() else unless
         self.loading += time.perf_counter() - started
 
     def _export(self, weights: str, others: Sequence[Path]) -> dict[str, Any]:
-        first = next(iter(others), None)
-        self._load(weights, unless=first)
-        same = next((each for each in others if same_export(each, self.exported)), None) if self.exported else first
-        return {
-            "export": str(self.exported),
-            "same_as": str(same) if same else None,
-            "timing": self._waited(),
-            "memory": _peak_bytes(),
-        }
+        self._load(weights, unless=next(iter(others), None))
+        exported = self.exported
+        assert exported
+        same = next((str(other) for other in others if other == exported or same_export(other, exported)), None)
+        return {"export": str(exported), "same_as": same, "timing": self._waited(), "memory": _peak_bytes()}
 
     def _record(self, image: np.ndarray, injected: Arrays) -> Recorded:
         if self.backend.through_onnx:
