@@ -102,6 +102,7 @@ def test_an_export_is_the_same_file_only_if_every_byte_is(tmp_path):
         ("torch_impl", "the graph", False),
         ("torch_impl", "the other's length", False),
         ("torch_impl", "the other's end", False),
+        ("torch_impl", "there is no other", False),
     ],
 )
 def test_an_export_is_written_unless_another_is_the_same(package, what, same, tmp_path):
@@ -124,12 +125,14 @@ def test_an_export_is_written_unless_another_is_the_same(package, what, same, tm
         weights["conv2/weight"].view(np.uint32)[-1, -1, -1, -1] ^= 1
     if what == "the graph":
         options = replace(options, batch=3)
+    if what == "there is no other":
+        first = first.with_name("nowhere.onnx")
     found = exported(package, tmp_path / "second" / "m.onnx", replace(options, unless=first))
     assert sorted(found.parent.iterdir()) == ([] if same else [found, found.with_name("m.onnx.data")])
     if not same:
         again = exported(package, tmp_path / "third" / "m.onnx", options)
         assert onnx_files.same_export(found, again)
-        assert not onnx_files.same_export(found, first)
+        assert not first.exists() or not onnx_files.same_export(found, first)
 
 
 def test_the_graph_is_canonical(exports, architecture, weights):

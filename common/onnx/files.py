@@ -108,7 +108,7 @@ def _is_written(model: onnx.ModelProto, initializers: Mapping[str, np.ndarray], 
 
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
-    with _beside(other).open("rb", buffering=0) as file, suppress(_Different):
+    with suppress(_Different, OSError), _beside(other).open("rb", buffering=0) as file:
         compared = _Compared(file)
         whole.graph.initializer.extend(_tensors_beside(initializers, _beside(path).name, compared))
         compared.end()
