@@ -11,7 +11,7 @@ from conftest import IMPLEMENTATIONS, built, daily, in_daily, load_implementatio
 from onnx.reference import ReferenceEvaluator
 from reference_graphs import assert_same_graph, our_graph, reference_graph
 
-from common import TriptychError, get_spec, random_weights
+from common import TriptychError, get_spec, random_weights, write_weights_file
 from common.onnx import files as onnx_files
 from common.onnx.builder import GraphBuilder
 from common.onnx.lrn import find_lrns
@@ -20,8 +20,10 @@ from common.onnx.session import record, run_as_deployed
 from common.onnx.summary import read_summary
 from common.operations import LRN, BatchNorm, Conv, Softmax, evaluate
 from common.operations.rounding import BF16, FP16
+from common.parity.backends import BACKENDS, Hardware
 from common.parity.judge import judge
 from common.parity.verdicts import CERTIFIED, DIVERGED, overall
+from common.parity.worker import Worker
 from common.porting.formats import read_source
 from common.probes import Probe
 from common.specs.architecture import Layer, Preprocessing
@@ -133,6 +135,28 @@ def test_an_export_is_written_unless_another_is_the_same(package, what, same, tm
         again = exported(package, tmp_path / "third" / "m.onnx", options)
         assert onnx_files.same_export(found, again)
         assert not first.exists() or not onnx_files.same_export(found, first)
+
+
+def test_an_export_that_another_has_written_is_not_written_and_can_be_run(tmp_path):
+    """In the process of a backend, for another probe."""
+    backend, weights, answers = BACKENDS["onnx-torch"], random_weights("lenet_caffe"), []
+    shape = get_spec("lenet_caffe").input_shape
+    np.save(tmp_path / "image.npy", np.zeros((3, *shape), np.float32))
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_weights_file(folder / "w.safetensors", weights)
+        worker = Worker(backend, Hardware())
+        worker.answer({"build": "lenet_caffe", "num_classes": 10, "image_size": shape[1:]})
+        asked = {"weights": str(folder / "w.safetensors"), "same_as": [answer["export"] for answer in answers]}
+        answers.append(worker.answer(asked))
+    first, second = answers
+    assert (first["same_as"], second["same_as"]) == (None, first["export"])
+    assert [path.name for path in (tmp_path / "second").rglob("*.onnx*")] == []
+    (tmp_path / "out").mkdir()
+    run = {"image": str(tmp_path / "image.npy"), "injected": {}, "deployed": False, "output": str(tmp_path / "out")}
+    assert worker.answer(asked | {"same_as": []})["export"] == first["export"]
+    assert worker.answer({"weights": asked["weights"], **run})["recorded"]["outputs"]
 
 
 def test_the_graph_is_canonical(exports, architecture, weights):

@@ -11,11 +11,9 @@ from conftest import daily
 
 from common import get_spec, random_weights, write_weights_file
 from common.parity import backends
-from common.parity.backends import Hardware
 from common.parity.judge import judge, judge_structure
 from common.parity.results import BackendResult, Run, compared_with_cpu, worst
 from common.parity.verdicts import DIVERGED, IDENTICAL, overall
-from common.parity.worker import Worker
 from common.probes import exact_probe
 from parity_tests.commands import ROOT, finish, run_here, triptych
 
@@ -62,28 +60,6 @@ def test_of_exports_that_are_the_same_file_the_first_is_run_and_the_others_say_s
         same = f"its file is that of {ran['backend']}, but for the line that names the framework: it ran once for both"
         for row in exports:
             assert row is ran or (row["note"], row["layers"]) == (same, ran["layers"])
-
-
-def test_an_export_that_another_has_written_is_not_written_and_can_be_run(tmp_path):
-    pytest.importorskip("torch")
-    backend, weights, answers = backends.BACKENDS["onnx-torch"], random_weights("lenet_caffe"), []
-    shape = get_spec("lenet_caffe").input_shape
-    np.save(tmp_path / "image.npy", np.zeros((3, *shape), np.float32))
-    for name in ("first", "second"):
-        folder = tmp_path / name
-        folder.mkdir()
-        write_weights_file(folder / "w.safetensors", weights)
-        worker = Worker(backend, Hardware())
-        worker.answer({"build": "lenet_caffe", "num_classes": 10, "image_size": shape[1:]})
-        asked = {"weights": str(folder / "w.safetensors"), "same_as": [answer["export"] for answer in answers]}
-        answers.append(worker.answer(asked))
-    first, second = answers
-    assert (first["same_as"], second["same_as"]) == (None, first["export"])
-    assert [path.name for path in (tmp_path / "second").rglob("*.onnx*")] == []
-    (tmp_path / "out").mkdir()
-    run = {"image": str(tmp_path / "image.npy"), "injected": {}, "deployed": False, "output": str(tmp_path / "out")}
-    assert worker.answer(asked | {"same_as": []})["export"] == first["export"]
-    assert worker.answer({"weights": asked["weights"], **run})["recorded"]["outputs"]
 
 
 def test_the_other_backends_are_the_same_function():

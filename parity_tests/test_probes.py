@@ -76,7 +76,7 @@ def test_the_exact_probe_leaves_nothing_out(architecture):
     ],
     ids=str,
 )
-def test_a_glance_bounds_the_sums_of_an_exact_probe(operation, shape):
+def test_a_cruder_bound_is_one_of_the_sums_of_an_exact_probe(operation, shape):
     generator = np.random.default_rng(1)
     x, *parameters = (
         generator.integers(-9, 10, size).astype(np.float32)

@@ -104,7 +104,7 @@ def exact_probe(spec: Architecture, *, seed: int = 0, batch: int = 2, bits: int 
 
 
 def _evaluated(operation: Operation, inputs: Arrays, parameters: Parameters, limit: float) -> Reference:
-    """As `evaluate`, without magnitudes where these are below the limit by a glance: they take half of the time.
+    """As `evaluate`; without magnitudes, half of the products, where a cruder bound shows them to be below the limit.
 
     Σ|w·a| + |b| is at most the largest weight times Σ|a|, which all filters of a group share, and the largest bias.
     """

@@ -42,7 +42,7 @@ def _initial(name: str, shape: Shape, generator: np.random.Generator) -> np.ndar
     parameter = name.rpartition("/")[2]
     deviation = sqrt(2 / prod(shape[1:])) if parameter == "weight" else 0.1
     array = generator.standard_normal(shape, dtype=np.float32)
-    array *= np.float32(deviation)  # in place: a second array of a large kernel takes as long as drawing it
+    array *= np.float32(deviation)  # in place: a second array takes half as long as drawing
     if parameter in ("gamma", "variance"):
         array = np.abs(array + 1) if parameter == "variance" else array + 1
         array[::4] *= np.float32(2.0**-16 if parameter == "variance" else 2.0**-8)
